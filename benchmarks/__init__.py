@@ -1,0 +1,1 @@
+"""Tables of methods and tasks, one runner each."""

@@ -1,0 +1,1 @@
+"""What can be searched: layers of a model, plans, spaces, schedules."""
