@@ -40,7 +40,9 @@ class LayerPlan:
         if self.components is None or not 2 <= self.components <= 2**self.bits:
             raise UserError(f"components {self.components!r}: {self.bits} bits allow 2 to {2**self.bits}")
         if self.zero_share is not None and not 0 <= self.zero_share < 1:
-            raise UserError(f"zero_share {self.zero_share!r}: give a share in [0, 1), or leave it out for natural")
+            raise UserError(
+                f"zero_share {self.zero_share!r}: give a share in [0, 1), or leave it out for natural"
+            )
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Plan:
     @classmethod
     def uniform(cls, names: Iterable[str], layer: LayerPlan, **rest: Any) -> Plan:
         """The same layer plan for every layer."""
-        return cls({name: layer for name in names}, **rest)
+        return cls(dict.fromkeys(names, layer), **rest)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, absent values left out."""
@@ -128,4 +130,6 @@ class Plan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-EXAMPLE = '{"layers":{"conv1":{"bits":8},"fc":{"bits":4,"components":16,"zero_share":0.5}},"activation_bits":8}'
+EXAMPLE = (
+    '{"layers":{"conv1":{"bits":8},"fc":{"bits":4,"components":16,"zero_share":0.5}},"activation_bits":8}'
+)

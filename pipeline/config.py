@@ -1,0 +1,248 @@
+"""The settings of a search: one dataclass; a YAML file gives defaults, flags win, the resolved settings are saved."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.records import OBJECTIVES
+from quantizers.errors import UserError
+from search_spaces.plan import BITS
+
+
+def _integers(text: Any) -> tuple[int, ...]:
+    parts = text if isinstance(text, (list, tuple)) else str(text).split(",")
+    values = tuple(sorted({int(part) for part in parts}))
+    if not values or any(value not in BITS for value in values):
+        raise ValueError(f"allowed are {','.join(map(str, BITS))}, separated by commas")
+    return values
+
+
+def _objectives(text: Any) -> tuple[str, ...]:
+    names = tuple(text if isinstance(text, (list, tuple)) else str(text).split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or any(name not in OBJECTIVES for name in names):
+        raise ValueError(f"give two or three of {','.join(OBJECTIVES)}, separated by commas")
+    return tuple(name for name in OBJECTIVES if name in names)
+
+
+def duration(text: Any) -> float:
+    """Seconds of ``90``, ``90s``, ``45m``, ``2h`` or ``1d``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(text).strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError("give a time like 90s, 45m, 2h or 1d")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _at_least(kind: type, low: float, exclusive: bool = False) -> Callable[[Any], Any]:
+    def parse(text: Any) -> Any:
+        try:
+            value = kind(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"give {'a whole number' if kind is int else 'a number'}") from error
+        if not (value > low if exclusive else value >= low) or value == float("inf"):
+            raise ValueError(f"give a number {'above' if exclusive else 'of at least'} {low:g}")
+        return value
+
+    return parse
+
+
+def _name(text: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(text)):
+        raise ValueError("use letters, digits, '.', '_' and '-' (it names a folder)")
+    return str(text)
+
+
+def _setting(default: Any, parse: Callable[[Any], Any], help: str, group: str, metavar: str = "") -> Any:
+    return field(default=default, metadata={"parse": parse, "help": help, "group": group, "metavar": metavar})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a search depends on. ``None`` means: chosen from the model, the data or the machine."""
+
+    model: str = _setting("resnet8", str, "network: a name, or package.module:factory", "what", "NAME")
+    data: str = _setting(
+        "digits",
+        str,
+        "digits, cifar10:DIR, imagefolder:DIR, npz:FILE or package.module:factory",
+        "what",
+        "DATA",
+    )
+    weights: str | None = _setting(
+        None, str, "trained weights: a file or a torchvision weights name; without, the network is trained first",
+        "what", "FILE",
+    )  # fmt: skip
+    image_size: int | None = _setting(
+        None, _at_least(int, 8), "side of the input images in pixels", "what", "PIXELS"
+    )
+    budget: int = _setting(12, _at_least(int, 1), "trials to run", "search", "TRIALS")
+    time_budget: float | None = _setting(
+        None, duration, "stop proposing after this long, like 45m or 2h", "search", "TIME"
+    )
+    name: str | None = _setting(None, _name, "study name; an existing one is resumed", "search", "NAME")
+    objectives: tuple[str, ...] = _setting(OBJECTIVES, _objectives, "what the front trades", "search", "LIST")
+    max_accuracy_drop: float | None = _setting(
+        None,
+        _at_least(float, 0),
+        "points of accuracy a candidate on the front may lose against fp32",
+        "search",
+        "POINTS",
+    )
+    sampler: str = _setting("tpe", str, "Optuna sampler: tpe, nsga2 or random", "search", "NAME")
+    quantizer: str = _setting("gaussian_mixture", str, "weight quantizer below 8 bits", "search", "NAME")
+    bits: tuple[int, ...] = _setting(BITS, _integers, "bit-widths to choose from", "search", "LIST")
+    seed: int = _setting(0, _at_least(int, 0), "seed of the sampler and of training", "search", "N")
+    epochs_per_trial: float = _setting(
+        2.0,
+        _at_least(float, 0, exclusive=True),
+        "epochs of co-tuning a trial gets at most; fractions are fine",
+        "training",
+        "E",
+    )
+    rungs: int = _setting(
+        2,
+        _at_least(int, 1),
+        "points at which trials are compared and the worse ones stopped",
+        "training",
+        "N",
+    )
+    batch_size: int = _setting(128, _at_least(int, 2), "images in a batch", "training", "N")
+    learning_rate: float | None = _setting(
+        None, _at_least(float, 0, exclusive=True), "peak learning rate of the weights", "training", "LR"
+    )
+    workers_per_trial: int = _setting(
+        1, _at_least(int, 1), "workers that train one trial together", "cluster", "N"
+    )
+    gpus_per_trial: float = _setting(0.0, _at_least(float, 0), "GPUs of one trial", "cluster", "N")
+    max_concurrent: int | None = _setting(None, _at_least(int, 1), "trials at a time", "cluster", "N")
+    target: str = _setting(
+        "a76", str, "ARM CPU class programs are compiled for and profiled as", "devices", "CPU"
+    )
+    out: Path = _setting(Path("runs"), Path, "folder that holds one folder per study", "results", "DIR")
+    tracking_uri: str | None = _setting(
+        None, str, "MLflow server; without, an sqlite store in the output folder", "results", "URI"
+    )
+
+    @property
+    def study_name(self) -> str:
+        if self.name is None:
+            raise ValueError("the name is given or made before the study is opened")
+        return self.name
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.out / self.study_name
+
+    @property
+    def concurrency(self) -> int:
+        """Trials at a time: as asked, or one per core and worker."""
+        return self.max_concurrent or max(1, (os.cpu_count() or 1) // self.workers_per_trial)
+
+    def named(self) -> Settings:
+        """The same with a fresh name where none was given."""
+        if self.name is not None:
+            return self
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip("-.") or "study"
+        return dataclasses.replace(self, name=f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and JSON hold them."""
+        record = dataclasses.asdict(self)
+        return {
+            key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+            for key, value in record.items()
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any], where: str = "the settings") -> Settings:
+        """Settings of plain values.
+
+        Raises:
+            UserError: an unknown key or a value out of range.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        values = {}
+        for key, value in record.items():
+            key = str(key).replace("-", "_")
+            if key not in fields:
+                raise UserError(f"{where}: unknown setting {key!r}; allowed: {', '.join(sorted(fields))}")
+            values[key] = None if value is None else parsed(fields[key], value, where)
+        return cls(**values)
+
+
+def parsed(setting: dataclasses.Field[Any], value: Any, where: str) -> Any:
+    """``value`` through the setting's parser, or a UserError that says what is allowed."""
+    try:
+        return setting.metadata["parse"](value)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {setting.name.replace('_', '-')} {value!r}: {error}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of settings."""
+    import yaml
+
+    try:
+        record = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the settings in {path}: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} must hold `setting: value` lines, not a {type(record).__name__}")
+    return record
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors, so that every command reports them alike."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[Settings, argparse.Namespace]:
+    """Add one flag per setting to ``parser``, read ``argv``, return the settings and the command's own flags."""
+    groups: dict[str, Any] = {}
+    for setting in dataclasses.fields(Settings):
+        meta = setting.metadata
+        group = groups.setdefault(meta["group"], None) or parser.add_argument_group(meta["group"])
+        groups[meta["group"]] = group
+        default = setting.default
+        shown = (
+            ""
+            if default is None
+            else f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+        )
+        group.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            dest=setting.name, default=argparse.SUPPRESS, metavar=meta["metavar"], help=meta["help"] + shown,
+        )  # fmt: skip
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.yaml", help="defaults for these flags; flags win"
+    )
+    namespace = parser.parse_args(argv)
+    names = {setting.name: setting for setting in dataclasses.fields(Settings)}
+    record = read_config(namespace.config) if namespace.config else {}
+    merged = Settings.from_dict(record, str(namespace.config))
+    given = {key: parsed(names[key], value, "flag") for key, value in vars(namespace).items() if key in names}
+    return dataclasses.replace(merged, **given), namespace
+
+
+def main_guard(main: Callable[[], int]) -> int:
+    """Run a command; a UserError becomes one message and exit status 2, an interrupt status 130."""
+    import sys
+
+    try:
+        return main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
