@@ -1,0 +1,161 @@
+"""`python -m pipeline.evaluate CANDIDATE`: the accuracy of a candidate folder, so that anyone can check a claim."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Parser, main_guard
+from quantizers.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.candidate import Candidate
+
+WAYS = ("torch", "arm", "reference")
+SPLITS = ("report", "search", "train")
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy of one candidate; ``standard_error`` in the same share of 1."""
+
+    candidate: str
+    on: str
+    split: str
+    images: int
+    correct: int
+    accuracy: float
+    standard_error: float
+
+
+def outputs(candidate: Candidate, images: NDArray[np.uint8], on: str) -> NDArray[np.float32]:
+    """The network's outputs [N, K] for uint8 images [N, H, W, C].
+
+    ``torch`` runs the quantized network in PyTorch, ``reference`` the integer reference, ``arm`` the compiled program:
+    natively on an aarch64 machine, emulated elsewhere.
+    """
+    import numpy as np
+    import torch
+
+    if on == "arm":
+        from deploy_arm.device import available_devices
+
+        return available_devices(candidate.manifest["target"])[0].run(
+            candidate.program, candidate.blob, images
+        )
+    network = candidate.hardened()
+    if on == "reference":
+        from deploy_arm.compile import compile_graph
+        from deploy_arm.reference import run
+
+        graph = compile_graph(network, (3, *candidate.image_size), candidate.mean, candidate.std)
+        return run(graph, images)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (candidate.mean, candidate.std))
+    network.network.eval()
+    with torch.inference_mode():
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        return np.asarray(network.network((pixels - mean) / std).numpy(), dtype=np.float32)
+
+
+def predictions(
+    candidate: Candidate, data: Any, on: str = "torch", split: str = "report", limit: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Predicted classes and labels of the first ``limit`` images of a split; progress goes to a terminal's stderr."""
+    import numpy as np
+    import torch
+
+    images = getattr(data, split)
+    count = min(len(images), limit or len(images))
+    predicted = []
+    batch = count if on == "arm" and count <= 1000 else BATCH
+    for start in range(0, count, batch):
+        pixels = images.batch(torch.arange(start, min(start + batch, count))).numpy()
+        predicted.append(outputs(candidate, pixels, on).reshape(len(pixels), -1).argmax(1))
+        if sys.stderr.isatty():
+            print(f"\r{min(start + batch, count)}/{count} images", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print("\r", end="", file=sys.stderr)
+    return np.concatenate(predicted), images.labels[:count].numpy()
+
+
+def accuracy(
+    folder: Path, data: Any, on: str = "torch", split: str = "report", limit: int | None = None
+) -> Accuracy:
+    """Top-1 accuracy of a candidate folder on a loaded data set.
+
+    Raises:
+        UserError: the folder is no sound candidate, or the data has other classes than the candidate.
+    """
+    from pipeline.candidate import load_candidate
+
+    candidate = load_candidate(folder)
+    return scored(candidate, *predictions(candidate, checked(candidate, data), on, split, limit), on, split)
+
+
+def checked(candidate: Candidate, data: Any) -> Any:
+    """``data`` if its classes are the candidate's."""
+    if list(data.classes) != candidate.manifest["classes"]:
+        raise UserError(
+            f"data set {data.name} has {len(data.classes)} classes ({', '.join(data.classes[:3])}, ...), the candidate was "
+            f"made for {len(candidate.manifest['classes'])} ({', '.join(candidate.manifest['classes'][:3])}, ...); give the "
+            "data set it was made for"
+        )
+    return data
+
+
+def scored(candidate: Candidate, predicted: Any, labels: Any, on: str, split: str) -> Accuracy:
+    """Count what is right."""
+    correct, count = int((predicted == labels).sum()), len(labels)
+    share = correct / count
+    error = (share * (1 - share) / count) ** 0.5
+    return Accuracy(str(candidate.folder), on, split, count, correct, share, error)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m pipeline.evaluate", description=__doc__)
+    parser.add_argument("candidate", type=Path, help="candidate folder: STUDY/candidates/HASH")
+    parser.add_argument("--data", help="data set as in pipeline.search (default: the one it was made with)")
+    parser.add_argument(
+        "--on", choices=WAYS, default="torch", help="PyTorch network, ARM program or integer reference"
+    )
+    parser.add_argument(
+        "--split", choices=SPLITS, default="report", help="which images (default %(default)s)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of the split")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="write one predicted class a line")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print")
+    args = parser.parse_args(argv)
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: give 1 or more, or leave it out for all images")
+
+    from pipeline.candidate import load_candidate
+    from pipeline.data import load_data
+    from pipeline.files import write_atomically
+
+    candidate = load_candidate(args.candidate)
+    data = checked(
+        candidate, load_data(args.data or candidate.manifest["data"]["spec"], candidate.image_size)
+    )
+    predicted, labels = predictions(candidate, data, args.on, args.split, args.limit)
+    if args.predictions:
+        write_atomically(args.predictions, "".join(f"{value}\n" for value in predicted))
+    result = scored(candidate, predicted, labels, args.on, args.split)
+    if args.format == "json":
+        print(json.dumps(asdict(result)))
+    else:
+        print(
+            f"{100 * result.accuracy:.2f} % +- {100 * result.standard_error:.2f} top-1 on {result.images} images of "
+            f"{args.split} ({result.correct} right), {candidate.manifest['hash']} on {args.on}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
