@@ -1,0 +1,184 @@
+"""The networks that can be compressed, by name, and their trained weights.
+
+A name is one of ``MODELS``, a torchvision classification network, or ``package.module:function``. The function is called
+with ``num_classes`` and ``image_size`` where it accepts them; it may carry the attributes ``normalization`` (mean and
+standard deviation of each channel, pixels in 0..1) and ``image_size``, else those of ImageNet are used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipeline.factories import find_factory, is_factory
+from pipeline.networks.cifar import CifarResNet, VggSmall, mobilenet_v2_cifar
+from pipeline.networks.darknet import TinyDarknet
+from pipeline.weights import fetch_weights, fit_weights, read_weights
+from quantizers.errors import UserError
+from quantizers.registry import Registry
+
+Statistics = tuple[float, float, float]
+Normalization = tuple[Statistics, Statistics]
+
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+UNIT: Normalization = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+# The published weights of these two expect pixels in -1..1.
+CENTRED: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TORCHVISION_NORMALIZATION = {"googlenet": CENTRED, "inception_v3": CENTRED}
+TORCHVISION_IMAGE_SIZE = {"inception_v3": 299}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network of our own: ``build(classes, (height, width))`` gives it with random weights."""
+
+    build: Callable[[int, tuple[int, int]], nn.Module]
+    image_size: int
+    normalization: Normalization = IMAGENET
+
+
+MODELS: Registry[Model] = Registry("model")
+
+
+def _cifar_resnet(blocks: int) -> Model:
+    return Model(lambda classes, size: CifarResNet(blocks, classes), 32)
+
+
+for _name, _blocks in {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}.items():
+    MODELS.register(_name)(_cifar_resnet(_blocks))
+MODELS.register("vgg_small")(Model(VggSmall, 32))
+MODELS.register("mobilenet_v2_cifar")(Model(lambda classes, size: mobilenet_v2_cifar(classes), 32))
+MODELS.register("tiny_darknet")(Model(lambda classes, size: TinyDarknet(classes), 224, UNIT))
+
+
+@cache
+def torchvision_names() -> tuple[str, ...]:
+    """Every torchvision classification network, sorted."""
+    import torchvision.models
+
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def model_names() -> tuple[str, ...]:
+    """Every name that ``load_model`` knows, our own first."""
+    return (*MODELS, *(name for name in torchvision_names() if name not in MODELS))
+
+
+def check_name(name: str) -> None:
+    """Find out without building anything whether ``name`` means a network.
+
+    Raises:
+        UserError: it does not; the message names the closest ones.
+    """
+    if name in MODELS:
+        return
+    if is_factory(name):
+        find_factory(name)
+    elif name not in torchvision_names():
+        close = get_close_matches(name.lower(), model_names(), n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise UserError(
+            f"unknown model {name!r}; allowed are {', '.join(MODELS)}, every torchvision classification network "
+            f"(resnet18, resnet50, mobilenet_v2, ...) and package.module:function.{hint}"
+        )
+
+
+def load_model(
+    name: str,
+    *,
+    classes: int,
+    image_size: int | tuple[int, int] | None = None,
+    weights: str | Path | None = None,
+) -> nn.Module:
+    """Build a network, in evaluation mode, float32, on the CPU.
+
+    Args:
+        name: see the module docstring.
+        classes: length of the logits.
+        image_size: height and width that the network will see; only some networks depend on it.
+        weights: a file with a state dict, or the name of torchvision weights; None leaves random weights, which follow
+            torch's global random state.
+
+    Raises:
+        UserError: unknown name, weights that cannot be read or fetched or do not fit.
+    """
+    check_name(name)
+    if classes < 2:
+        raise UserError(f"{classes} classes: a classifier needs at least 2")
+    size = image_size or default_image_size(name)
+    height, width = (size, size) if isinstance(size, int) else size
+    network = _build(name, classes, (height, width))
+    if weights is not None:
+        # A file wins over a name: someone may well have called a file like torchvision's weights.
+        if Path(weights).is_file() or name not in torchvision_names() or name in MODELS:
+            state, source = read_weights(weights), str(weights)
+        else:
+            state, source = fetch_weights(name, str(weights)), f"torchvision weights {weights}"
+        fit_weights(network, state, f"{source} for {name} with {classes} classes")
+    return network.eval()
+
+
+def _build(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
+    if name in MODELS:
+        return MODELS[name].build(classes, size)
+    if is_factory(name):
+        factory = find_factory(name)
+        network = factory(
+            **_accepted(factory, {"num_classes": classes, "classes": classes, "image_size": size})
+        )
+        if not isinstance(network, nn.Module):
+            raise UserError(f"{name!r} gave a {type(network).__name__}; it must give a torch.nn.Module")
+        return network
+    import torchvision.models
+
+    options: dict[str, Any] = {"num_classes": classes}
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": False}
+    elif name.startswith("vit_"):
+        if size[0] != size[1] or size[0] % 16:
+            raise UserError(
+                f"{name} needs square images of a multiple of 16 pixels, not {size[0]} x {size[1]}"
+            )
+        options["image_size"] = size[0]
+    elif name.startswith("maxvit_"):
+        options["input_size"] = size
+    return torchvision.models.get_model(name, weights=None, **options)
+
+
+def _accepted(factory: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options among ``options`` that ``factory`` has a parameter for."""
+    parameters = inspect.signature(factory).parameters.values()
+    names = {
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    return {key: value for key, value in options.items() if key in names}
+
+
+def normalization(name: str) -> Normalization:
+    """Mean and standard deviation of each channel, of pixels in 0..1, that the network's input is normalized with."""
+    check_name(name)
+    if name in MODELS:
+        return MODELS[name].normalization
+    if is_factory(name):
+        mean, deviation = getattr(find_factory(name), "normalization", IMAGENET)
+        return tuple(mean), tuple(deviation)
+    return TORCHVISION_NORMALIZATION.get(name, IMAGENET)
+
+
+def default_image_size(name: str) -> int:
+    """Height and width of the images that the network was designed for, in pixels."""
+    check_name(name)
+    if name in MODELS:
+        return MODELS[name].image_size
+    if is_factory(name):
+        return int(getattr(find_factory(name), "image_size", 224))
+    return TORCHVISION_IMAGE_SIZE.get(name, 224)
