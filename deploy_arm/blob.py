@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ class _Writer:
         self.parts: list[bytes] = []
         self.seen: dict[bytes, int] = {}
 
-    def add(self, data: NDArray[np.generic]) -> int:
+    def add(self, data: NDArray[Any]) -> int:
         content = np.ascontiguousarray(data).tobytes()
         if content in self.seen:
             return self.seen[content]

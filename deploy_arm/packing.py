@@ -21,7 +21,7 @@ def is_depthwise(weights_shape: tuple[int, ...], groups: int) -> bool:
 
 def pack_groups(entries: Bytes, bits: int) -> Bytes:
     """Entries (a multiple of 32 of them) to bytes."""
-    e = entries.reshape(-1, GROUP)
+    e: Bytes = entries.reshape(-1, GROUP)
     if bits == 8:
         return e.reshape(-1)
     if bits == 4:
@@ -41,7 +41,7 @@ def pack_groups(entries: Bytes, bits: int) -> Bytes:
 
 def unpack_groups(packed: Bytes, bits: int) -> Bytes:
     """The inverse of :func:`pack_groups`."""
-    p = packed.reshape(-1, GROUP_BYTES[bits])
+    p: Bytes = packed.reshape(-1, GROUP_BYTES[bits])
     if bits == 8:
         return p.reshape(-1)
     if bits == 4:
