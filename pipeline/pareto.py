@@ -1,0 +1,121 @@
+"""Pareto dominance: numbers in, decisions out. Every objective is minimized."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+
+Point = Sequence[float]
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """Whether ``a`` is nowhere worse than ``b`` and somewhere better. Equal points do not dominate each other.
+
+    Raises:
+        ValueError: the points have different numbers of objectives.
+    """
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def front(points: Sequence[Point | None]) -> list[int]:
+    """Indices of the non-dominated points, ascending. None and points holding a NaN never belong to it.
+
+    Of equal points all are kept.
+    """
+    known = [i for i, p in enumerate(points) if p is not None and not any(math.isnan(x) for x in p)]
+    return [i for i in known if not any(dominates(_at(points, j), _at(points, i)) for j in known if j != i)]
+
+
+def ranks(points: Sequence[Point]) -> list[int]:
+    """The non-domination rank of each point: 0 for the front, 1 for the front of the rest, and so on."""
+    rank = [-1] * len(points)
+    left = list(range(len(points)))
+    level = 0
+    while left:
+        best = {left[i] for i in front([points[i] for i in left])} or set(left)  # only NaN left: all last
+        for i in best:
+            rank[i] = level
+        left = [i for i in left if i not in best]
+        level += 1
+    return rank
+
+
+def crowding(points: Sequence[Point]) -> list[float]:
+    """Crowding distance of each point (Deb et al. 2002, NSGA-II): the sum over objectives of the gap between its two
+    neighbours, relative to the objective's range; infinite for the extremes."""
+    distance = [0.0] * len(points)
+    for objective in range(len(points[0]) if points else 0):
+        order = sorted(range(len(points)), key=lambda i: points[i][objective])
+        low, high = points[order[0]][objective], points[order[-1]][objective]
+        distance[order[0]] = distance[order[-1]] = math.inf
+        if high > low:
+            for before, i, after in zip(order, order[1:], order[2:]):
+                distance[i] += (points[after][objective] - points[before][objective]) / (high - low)
+    return distance
+
+
+def hypervolume(points: Sequence[Point], reference: Point) -> float:
+    """Volume that ``points`` dominate within the box that ends at ``reference``; exact for 1, 2 and 3 objectives.
+
+    Points that are not better than the reference everywhere add nothing.
+
+    Raises:
+        ValueError: more than 3 objectives.
+    """
+    if not 1 <= len(reference) <= 3:
+        raise ValueError(f"hypervolume of {len(reference)} objectives: 1 to 3 are supported")
+    inside = [tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    if not inside:
+        return 0.0
+    if len(reference) == 1:
+        return reference[0] - min(p[0] for p in inside)
+    if len(reference) == 2:
+        return _area(inside, reference)
+    # Sweep over the third objective: between two neighbouring values the slice is the area of the points so far.
+    inside.sort(key=lambda p: p[2])
+    ends = [p[2] for p in inside[1:]] + [reference[2]]
+    volume = 0.0
+    for count, (point, end) in enumerate(zip(inside, ends), start=1):
+        if end > point[2]:
+            volume += _area(inside[:count], reference) * (end - point[2])
+    return volume
+
+
+def can_enter(
+    latency: float | None,
+    size: float | None,
+    best_error: float | None,
+    points: Sequence[Sequence[float]],
+    objectives: Sequence[str] = ("error", "latency", "size"),
+) -> bool:
+    """Whether a candidate of known latency and size could be non-dominated among ``points`` if it reached ``best_error``.
+
+    Args:
+        latency: milliseconds; None when unknown, which is taken as better than anything.
+        size: bytes; None when unknown, likewise.
+        best_error: the best error anyone may hope for; None while nothing is known, then anything can enter.
+        points: the front so far, in the order of ``objectives``.
+        objectives: which of error, latency, size the points hold.
+    """
+    if best_error is None:
+        return True
+    known = {"error": best_error, "latency": latency, "size": size}
+    hope = [-math.inf if known[name] is None else float(known[name] or 0.0) for name in objectives]
+    return not any(dominates(point, hope) for point in points)
+
+
+def _area(points: Sequence[tuple[float, ...]], reference: Point) -> float:
+    area, height = 0.0, float(reference[1])
+    ordered = sorted((p[0], p[1]) for p in points)
+    for x, y in ordered[: bisect.bisect_left(ordered, (reference[0],))]:
+        if y < height:
+            area += (reference[0] - x) * (height - y)
+            height = y
+    return area
+
+
+def _at(points: Sequence[Point | None], index: int) -> Point:
+    point = points[index]
+    assert point is not None
+    return point
