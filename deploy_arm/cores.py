@@ -1,0 +1,108 @@
+"""The CPU cores a profile can be modelled for: clock, widths, caches, and which public models stand for them.
+
+Sources: clocks and cache sizes are those of the named board; ``scheduler`` is the LLVM scheduling model whose peak rates agree with the
+core's (LLVM 19 maps cortex-a76, a78 and x1 themselves to an older model with one vector multiply-add per cycle, so the
+Neoverse sibling is taken). Memory latency is the full random latency that AnandTech measured on the Snapdragon 888, 114 ns,
+and is assumed for the other boards too; the second level's extra latency is about 9 cycles in public descriptions of these
+cores. Both only widen the upper end of a modelled interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantizers.registry import Registry
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Geometry of the simulated data caches; lines have 64 bytes."""
+
+    first_bytes: int = 64 * 1024
+    first_ways: int = 4
+    second_bytes: int = 512 * 1024
+    second_ways: int = 8
+
+
+@dataclass(frozen=True)
+class Core:
+    """One kind of core.
+
+    Attributes:
+        target: the compiler target it runs (see ``TARGETS``).
+        board: where clock and caches come from.
+        frequency_ghz: clock for turning cycles into time.
+        scheduler: llvm-mca's ``-mcpu``.
+        front_end: instructions per cycle that the front end delivers: (pessimistic, optimistic).
+        emulated_cpu: QEMU's ``-cpu``: a model with exactly the instructions the target may use, so that a program that
+            uses more stops.
+        second_latency, memory_latency: cycles that a miss of the first and of the second level adds when nothing hides it.
+        ordering_only: the scheduling model is known to flatter the core; figures only rank candidates.
+    """
+
+    target: str
+    board: str
+    frequency_ghz: float
+    scheduler: str
+    front_end: tuple[int, int]
+    emulated_cpu: str
+    caches: Caches
+    second_latency: int
+    memory_latency: int
+    ordering_only: bool = False
+
+
+CORES: Registry[Core] = Registry("modelled core")
+
+for _core in (
+    Core("a76", "Raspberry Pi 5", 2.4, "neoverse-n1", (4, 4), "cortex-a76", Caches(), 9, 274),
+    # X1 decodes five instructions a cycle and issues up to eight from its decoded-operation cache.
+    Core(
+        "x1",
+        "Snapdragon 888",
+        2.84,
+        "neoverse-v1",
+        (5, 8),
+        "neoverse-n1",
+        Caches(65536, 4, 1048576, 8),
+        9,
+        324,
+    ),
+    Core(
+        "a72",
+        "Raspberry Pi 4",
+        1.8,
+        "cortex-a72",
+        (3, 3),
+        "cortex-a72",
+        Caches(32768, 2, 1048576, 16),
+        16,
+        205,
+    ),
+    # In-order cores: QEMU 7.2 has no Cortex-A55; the A76 model has the same instructions.
+    Core(
+        "a55",
+        "Snapdragon 888",
+        1.8,
+        "cortex-a55",
+        (2, 2),
+        "cortex-a76",
+        Caches(32768, 4, 131072, 4),
+        8,
+        205,
+        True,
+    ),
+    Core(
+        "a53",
+        "Raspberry Pi 3",
+        1.2,
+        "cortex-a53",
+        (2, 2),
+        "cortex-a53",
+        Caches(32768, 4, 524288, 16),
+        13,
+        137,
+        True,
+    ),
+):
+    CORES.register(_core.target)(_core)

@@ -1,0 +1,92 @@
+"""What an emulated inference executed: blocks of instructions and simulated cache misses, per operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Block(NamedTuple):
+    """Consecutive instructions that were translated together. ``size`` is in bytes."""
+
+    address: int
+    instructions: int
+    size: int
+
+
+@dataclass
+class OperationCounts:
+    """One operation of the program: executions per block, cache lines accessed and missed. The last three are None where
+    no caches were simulated."""
+
+    operation: int
+    blocks: dict[Block, int] = field(default_factory=dict)
+    accesses: int | None = None
+    first_misses: int | None = None
+    second_misses: int | None = None
+
+    @property
+    def instructions(self) -> int:
+        return sum(block.instructions * executions for block, executions in self.blocks.items())
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One inference. ``emulator`` is ``qemu`` or ``unicorn``."""
+
+    operations: tuple[OperationCounts, ...]
+    emulator: str
+
+    @property
+    def instructions(self) -> int:
+        return sum(operation.instructions for operation in self.operations)
+
+    @property
+    def blocks(self) -> dict[Block, int]:
+        """Executions per block over all operations."""
+        total: dict[Block, int] = {}
+        for operation in self.operations:
+            for block, executions in operation.blocks.items():
+                total[block] = total.get(block, 0) + executions
+        return total
+
+
+def operations_of(regions: dict[int, OperationCounts]) -> tuple[OperationCounts, ...]:
+    """Operations from the regions between markers: region i is operation i; what ran before the first marker (-1) and after
+    the last is start-up and end of the program.
+
+    Raises:
+        ValueError: there are not at least two markers, or one of them is missing.
+    """
+    last = max(regions)
+    if last < 1 or any(index not in regions for index in range(last)):
+        raise ValueError(f"the program announced operations {sorted(regions)}")
+    return tuple(regions[index] for index in range(last))
+
+
+def parse_plugin_output(lines: Iterable[str], caches: bool) -> tuple[OperationCounts, ...]:
+    """Reads the plugin's file (format: ``plugin/counter.c``); regions that were entered twice are added.
+
+    Raises:
+        ValueError: the file is cut off, or the markers are not complete.
+    """
+    regions: dict[int, OperationCounts] = {}
+    region = OperationCounts(-1)
+    complete = False
+    for line in lines:
+        kind, *fields = line.split()
+        numbers = [int(text) for text in fields]
+        if kind == "region":
+            region = regions.setdefault(numbers[0], OperationCounts(numbers[0]))
+            if caches:
+                region.accesses = (region.accesses or 0) + numbers[1]
+                region.first_misses = (region.first_misses or 0) + numbers[2]
+                region.second_misses = (region.second_misses or 0) + numbers[3]
+        elif kind == "block":
+            block = Block(numbers[0], numbers[1], numbers[2])
+            region.blocks[block] = region.blocks.get(block, 0) + numbers[3]
+        complete = kind == "end"
+    if not complete:
+        raise ValueError("the counts are cut off")
+    return operations_of(regions)

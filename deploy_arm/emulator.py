@@ -1,0 +1,244 @@
+"""Runs aarch64 programs where the machine is not one: under QEMU's user mode, or inside unicorn where only pip is usable.
+
+Results are exact. ``count`` also says how often every block of instructions was executed in each operation of one inference;
+``deploy_arm.cycles`` turns that into modelled time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy_arm.cores import CORES, Core
+from deploy_arm.counts import Counts, parse_plugin_output
+from deploy_arm.storage import cache_directory, write_atomically
+from quantizers.errors import UserError
+
+Route = Literal["qemu", "unicorn"]
+PLUGIN_FOLDER = Path(__file__).parent / "plugin"
+PLUGIN_SOURCES = ("counter.c", "cache.c")
+SECONDS_PER_IMAGE = 120.0  # more than the largest network needs under the slower emulator
+
+
+def find_qemu() -> str | None:
+    """Path of qemu-aarch64 (or its static build), None when it is not installed."""
+    return shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+
+
+def choose_route() -> Route:
+    """QEMU where it is installed, else unicorn.
+
+    Raises:
+        UserError: neither is installed.
+    """
+    if find_qemu():
+        return "qemu"
+    if importlib.util.find_spec("unicorn"):
+        return "unicorn"
+    raise UserError(
+        "no emulator for ARM programs: install one with `apt-get install qemu-user` or `pip install unicorn==2.1.4`"
+    )
+
+
+def host_compiler() -> list[str] | None:
+    """Command of a C compiler for this machine, None when there is none."""
+    for name in ("cc", "gcc", "clang", "clang-19"):
+        if path := shutil.which(name):
+            return [path]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
+    return None
+
+
+@functools.cache
+def build_shared_library(name: str, *sources: str) -> Path:
+    """Compiles sources of the plugin's folder for this machine; cached by their content, the compiler and the machine.
+
+    Raises:
+        UserError: no C compiler, or it refuses; the message has its last lines.
+    """
+    compiler = host_compiler()
+    if compiler is None:
+        raise UserError("counting under QEMU needs a C compiler for this machine: `apt-get install gcc`")
+    flags = ["-O2", "-fPIC", "-shared"]
+    digest = hashlib.sha256(repr((compiler, flags, platform.machine())).encode())
+    for path in sorted(PLUGIN_FOLDER.glob("*.[ch]")):
+        digest.update(path.read_bytes())
+    target = cache_directory("plugin") / f"{name}-{digest.hexdigest()[:16]}.so"
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            built = Path(folder, target.name)
+            command = [
+                *compiler,
+                *flags,
+                *(str(PLUGIN_FOLDER / source) for source in sources),
+                "-o",
+                str(built),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise UserError(f"{command[0]} could not compile the emulator's plugin:\n{tail(done.stderr)}")
+            write_atomically(target, built.read_bytes(), mode=0o755)
+    return target
+
+
+def tail(text: str | bytes, lines: int = 6) -> str:
+    """The last lines of a program's error output."""
+    decoded = text.decode(errors="replace") if isinstance(text, bytes) else text
+    return "\n".join(decoded.strip().splitlines()[-lines:])
+
+
+def execute(command: list[str], given: bytes, timeout: float, what: str) -> bytes:
+    """Runs a command with ``given`` on its standard input and returns its standard output.
+
+    Raises:
+        UserError: it cannot be started, fails or takes longer than ``timeout`` seconds; the message has the end of its error
+            output.
+    """
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{what} did not end within {timeout:.0f} s") from error
+    except OSError as error:
+        raise UserError(f"{what} cannot be started: {error}") from error
+    if done.returncode != 0:
+        raise UserError(
+            f"{what} stopped with status {done.returncode}: {tail(done.stderr) or '(no message)'}"
+        )
+    return done.stdout
+
+
+def emulate(
+    program: Path,
+    arguments: list[str],
+    given: bytes = b"",
+    *,
+    target: str = "a76",
+    timeout: float = 600.0,
+    route: Route | None = None,
+) -> bytes:
+    """Standard output of ``program ARGUMENTS`` on the emulated core of ``target``.
+
+    Raises:
+        UserError: see ``execute``; also an instruction that the target does not have.
+    """
+    what = f"{program.name} {arguments[0] if arguments else ''} (emulated {target})"
+    if (route or choose_route()) == "qemu":
+        command = [
+            find_qemu() or "qemu-aarch64",
+            "-cpu",
+            CORES[target].emulated_cpu,
+            str(program),
+            *arguments,
+        ]
+        return execute(command, given, timeout, what)
+    from deploy_arm.unicorn_loader import run_program
+
+    return run_program(program, arguments, given, target=target, timeout=timeout).output
+
+
+def float_rows(output: bytes, images: int, what: str) -> NDArray[np.float32]:
+    """The program's float32 outputs as [N, K].
+
+    Raises:
+        UserError: the number of bytes does not fit N images.
+    """
+    if images == 0 or len(output) == 0 or len(output) % (4 * images) != 0:
+        raise UserError(f"{what} wrote {len(output)} bytes for {images} images")
+    return np.frombuffer(output, dtype="<f4").reshape(images, -1).astype(np.float32)
+
+
+def checked_images(images: NDArray[np.uint8]) -> bytes:
+    """The bytes a program reads. Raises ValueError unless ``images`` is uint8 [N, H, W, C]."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"images must be uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}")
+    return np.ascontiguousarray(images).tobytes()
+
+
+def run(
+    program: Path,
+    blob: Path,
+    images: NDArray[np.uint8],
+    *,
+    target: str = "a76",
+    timeout: float | None = None,
+    route: Route | None = None,
+) -> NDArray[np.float32]:
+    """Outputs float32 [N, K] of the program for uint8 images [N, H, W, C].
+
+    Raises:
+        UserError: the program fails (its message is in the text), takes too long, or answers with too few bytes.
+    """
+    seconds = timeout if timeout is not None else SECONDS_PER_IMAGE * max(1, len(images))
+    output = emulate(
+        program, ["run", str(blob)], checked_images(images), target=target, timeout=seconds, route=route
+    )
+    return float_rows(output, len(images), program.name)
+
+
+def count(
+    program: Path,
+    blob: Path,
+    image: NDArray[np.uint8],
+    *,
+    target: str = "a76",
+    caches: bool = True,
+    warm_up: int = 0,
+    timeout: float = SECONDS_PER_IMAGE,
+    route: Route | None = None,
+) -> Counts:
+    """Executed blocks of one inference of a uint8 image [H, W, C], per operation.
+
+    ``caches`` simulates the target's data caches (QEMU only); ``warm_up`` inferences run before, uncounted, to fill them.
+
+    Raises:
+        UserError: the program fails or takes too long, or does not announce its operations.
+    """
+    arguments = ["bench", str(blob), "--repeat", "1", "--warmup", str(warm_up), "--mark"]
+    given = checked_images(image[None])
+    try:
+        if (route or choose_route()) == "qemu":
+            return count_command([str(program), *arguments], given, CORES[target], caches, timeout)
+        from deploy_arm.unicorn_loader import run_program
+
+        return run_program(program, arguments, given, target=target, timeout=timeout, counting=True).counts()
+    except ValueError as error:
+        raise UserError(f"{program.name} cannot be profiled: {error}") from error
+
+
+def count_command(command: list[str], given: bytes, core: Core, caches: bool, timeout: float) -> Counts:
+    """Counts any program that announces its operations, under QEMU with the plugin.
+
+    Raises:
+        UserError: as ``execute``.
+        ValueError: the announcements are not complete.
+    """
+    plugin = build_shared_library("counter", *PLUGIN_SOURCES)
+    geometry = core.caches
+    with tempfile.TemporaryDirectory(prefix="counts-") as folder:
+        result = Path(folder, "counts.txt")
+        options = [str(plugin), f"out={result}", f"cache={'on' if caches else 'off'}"]
+        options += [f"l1={geometry.first_bytes}", f"l1_ways={geometry.first_ways}"]
+        options += [f"l2={geometry.second_bytes}", f"l2_ways={geometry.second_ways}"]
+        # QEMU splits options at commas; a doubled one stands for itself.
+        joined = ",".join(option.replace(",", ",,") for option in options)
+        emulator = [find_qemu() or "qemu-aarch64", "-cpu", core.emulated_cpu, "-plugin", joined]
+        execute(
+            [*emulator, *command],
+            given,
+            timeout,
+            f"{Path(command[0]).name} (counted on an emulated {core.target})",
+        )
+        with result.open() as lines:
+            return Counts(parse_plugin_output(lines, caches), "qemu")
