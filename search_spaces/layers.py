@@ -36,7 +36,9 @@ def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
     The model runs once on zeros, in evaluation mode; its training flags are put back. A layer that runs several times has
     the sum of the work. A layer that does not run (an auxiliary head) is left out.
     """
-    names = {m: n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
     macs: dict[str, int] = {}
     outputs: dict[str, tuple[int, ...]] = {}
 
