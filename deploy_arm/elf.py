@@ -42,7 +42,7 @@ class Executable:
         """
         for segment in self.segments:
             offset = address - segment.address
-            if 0 <= offset and offset + size <= len(segment.content):
+            if offset >= 0 and offset + size <= len(segment.content):
                 return segment.content[offset : offset + size]
         raise ValueError(f"address {address:#x} is not in the executable")
 

@@ -1,8 +1,8 @@
 """Runs a static aarch64 Linux executable inside unicorn: the emulator that pip can install.
 
-Slow (one Python call per executed block when counting) but the results are exact. The program gets one thread, standard input from memory,
-and read access to the files named in its arguments; every other path does not exist for it. No matrix-multiply extension
-(unicorn's models stop before i8mm) and no cache simulation.
+Slow (one Python call per executed block when counting) but the results are exact. The program gets one thread, standard
+input from memory, and read access to the files named in its arguments; every other path does not exist for it. No
+matrix-multiply extension (unicorn's models stop before i8mm) and no cache simulation.
 """
 
 from __future__ import annotations
