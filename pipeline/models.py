@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipeline.factories import find_factory, is_factory
@@ -96,6 +97,7 @@ def load_model(
     classes: int,
     image_size: int | tuple[int, int] | None = None,
     weights: str | Path | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """Build a network, in evaluation mode, float32, on the CPU.
 
@@ -103,8 +105,8 @@ def load_model(
         name: see the module docstring.
         classes: length of the logits.
         image_size: height and width that the network will see; only some networks depend on it.
-        weights: a file with a state dict, or the name of torchvision weights; None leaves random weights, which follow
-            torch's global random state.
+        weights: a file with a state dict, or the name of torchvision weights; None leaves random weights.
+        seed: decides the random weights; torch's global random state is neither used nor changed.
 
     Raises:
         UserError: unknown name, weights that cannot be read or fetched or do not fit.
@@ -114,7 +116,9 @@ def load_model(
         raise UserError(f"{classes} classes: a classifier needs at least 2")
     size = image_size or default_image_size(name)
     height, width = (size, size) if isinstance(size, int) else size
-    network = _build(name, classes, (height, width))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _build(name, classes, (height, width))
     if weights is not None:
         # A file wins over a name: someone may well have called a file like torchvision's weights.
         if Path(weights).is_file() or name not in torchvision_names() or name in MODELS:

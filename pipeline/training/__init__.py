@@ -1,0 +1,1 @@
+"""Training in plain PyTorch; ``pipeline.train`` is the way in."""

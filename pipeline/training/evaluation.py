@@ -1,0 +1,104 @@
+"""What a network answers: predictions and errors, and batch-norm statistics that fit its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.images import Images, normalize
+
+
+def batches(
+    images: Images,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int,
+    device: torch.device,
+    indices: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Normalized float32 batches [n, 3, H, W] of ``images`` (or of those at ``indices``), in order, on ``device``."""
+    indices = torch.arange(len(images)) if indices is None else indices
+    for part in indices.split(batch):
+        yield normalize(images.batch(part).to(device), mean, std)
+
+
+@torch.no_grad()
+def predictions(
+    network: nn.Module,
+    images: Images,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int = 256,
+    indices: Tensor | None = None,
+) -> Tensor:
+    """Predicted classes, int64 [N] on the CPU. The network is used in evaluation mode, on the device where it lies."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        answers = [
+            network(x).argmax(1).cpu() for x in batches(images, mean, std, batch, device_of(network), indices)
+        ]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return torch.cat(answers) if answers else torch.empty(0, dtype=torch.int64)
+
+
+def error_of(
+    network: nn.Module, images: Images, mean: Sequence[float], std: Sequence[float], batch: int = 256
+) -> float:
+    """Share of ``images`` (0..1) whose most likely class is not their label."""
+    return float((predictions(network, images, mean, std, batch) != images.labels).double().mean())
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's parameters or buffers lie; the CPU when it has none."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@torch.no_grad()
+def reestimate_batch_norm(
+    network: nn.Module,
+    images: Images,
+    count: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int = 256,
+) -> None:
+    """Replace the running statistics of every batch-norm by plain averages over ``count`` of ``images``.
+
+    Weights that were quantized, or that moved since the statistics were collected, need this: the running averages
+    belong to other weights. Everything else stays in evaluation mode. The same images are taken each time.
+    """
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    if not norms:
+        return
+    network.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    count = min(count, len(images))
+    batch = min(batch, count)
+    # Whole batches only: the average weighs every batch alike.
+    chosen = fixed_sample(len(images), count - count % batch)
+    for x in batches(images, mean, std, batch, device_of(network), chosen):
+        network(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def fixed_sample(total: int, count: int) -> Tensor:
+    """``count`` different indices below ``total``, the same ones each time."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count]

@@ -1,0 +1,113 @@
+"""A trained fp32 network where no weights were given: trained once, then read from the cache."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from pipeline.data import ImageData
+from pipeline.files import write_atomically
+from pipeline.training.evaluation import error_of
+from pipeline.training.loop import Loop, Progress
+from pipeline.training.settings import PRETRAINING, TrainSettings
+from pipeline.weights import fit_weights, read_weights
+
+
+class Pretrained(NamedTuple):
+    """A trained network (evaluation mode, CPU), its error on the search half, its file, whether that was there already."""
+
+    network: nn.Module
+    error: float
+    path: Path
+    cached: bool
+
+
+def default_cache() -> Path:
+    """Where trained networks are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``dgms-arm-search/pretrained``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgms-arm-search" / "pretrained"
+
+
+def pretrain(
+    model: nn.Module,
+    data: ImageData,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    name: str,
+    cache: Path | None = None,
+    settings: TrainSettings = PRETRAINING,
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+) -> Pretrained:
+    """Train a copy of ``model`` on ``data.train``, or read it from the cache.
+
+    Args:
+        name: the model's name; with its shape, its first weights, the data and the settings it is the cache's key.
+        cache: folder; None is ``default_cache()``.
+
+    Raises:
+        Diverged: see ``Loop.run_until``.
+        UserError: the cached file is damaged.
+    """
+    network = copy.deepcopy(model)
+    cache = default_cache() if cache is None else cache
+    path = (
+        cache
+        / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{_key(network, data, mean, std, name, settings)}.pt"
+    )
+    cached = path.is_file()
+    if cached:
+        fit_weights(network, read_weights(path), f"{path} (remove this cached file)")
+    else:
+        where = torch.device(device)
+        network.to(where)
+        Loop(
+            network, data, settings, mean, std, _groups(network, settings), device=where, progress=progress
+        ).run_until(settings.epochs)
+        network.cpu()
+        content = io.BytesIO()
+        torch.save(network.state_dict(), content)
+        write_atomically(path, content.getvalue())
+    network.eval()
+    return Pretrained(
+        network, error_of(network, data.search, mean, std, settings.evaluation_batch), path, cached
+    )
+
+
+def _groups(network: nn.Module, settings: TrainSettings) -> list[dict[str, object]]:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _key(
+    network: nn.Module,
+    data: ImageData,
+    mean: Sequence[float],
+    std: Sequence[float],
+    name: str,
+    settings: TrainSettings,
+) -> str:
+    weights = hashlib.sha256()
+    for key, tensor in network.state_dict().items():
+        weights.update(f"{key} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes())
+    record = {
+        "model": name,
+        "weights": weights.hexdigest(),
+        "data": [data.train.fingerprint(), data.classes, data.image_size, data.augment],
+        "normalization": [list(mean), list(std)],
+        "settings": settings.as_dict(),
+    }
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]

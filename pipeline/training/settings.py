@@ -1,0 +1,103 @@
+"""How a network is trained; plain values, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from quantizers.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything a training run depends on besides its model, plan and data. Good for short co-tuning as it stands.
+
+    Attributes:
+        epochs: planned length; the learning rate and the temperature run their course over it. Fractions are fine.
+        batch_size: images in a step, over all workers together.
+        learning_rate: peak of the one-cycle schedule, for weights; mixture parameters take a tenth.
+        warm_up: share of the steps in which the learning rate rises; then it falls to 0 on a cosine.
+        weight_decay: for weights only, not for batch-norm, biases, mixtures or activation steps.
+        gradient_clip: largest norm of the gradient over all parameters; None leaves it alone.
+        distillation: share of the loss that compares with the fp32 network instead of with the labels, 0..1.
+        distillation_temperature: of both soft-maxes in that comparison.
+        label_smoothing: of the cross-entropy with the labels.
+        seed: decides the order of images and their augmentation.
+        images_per_epoch: how many training images one epoch takes, others each time; None takes all.
+        augment: one of ``pipeline.images.AUGMENTATIONS``; None does what the data set says.
+        form: which soft assignment the mixtures use, ``posterior`` or ``paper``.
+        batch_norm_images: training images over which batch-norm statistics are re-estimated before each evaluation.
+        calibration_images: training images from which first activation steps are taken.
+        evaluation_batch: images in a batch where nothing is learned.
+        bfloat16: compute convolutions and linear layers in bfloat16 (autocast).
+    """
+
+    epochs: float = 2.0
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    warm_up: float = 0.1
+    weight_decay: float = 1e-4
+    gradient_clip: float | None = 5.0
+    distillation: float = 0.5
+    distillation_temperature: float = 2.0
+    label_smoothing: float = 0.0
+    seed: int = 0
+    images_per_epoch: int | None = None
+    augment: str | None = None
+    form: str = "posterior"
+    batch_norm_images: int = 1024
+    calibration_images: int = 256
+    evaluation_batch: int = 256
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 < self.epochs < math.inf, "epochs", self.epochs, "above 0")
+        _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2")
+        _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        _require(0 <= self.warm_up < 1, "warm_up", self.warm_up, "in [0, 1)")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(
+            self.gradient_clip is None or self.gradient_clip > 0,
+            "gradient_clip",
+            self.gradient_clip,
+            "above 0",
+        )
+        _require(0 <= self.distillation <= 1, "distillation", self.distillation, "in 0..1")
+        _require(
+            self.distillation_temperature > 0,
+            "distillation_temperature",
+            self.distillation_temperature,
+            "above 0",
+        )
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
+        _require(
+            self.images_per_epoch is None or self.images_per_epoch >= 2,
+            "images_per_epoch",
+            self.images_per_epoch,
+            "2 or more",
+        )
+        for name in ("batch_norm_images", "calibration_images", "evaluation_batch"):
+            _require(getattr(self, name) >= 2, name, getattr(self, name), "at least 2")
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, as JSON holds them."""
+        return dataclasses.asdict(self)
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise UserError(f"{name} {value!r}: give a value {allowed}")
+
+
+PRETRAINING = TrainSettings(
+    epochs=12,
+    batch_size=64,
+    learning_rate=0.1,
+    warm_up=0.2,
+    weight_decay=5e-4,
+    distillation=0.0,
+    label_smoothing=0.05,
+)
