@@ -1,10 +1,10 @@
 """The CPU cores a profile can be modelled for: clock, widths, caches, and which public models stand for them.
 
-Sources: clocks and cache sizes are those of the named board; ``scheduler`` is the LLVM scheduling model whose peak rates
-agree with the core's (LLVM 19 maps cortex-a76, a78 and x1 themselves to an older model with one vector multiply-add per
-cycle, so the Neoverse sibling is taken). Memory latency is the full random latency that AnandTech measured on the Snapdragon 888, 114 ns,
-and is assumed for the other boards too; the second level's extra latency is about 9 cycles in public descriptions of these
-cores. Both only widen the upper end of a modelled interval.
+Clocks and cache sizes are those of the named board. ``scheduler`` is the LLVM scheduling model whose peak rates agree with the
+core's: LLVM 19 maps cortex-a76, a78 and x1 themselves to an older model with one vector multiply-add per cycle, so the
+Neoverse sibling is taken. Memory latency is the full random latency that AnandTech measured on the Snapdragon 888, 114 ns,
+assumed for the other boards too; the second level's extra latency is a figure of public core descriptions. Both only
+raise the upper end of a modelled interval.
 """
 
 from __future__ import annotations

@@ -136,6 +136,15 @@ def analyse(texts: list[list[str]], scheduler: str) -> list[BlockCycles]:
     return [found.get(index, BlockCycles(0.0, 0.0)) for index in range(len(texts))]
 
 
+def read_figures(path: Path) -> dict[str, list[float]]:
+    """Cached figures; none where there is no such file or it is damaged."""
+    try:
+        record = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def block_cycles(
     program: Path, executable: Executable, blocks: Iterable[Block], scheduler: str
 ) -> dict[Block, BlockCycles]:
@@ -147,7 +156,7 @@ def block_cycles(
         UserError: LLVM's tools are not installed, or fail.
     """
     path = cache_directory("mca") / f"{scheduler}-{version()}-{ITERATIONS}.json"
-    known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+    known = read_figures(path)
     keys = {
         block: hashlib.sha256(executable.read(block.address, block.size)).hexdigest()[:24] for block in blocks
     }
@@ -164,7 +173,7 @@ def block_cycles(
         ]
         figures = analyse(listings, scheduler)
         # Somebody else may have written meanwhile; who writes last wins, and what is lost is analysed again.
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_figures(path)
         known.update(zip(missing, ([cycles.bound, cycles.iterated] for cycles in figures)))
         write_atomically(path, json.dumps(known))
     return {block: BlockCycles(*known[key]) for block, key in keys.items()}

@@ -58,10 +58,11 @@ def throughput_bound(code: bytes, scheduler: str) -> float:
     # Multiplications (three-source group) have one pipe, like divisions, whose latency is ignored.
     multiply = integer & ((words >> 24) & 0x1F == 0b11011)
     pipes = PIPES[scheduler]
-    return max(
+    cycles = (
         vector.sum() / pipes.vector,
         memory_work(words[memory]) / pipes.memory,
         integer.sum() / pipes.integer,
-        float(multiply.sum()),
+        multiply.sum(),
         branch.sum() / pipes.branch,
     )
+    return float(max(cycles))
