@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from profile_programs import marked, need_qemu  # noqa: F401
+from profile_programs import need_qemu
 
 from deploy_arm import emulator
 from deploy_arm.cores import CORES
@@ -22,7 +22,7 @@ def counted(program: Path, rounds: int, repeat: int = 1, *mode: str, caches: boo
     return emulator.count_command([str(program), str(rounds), str(repeat), *mode], b"", CORE, caches, 60.0)
 
 
-def test_known_loops_have_known_instruction_counts(marked: Path) -> None:  # noqa: F811
+def test_known_loops_have_known_instruction_counts(marked: Path) -> None:
     one, two = counted(marked, 1000), counted(marked, 5000)
     # 18 instructions a round in operation 0, 4 in operation 2, whatever surrounds the loops.
     assert two.operations[0].instructions - one.operations[0].instructions == 18 * 4000
@@ -32,14 +32,14 @@ def test_known_loops_have_known_instruction_counts(marked: Path) -> None:  # noq
     assert loop[0].instructions == 18 and loop[0].size == 72 and loop[1] in (4999, 5000)
 
 
-def test_counts_are_repeatable_and_linear(marked: Path) -> None:  # noqa: F811
+def test_counts_are_repeatable_and_linear(marked: Path) -> None:
     one, again, ten = counted(marked, 2000), counted(marked, 2000), counted(marked, 2000, 10)
     assert one.instructions == again.instructions
     assert one.blocks == again.blocks
     assert ten.instructions == pytest.approx(10 * one.instructions, rel=0.01)
 
 
-def test_operations_add_up_to_what_was_executed_between_the_first_and_last_marker(marked: Path) -> None:  # noqa: F811
+def test_operations_add_up_to_what_was_executed_between_the_first_and_last_marker(marked: Path) -> None:
     # Without markers everything is one region; the difference of two runs cancels start-up and end.
     need_qemu()
     by_operation = counted(marked, 4000, 7).instructions - counted(marked, 4000, 2).instructions
@@ -53,7 +53,7 @@ def test_operations_add_up_to_what_was_executed_between_the_first_and_last_marke
     assert by_operation == pytest.approx(total(7) - total(2), rel=0.01)
 
 
-def test_misses_of_a_walk_over_a_megabyte(marked: Path) -> None:  # noqa: F811
+def test_misses_of_a_walk_over_a_megabyte(marked: Path) -> None:
     walk = counted(marked, 10, 2, caches=True).operations[1]
     # 16384 lines, twice; 1 MiB fits neither level, so a least-recently-used cache always misses.
     assert walk.accesses == pytest.approx(2 * 16384, abs=40)
@@ -64,7 +64,7 @@ def test_misses_of_a_walk_over_a_megabyte(marked: Path) -> None:  # noqa: F811
     assert counted(marked, 10).operations[1].first_misses is None
 
 
-def test_the_larger_second_level_of_the_other_core_keeps_the_megabyte(marked: Path) -> None:  # noqa: F811
+def test_the_larger_second_level_of_the_other_core_keeps_the_megabyte(marked: Path) -> None:
     need_qemu()
     counts = emulator.count_command([str(marked), "10", "8"], b"", CORES["x1"], True, 60.0)
     walk = counts.operations[1]
@@ -72,12 +72,12 @@ def test_the_larger_second_level_of_the_other_core_keeps_the_megabyte(marked: Pa
     assert walk.second_misses is not None and walk.second_misses < 3 * 16384
 
 
-def test_a_program_that_does_not_announce_its_operations_cannot_be_counted(marked: Path) -> None:  # noqa: F811
+def test_a_program_that_does_not_announce_its_operations_cannot_be_counted(marked: Path) -> None:
     with pytest.raises(ValueError, match="announced"):
         counted(marked, 10, 1, "silent")
 
 
-def test_failures_are_told_with_the_program_s_own_words(marked: Path) -> None:  # noqa: F811
+def test_failures_are_told_with_the_program_s_own_words(marked: Path) -> None:
     for route in ("qemu", "unicorn"):
         if route == "qemu":
             need_qemu()
@@ -96,7 +96,7 @@ def test_failures_are_told_with_the_program_s_own_words(marked: Path) -> None:  
         assert emulator.emulate(marked, ["1", "1", "copy"], data, route=route) == data
 
 
-def test_both_emulators_count_the_same_blocks(marked: Path) -> None:  # noqa: F811
+def test_both_emulators_count_the_same_blocks(marked: Path) -> None:
     pytest.importorskip("unicorn")
     ours = run_program(marked, ["3000", "2"], b"", counting=True).counts()
     theirs = counted(marked, 3000, 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from profile_programs import marked, need_qemu  # noqa: F401
+from profile_programs import need_qemu
 
 from deploy_arm import cycles, emulator, mca, throughput
 from deploy_arm.cores import CORES
@@ -33,7 +33,7 @@ def estimated(program: Path, target: str, **options: bool) -> cycles.Estimate:
 @pytest.mark.parametrize(("target", "expected"), [("a76", 8.0), ("x1", 4.0)])
 def test_a_multiply_add_loop_runs_at_the_peak_of_its_pipes(
     marked: Path, target: str, expected: float
-) -> None:  # noqa: F811
+) -> None:
     operation = estimated(marked, target).operations[0]
     assert operation.low / ROUNDS == pytest.approx(expected, rel=0.03)
     assert operation.point / ROUNDS == pytest.approx(expected, rel=0.06)
@@ -41,14 +41,14 @@ def test_a_multiply_add_loop_runs_at_the_peak_of_its_pipes(
 
 
 @pytest.mark.parametrize("target", ["a76", "x1"])
-def test_a_dependent_chain_costs_its_latency(marked: Path, target: str) -> None:  # noqa: F811
+def test_a_dependent_chain_costs_its_latency(marked: Path, target: str) -> None:
     chain = estimated(marked, target).operations[2]
     # Two multiply-adds, each waiting for the last: 4 cycles each, or 2 where the accumulator is forwarded.
     assert 4 * 0.95 <= chain.point / ROUNDS <= 8 * 1.1
     assert chain.low / ROUNDS <= 1.1
 
 
-def test_misses_lie_between_point_and_high(marked: Path) -> None:  # noqa: F811
+def test_misses_lie_between_point_and_high(marked: Path) -> None:
     core = CORES["a76"]
     walk = estimated(marked, "a76").operations[1]
     assert walk.high - walk.point == pytest.approx(
@@ -58,7 +58,7 @@ def test_misses_lie_between_point_and_high(marked: Path) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("target", list(CORES))
 @pytest.mark.parametrize("use_mca", [True, False])
-def test_intervals_are_ordered(marked: Path, target: str, use_mca: bool) -> None:  # noqa: F811
+def test_intervals_are_ordered(marked: Path, target: str, use_mca: bool) -> None:
     estimate = estimated(marked, target, use_mca=use_mca)
     for part in (*estimate.operations, estimate):
         assert 0 < part.low <= part.point <= part.high
@@ -66,7 +66,7 @@ def test_intervals_are_ordered(marked: Path, target: str, use_mca: bool) -> None
 
 
 @pytest.mark.parametrize("target", ["a76", "x1", "a53", "a55"])
-def test_the_table_s_bound_is_the_analyser_s_on_the_multiply_add_loop(marked: Path, target: str) -> None:  # noqa: F811
+def test_the_table_s_bound_is_the_analyser_s_on_the_multiply_add_loop(marked: Path, target: str) -> None:
     operations = [estimated(marked, target, use_mca=flag).operations[0] for flag in (True, False)]
     # The A55 model has two multiply-adds a cycle, the table has one (its 64-bit pipes make pairs).
     factor = 0.5625 if target == "a55" else 1.0
@@ -74,7 +74,7 @@ def test_the_table_s_bound_is_the_analyser_s_on_the_multiply_add_loop(marked: Pa
 
 
 def test_figures_come_from_the_cache_the_second_time(
-    marked: Path,  # noqa: F811
+    marked: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -164,7 +164,7 @@ def test_the_table_counts_structure_loads_and_pairs() -> None:
     assert bound(add, add, add) == 1.0
 
 
-def test_what_is_no_static_program_is_refused(tmp_path: Path, marked: Path) -> None:  # noqa: F811
+def test_what_is_no_static_program_is_refused(tmp_path: Path, marked: Path) -> None:
     path = tmp_path / "text"
     path.write_text("#!/bin/sh\n")
     with pytest.raises(UserError, match="not a 64-bit"):
