@@ -19,7 +19,7 @@ from pipeline.data import ImageData
 from pipeline.files import write_atomically
 from pipeline.training.evaluation import error_of
 from pipeline.training.loop import Loop, Progress
-from pipeline.training.settings import PRETRAINING, TrainSettings
+from pipeline.training.settings import TrainSettings, pretraining_settings
 from pipeline.weights import fit_weights, read_weights
 
 
@@ -45,7 +45,7 @@ def pretrain(
     *,
     name: str,
     cache: Path | None = None,
-    settings: TrainSettings = PRETRAINING,
+    settings: TrainSettings | None = None,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> Pretrained:
@@ -54,12 +54,14 @@ def pretrain(
     Args:
         name: the model's name; with its shape, its first weights, the data and the settings it is the cache's key.
         cache: folder; None is ``default_cache()``.
+        settings: None chooses ``pretraining_settings`` for the number of training images.
 
     Raises:
         Diverged: see ``Loop.run_until``.
         UserError: the cached file is damaged.
     """
     network = copy.deepcopy(model)
+    settings = settings or pretraining_settings(len(data.train))
     cache = default_cache() if cache is None else cache
     path = (
         cache

@@ -92,12 +92,14 @@ def _require(holds: bool, name: str, value: object, allowed: str) -> None:
         raise UserError(f"{name} {value!r}: give a value {allowed}")
 
 
-PRETRAINING = TrainSettings(
-    epochs=12,
-    batch_size=64,
-    learning_rate=0.1,
-    warm_up=0.2,
-    weight_decay=5e-4,
-    distillation=0.0,
-    label_smoothing=0.05,
-)
+def pretraining_settings(images: int) -> TrainSettings:
+    """Settings for training an fp32 network from nothing on ``images`` training images."""
+    return TrainSettings(
+        epochs=16,
+        batch_size=32 if images < 10_000 else 128,  # a small set needs the steps more than the speed
+        learning_rate=0.1,
+        warm_up=0.2,
+        weight_decay=5e-4,
+        distillation=0.0,
+        label_smoothing=0.05,
+    )

@@ -1,0 +1,193 @@
+"""`python -m pipeline.train`: co-tune one plan, alone, without a search. Also the way in to the training code.
+
+Only torch is needed, none of Ray, Optuna and MLflow. Names are imported when they are asked for, so that ``--help`` does
+not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Parser, main_guard
+from pipeline.training.settings import TrainSettings, pretraining_settings
+from quantizers.errors import UserError
+from search_spaces.plan import Plan
+
+if TYPE_CHECKING:
+    from pipeline.training.cotuning import Cotuning
+    from pipeline.training.evaluation import error_of, predictions
+    from pipeline.training.loop import Diverged
+    from pipeline.training.pretraining import Pretrained, default_cache, pretrain
+
+__all__ = [
+    "Cotuning",
+    "Diverged",
+    "Pretrained",
+    "TrainSettings",
+    "default_cache",
+    "error_of",
+    "predictions",
+    "pretrain",
+    "pretraining_settings",
+]
+
+_HOMES = {
+    "cotuning": ("Cotuning",),
+    "evaluation": ("error_of", "predictions"),
+    "loop": ("Diverged",),
+    "pretraining": ("Pretrained", "default_cache", "pretrain"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"pipeline.training.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see ``--help``."""
+    parser = Parser(
+        prog="python -m pipeline.train", description="Co-tune one plan and write the compressed network."
+    )
+    parser.add_argument(
+        "--model", default="resnet8", help="network, as in pipeline.search (default %(default)s)"
+    )
+    parser.add_argument(
+        "--data", default="digits", help="data set, as in pipeline.search (default %(default)s)"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="trained weights; without, the network is trained first"
+    )
+    parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="the plan, JSON")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("trained"),
+        metavar="DIR",
+        help="where network.pt and metrics.json go",
+    )
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input images")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+    kinds = {"epochs": float, "batch_size": int, "learning_rate": float, "distillation": float, "seed": int}
+    for field in dataclasses.fields(TrainSettings):
+        if field.name in kinds:
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=kinds[field.name],
+                default=field.default,
+                help="(default %(default)s)",
+            )
+    parser.add_argument(
+        "--images-per-epoch", type=int, metavar="N", help="training images in an epoch (default all)"
+    )
+    parser.add_argument(
+        "--form", choices=("posterior", "paper"), default="posterior", help="soft assignment of the mixtures"
+    )
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
+    args = parser.parse_args(argv)
+    names = {field.name for field in dataclasses.fields(TrainSettings)}
+    settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
+    try:
+        plan = Plan.from_json(args.plan.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the plan in {args.plan}: {error}") from error
+    from pipeline.training.loop import Diverged
+
+    try:
+        metrics = _run(args, plan, settings)
+    except Diverged as error:
+        print(f"diverged: {error}; a lower --learning-rate may help", file=sys.stderr)
+        return 1
+    print(f"{args.out}: error {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})")
+    return 0
+
+
+def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[str, Any]:
+    """Train, write ``network.pt`` and ``metrics.json``, return the metrics."""
+    import torch
+    from quantizers.network import hard_state
+
+    from pipeline.data import load_data, split_manifest
+    from pipeline.files import write_atomically
+    from pipeline.models import default_image_size, load_model, normalization
+    from pipeline.training.cotuning import Cotuning
+    from pipeline.training.evaluation import error_of
+    from pipeline.training.pretraining import pretrain
+
+    if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
+        raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
+    mean, std = normalization(args.model)
+    data = load_data(args.data, args.image_size, fallback=default_image_size(args.model))
+    model = load_model(
+        args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
+    )
+    show = _Status()
+    if args.weights is None:
+        print(f"no weights given: training {args.model} on {args.data} first", file=sys.stderr)
+        pretrained = pretrain(model, data, mean, std, name=args.model, device=args.device, progress=show)
+        model, fp32_error = pretrained.network, pretrained.error
+        print(f"{'found' if pretrained.cached else 'kept'} {pretrained.path}", file=sys.stderr)
+    else:
+        fp32_error = error_of(model, data.search, mean, std, settings.evaluation_batch)
+    run = Cotuning(model, plan, data, settings, mean, std, device=args.device, progress=show)
+    curve = []
+    for epochs in (*range(1, int(settings.epochs - 1e-9) + 1), settings.epochs):
+        rung = run.train_until(epochs)
+        curve.append(rung)
+        print(
+            f"epoch {epochs:g}: loss {rung.loss:.4f}, error {rung.error:.4f}, {rung.seconds:.1f} s",
+            file=sys.stderr,
+        )
+    hardened = run.hardened()
+    content = io.BytesIO()
+    torch.save(hard_state(hardened), content)
+    metrics = {
+        "model": args.model,
+        "weights": args.weights,
+        "plan": json.loads(plan.to_json()),
+        "hash": plan.hash,
+        "settings": settings.as_dict(),
+        "classes": list(data.classes),
+        "image_size": list(data.image_size),
+        "normalization": {"mean": list(mean), "std": list(std)},
+        "split": split_manifest(data),
+        "fp32_error": fp32_error,
+        "error": curve[-1].error,
+        "curve": [dataclasses.asdict(rung) for rung in curve],
+        "zero_share": {name: codebook.zero_share for name, codebook in hardened.codebooks.items()},
+    }
+    write_atomically(args.out / "network.pt", content.getvalue())
+    write_atomically(args.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+class _Status:
+    """A live line of steps and loss on a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def __call__(self, done: int, total: int, loss: float) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty() and (now - self.last > 0.2 or done == total):
+            self.last = now
+            print(
+                f"\rstep {done}/{total}, loss {loss:.4f} ",
+                end="\n" if done == total else "",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
