@@ -1,0 +1,84 @@
+"""What a search leaves for people and programs: front.json, report.html, MLflow, and the table in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import write_atomically
+from pipeline.progress import show_bytes, show_latency
+from pipeline.records import Figures, Reference, TrialRecord
+
+
+def within_drop(
+    records: Sequence[TrialRecord], references: Sequence[Reference], max_drop: float | None
+) -> list[TrialRecord]:
+    """The records that lose at most ``max_drop`` points of accuracy against fp32; all of them where it is None."""
+    fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
+    if max_drop is None or fp32 is None:
+        return list(records)
+    return [
+        record
+        for record in records
+        if record.figures.error is not None and record.figures.error <= fp32 + max_drop / 100 + 1e-9
+    ]
+
+
+def point(figures: Figures) -> dict[str, Any]:
+    """One row of front.json."""
+    return {
+        "error": figures.error,
+        "latency_ms": figures.latency_ms,
+        "low": figures.latency_low_ms,
+        "high": figures.latency_high_ms,
+        "source": figures.source,
+        "device": figures.device,
+        "size_bytes": figures.size_bytes,
+        "peak_memory_bytes": figures.peak_memory_bytes,
+    }
+
+
+def front_json(
+    front: Sequence[TrialRecord], references: Sequence[Reference], objectives: Sequence[str]
+) -> dict[str, Any]:
+    """The content of front.json; points from the largest to the smallest."""
+    ordered = sorted(front, key=lambda r: (-(r.figures.size_bytes or 0), r.hash))
+    return {
+        "objectives": list(objectives),
+        "references": [{"name": r.name, **point(r.figures)} for r in references],
+        "points": [
+            {"hash": r.hash, **point(r.figures), "candidate": f"candidates/{r.hash}"} for r in ordered
+        ],
+    }
+
+
+def write_front(folder: Path, front: dict[str, Any]) -> None:
+    write_atomically(folder / "front.json", json.dumps(front, indent=1) + "\n")
+
+
+def front_table(front: dict[str, Any]) -> str:
+    """The front as a table for a terminal, the references first."""
+    rows = [("", "error", "latency", "interval", "size", "smaller")]
+    fp32 = next((r["size_bytes"] for r in front["references"] if r["name"] == "fp32"), None)
+    for entry in [*front["references"], *front["points"]]:
+        known = entry["latency_ms"] is not None
+        rows.append(
+            (
+                entry.get("hash") or entry["name"],
+                "-" if entry["error"] is None else f"{100 * entry['error']:.2f} %",
+                show_latency(entry["latency_ms"], entry["source"]),
+                f"{entry['low']:.3g}..{entry['high']:.3g} ms" if known else "-",
+                show_bytes(entry["size_bytes"]),
+                f"{fp32 / entry['size_bytes']:.1f}x" if fp32 and entry["size_bytes"] else "-",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
+    devices = sorted({e["device"] for e in [*front["references"], *front["points"]] if e["device"]})
+    note = f"latency: one image, one thread, on {', '.join(devices)}" if devices else ""
+    return "\n".join([*lines, note]).rstrip()

@@ -1,0 +1,72 @@
+"""What every part of a search starts from: the data and the trained fp32 network that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import Settings
+from pipeline.data import ImageData, load_data, split_manifest
+from pipeline.models import default_image_size, load_model, normalization
+from pipeline.train import PRETRAINING, pretrain
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Data and network of one search. ``mean`` and ``std`` normalize pixels in 0..1."""
+
+    settings: Settings
+    data: ImageData
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def open(
+        cls, settings: Settings, say: Callable[[str], None] = lambda text: None, trained: bool = True
+    ) -> Workspace:
+        """Load both; a network without weights is trained first, once, and cached.
+
+        Args:
+            say: gets a line about what takes long.
+            trained: False leaves a network without weights untrained.
+
+        Raises:
+            UserError: an unknown name, unreadable data or weights that do not fit.
+        """
+        data = load_data(settings.data, settings.image_size, fallback=default_image_size(settings.model))
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            model = load_model(
+                settings.model,
+                classes=len(data.classes),
+                image_size=data.image_size,
+                weights=settings.weights,
+            )
+        mean, std = normalization(settings.model)
+        if settings.weights is None and trained:
+            recipe = replace(PRETRAINING, seed=settings.seed)
+            say(
+                f"no --weights: training {settings.model} on {settings.data} first, or taking it from the cache"
+            )
+            trained_network = pretrain(model, data, mean, std, name=settings.model, settings=recipe)
+            what = "was trained before" if trained_network.cached else "is trained"
+            say(
+                f"{settings.model} {what}: {100 * (1 - trained_network.error):.2f} % right on the images that guide the "
+                f"search ({trained_network.path})"
+            )
+            model = trained_network.network
+        return cls(settings, data, model, mean, std)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return (3, *self.data.image_size)
+
+    def data_record(self) -> dict[str, Any]:
+        """What a manifest says about the data: the specification and which images were which."""
+        return {"spec": self.settings.data, "name": self.data.name, "splits": split_manifest(self.data)}

@@ -1,0 +1,101 @@
+"""Settings: the file gives defaults, flags win, and mistakes are explained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Parser, Settings, duration, parse
+from quantizers.errors import UserError
+
+
+def resolved(*argv: str) -> Settings:
+    return parse(list(argv), Parser(prog="test"))[0]
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text("model: resnet20\nbudget: 40\nbits: [4, 8]\nmax-accuracy-drop: 1.5\n")
+    settings = resolved("--config", str(file), "--budget", "7")
+    assert (settings.model, settings.budget, settings.bits) == ("resnet20", 7, (4, 8))
+    assert settings.max_accuracy_drop == 1.5
+    assert settings.target == Settings().target
+
+
+def test_resolved_settings_survive_yaml() -> None:
+    settings = resolved(
+        "--bits", "8,2", "--objectives", "size,error", "--time-budget", "90m", "--out", "some/where"
+    )
+    again = Settings.from_dict(yaml.safe_load(yaml.safe_dump(settings.as_dict())))
+    assert again == settings
+    assert (settings.bits, settings.objectives, settings.time_budget) == ((2, 8), ("error", "size"), 5400)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--bits", "2,5"], ["bits", "'2,5'", "2,3,4,8"]),
+        (["--budget", "0"], ["budget", "'0'", "at least 1"]),
+        (["--budget", "many"], ["budget", "'many'", "whole number"]),
+        (["--objectives", "error"], ["objectives", "error,latency,size"]),
+        (["--time-budget", "soon"], ["time-budget", "'soon'", "45m"]),
+        (["--name", "../up"], ["name", "'../up'", "letters"]),
+        (["--epochs-per-trial", "0"], ["epochs-per-trial", "above 0"]),
+        (["--epochs-per-trial", "nan"], ["epochs-per-trial", "above 0"]),
+        (["--no-such-flag"], ["--no-such-flag", "--help"]),
+        (["--config", "/no/such.yaml"], ["/no/such.yaml"]),
+    ],
+)
+def test_a_mistake_names_the_value_and_what_is_allowed(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        resolved(*argv)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text("modle: resnet20\n")
+    with pytest.raises(UserError, match="modle"):
+        resolved("--config", str(file))
+    file.write_text("- a list\n")
+    with pytest.raises(UserError, match="setting: value"):
+        resolved("--config", str(file))
+
+
+@given(st.floats(min_value=0.001, max_value=1e6), st.sampled_from(["s", "m", "h", "d"]))
+def test_durations_scale(number: float, unit: str) -> None:
+    text = f"{number:.3f}{unit}"
+    if float(f"{number:.3f}") > 0:
+        assert duration(text) == pytest.approx(
+            float(f"{number:.3f}") * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+        )
+
+
+@pytest.mark.parametrize("command", ["search", "evaluate", "promote", "train", "devices"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    """--help answers at once: the imports that take seconds wait. (Modules are asserted, not the clock.)"""
+    code = (
+        f"import sys; from pipeline import {command}\n"
+        "try: code = " + command + ".main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
+        "heavy = {'torch', 'ray', 'optuna', 'mlflow', 'pandas', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--format" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["search", "evaluate", "promote", "train", "devices"])
+def test_a_mistake_exits_with_2_and_no_trace(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipeline.{command}", "--nonsense"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
