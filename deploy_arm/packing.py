@@ -23,13 +23,17 @@ def pack_groups(entries: Bytes, bits: int) -> Bytes:
     """Entries (a multiple of 32 of them) to bytes."""
     e: Bytes = entries.reshape(-1, GROUP)
     if bits == 8:
-        return e.reshape(-1)
+        return entries.reshape(-1)
     if bits == 4:
-        return (e[:, :16] | (e[:, 16:] << 4)).reshape(-1)
+        packed: Bytes = e[:, :16].copy()
+        np.bitwise_or(packed, e[:, 16:] << np.uint8(4), out=packed)
+        return packed.reshape(-1)
     if bits not in GROUP_BYTES:
         raise ValueError(f"no packing for {bits} bits")
     pairs = e if bits == 2 else e & 3
-    low = pairs[:, 0:8] | (pairs[:, 8:16] << 2) | (pairs[:, 16:24] << 4) | (pairs[:, 24:32] << 6)
+    low: Bytes = pairs[:, :8].copy()
+    for position in (1, 2, 3):
+        low |= pairs[:, 8 * position : 8 * position + 8] << np.uint8(2 * position)
     if bits == 2:
         return low.reshape(-1)
     top = (e >> 2).reshape(-1, 8, 4)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.graph import Requantize, Window
+from quantizers.codebook import Codebook
 from quantizers.errors import UserError
 
 Float64 = NDArray[np.float64]
@@ -17,10 +18,25 @@ MOST_RIGHT = 22  # then a saturated 32-bit value is still above every byte after
 ADD_BITS = 20
 
 
-def convolution_bound(integers: NDArray[np.int8], low: int, high: int) -> int:
-    """Largest size of any partial sum, in any order, of int8 weights (out, ...) with activations in low..high."""
-    sizes = np.abs(integers.reshape(len(integers), -1).astype(np.int32)).sum(axis=1, dtype=np.int64)
-    return int(sizes.max(initial=0)) * max(-low, high)
+def convolution_bound(weights: Codebook, low: int, high: int) -> int:
+    """Largest size of any partial sum, in any order, of weights (out first) with activations in low..high."""
+    sizes = np.abs(weights.levels.astype(np.int32))
+    rows = weights.indices.reshape(len(weights.indices), -1)
+    step = max(2**22 // max(rows.shape[1], 1), 1)  # a large linear layer is summed some rows at a time
+    sums = [sizes[rows[i : i + step]].sum(axis=1).max(initial=0) for i in range(0, len(rows), step)]
+    return int(max(sums, default=0)) * max(-low, high)
+
+
+def check_sums(layer: str, factor: Float64, offset: Float64, bound: int) -> None:
+    """Refuse scales that are not finite and sums of up to ``bound`` that exceed 32 bits, with a UserError."""
+    if not (np.isfinite(factor).all() and np.isfinite(offset).all()):
+        raise UserError(
+            f"layer {layer}: scale or bias is not finite (NaN or infinity); the training has diverged"
+        )
+    if bound > LARGEST:
+        raise UserError(
+            f"layer {layer}: sums up to {bound} exceed 32 bits; use fewer activation bits or a smaller layer"
+        )
 
 
 def choose(layer: str, factor: Float64, offset: Float64, bound: int, low: int, high: int) -> Requantize:
@@ -34,14 +50,7 @@ def choose(layer: str, factor: Float64, offset: Float64, bound: int, low: int, h
         UserError: a factor or offset that is not finite, sums that exceed 32 bits, or an output step too small
             for fixed point.
     """
-    if not (np.isfinite(factor).all() and np.isfinite(offset).all()):
-        raise UserError(
-            f"layer {layer}: scale or bias is not finite (NaN or infinity); the training has diverged"
-        )
-    if bound > LARGEST:
-        raise UserError(
-            f"layer {layer}: sums up to {bound} exceed 32 bits; use fewer activation bits or a smaller layer"
-        )
+    check_sums(layer, factor, offset, bound)
     left = min(31 - max(bound, 1).bit_length(), 30)
     right = min(_fraction_bits(factor, left), _fraction_bits(offset, 31), MOST_RIGHT)
     if right < 0:

@@ -1,0 +1,208 @@
+"""From a PyTorch network to the integer graph: ``torch.export``, then one handler per operator in execution order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from deploy_arm import graph as g
+from deploy_arm import movement  # noqa: F401  registers its operators
+from deploy_arm.lowering import Lowering, Unsupported, Value
+from deploy_arm.operators import OPERATORS
+from deploy_arm.passes import simplify
+from deploy_arm.pending import Function, Pending, output
+from quantizers.codebook import Codebook
+from quantizers.errors import UserError
+
+BATCH = 2  # not 1, so that nothing can mistake the batch for an axis of size one
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode; every module's own mode comes back."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _export(network: nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    example = torch.zeros(BATCH, *input_shape, device=device)
+    with _evaluating(network), torch.no_grad():
+        try:
+            return torch.export.export(network, (example,))
+        except (
+            Exception
+        ) as error:  # export fails in as many ways as a forward does; all mean the same to the person
+            reason = str(error).strip().splitlines()
+            raise UserError(
+                f"the model cannot be exported for an input of shape {tuple(input_shape)} "
+                f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}); "
+                "the forward must run on this image size and take no decision on values"
+            ) from error
+
+
+def _layer(node: fx.Node) -> str:
+    """Path of the module that the node comes from; the node's own name at the top level."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    return path or node.name
+
+
+def _operator(node: fx.Node) -> str:
+    """Name in ``OPERATORS``: no namespace, overload, or in-place underscore."""
+    packet = getattr(node.target, "overloadpacket", None)
+    name = packet.__name__ if packet is not None else getattr(node.target, "__name__", str(node.target))
+    return name.rstrip("_")
+
+
+def _arguments(state: Lowering, node: fx.Node) -> dict[str, Any]:
+    """Arguments by schema name, defaults filled in, nodes replaced by their values (parameters stay nodes)."""
+
+    def resolve(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return state.values.get(argument, argument)
+        if isinstance(argument, list | tuple):
+            return [resolve(item) for item in argument]
+        return argument
+
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:  # operator.getitem
+        return {"items": resolve(node.args[0]), "index": node.args[1]}
+    found: dict[str, Any] = {}
+    for position, argument in enumerate(schema.arguments):
+        name = "input" if argument.name == "self" else argument.name
+        if position < len(node.args):
+            found[name] = resolve(node.args[position])
+        else:
+            found[name] = resolve(node.kwargs.get(argument.name, argument.default_value))
+    return found
+
+
+def _translate(state: Lowering, node: fx.Node) -> None:
+    """One operator into ``state.values``.
+
+    Raises:
+        UserError: it is not supported; the message names the operator and the layer.
+    """
+    state.node, state.layer = node, _layer(node)
+    operator = _operator(node)
+    if operator not in OPERATORS:
+        raise UserError(
+            f"operator {operator} in layer {state.layer} is not supported on ARM; "
+            f"supported are {', '.join(OPERATORS)}. Replace it in the model, or choose another model"
+        )
+    try:
+        value = OPERATORS[operator](state, **_arguments(state, node))
+    except Unsupported as error:
+        raise UserError(
+            f"operator {operator} in layer {state.layer} is not supported on ARM: {error}"
+        ) from error
+    if isinstance(value, Value) and state.rehearsal and len(node.users) > 1:
+        value = state.settled(value)
+    state.values[node] = value
+    changed = node.args[0] if node.args else None
+    in_place = str(getattr(node.target, "_opname", "")).endswith("_")
+    if in_place and isinstance(changed, fx.Node):
+        state.values[changed] = value  # later readers of the variable see the change
+
+
+def _translate_all(
+    network: nn.Module,
+    input_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    codebooks: Mapping[str, Codebook] | None,
+) -> g.Graph:
+    if len(input_shape) != 3:
+        raise UserError(f"input shape {tuple(input_shape)}: give (channels, height, width)")
+    channels, height, width = input_shape
+    if not len(mean) == len(std) == channels:
+        raise UserError(
+            f"normalization with {len(mean)} means and {len(std)} deviations for {channels} channels"
+        )
+    exported = _export(network, input_shape)
+    signature = exported.graph_signature
+    targets = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    tensors = {**exported.constants, **exported.state_dict}
+    parameters = {name: tensors[target] for name, target in targets.items()}
+    layers = {name: target.rpartition(".")[0] for name, target in targets.items()}
+    image = g.Tensor("image", (height, width, channels))
+    graph = g.Graph(image, "", {image.name: image})
+    state = Lowering(graph, codebooks, parameters, layers, BATCH)
+    result: fx.Node | None = None
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" and node.name not in parameters:
+            state.values[node] = Value(_pixels(image, mean, std), (channels, height, width))
+        elif node.op == "call_function":
+            _translate(state, node)
+        elif node.op == "output":
+            outputs = node.args[0]
+            if len(outputs) != 1 or not isinstance(state.values.get(outputs[0]), Value):
+                raise UserError("the model must return one tensor that depends on the image")
+            result = outputs[0]
+    assert result is not None
+    state.node, state.layer = result, _layer(result)
+    graph.output = _final(state, state.values[result]).name
+    return simplify(graph)
+
+
+def _pixels(image: g.Tensor, mean: Sequence[float], std: Sequence[float]) -> Function:
+    """The normalized value of each pixel byte by channel, in the float32 steps that training uses."""
+    byte = np.arange(256, dtype=np.float32) / np.float32(255)
+    values = (byte - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+    return Function(name="input", layer="input", shape=image.shape, source=image, values=values)
+
+
+def _final(state: Lowering, value: Value) -> g.Tensor:
+    content = value.content
+    if isinstance(content, Function) and content.exact:
+        content = state.integer(value)
+    if isinstance(content, Pending):
+        return content.dequantize(state)
+    return output(state, content, state.layer)
+
+
+def compile_graph(
+    hardened: Any, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> g.Graph:
+    """The integer graph of a hardened network.
+
+    Args:
+        hardened: ``network`` whose activation quantizers are constant ``torch.fake_quantize_per_tensor_affine`` calls, and
+            ``codebooks`` by layer name (a ``quantizers.network.Hardened``).
+        input_shape: (channels, height, width) of the images.
+        mean: of the normalization ``(pixel / 255 - mean) / std``, per channel.
+        std: likewise.
+
+    Raises:
+        UserError: an operator that is not supported (the message names it and its layer), sums that exceed 32 bits, or
+            parameters that are not finite.
+        ValueError: a quantizer is missing where the graph needs one.
+    """
+    return _translate_all(hardened.network, input_shape, mean, std, hardened.codebooks)
+
+
+def check_supported(model: nn.Module, input_shape: Sequence[int]) -> None:
+    """Refuse, before any training, a model that :func:`compile_graph` would refuse after it.
+
+    The model is translated with stand-in weights and a quantizer wherever one is needed. It is not changed.
+
+    Raises:
+        UserError: names the operator and the layer that are not supported.
+    """
+    channels = input_shape[0]
+    _translate_all(model, input_shape, [0.5] * channels, [0.5] * channels, None)

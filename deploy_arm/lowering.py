@@ -1,0 +1,188 @@
+"""The state of one translation from an exported program to an integer graph, and the values it passes around."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from deploy_arm import graph as g
+from deploy_arm.pending import Function, Pending, Target, integers
+from quantizers.codebook import Codebook
+from quantizers.errors import UserError
+
+
+@dataclass(frozen=True)
+class Value:
+    """A node's result. ``shape`` is its PyTorch shape without the batch; its elements in that order are those of the stored
+    (height, width, channels) tensor in the order channels, height, width."""
+
+    content: g.Tensor | Pending
+    shape: tuple[int, ...]
+
+    @property
+    def stored(self) -> tuple[int, int, int]:
+        return self.content.shape
+
+
+class Unsupported(Exception):
+    """What a handler raises; the frontend adds operator and layer."""
+
+
+@dataclass
+class Lowering:
+    """Translation in progress.
+
+    ``codebooks`` None means a rehearsal before any training: weights are stand-ins and a value that needs a quantizer gets one.
+    ``parameters`` are the exported program's tensors by placeholder name, ``layers`` the module path of each.
+    """
+
+    graph: g.Graph
+    codebooks: Mapping[str, Codebook] | None
+    parameters: Mapping[str, torch.Tensor]
+    layers: Mapping[str, str]
+    batch: int
+    node: fx.Node | None = None
+    layer: str = ""
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+
+    @property
+    def rehearsal(self) -> bool:
+        return self.codebooks is None
+
+    @property
+    def name(self) -> str:
+        """Name of the node being translated."""
+        assert self.node is not None
+        return self.node.name
+
+    def result_shapes(self) -> list[tuple[int, ...]]:
+        """PyTorch shapes without the batch of what the node returns.
+
+        Raises:
+            Unsupported: a result whose first dimension is not the batch.
+        """
+        assert self.node is not None
+        found = self.node.meta["val"]
+        shapes = [
+            tuple(int(n) for n in part.shape)
+            for part in (found if isinstance(found, list | tuple) else [found])
+        ]
+        if any(not shape or shape[0] != self.batch for shape in shapes):
+            raise Unsupported(f"its result {shapes} does not keep the batch as first dimension")
+        return [shape[1:] for shape in shapes]
+
+    def result_shape(self) -> tuple[int, ...]:
+        return self.result_shapes()[0]
+
+    def settled(self, value: Value) -> Value:
+        """In a rehearsal: the value after the quantizer that training would put here."""
+        exact = isinstance(value.content, Function) and value.content.exact
+        return value if exact else Value(self.integer(value), value.shape)
+
+    def emit(self, make: Callable[[str], g.Operation], tensor: g.Tensor) -> g.Tensor:
+        """Add an operation and its output tensor, under a name not used yet."""
+        name, number = tensor.name, 1
+        while name in self.graph.tensors:
+            number += 1
+            name = f"{tensor.name}_{number}"
+        tensor = dataclasses.replace(tensor, name=name)
+        self.graph.operations.append(make(name))
+        self.graph.tensors[name] = tensor
+        return tensor
+
+    def integer(self, value: Value) -> g.Tensor:
+        """The value as an integer tensor, which it must be by now.
+
+        Raises:
+            ValueError: the network has no quantizer where one is needed.
+        """
+        content = value.content
+        if isinstance(content, g.Tensor):
+            return content
+        if isinstance(content, Function) and content.exact:
+            source = content.source
+            target = Target(source.step, source.low, source.high)
+            low, high = content.bounded(target)
+            if low <= source.low and high >= source.high:
+                return source
+            return content.quantize(self, target)
+        if self.rehearsal:
+            return content.quantize(self, Target(1.0, 0, 255) if content.low >= 0 else Target(1.0, -128, 127))
+        raise ValueError(
+            f"{self.name} in layer {self.layer} reads {content.name} of layer {content.layer} before it is quantized"
+        )
+
+    def function(self, value: Value) -> Function:
+        """The value as an elementwise function of an integer tensor (at first the identity)."""
+        if isinstance(value.content, Function) and value.content.values.ndim == 1:
+            return value.content
+        tensor = self.integer(value)
+        real = integers(tensor).astype(np.float32) * np.float32(tensor.step)
+        return Function(
+            name=self.name, layer=self.layer, shape=tensor.shape, source=tensor, values=real, exact=True
+        )
+
+    def image(self, value: Value) -> Value:
+        """The value with shape (channels, height, width), as convolutions and poolings want it."""
+        if len(value.shape) != 3:
+            raise Unsupported(f"its input has shape {('N', *value.shape)}, not (N, C, H, W)")
+        return self.reshaped(value, value.shape)
+
+    def reshaped(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """The value under another PyTorch shape.
+
+        Raises:
+            Unsupported: the elements would have to move, since channels are stored last.
+        """
+        height, width, channels = value.stored
+        if math.prod(shape) != height * width * channels:
+            raise Unsupported(f"a change of shape to {('N', *shape)} mixes images of a batch")
+        if len(shape) == 1 or shape == (channels, height, width):
+            return Value(value.content, shape)
+        if len(shape) == 2 and shape[0] == channels:
+            return Value(value.content, shape)
+        if len(shape) == 3 and shape[0] == channels:
+            source = self.integer(value)
+            tensor = dataclasses.replace(source, name=self.name, shape=(shape[1], shape[2], channels))
+            tensor = self.emit(lambda name: g.Reshape((source.name,), name, self.layer), tensor)
+            return Value(tensor, shape)
+        raise Unsupported(
+            f"a change of shape from (N, {channels}, {height}, {width}) to {('N', *shape)} moves elements"
+        )
+
+    def parameter(self, node: Any) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+        """A weight of the model as float64, None for None.
+
+        Raises:
+            Unsupported: a value that the network computes.
+        """
+        if node is None:
+            return None
+        if not isinstance(node, fx.Node) or node.name not in self.parameters:
+            raise Unsupported("its weights are computed while the network runs")
+        return self.parameters[node.name].detach().cpu().double().numpy()
+
+    def codebook(self, node: Any) -> Codebook:
+        """The compressed weights behind a weight placeholder, in PyTorch's shape; stand-ins in a rehearsal."""
+        if not isinstance(node, fx.Node) or node.name not in self.parameters:
+            raise Unsupported("its weights are computed while the network runs")
+        layer = self.layers[node.name]
+        shape = tuple(self.parameters[node.name].shape)
+        if self.codebooks is None:
+            scale = np.ones(1, np.float32)
+            return Codebook(np.ones(shape, np.uint8), np.array([0, 127], np.int8), scale, 2)
+        if layer not in self.codebooks:
+            raise UserError(
+                f"layer {layer} has no codebook; the plan must name every convolution and linear layer"
+            )
+        found = self.codebooks[layer]
+        if found.indices.shape != shape:
+            raise ValueError(f"codebook of layer {layer} has shape {found.indices.shape}, its weight {shape}")
+        return found

@@ -1,0 +1,101 @@
+"""Operators that move values without changing them: shapes, slices, padding, and what does nothing at run time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from deploy_arm import graph as g
+from deploy_arm.lowering import Lowering, Unsupported, Value
+from deploy_arm.operators import register
+
+AXES = {1: 2, 2: 0, 3: 1}  # PyTorch's dimension to the stored axis
+
+
+@register(
+    *("dropout", "feature_dropout", "alpha_dropout", "alias", "clone", "contiguous", "detach", "detach_copy")
+)
+def identity(state: Lowering, input: Value, **rest: Any) -> Value:
+    return input
+
+
+@register("flatten", "view", "reshape", "squeeze", "unsqueeze")
+def reshape(state: Lowering, input: Value, **rest: Any) -> Value:
+    """Any change of shape: the exported program already knows the result's."""
+    return state.reshaped(input, state.result_shape())
+
+
+@register("getitem")
+def getitem(state: Lowering, items: Any, index: int) -> Value:
+    return items[index]
+
+
+def _slice(state: Lowering, input: Value, dim: int, start: int, step: int, count: int) -> Value:
+    """``count`` places of dimension ``dim`` from ``start``."""
+    rank = len(input.shape) + 1
+    dim %= rank
+    if dim == 0:
+        raise Unsupported("a slice of the batch")
+    if start == 0 and step == 1 and count == input.shape[dim - 1]:
+        return input
+    if len(input.shape) == 1 and input.stored[:2] != (1, 1):
+        raise Unsupported("a slice of flattened positions")
+    if len(input.shape) == 2:
+        raise Unsupported("a slice of flattened positions")
+    source = state.integer(input)
+    axis = AXES[dim]
+    starts, steps, shape = [0, 0, 0], [1, 1, 1], list(source.shape)
+    starts[axis], steps[axis], shape[axis] = start, step, count
+    tensor = dataclasses.replace(source, name=state.name, shape=(shape[0], shape[1], shape[2]))
+    operation = (starts[0], starts[1], starts[2]), (steps[0], steps[1], steps[2])
+    tensor = state.emit(lambda name: g.Slice((source.name,), name, state.layer, *operation), tensor)
+    new = list(input.shape)
+    new[dim - 1] = count
+    return Value(tensor, tuple(new))
+
+
+@register("slice")
+def slice_tensor(
+    state: Lowering, input: Value, dim: int, start: int | None, end: int | None, step: int
+) -> Value:
+    size = state.batch if dim == 0 else input.shape[dim % (len(input.shape) + 1) - 1]
+    first, last, step = slice(start, end, step).indices(size)
+    count = len(range(first, last, step))
+    if dim == 0 and (first, count) == (0, size):
+        return input
+    return _slice(state, input, dim, first, step, count)
+
+
+@register("narrow")
+def narrow(state: Lowering, input: Value, dim: int, start: int, length: int) -> Value:
+    return _slice(state, input, dim, start, 1, length)
+
+
+@register("chunk", "split", "split_with_sizes", "tensor_split")
+def split(state: Lowering, input: Value, dim: int, **rest: Any) -> tuple[Value, ...]:
+    """Consecutive parts, whose sizes the exported program knows."""
+    position, parts = 0, []
+    for shape in state.result_shapes():
+        count = shape[dim % (len(input.shape) + 1) - 1]
+        parts.append(_slice(state, input, dim, position, 1, count))
+        position += count
+    return tuple(parts)
+
+
+@register("pad", "constant_pad_nd")
+def pad(
+    state: Lowering, input: Value, pad: list[int], mode: str = "constant", value: float | None = None
+) -> Value:
+    if mode != "constant" or value or min(pad, default=0) < 0:
+        raise Unsupported("padding with other values than zero, or with a negative size")
+    if len(input.shape) != 3 or len(pad) > 6:
+        raise Unsupported("padding of other shapes than (N, C, H, W)")
+    sides = [*pad, *([0] * (6 - len(pad)))]  # width, height, channels; before and after of each
+    if not any(sides):
+        return input
+    source = state.integer(state.image(input))
+    before, after = (sides[2], sides[0], sides[4]), (sides[3], sides[1], sides[5])
+    sizes = [b + size + a for b, size, a in zip(before, source.shape, after, strict=True)]
+    tensor = dataclasses.replace(source, name=state.name, shape=(sizes[0], sizes[1], sizes[2]))
+    tensor = state.emit(lambda name: g.Pad((source.name,), name, state.layer, before, after), tensor)
+    return Value(tensor, (sizes[2], sizes[0], sizes[1]))

@@ -1,0 +1,392 @@
+"""The operators a network may use: one handler per ATen operator, filed under its name without namespace and overload.
+
+``OPERATORS`` is the only list of what is supported: the compiler and the check before training both go through it. A
+handler gets the translation's state and the operator's arguments by their schema names, tensors as :class:`Value`,
+parameters as graph nodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from deploy_arm import graph as g
+from deploy_arm.lowering import Lowering, Unsupported, Value
+from deploy_arm.pending import INFINITY, Addition, Average, Concatenation, Function, Pending, Sum, Target
+from deploy_arm.windows import adaptive_windows, average_windows, pool_windows
+from quantizers.codebook import Codebook
+from quantizers.registry import Registry
+
+Handler = Callable[..., Any]
+OPERATORS: Registry[Handler] = Registry("operator")
+
+
+def register(*names: str) -> Callable[[Handler], Handler]:
+    """File one handler under several names."""
+
+    def add(handler: Handler) -> Handler:
+        for name in names:
+            OPERATORS.register(name)(handler)
+        return handler
+
+    return add
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A number for both axes, or one for each."""
+    values = [value] if isinstance(value, int) else list(value)
+    return (values[0], values[-1])
+
+
+def _torch_shape(stored: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (stored[2], stored[0], stored[1])
+
+
+def _value(content: g.Tensor | Pending) -> Value:
+    return Value(content, _torch_shape(content.shape))
+
+
+@register("fake_quantize_per_tensor_affine")
+def fake_quantize(
+    state: Lowering, input: Value, scale: float, zero_point: int, quant_min: int, quant_max: int
+) -> Value:
+    """The mark of the quantizer: now the step is known, so a pending result becomes an operation."""
+    if zero_point != 0 or not isinstance(scale, float):
+        raise Unsupported("a quantizer needs a constant step and no zero point")
+    content = input.content
+    if isinstance(content, g.Tensor):
+        same = content.step == scale and quant_min <= content.low and content.high <= quant_max
+        if same:
+            return input
+        content = state.function(input)
+    return Value(content.quantize(state, Target(scale, quant_min, quant_max)), input.shape)
+
+
+def _convolution(
+    state: Lowering,
+    source: Value,
+    weight: Any,
+    bias: Any,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Value:
+    tensor = state.integer(state.image(source))
+    found = state.codebook(weight)
+    weights = dataclasses.replace(found, indices=np.ascontiguousarray(found.indices.transpose(0, 2, 3, 1)))
+    out, kernel_height, kernel_width, _ = weights.indices.shape
+    height = (tensor.shape[0] + padding[0] + padding[2] - dilation[0] * (kernel_height - 1) - 1) // stride[
+        0
+    ] + 1
+    width = (tensor.shape[1] + padding[1] + padding[3] - dilation[1] * (kernel_width - 1) - 1) // stride[
+        1
+    ] + 1
+    shift = state.parameter(bias)
+    return _value(
+        Sum(
+            name=state.name,
+            layer=state.layer,
+            shape=(height, width, out),
+            source=tensor,
+            weights=weights,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            scale=np.ones(out),
+            shift=np.zeros(out) if shift is None else shift,
+        )
+    )
+
+
+@register("conv2d")
+def conv2d(
+    state: Lowering,
+    input: Value,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Value:
+    kernel = state.codebook(weight).indices.shape[2:]
+    dilations = pair(dilation)
+    if padding == "valid":
+        padding = (0, 0)
+    if padding == "same":  # the extra row or column goes to the end
+        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        sides = (total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2)
+    else:
+        sides = pair(padding) * 2
+    return _convolution(state, input, weight, bias, pair(stride), sides, dilations, groups)
+
+
+@register("linear")
+def linear(state: Lowering, input: Value, weight: Any, bias: Any) -> Value:
+    """A convolution whose kernel covers the whole input, weights permuted from (C, H, W) to (H, W, C)."""
+    if len(input.shape) != 1:
+        raise Unsupported(
+            f"a linear layer on shape {('N', *input.shape)}; flatten to (N, features) before it"
+        )
+    tensor = state.integer(input)
+    height, width, channels = tensor.shape
+    found = state.codebook(weight)
+    indices = found.indices.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+    out, shift = len(indices), state.parameter(bias)
+    content = Sum(
+        name=state.name,
+        layer=state.layer,
+        shape=(1, 1, out),
+        source=tensor,
+        weights=dataclasses.replace(found, indices=np.ascontiguousarray(indices)),
+        scale=np.ones(out),
+        shift=np.zeros(out) if shift is None else shift,
+    )
+    return Value(content, (out,))
+
+
+@register("batch_norm")
+def batch_norm(
+    state: Lowering,
+    input: Value,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Value:
+    mean, variance = state.parameter(running_mean), state.parameter(running_var)
+    if training or mean is None or variance is None:
+        raise Unsupported("batch-norm without running statistics")
+    gamma, beta = state.parameter(weight), state.parameter(bias)
+    scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + eps)
+    shift = (0.0 if beta is None else beta) - mean * scale
+    absorbed = input.content.affine(scale, shift) if isinstance(input.content, Pending) else None
+    if absorbed is not None:
+        return Value(absorbed, input.shape)
+    return Value(_per_channel(state, state.integer(input), scale, shift), input.shape)
+
+
+def _per_channel(state: Lowering, tensor: g.Tensor, scale: np.ndarray, shift: np.ndarray) -> Sum:
+    """A batch-norm on its own: a depthwise 1x1 convolution with unit weights."""
+    channels = tensor.shape[2]
+    ones = Codebook(
+        np.ones((channels, 1, 1, 1), np.uint8), np.array([0, 1], np.int8), np.ones(1, np.float32), 2
+    )
+    return Sum(
+        name=state.name,
+        layer=state.layer,
+        shape=tensor.shape,
+        source=tensor,
+        weights=ones,
+        groups=channels,
+        scale=scale,
+        shift=shift,
+    )
+
+
+def _clamp(state: Lowering, input: Value, low: float, high: float) -> Value:
+    content = input.content
+    return Value(
+        (state.function(input) if isinstance(content, g.Tensor) else content).limited(low, high), input.shape
+    )
+
+
+@register("relu")
+def relu(state: Lowering, input: Value) -> Value:
+    return _clamp(state, input, 0.0, INFINITY)
+
+
+@register("relu6")
+def relu6(state: Lowering, input: Value) -> Value:
+    return _clamp(state, input, 0.0, 6.0)
+
+
+@register("hardtanh")
+def hardtanh(state: Lowering, input: Value, min_val: float, max_val: float) -> Value:
+    return _clamp(state, input, float(min_val), float(max_val))
+
+
+@register("clamp", "clip")
+def clamp(state: Lowering, input: Value, min: float | None, max: float | None) -> Value:
+    return _clamp(
+        state, input, -INFINITY if min is None else float(min), INFINITY if max is None else float(max)
+    )
+
+
+@register("clamp_min")
+def clamp_min(state: Lowering, input: Value, min: float) -> Value:
+    return _clamp(state, input, float(min), INFINITY)
+
+
+@register(
+    *(
+        "leaky_relu",
+        "hardswish",
+        "hardsigmoid",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "gelu",
+        "elu",
+        "celu",
+        "selu",
+        "mish",
+    ),
+    *(
+        "softplus",
+        "softsign",
+        "log_sigmoid",
+        "abs",
+        "neg",
+        "square",
+        "sqrt",
+        "exp",
+        "hardshrink",
+        "softshrink",
+        "threshold",
+    ),
+)
+def elementwise(state: Lowering, input: Value, **rest: Any) -> Value:
+    """Any function of one number: evaluated by PyTorch itself for each of the 256 values that a byte can stand for."""
+    function = state.function(input)
+    low, high = function.low, function.high
+    assert state.node is not None and callable(state.node.target)
+    if any(isinstance(argument, fx.Node) for argument in (*state.node.args[1:], *state.node.kwargs.values())):
+        raise Unsupported("a function with weights or of two activations")
+    reals = torch.from_numpy(function.values).clamp(low, high)
+    values = state.node.target(reals, *state.node.args[1:], **state.node.kwargs).numpy()
+    return Value(
+        Function(
+            name=state.name, layer=state.layer, shape=function.shape, source=function.source, values=values
+        ),
+        input.shape,
+    )
+
+
+@register("add")
+def add(state: Lowering, input: Value, other: Value | float, alpha: float = 1) -> Value:
+    if not isinstance(other, Value):
+        return elementwise(state, input)
+    if alpha != 1 or input.shape != other.shape:
+        raise Unsupported("an addition of unequal shapes, or with a factor")
+    first, second = state.integer(input), state.integer(other)
+    if first.shape != second.shape:
+        raise Unsupported("an addition of differently stored values")
+    content = Addition(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
+    return Value(content, input.shape)
+
+
+@register("mul", "div", "sub")
+def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> Value:
+    if isinstance(other, Value | fx.Node):
+        raise Unsupported("arithmetic between two activations, other than addition")
+    return elementwise(state, input)
+
+
+@register("cat", "concat", "concatenate")
+def cat(state: Lowering, tensors: Sequence[Value], dim: int) -> Value:
+    images = [state.image(tensor) for tensor in tensors]
+    if dim not in (1, -3) or len({image.stored[:2] for image in images}) != 1:
+        raise Unsupported("a concatenation along another axis than channels")
+    parts = tuple(state.function(image) for image in images)
+    shape = (*images[0].stored[:2], sum(image.stored[2] for image in images))
+    return _value(Concatenation(name=state.name, layer=state.layer, shape=shape, parts=parts))
+
+
+@register("max_pool2d")
+def max_pool2d(
+    state: Lowering,
+    input: Value,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+) -> Value:
+    if pair(dilation) != (1, 1):
+        raise Unsupported("max pooling with dilation")
+    kernel, paddings = pair(kernel_size), pair(padding)
+    strides = pair(stride) if stride else kernel
+    tensor = state.integer(state.image(input))
+    axes = [pool_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode) for a in (0, 1)]
+    return _max_pool(state, tensor, axes[0], axes[1])
+
+
+@register("adaptive_max_pool2d")
+def adaptive_max_pool2d(state: Lowering, input: Value, output_size: Any) -> tuple[Value]:
+    tensor, size = state.integer(state.image(input)), pair(output_size)
+    axes = [adaptive_windows(tensor.shape[a], size[a]) for a in (0, 1)]
+    return (_max_pool(state, tensor, axes[0], axes[1]),)
+
+
+def _max_pool(
+    state: Lowering, tensor: g.Tensor, rows: tuple[g.Window, ...], columns: tuple[g.Window, ...]
+) -> Value:
+    result = dataclasses.replace(tensor, name=state.name, shape=(len(rows), len(columns), tensor.shape[2]))
+    layer = state.layer
+    return _value(state.emit(lambda name: g.MaxPool((tensor.name,), name, layer, rows, columns), result))
+
+
+def _average(
+    state: Lowering, tensor: g.Tensor, rows: tuple[g.Window, ...], columns: tuple[g.Window, ...]
+) -> Average:
+    shape = (len(rows), len(columns), tensor.shape[2])
+    return Average(name=state.name, layer=state.layer, shape=shape, source=tensor, rows=rows, columns=columns)
+
+
+@register("avg_pool2d")
+def avg_pool2d(
+    state: Lowering,
+    input: Value,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Value:
+    kernel, paddings = pair(kernel_size), pair(padding)
+    strides = pair(stride) if stride else kernel
+    tensor = state.integer(state.image(input))
+    rows, columns = (
+        average_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode, count_include_pad)
+        for a in (0, 1)
+    )
+    if divisor_override:
+        rows = tuple(dataclasses.replace(window, divisor=divisor_override) for window in rows)
+        columns = tuple(dataclasses.replace(window, divisor=1) for window in columns)
+    return _value(_average(state, tensor, rows, columns))
+
+
+@register("adaptive_avg_pool2d")
+def adaptive_avg_pool2d(state: Lowering, input: Value, output_size: Any) -> Value:
+    tensor, size = state.integer(state.image(input)), pair(output_size)
+    axes = [adaptive_windows(tensor.shape[a], size[a]) for a in (0, 1)]
+    return _value(_average(state, tensor, axes[0], axes[1]))
+
+
+@register("mean")
+def mean(
+    state: Lowering, input: Value, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: Any = None
+) -> Value:
+    """The mean over all positions."""
+    rank = len(input.shape) + 1
+    axes = {axis % rank for axis in dim} if dim else set()
+    if rank < 3 or axes != set(range(2, rank)):
+        raise Unsupported("a mean over other axes than all positions")
+    tensor = state.integer(input)
+    height, width, channels = tensor.shape
+    rows, columns = (g.Window(0, height, height),), (g.Window(0, width, width),)
+    shape = (channels, *([1] * (rank - 2))) if keepdim else (channels,)
+    return Value(_average(state, tensor, rows, columns), shape)

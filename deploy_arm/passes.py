@@ -1,0 +1,50 @@
+"""What is tidied in a finished graph: operations nobody reads, and slices of slices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from deploy_arm import graph as g
+
+
+def simplify(graph: g.Graph) -> g.Graph:
+    """An equal graph without operations whose result nobody reads, and with each chain of slices as one slice."""
+    return merge_slices(drop_unread(graph))
+
+
+def drop_unread(graph: g.Graph) -> g.Graph:
+    """Without operations and tensors that the output does not depend on."""
+    needed = {graph.output}
+    kept: list[g.Operation] = []
+    for op in reversed(graph.operations):
+        if op.output in needed:
+            needed.update(op.inputs)
+            kept.append(op)
+    tensors = {name: t for name, t in graph.tensors.items() if name in needed or name == graph.input.name}
+    return g.Graph(graph.input, graph.output, tensors, kept[::-1])
+
+
+def merge_slices(graph: g.Graph) -> g.Graph:
+    """A slice of a slice that nobody else reads becomes one slice: ``x[:, :, ::2, ::2]`` is exported as rows, then columns."""
+    readers = Counter(name for op in graph.operations for name in op.inputs)
+    made: dict[str, g.Slice] = {}
+    operations: list[g.Operation] = []
+    for op in graph.operations:
+        inner = made.get(op.inputs[0]) if isinstance(op, g.Slice) else None
+        if isinstance(op, g.Slice) and inner is not None and readers[inner.output] == 1:
+            pairs = list(zip(inner.starts, inner.steps, op.starts, op.steps, strict=True))
+            starts = [start + step * inner_start for start, step, inner_start, _ in pairs]
+            steps = [first * second for _, first, _, second in pairs]
+            merged = dataclasses.replace(
+                op,
+                inputs=inner.inputs,
+                starts=(starts[0], starts[1], starts[2]),
+                steps=(steps[0], steps[1], steps[2]),
+            )
+            operations = [other for other in operations if other is not inner]
+            op = merged
+        if isinstance(op, g.Slice):
+            made[op.output] = op
+        operations.append(op)
+    return drop_unread(g.Graph(graph.input, graph.output, graph.tensors, operations))

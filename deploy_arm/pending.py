@@ -1,0 +1,254 @@
+"""Results that have no integer form yet: they wait for the quantizer (or the network's end) that says which step to use.
+
+While they wait they absorb what follows: a batch-norm becomes part of the scale and offset, a ReLU or ReLU6 part of the limits.
+Reals are ``float64``; a step is the real value of one integer unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy_arm import graph as g
+from deploy_arm.requantize import check_sums, choose, choose_add, convolution_bound, pool_divisors
+from quantizers.codebook import Codebook
+from quantizers.errors import UserError
+
+Float64 = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+INFINITY = float("inf")
+
+
+class Emitter(Protocol):
+    """What a pending result needs of the graph under construction."""
+
+    def emit(self, make: Callable[[str], g.Operation], tensor: g.Tensor) -> g.Tensor:
+        """Add the operation that ``make`` builds for the (made unique) name of ``tensor``; returns the tensor so named."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a quantizer asks for: the step and the range of integers."""
+
+    step: float
+    low: int
+    high: int
+
+
+def integers(tensor: g.Tensor) -> NDArray[np.int32]:
+    """The integer that each byte 0..255 of ``tensor`` stands for."""
+    byte = np.arange(256, dtype=np.int32)
+    return byte if tensor.low >= 0 else (byte ^ 128) - 128
+
+
+def rounded(real: Float32, step: float) -> NDArray[np.float32]:
+    """As ``torch.fake_quantize_per_tensor_affine`` rounds on a CPU: times the reciprocal in float32, half to even."""
+    return np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(step)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """A result [height, width, channels] = ``shape`` of ``layer``, limited to ``low``..``high`` (reals)."""
+
+    name: str
+    layer: str
+    shape: tuple[int, int, int]
+    low: float = -INFINITY
+    high: float = INFINITY
+
+    def limited(self, low: float, high: float) -> Pending:
+        """After a clamp to ``low``..``high``."""
+        clipped = [min(max(limit, low), high) for limit in (self.low, self.high)]
+        return dataclasses.replace(self, low=clipped[0], high=clipped[1])
+
+    def affine(self, scale: Float64, shift: Float64) -> Pending | None:
+        """After a batch-norm ``y = x * scale[c] + shift[c]``; None when it cannot be absorbed."""
+        return None
+
+    def bounded(self, target: Target) -> tuple[int, int]:
+        """The target's integer range within this result's limits."""
+        limits = np.array([self.low, self.high], np.float32)
+        low, high = np.clip(rounded(limits, target.step), target.low, target.high).astype(int)
+        return int(low), int(high)
+
+    def tensor(self, target: Target) -> g.Tensor:
+        low, high = self.bounded(target)
+        # zero belongs to every range, for padding
+        return g.Tensor(self.name, self.shape, target.step, min(low, 0), max(high, 0))
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        """Emit the operation with integer output."""
+        raise TypeError(f"{type(self).__name__} cannot be emitted")
+
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        """Emit the operation with float output, at the network's end."""
+        low, high = self.extent()
+        largest = max(abs(low), abs(high))
+        target = Target(largest / 255, 0, 255) if low >= 0 else Target(largest / 127, -128, 127)
+        return output(emitter, self.quantize(emitter, target if largest else Target(1.0, 0, 255)), self.layer)
+
+    def extent(self) -> tuple[float, float]:
+        """The interval in which all values of this result lie."""
+        raise TypeError(f"{type(self).__name__} has no known extent")
+
+    def float_tensor(self) -> g.Tensor:
+        return g.Tensor(self.name, self.shape, floating=True)
+
+
+def output(emitter: Emitter, source: g.Tensor, layer: str) -> g.Tensor:
+    """The float values of an integer tensor, at the network's end."""
+    tensor = g.Tensor(source.name + "_float", source.shape, floating=True)
+    return emitter.emit(lambda name: g.Output((source.name,), name, layer), tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Pending):
+    """A convolution or linear layer: ``acc * source.step * weights.scale[c] * scale[c] + shift[c]``."""
+
+    source: g.Tensor
+    weights: Codebook
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    scale: Float64
+    shift: Float64
+
+    def affine(self, scale: Float64, shift: Float64) -> Pending | None:
+        if (self.low, self.high) != (-INFINITY, INFINITY):
+            return None
+        return dataclasses.replace(self, scale=self.scale * scale, shift=self.shift * scale + shift)
+
+    def _emit(self, emitter: Emitter, tensor: g.Tensor, finish: g.Requantize | g.Dequantize) -> g.Tensor:
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        source = (self.source.name,)
+        return emitter.emit(
+            lambda name: g.Convolution(source, name, self.layer, self.weights, *geometry, finish), tensor
+        )
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        factor = self.source.step * self.weights.scale.astype(np.float64) * self.scale / target.step
+        bound = convolution_bound(self.weights, self.source.low, self.source.high)
+        finish = choose(self.layer, factor, self.shift / target.step, bound, *self.bounded(target))
+        return self._emit(emitter, self.tensor(target), finish)
+
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        if (self.low, self.high) != (-INFINITY, INFINITY):
+            raise UserError(
+                f"layer {self.layer}: an activation directly on the network's output is not supported; leave it to the caller"
+            )
+        factor = self.source.step * self.weights.scale.astype(np.float64) * self.scale
+        bound = convolution_bound(self.weights, self.source.low, self.source.high)
+        check_sums(self.layer, factor, self.shift, bound)
+        finish = g.Dequantize(factor.astype(np.float32), self.shift.astype(np.float32))
+        return self._emit(emitter, self.float_tensor(), finish)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition(Pending):
+    """``first + second``."""
+
+    first: g.Tensor
+    second: g.Tensor
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        inputs = (self.first.name, self.second.name)
+        ratios = (self.first.step / target.step, self.second.step / target.step)
+        multipliers, right = choose_add(self.layer, ratios)
+        limits = self.bounded(target)
+        return emitter.emit(
+            lambda name: g.Add(inputs, name, self.layer, multipliers, right, *limits), self.tensor(target)
+        )
+
+    def extent(self) -> tuple[float, float]:
+        low = sum(t.step * t.low for t in (self.first, self.second))
+        high = sum(t.step * t.high for t in (self.first, self.second))
+        return max(low, self.low), min(high, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function(Pending):
+    """An elementwise function of ``source``: ``values`` float32 [256] by byte, or [channels, 256] for the pixels."""
+
+    source: g.Tensor
+    values: Float32
+    exact: bool = False  # the values are the source's own, so clamping them needs no new step
+
+    def table(self, target: Target, low: float = -INFINITY, high: float = INFINITY) -> NDArray[np.int16]:
+        """The integer by byte (and channel), further limited to ``low``..``high``."""
+        low, high = self.limited(low, high).bounded(target)
+        return np.clip(rounded(self.values, target.step), low, high).astype(np.int16)
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        table, source = self.table(target), (self.source.name,)
+        kind = g.InputTable if table.ndim == 2 else g.Table
+        return emitter.emit(lambda name: kind(source, name, self.layer, table), self.tensor(target))
+
+    def extent(self) -> tuple[float, float]:
+        byte = integers(self.source)
+        present = self.values[..., (byte >= self.source.low) & (byte <= self.source.high)]
+        return max(float(present.min()), self.low), min(float(present.max()), self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concatenation(Pending):
+    """Channels side by side. Each part is an elementwise function of a tensor."""
+
+    parts: tuple[Function, ...]
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        names = tuple(part.source.name for part in self.parts)
+        tables = tuple(part.table(target, self.low, self.high) for part in self.parts)
+        return emitter.emit(lambda name: g.Concatenate(names, name, self.layer, tables), self.tensor(target))
+
+    def extent(self) -> tuple[float, float]:
+        extents = [part.extent() for part in self.parts]
+        low, high = min(low for low, _ in extents), max(high for _, high in extents)
+        return max(low, self.low), min(high, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(Pending):
+    """An average pooling."""
+
+    source: g.Tensor
+    rows: tuple[g.Window, ...]
+    columns: tuple[g.Window, ...]
+
+    def _emit(
+        self,
+        emitter: Emitter,
+        tensor: g.Tensor,
+        divisors: tuple[int, ...],
+        finish: g.Requantize | g.Dequantize,
+    ) -> g.Tensor:
+        source = (self.source.name,)
+        return emitter.emit(
+            lambda name: g.AveragePool(source, name, self.layer, self.rows, self.columns, divisors, finish),
+            tensor,
+        )
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        divisors = pool_divisors(self.rows, self.columns)
+        factor = self.source.step / target.step / np.array(divisors, np.float64)
+        pixels = max(w.end - w.start for w in self.rows) * max(w.end - w.start for w in self.columns)
+        bound = pixels * max(-self.source.low, self.source.high)
+        finish = choose(self.layer, factor, np.zeros_like(factor), bound, *self.bounded(target))
+        return self._emit(emitter, self.tensor(target), divisors, finish)
+
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        if (self.low, self.high) != (-INFINITY, INFINITY):
+            return super().dequantize(emitter)
+        divisors = pool_divisors(self.rows, self.columns)
+        scale = (self.source.step / np.array(divisors, np.float64)).astype(np.float32)
+        finish = g.Dequantize(scale, np.zeros_like(scale))
+        return self._emit(emitter, self.float_tensor(), divisors, finish)
+
+    def extent(self) -> tuple[float, float]:
+        low, high = self.source.step * self.source.low, self.source.step * self.source.high
+        return max(low, self.low), min(high, self.high)
