@@ -1,0 +1,112 @@
+/* The blob (../FORMAT.md) as checked structures. After blob_parse succeeds every pointer, shape, divisor and range below is
+ * valid for the kernels: they check nothing again.
+ *
+ * Inside the program every byte activation is int8: a tensor whose integers reach beyond 127 is stored minus 128 (``zero`` is
+ * -128, the byte with its top bit flipped), all others as they are (``zero`` is 0). So real integer = stored - zero, and one
+ * signed kernel serves all four ranges. Range checks at load guarantee that stored values always lie in the tensor's range. */
+#ifndef BLOB_H
+#define BLOB_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum opcode {
+    INPUT_TABLE = 1,
+    CONVOLUTION,
+    ADD,
+    CONCATENATE,
+    MAX_POOL,
+    AVERAGE_POOL,
+    TABLE,
+    SLICE,
+    PAD,
+    RESHAPE,
+    OUTPUT,
+};
+
+struct tensor {
+    int32_t height, width, channels;
+    uint32_t offset; /* in the arena */
+    int32_t low, high;
+    float step;
+    int32_t floating; /* 1: float32 */
+    int32_t zero;     /* the stored byte of integer zero: 0 or -128 */
+    int64_t elements;
+    size_t bytes;
+};
+
+struct window {
+    int32_t start, end, divisor;
+};
+
+/* int32 accumulator to byte, or to float32 when ``scale`` is set. Arrays per channel (convolution) or per divisor. */
+struct finish {
+    const int32_t *multiplier, *offset;
+    const float *scale, *shift;
+    int32_t left, right, low, high;
+};
+
+enum kernel { KERNEL_AUTOMATIC, KERNEL_DENSE, KERNEL_DEPTHWISE, KERNEL_GROUPED };
+
+struct convolution {
+    int32_t kernel_height, kernel_width, stride_height, stride_width;
+    int32_t top, left, bottom, right, dilation_height, dilation_width, groups;
+    int32_t bits, kernel, depthwise; /* depthwise: weights lie tap-major in one stream */
+    int8_t levels[16];
+    const uint8_t *packed;
+    size_t packed_bytes;
+    struct finish finish;
+};
+
+struct pool {
+    const struct window *rows, *columns;
+    int32_t divisor_count;
+    const int32_t *divisors;
+    struct finish finish;
+};
+
+struct concatenate {
+    int32_t count;
+    const int32_t *records; /* count x {tensor, offset of the table} */
+};
+
+struct operation {
+    int32_t opcode, input, second, output;
+    union {
+        const uint8_t *table;
+        struct convolution convolution;
+        struct pool pool;
+        struct concatenate concatenate;
+        struct {
+            int32_t multipliers[2], right, low, high;
+        } add;
+        struct {
+            int32_t starts[3], steps[3];
+        } slice;
+        struct {
+            int32_t before[3], after[3];
+        } pad;
+    };
+};
+
+struct blob {
+    const uint8_t *data;
+    size_t bytes;
+    uint32_t arena_bytes;
+    int32_t tensor_count, operation_count, input, output;
+    struct tensor *tensors;
+    struct operation *operations;
+    /* Why parsing failed: the operation (or -1) and a static text. */
+    int32_t bad_operation;
+    const char *reason;
+};
+
+/* CRC-32 as zlib computes it. */
+uint32_t blob_crc32(const uint8_t *data, size_t bytes);
+
+/* Check everything and fill ``blob``; ``data`` must be aligned to 16 and outlive it. Returns an enum network_status. */
+int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes);
+
+void blob_free(struct blob *blob);
+
+#endif

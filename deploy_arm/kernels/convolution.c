@@ -1,0 +1,170 @@
+/* Plans of convolutions: what is worked out once at load, and the choice of the kernel. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "unpack.h"
+
+enum {
+    BAND_BYTES = 256 * 1024, /* of padded input worked on at a time: half of a second-level cache of 512 KB */
+    SEGMENT_DEPTH = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache */
+};
+
+const char *plan_kernel_name(const struct plan *plan) {
+    static const char *const names[] = {"portable", "dense", "depthwise", "level-grouped"};
+    return names[plan->kernel];
+}
+
+void copy_band(const struct plan *plan, const int8_t *in, int32_t row, int32_t rows, int8_t *to) {
+    const struct convolution *c = plan->convolution;
+    const struct tensor *t = plan->in;
+    size_t left = (size_t)c->left * (size_t)t->channels, middle = (size_t)t->width * (size_t)t->channels;
+    size_t line = (size_t)plan->width * (size_t)t->channels;
+    for (int32_t i = 0; i < rows; i++, to += line) {
+        int32_t y = row + i - c->top;
+        if (y < 0 || y >= t->height) {
+            memset(to, t->zero, line);
+            continue;
+        }
+        memset(to, t->zero, left);
+        memcpy(to + left, in + (size_t)y * middle, middle);
+        memset(to + left + middle, t->zero, line - left - middle);
+    }
+}
+
+/* Sums of the weights per output channel (modulo 2**32), and the number of zeros. */
+static void scan(struct plan *plan, uint32_t *sums) {
+    const struct convolution *c = plan->convolution;
+    int8_t tile[64 * TILE];
+    size_t outs = (size_t)plan->out->channels;
+    plan->zeros = 0;
+    if (c->depthwise) {
+        size_t total = (size_t)plan->k * outs;
+        for (size_t first = 0; first < total; first += sizeof tile) {
+            size_t count = total - first < sizeof tile ? total - first : sizeof tile;
+            unpack_tiles(c, first / TILE, (count + TILE - 1) / TILE, tile, TILE);
+            for (size_t i = 0; i < count; i++) {
+                sums[(first + i) % outs] += (uint32_t)tile[i];
+                plan->zeros += tile[i] == 0;
+            }
+        }
+        return;
+    }
+    size_t depth = ((size_t)plan->k + 3) / 4;
+    for (int32_t block = 0; block < plan->blocks * c->groups; block++) {
+        int32_t inner = block % plan->blocks * 8, rows = plan->outs - inner < 8 ? plan->outs - inner : 8;
+        uint32_t *own = sums + block / plan->blocks * plan->outs + inner;
+        for (size_t first = 0; first < depth; first += 64) {
+            size_t count = depth - first < 64 ? depth - first : 64;
+            unpack_tiles(c, (size_t)block * depth + first, count, tile, TILE);
+            int32_t last = (int32_t)(plan->k - (int32_t)first * 4); /* entries of padding are not counted */
+            for (int32_t o = 0; o < rows; o++)
+                for (size_t i = 0; i < count; i++)
+                    for (int32_t j = 0; j < 4 && (int32_t)i * 4 + j < last; j++) {
+                        own[o] += (uint32_t)tile[i * TILE + (size_t)o * 4 + (size_t)j];
+                        plan->zeros += tile[i * TILE + (size_t)o * 4 + (size_t)j] == 0;
+                    }
+        }
+    }
+}
+
+static int plan_segments(struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    /* Neighbouring taps of a kernel row lie side by side in memory when all channels are read. */
+    int merged = c->groups == 1 && (c->dilation_width == 1 || c->kernel_width == 1);
+    int32_t columns = merged ? 1 : c->kernel_width, real = merged ? plan->depth * c->kernel_width : plan->depth;
+    int32_t pieces = (real + SEGMENT_DEPTH - 1) / SEGMENT_DEPTH;
+    plan->aligned = real % 4 == 0;
+    plan->segment_count = c->kernel_height * columns * pieces;
+    plan->segments = malloc((size_t)plan->segment_count * sizeof *plan->segments);
+    if (!plan->segments)
+        return 0;
+    struct segment *segment = plan->segments;
+    int32_t k = 0;
+    for (int32_t i = 0; i < c->kernel_height; i++)
+        for (int32_t j = 0; j < columns; j++)
+            for (int32_t first = 0; first < real; first += SEGMENT_DEPTH, segment++) {
+                int32_t length = real - first < SEGMENT_DEPTH ? real - first : SEGMENT_DEPTH;
+                segment->offset = (i * c->dilation_height * plan->width + j * c->dilation_width) * plan->in->channels + first;
+                segment->real = length;
+                segment->depth = (length + 3) / 4 * 4;
+                segment->k = k;
+                k += length;
+                plan->read += segment->depth;
+            }
+    return 1;
+}
+
+/* Rows of output whose padded input fits BAND_BYTES; at least one. */
+static void plan_bands(struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    const struct tensor *in = plan->in;
+    plan->copied = c->top || c->left || c->bottom || c->right;
+    plan->width = in->width + c->left + c->right;
+    int64_t line = (int64_t)plan->width * in->channels, tall = (int64_t)(c->kernel_height - 1) * c->dilation_height + 1;
+    int64_t rows = (BAND_BYTES / line - tall) / c->stride_height + 1;
+    rows = rows < 1 ? 1 : rows > plan->out->height ? plan->out->height : rows;
+    int64_t bands = (plan->out->height + rows - 1) / rows;
+    plan->band = (int32_t)((plan->out->height + bands - 1) / bands);
+    plan->band_rows = (int32_t)((plan->band - 1) * (int64_t)c->stride_height + tall);
+}
+
+#if defined(__ARM_NEON)
+/* Few levels and many zeros make adding per level cheaper than multiplying everything. */
+static int plan_kernel(struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    if (c->depthwise && plan->out->channels == plan->in->channels && plan->k <= MAXIMUM_DEPTHWISE_TAPS) {
+        plan->kernel = KERNEL_DEPTHWISE;
+        plan->scratch_bytes = depthwise_scratch(plan);
+    } else if (!c->depthwise) {
+        plan->kernel = KERNEL_DENSE;
+        plan->scratch_bytes = dense_scratch(plan);
+    }
+    return 1;
+}
+#else
+static int plan_kernel(struct plan *plan) {
+    (void)plan;
+    return 1;
+}
+#endif
+
+int plan_convolution(struct plan *plan, const struct convolution *convolution, const struct tensor *in,
+                     const struct tensor *out) {
+    memset(plan, 0, sizeof *plan);
+    plan->convolution = convolution;
+    plan->in = in;
+    plan->out = out;
+    plan->depth = in->channels / convolution->groups;
+    plan->outs = out->channels / convolution->groups;
+    plan->k = plan->depth * convolution->kernel_height * convolution->kernel_width;
+    plan->blocks = (plan->outs + 7) / 8;
+    plan->products = (int64_t)out->height * out->width * out->channels * plan->k;
+    plan->scratch_bytes = portable_scratch(plan);
+    plan_bands(plan);
+
+    size_t count = (size_t)out->channels + PADDED_OUTS, bytes = count * sizeof(int32_t);
+    plan->compensation = calloc(count, sizeof(int32_t));
+    plan->multiplier = calloc(count, sizeof(int32_t));
+    plan->offset = calloc(count, sizeof(int32_t));
+    if (!plan->compensation || !plan->multiplier || !plan->offset || !plan_segments(plan))
+        return 0;
+    const struct finish *finish = &convolution->finish;
+    bytes -= PADDED_OUTS * sizeof(int32_t);
+    memcpy(plan->multiplier, finish->scale ? (const void *)finish->scale : finish->multiplier, bytes);
+    memcpy(plan->offset, finish->scale ? (const void *)finish->shift : finish->offset, bytes);
+    scan(plan, (uint32_t *)plan->compensation);
+    for (int32_t o = 0; o < out->channels; o++) /* stored = real + zero, so real sums are stored sums - zero x weights */
+        plan->compensation[o] = (int32_t)(0u - (uint32_t)in->zero * (uint32_t)plan->compensation[o]);
+    return plan_kernel(plan);
+}
+
+void plan_free(struct plan *plan) {
+    free(plan->segments);
+    free(plan->compensation);
+    free(plan->multiplier);
+    free(plan->offset);
+#if defined(__ARM_NEON)
+    grouped_free(plan->grouped);
+#endif
+}

@@ -1,0 +1,232 @@
+/* Dense convolution: a tile of 16 (or 8) output channels x up to 6 (or 8) pixels in registers.
+ *
+ * Weights of the channels are decoded once per band of rows into scratch, 4 k of each channel side by side. Activations are
+ * read where they are: the inner loop loads 16 consecutive bytes of every pixel's segment and uses them lane by lane, so
+ * nothing is rearranged; only padding makes a copy of the band. Loads per multiplication are those of an arranged panel. */
+#if defined(__ARM_NEON)
+#include "neon.h"
+#include "unpack.h"
+
+enum { WIDE = 16, NARROW = 8, WIDE_PIXELS = 6, NARROW_PIXELS = 8, CHUNK_DEPTH = 2048 };
+
+typedef void tile_kernel(const int8_t *const *pixels, const struct segment *segments, int32_t count, const int8_t *weights,
+                         const int32_t *start, int32_t start_stride, int32_t *sums);
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* One group of 4 k: V vectors of weights (4 channels each) times lane ``lane`` of every pixel. */
+#define MULTIPLY(lane)                                          \
+    UNROLL for (int v = 0; v < V; v++) {                        \
+        int8x16_t w = vld1q_s8(weights + ((lane)*V + v) * 16);  \
+        UNROLL for (int p = 0; p < P; p++)                      \
+            acc[p][v] = DOT(acc[p][v], w, x[p], lane);          \
+    }
+
+static inline __attribute__((always_inline)) void tile(const int P, const int V, const int8_t *const *pixels,
+                                                       const struct segment *segments, int32_t count, const int8_t *weights,
+                                                       const int32_t *start, int32_t start_stride, int32_t *sums) {
+    int32x4_t acc[8][4];
+    int8x16_t x[8];
+    UNROLL for (int p = 0; p < P; p++)
+        UNROLL for (int v = 0; v < V; v++)
+            acc[p][v] = vld1q_s32(start + p * start_stride + 4 * v);
+    for (; count; count--, segments++) {
+        int64_t at = segments->offset, end = at + segments->depth;
+        for (; at + 16 <= end; at += 16) {
+            UNROLL for (int p = 0; p < P; p++)
+                x[p] = vld1q_s8(pixels[p] + at);
+            MULTIPLY(0)
+            MULTIPLY(1)
+            MULTIPLY(2)
+            MULTIPLY(3)
+            weights += 64 * V;
+        }
+        if (end - at >= 8) {
+            UNROLL for (int p = 0; p < P; p++)
+                x[p] = vcombine_s8(vld1_s8(pixels[p] + at), vdup_n_s8(0));
+            MULTIPLY(0)
+            MULTIPLY(1)
+            weights += 32 * V;
+            at += 8;
+        }
+        if (end - at >= 4) {
+            UNROLL for (int p = 0; p < P; p++) {
+                int32_t word;
+                memcpy(&word, pixels[p] + at, 4);
+                x[p] = vreinterpretq_s8_s32(vdupq_n_s32(word));
+            }
+            MULTIPLY(0)
+            weights += 16 * V;
+        }
+    }
+    UNROLL for (int p = 0; p < P; p++)
+        UNROLL for (int v = 0; v < V; v++)
+            vst1q_s32(sums + p * 4 * V + 4 * v, acc[p][v]);
+}
+
+#define TILE_KERNEL(P, V)                                                                                                    \
+    static void tile_##P##_##V(const int8_t *const *pixels, const struct segment *segments, int32_t count,                   \
+                               const int8_t *weights, const int32_t *start, int32_t start_stride, int32_t *sums) {           \
+        tile(P, V, pixels, segments, count, weights, start, start_stride, sums);                                             \
+    }
+TILE_KERNEL(1, 4)
+TILE_KERNEL(2, 4)
+TILE_KERNEL(3, 4)
+TILE_KERNEL(4, 4)
+TILE_KERNEL(5, 4)
+TILE_KERNEL(6, 4)
+TILE_KERNEL(1, 2)
+TILE_KERNEL(2, 2)
+TILE_KERNEL(3, 2)
+TILE_KERNEL(4, 2)
+TILE_KERNEL(5, 2)
+TILE_KERNEL(6, 2)
+TILE_KERNEL(7, 2)
+TILE_KERNEL(8, 2)
+static tile_kernel *const wide_tiles[] = {tile_1_4, tile_2_4, tile_3_4, tile_4_4, tile_5_4, tile_6_4};
+static tile_kernel *const narrow_tiles[] = {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2};
+
+/* Sums [pixels][4 V] of channels from ``channel`` on to bytes; ``count`` of the channels exist. */
+static inline __attribute__((always_inline)) void finish_bytes(const int V, const struct plan *plan, const int32_t *sums, int32_t pixels,
+                                                               int32_t channel, int32_t count, int8_t *out) {
+    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
+    int32x4_t multiplier[4], offset[4], t[4];
+    UNROLL for (int v = 0; v < V; v++) {
+        multiplier[v] = vld1q_s32(plan->multiplier + channel + 4 * v);
+        offset[v] = vld1q_s32(plan->offset + channel + 4 * v);
+    }
+    t[2] = t[3] = vdupq_n_s32(0);
+    for (; pixels; pixels--, sums += 4 * V, out += plan->out->channels) {
+        UNROLL for (int v = 0; v < V; v++)
+            t[v] = requantize(&r, vld1q_s32(sums + 4 * v), multiplier[v], offset[v]);
+        int8x16_t bytes = narrow(&r, t[0], t[1], t[2], t[3]);
+        if (count == 16 && V == 4) {
+            vst1q_s8(out, bytes);
+        } else if (count == 8 && V == 2) {
+            vst1_s8(out, vget_low_s8(bytes));
+        } else {
+            int8_t some[16];
+            vst1q_s8(some, bytes);
+            memcpy(out, some, (size_t)count);
+        }
+    }
+}
+
+static void finish_floats(const struct plan *plan, const int32_t *sums, int32_t stride, int32_t pixels, int32_t channel, int32_t count,
+                          float *out) {
+    const float *scale = plan->convolution->finish.scale + channel, *shift = plan->convolution->finish.shift + channel;
+    for (; pixels; pixels--, sums += stride, out += plan->out->channels)
+        for (int32_t i = 0; i < count; i++) {
+            float product = (float)sums[i] * scale[i];
+            out[i] = product + shift[i];
+        }
+}
+
+/* Where things lie in the scratch memory. */
+struct layout {
+    size_t band, places, panel, block, sums, bytes;
+};
+
+static struct layout lay_out(const struct plan *plan) {
+    struct layout l;
+    size_t at = 0, pixels = (size_t)plan->band * (size_t)plan->out->width;
+#define ROOM(field, size) l.field = at, at += ((size) + SLACK + 63) / 64 * 64
+    ROOM(band, plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0);
+    ROOM(places, pixels * sizeof(int32_t));
+    ROOM(panel, (size_t)CHUNK_DEPTH * WIDE);
+    ROOM(block, plan->aligned ? 0 : ((size_t)plan->k + 3) / 4 * TILE);
+    ROOM(sums, (plan->read > CHUNK_DEPTH ? pixels : 0) * WIDE * sizeof(int32_t));
+    l.bytes = at;
+    return l;
+}
+
+size_t dense_scratch(const struct plan *plan) {
+    size_t portable = portable_scratch(plan), own = lay_out(plan).bytes;
+    return own > portable ? own : portable;
+}
+
+/* Weights of ``count`` segments for one block of 8 channels, every ``stride`` bytes 32 of them. */
+static void decode_block(const struct plan *plan, size_t block, const struct segment *segments, int32_t count, int8_t *out, size_t stride,
+                         int8_t *temporary) {
+    size_t depth = ((size_t)plan->k + 3) / 4;
+    if (plan->aligned) { /* consecutive segments are consecutive tiles */
+        const struct segment *last = segments + count - 1;
+        size_t first = (size_t)segments->k / 4, end = (size_t)(last->k + last->depth) / 4;
+        unpack_tiles(plan->convolution, block * depth + first, end - first, out, stride);
+        return;
+    }
+    unpack_tiles(plan->convolution, block * depth, depth, temporary, TILE);
+    for (; count; count--, segments++)
+        for (int32_t i = 0; i < segments->depth; i += 4, out += stride)
+            for (int32_t o = 0; o < 8; o++)
+                for (int32_t j = 0; j < 4; j++) {
+                    int32_t k = segments->k + i + j;
+                    out[o * 4 + j] = i + j < segments->real ? temporary[k / 4 * TILE + o * 4 + k % 4] : 0;
+                }
+}
+
+/* One panel of output channels over the pixels of a band, some segments at a time. */
+static void panel(const struct plan *plan, const struct layout *l, uint8_t *scratch, const int8_t *source, int32_t pixels, int32_t group,
+                  int32_t first, void *out, int32_t wide) {
+    const int32_t *places = (const int32_t *)(const void *)(scratch + l->places);
+    int32_t *kept = (int32_t *)(void *)(scratch + l->sums), sums[WIDE_PIXELS * WIDE > NARROW_PIXELS * NARROW ? WIDE_PIXELS * WIDE : NARROW_PIXELS * NARROW];
+    int8_t *weights = (int8_t *)scratch + l->panel;
+    int32_t width = wide ? WIDE : NARROW, step = wide ? WIDE_PIXELS : NARROW_PIXELS, channel = group * plan->outs + first;
+    int32_t channels = plan->outs - first < width ? plan->outs - first : width;
+    size_t block = (size_t)group * (size_t)plan->blocks + (size_t)first / 8;
+    for (int32_t s = 0, next; s < plan->segment_count; s = next) {
+        int32_t depth = 0;
+        for (next = s; next < plan->segment_count && depth + plan->segments[next].depth <= CHUNK_DEPTH; next++)
+            depth += plan->segments[next].depth;
+        for (int32_t b = 0; b < width / 8; b++)
+            decode_block(plan, block + (size_t)b, plan->segments + s, next - s, weights + b * TILE, (size_t)width * 4,
+                         (int8_t *)scratch + l->block);
+        int last = next == plan->segment_count;
+        for (int32_t p = 0; p < pixels; p += step) {
+            int32_t count = pixels - p < step ? pixels - p : step;
+            const int8_t *at[NARROW_PIXELS];
+            for (int32_t i = 0; i < count; i++)
+                at[i] = source + places[p + i];
+            const int32_t *start = s ? kept + (int64_t)p * width : plan->compensation + channel;
+            int32_t *to = last ? sums : kept + (int64_t)p * width;
+            (wide ? wide_tiles : narrow_tiles)[count - 1](at, plan->segments + s, next - s, weights, start, s ? width : 0, to);
+            if (!last)
+                continue;
+            int64_t element = (int64_t)p * plan->out->channels + channel;
+            if (plan->out->floating)
+                finish_floats(plan, sums, width, count, channel, channels, (float *)out + element);
+            else if (wide)
+                finish_bytes(4, plan, sums, count, channel, channels, (int8_t *)out + element);
+            else
+                finish_bytes(2, plan, sums, count, channel, channels, (int8_t *)out + element);
+        }
+    }
+}
+
+void dense_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) {
+    const struct convolution *c = plan->convolution;
+    const struct layout l = lay_out(plan);
+    int32_t *places = (int32_t *)(void *)(scratch + l.places);
+    int32_t width = plan->out->width;
+    int64_t across = (int64_t)c->stride_width * plan->in->channels, down = (int64_t)c->stride_height * plan->width * plan->in->channels;
+    for (int32_t i = 0; i < plan->band; i++)
+        for (int32_t j = 0; j < width; j++)
+            places[i * width + j] = (int32_t)(i * down + j * across);
+    for (int32_t row = 0; row < plan->out->height; row += plan->band) {
+        int32_t rows = plan->out->height - row < plan->band ? plan->out->height - row : plan->band;
+        const int8_t *source = in + (int64_t)row * down;
+        if (plan->copied) {
+            source = (int8_t *)scratch + l.band;
+            copy_band(plan, in, row * c->stride_height, plan->band_rows - (plan->band - rows) * c->stride_height, (int8_t *)scratch + l.band);
+        }
+        int64_t element = (int64_t)row * width * plan->out->channels;
+        void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
+        for (int32_t group = 0; group < c->groups; group++)
+            for (int32_t first = 0; first < plan->outs;) {
+                int32_t wide = plan->outs - first > NARROW;
+                panel(plan, &l, scratch, source + (int64_t)group * plan->depth, rows * width, group, first, to, wide);
+                first += wide ? WIDE : NARROW;
+            }
+    }
+}
+#endif

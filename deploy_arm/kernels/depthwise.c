@@ -1,0 +1,113 @@
+/* Depthwise convolution with one output per input channel: 16 channels at a time, products of two taps added in 16 bits
+ * (|weight| <= 127 and |activation| <= 128, so 2 x 16256 fits), then widened. A layer with a weight of -128 adds one by one. */
+#if defined(__ARM_NEON)
+#include "neon.h"
+#include "unpack.h"
+
+static size_t weight_bytes(const struct plan *plan) { return portable_scratch(plan) + SLACK; }
+
+size_t depthwise_scratch(const struct plan *plan) {
+    size_t band = plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0;
+    return weight_bytes(plan) + band + SLACK;
+}
+
+struct sums {
+    int32x4_t v[4];
+};
+
+static inline struct sums widen(struct sums s, int16x8_t low, int16x8_t high) {
+    s.v[0] = vaddw_s16(s.v[0], vget_low_s16(low));
+    s.v[1] = vaddw_high_s16(s.v[1], low);
+    s.v[2] = vaddw_s16(s.v[2], vget_low_s16(high));
+    s.v[3] = vaddw_high_s16(s.v[3], high);
+    return s;
+}
+
+static inline struct sums multiply(struct sums s, const int8_t *x, const int32_t *places, const int8_t *weights, int32_t taps,
+                                   int64_t channels, int pairs) {
+    int32_t tap = 0;
+    for (; pairs && tap + 2 <= taps; tap += 2, weights += 2 * channels) {
+        int8x16_t a = vld1q_s8(x + places[tap]), b = vld1q_s8(x + places[tap + 1]);
+        int8x16_t u = vld1q_s8(weights), w = vld1q_s8(weights + channels);
+        int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(u)), vget_low_s8(b), vget_low_s8(w));
+        s = widen(s, low, vmlal_high_s8(vmull_high_s8(a, u), b, w));
+    }
+    for (; tap < taps; tap++, weights += channels) {
+        int8x16_t a = vld1q_s8(x + places[tap]), u = vld1q_s8(weights);
+        s = widen(s, vmull_s8(vget_low_s8(a), vget_low_s8(u)), vmull_high_s8(a, u));
+    }
+    return s;
+}
+
+/* 16 channels from ``channel`` on (``count`` of them exist) of one row of outputs. */
+static inline __attribute__((always_inline)) void row(const struct plan *plan, const int8_t *source, const int32_t *places, const int8_t *weights,
+                                                      int32_t taps, int32_t channel, int32_t count, void *out, int pairs) {
+    const struct finish *finish = &plan->convolution->finish;
+    struct requantizer r = make_requantizer(finish, plan->out->zero);
+    struct sums start, multiplier, offset;
+    for (int v = 0; v < 4; v++) {
+        start.v[v] = vld1q_s32(plan->compensation + channel + 4 * v);
+        multiplier.v[v] = vld1q_s32(plan->multiplier + channel + 4 * v);
+        offset.v[v] = vld1q_s32(plan->offset + channel + 4 * v);
+    }
+    int64_t channels = plan->out->channels, step = (int64_t)plan->convolution->stride_width * channels;
+    for (int32_t x = 0; x < plan->out->width; x++) {
+        struct sums s = multiply(start, source + x * step + channel, places, weights + channel, taps, channels, pairs);
+        if (plan->out->floating) {
+            float *to = (float *)out + x * channels + channel;
+            int32_t some[16];
+            for (int v = 0; v < 4; v++)
+                vst1q_s32(some + 4 * v, s.v[v]);
+            for (int32_t i = 0; i < count; i++) {
+                float product = (float)some[i] * finish->scale[channel + i];
+                to[i] = product + finish->shift[channel + i];
+            }
+            continue;
+        }
+        for (int v = 0; v < 4; v++)
+            s.v[v] = requantize(&r, s.v[v], multiplier.v[v], offset.v[v]);
+        int8x16_t bytes = narrow(&r, s.v[0], s.v[1], s.v[2], s.v[3]);
+        int8_t *to = (int8_t *)out + x * channels + channel;
+        if (count == 16) {
+            vst1q_s8(to, bytes);
+        } else {
+            int8_t some[16];
+            vst1q_s8(some, bytes);
+            memcpy(to, some, (size_t)count);
+        }
+    }
+}
+
+void depthwise_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) {
+    const struct convolution *c = plan->convolution;
+    int8_t *weights = (int8_t *)scratch, *copy = weights + weight_bytes(plan);
+    int32_t channels = plan->out->channels, taps = plan->segment_count;
+    int32_t places[MAXIMUM_DEPTHWISE_TAPS];
+    for (int32_t i = 0; i < taps; i++)
+        places[i] = plan->segments[i].offset;
+    unpack_tiles(c, 0, portable_scratch(plan) / TILE, weights, TILE);
+    int pairs = 1;
+    for (size_t i = 0; i < portable_scratch(plan); i += 16)
+        pairs &= vminvq_s8(vld1q_s8(weights + i)) > -128;
+    int64_t line = (int64_t)plan->width * channels, down = line * c->stride_height;
+    for (int32_t first = 0; first < plan->out->height; first += plan->band) {
+        int32_t rows = plan->out->height - first < plan->band ? plan->out->height - first : plan->band;
+        const int8_t *source = in + first * down;
+        if (plan->copied) {
+            source = copy;
+            copy_band(plan, in, first * c->stride_height, plan->band_rows - (plan->band - rows) * c->stride_height, copy);
+        }
+        for (int32_t y = 0; y < rows; y++) {
+            int64_t element = ((int64_t)first + y) * plan->out->width * channels;
+            void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
+            for (int32_t channel = 0; channel < channels; channel += 16) {
+                int32_t count = channels - channel < 16 ? channels - channel : 16;
+                if (pairs)
+                    row(plan, source + y * down, places, weights, taps, channel, count, to, 1);
+                else
+                    row(plan, source + y * down, places, weights, taps, channel, count, to, 0);
+            }
+        }
+    }
+}
+#endif

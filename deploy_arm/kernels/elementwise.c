@@ -1,0 +1,188 @@
+/* Vector forms of the operations that are no convolution. What is not worth one (input tables, slices, padding) is left to
+ * portable.c. */
+#if defined(__ARM_NEON)
+#include "neon.h"
+
+/* A table of 256 bytes in registers, for stored bytes on both sides. */
+struct table {
+    uint8x16x4_t part[4];
+};
+
+static struct table load_table(const uint8_t *bytes, const struct tensor *in, const struct tensor *out) {
+    struct table t;
+    uint8x16_t flip = vdupq_n_u8((uint8_t)out->zero);
+    for (int i = 0; i < 4; i++) {
+        int from = in->zero ? i ^ 2 : i; /* flipping an index's top bit swaps the halves */
+        for (int j = 0; j < 4; j++)
+            t.part[i].val[j] = veorq_u8(vld1q_u8(bytes + from * 64 + j * 16), flip);
+    }
+    return t;
+}
+
+static inline uint8x16_t look_up(const struct table *t, uint8x16_t index) {
+    const uint8x16_t next = vdupq_n_u8(64);
+    uint8x16_t value = vqtbl4q_u8(t->part[0], index); /* an index beyond a part's 64 bytes leaves the value */
+    for (int i = 1; i < 4; i++) {
+        index = vsubq_u8(index, next);
+        value = vqtbx4q_u8(value, t->part[i], index);
+    }
+    return value;
+}
+
+/* ``pixels`` runs of ``run`` bytes, ``in_step`` and ``out_step`` bytes apart. */
+static void map_table(const struct table *t, const uint8_t *from, uint8_t *to, int64_t pixels, int64_t run, int64_t in_step, int64_t out_step) {
+    for (; pixels; pixels--, from += in_step, to += out_step) {
+        int64_t i = 0;
+        for (; i + 16 <= run; i += 16)
+            vst1q_u8(to + i, look_up(t, vld1q_u8(from + i)));
+        if (i < run) {
+            uint8_t some[16] = {0};
+            memcpy(some, from + i, (size_t)(run - i));
+            vst1q_u8(some, look_up(t, vld1q_u8(some)));
+            memcpy(to + i, some, (size_t)(run - i));
+        }
+    }
+}
+
+/* (a m + b n + constant) >> right of 4 elements; the constant holds the rounding and what the zeros add. */
+static inline int32x4_t weigh(int16x4_t a, int16x4_t b, int32x4_t m, int32x4_t n, int32x4_t constant, int32x4_t minus_right) {
+    return vshlq_s32(vmlaq_s32(vmlaq_s32(constant, vmovl_s16(a), m), vmovl_s16(b), n), minus_right);
+}
+
+static void add(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
+    const struct tensor *one = &blob->tensors[operation->input], *two = &blob->tensors[operation->second];
+    const struct tensor *out = &blob->tensors[operation->output];
+    const int32_t *by = operation->add.multipliers, right = operation->add.right;
+    const struct finish finish = {.low = operation->add.low, .high = operation->add.high};
+    const struct requantizer r = make_requantizer(&finish, out->zero);
+    int32x4_t constant = vdupq_n_s32((1 << (right - 1)) - one->zero * by[0] - two->zero * by[1]);
+    int32x4_t m = vdupq_n_s32(by[0]), n = vdupq_n_s32(by[1]), shift = vdupq_n_s32(-right);
+    const int8_t *x = (const int8_t *)arena + one->offset, *y = (const int8_t *)arena + two->offset;
+    int8_t *to = (int8_t *)arena + out->offset;
+    for (int64_t i = 0; i < out->elements; i += 16) {
+        int64_t rest = out->elements - i;
+        int8x16_t a = vld1q_s8(x + i), b = vld1q_s8(y + i);
+        int16x8_t a0 = vmovl_s8(vget_low_s8(a)), a1 = vmovl_high_s8(a), b0 = vmovl_s8(vget_low_s8(b)), b1 = vmovl_high_s8(b);
+        int8x16_t sum = narrow(&r, weigh(vget_low_s16(a0), vget_low_s16(b0), m, n, constant, shift),
+                               weigh(vget_high_s16(a0), vget_high_s16(b0), m, n, constant, shift),
+                               weigh(vget_low_s16(a1), vget_low_s16(b1), m, n, constant, shift),
+                               weigh(vget_high_s16(a1), vget_high_s16(b1), m, n, constant, shift));
+        if (rest >= 16) {
+            vst1q_s8(to + i, sum);
+        } else {
+            int8_t some[16];
+            vst1q_s8(some, sum);
+            memcpy(to + i, some, (size_t)rest);
+        }
+    }
+}
+
+static int8x16_t most(const int8_t *from, const struct window *row, const struct window *column, int64_t line, int64_t step) {
+    int8x16_t value = vdupq_n_s8(INT8_MIN);
+    for (int32_t i = row->start; i < row->end; i++)
+        for (int32_t j = column->start; j < column->end; j++)
+            value = vmaxq_s8(value, vld1q_s8(from + i * line + j * step));
+    return value;
+}
+
+static void max_pool(const struct pool *pool, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to) {
+    int64_t step = in->channels, line = in->width * step;
+    for (int32_t y = 0; y < out->height; y++)
+        for (int32_t x = 0; x < out->width; x++, to += step)
+            for (int64_t c = 0; c < step; c += 16) {
+                int8x16_t value = most(from + c, &pool->rows[y], &pool->columns[x], line, step);
+                if (c + 16 <= step) {
+                    vst1q_s8(to + c, value);
+                } else {
+                    int8_t some[16];
+                    vst1q_s8(some, value);
+                    memcpy(to + c, some, (size_t)(step - c));
+                }
+            }
+}
+
+/* Sums of 16 channels over a window. */
+static void total(const int8_t *from, const struct window *row, const struct window *column, int64_t line, int64_t step, int32x4_t *sum) {
+    for (int v = 0; v < 4; v++)
+        sum[v] = vdupq_n_s32(0);
+    for (int32_t i = row->start; i < row->end; i++)
+        for (int32_t j = column->start; j < column->end; j++) {
+            int8x16_t value = vld1q_s8(from + i * line + j * step);
+            int16x8_t low = vmovl_s8(vget_low_s8(value)), high = vmovl_high_s8(value);
+            sum[0] = vaddw_s16(sum[0], vget_low_s16(low));
+            sum[1] = vaddw_high_s16(sum[1], low);
+            sum[2] = vaddw_s16(sum[2], vget_low_s16(high));
+            sum[3] = vaddw_high_s16(sum[3], high);
+        }
+}
+
+static void average_pool(const struct pool *pool, const struct tensor *in, const struct tensor *out, const int8_t *from, void *to) {
+    const struct finish *finish = &pool->finish;
+    const struct requantizer r = make_requantizer(finish, out->zero);
+    int64_t step = in->channels, line = in->width * step, index = 0;
+    for (int32_t y = 0; y < out->height; y++)
+        for (int32_t x = 0; x < out->width; x++, index += step) {
+            const struct window *row = &pool->rows[y], *column = &pool->columns[x];
+            int32_t d = divisor_index(pool, y, x);
+            uint32_t area = (uint32_t)(row->end - row->start) * (uint32_t)(column->end - column->start);
+            int32x4_t zeros = vdupq_n_s32((int32_t)(area * (uint32_t)-in->zero));
+            for (int64_t c = 0; c < step; c += 16) {
+                int32x4_t sum[4];
+                int32_t sums[16];
+                int64_t count = step - c < 16 ? step - c : 16;
+                total(from + c, row, column, line, step, sum);
+                for (int v = 0; v < 4; v++)
+                    sum[v] = vaddq_s32(sum[v], zeros);
+                if (finish->scale) {
+                    for (int v = 0; v < 4; v++)
+                        vst1q_s32(sums + 4 * v, sum[v]);
+                    for (int64_t i = 0; i < count; i++) {
+                        float product = (float)sums[i] * finish->scale[d];
+                        ((float *)to)[index + c + i] = product + finish->shift[d];
+                    }
+                    continue;
+                }
+                int32x4_t m = vdupq_n_s32(finish->multiplier[d]), b = vdupq_n_s32(finish->offset[d]);
+                for (int v = 0; v < 4; v++)
+                    sum[v] = requantize(&r, sum[v], m, b);
+                int8_t some[16];
+                vst1q_s8(some, narrow(&r, sum[0], sum[1], sum[2], sum[3]));
+                memcpy((int8_t *)to + index + c, some, (size_t)count);
+            }
+        }
+}
+
+static void concatenate(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
+    const struct concatenate *c = &operation->concatenate;
+    const struct tensor *out = &blob->tensors[operation->output];
+    uint8_t *to = arena + out->offset;
+    for (int32_t i = 0; i < c->count; i++) {
+        const struct tensor *in = &blob->tensors[c->records[2 * i]];
+        const struct table table = load_table(blob->data + c->records[2 * i + 1], in, out);
+        map_table(&table, arena + in->offset, to, (int64_t)in->height * in->width, in->channels, in->channels, out->channels);
+        to += in->channels;
+    }
+}
+
+int neon_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image) {
+    (void)image;
+    if (operation->opcode == CONCATENATE) {
+        concatenate(blob, operation, arena);
+        return 1;
+    }
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    const int8_t *from = (const int8_t *)arena + in->offset;
+    int8_t *to = (int8_t *)arena + out->offset;
+    switch (operation->opcode) {
+    case ADD: add(blob, operation, arena); return 1;
+    case MAX_POOL: max_pool(&operation->pool, in, out, from, to); return 1;
+    case AVERAGE_POOL: average_pool(&operation->pool, in, out, from, to); return 1;
+    case TABLE: {
+        const struct table table = load_table(operation->table, in, out);
+        map_table(&table, (const uint8_t *)from, (uint8_t *)to, 1, in->elements, 0, 0);
+        return 1;
+    }
+    default: return 0;
+    }
+}
+#endif

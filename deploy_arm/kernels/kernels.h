@@ -1,0 +1,77 @@
+/* What one operation does to stored tensors (see blob.h for the stored form). Every operation exists in plain C
+ * (portable.c), which is what it means; on ARM the functions below replace them and must agree bit for bit. */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "blob.h"
+
+enum {
+    SLACK = 64,       /* bytes that kernels may read beyond the end of the arena or of their scratch, never use */
+    PADDED_OUTS = 16, /* per-channel arrays of a plan may be read this far beyond the last channel */
+    MAXIMUM_DEPTHWISE_TAPS = 1024, /* more than networks have; larger kernels are left to plain C */
+};
+
+/* Runs of consecutive bytes that one output pixel reads, relative to its first input byte. */
+struct segment {
+    int32_t offset; /* in the (padded) input band */
+    int32_t depth;  /* bytes, a multiple of 4; those beyond ``real`` meet zero weights */
+    int32_t real, k; /* true length, and the first k in the packed order */
+};
+
+struct grouped;
+
+/* A convolution made ready at load. */
+struct plan {
+    const struct convolution *convolution;
+    const struct tensor *in, *out;
+    enum kernel kernel;
+    int32_t depth, outs, k, blocks; /* per group: input channels, output channels, products per output, 8-row blocks */
+    int64_t products, zeros;        /* of the whole layer: multiply-accumulates, and weights that are zero */
+    int copied;                     /* the input band is copied with its padding */
+    int32_t band, band_rows;        /* output rows per band, input rows of it */
+    int32_t width;                  /* of the padded input */
+    int aligned;                    /* every segment is a whole number of packed tiles */
+    int32_t segment_count;
+    int64_t read; /* bytes of all segments of a pixel */
+    struct segment *segments;
+    int32_t *compensation; /* per output channel: the sum starts here (-zero x sum of weights) */
+    int32_t *multiplier, *offset; /* or the bits of scale and shift */
+    struct grouped *grouped;
+    size_t scratch_bytes;
+};
+
+/* Fill ``plan``; 0 when memory is short. plan_free also after a failure. */
+int plan_convolution(struct plan *plan, const struct convolution *convolution, const struct tensor *in,
+                     const struct tensor *out);
+void plan_free(struct plan *plan);
+const char *plan_kernel_name(const struct plan *plan);
+
+typedef void convolution_kernel(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch);
+convolution_kernel portable_convolution;
+size_t portable_scratch(const struct plan *plan);
+
+void portable_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);
+
+#if defined(__ARM_NEON)
+convolution_kernel dense_convolution, depthwise_convolution, grouped_convolution;
+
+size_t dense_scratch(const struct plan *plan), depthwise_scratch(const struct plan *plan);
+
+/* Level-grouped weights: 0 when memory is short. */
+int grouped_prepare(struct plan *plan);
+void grouped_free(struct grouped *grouped);
+
+/* Does the operation if there is a vectorised form of it, else returns 0. */
+int neon_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);
+#endif
+
+/* The rows of a band of the input, with padding, at ``to``; ``row`` is the first row in the padded image. */
+void copy_band(const struct plan *plan, const int8_t *in, int32_t row, int32_t rows, int8_t *to);
+
+/* Index into ``divisors`` for an average pool's output; the loader has checked that it is there. */
+int32_t divisor_index(const struct pool *pool, int32_t row, int32_t column);
+
+#endif

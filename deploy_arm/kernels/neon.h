@@ -1,0 +1,50 @@
+/* Vector forms that several kernels share. */
+#ifndef NEON_H
+#define NEON_H
+
+#include <arm_neon.h>
+#include <string.h>
+
+#include "kernels.h"
+
+/* acc[i] += dot product of 4 bytes of weights[4 i ..] with the 4 bytes ``lane`` of x. */
+#if defined(__ARM_FEATURE_DOTPROD)
+#define DOT(acc, weights, x, lane) vdotq_laneq_s32(acc, weights, x, lane)
+#else
+static inline int32x4_t dot(int32x4_t acc, int8x16_t weights, int8x16_t x) {
+    int16x8_t low = vmull_s8(vget_low_s8(weights), vget_low_s8(x)); /* single products, so 16 bits are enough for -128 too */
+    int16x8_t high = vmull_high_s8(weights, x);
+    return vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+}
+#define DOT(acc, weights, x, lane) dot(acc, weights, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), lane)))
+#endif
+
+struct requantizer {
+    int32x4_t left, minus_right;
+    int16x8_t zero;
+    int8x16_t low, high;
+};
+
+static inline struct requantizer make_requantizer(const struct finish *finish, int32_t zero) {
+    struct requantizer r;
+    r.left = vdupq_n_s32(finish->left);
+    r.minus_right = vdupq_n_s32(-finish->right);
+    r.zero = vdupq_n_s16((int16_t)-zero);
+    r.low = vdupq_n_s8((int8_t)(finish->low + zero));
+    r.high = vdupq_n_s8((int8_t)(finish->high + zero));
+    return r;
+}
+
+static inline int32x4_t requantize(const struct requantizer *r, int32x4_t acc, int32x4_t multiplier, int32x4_t offset) {
+    int32x4_t t = vqrdmulhq_s32(vqshlq_s32(acc, r->left), multiplier);
+    return vrshlq_s32(vqaddq_s32(t, offset), r->minus_right);
+}
+
+/* Saturating to 16 and then to 8 bits keeps the order, and the clamp's limits are bytes: the result is the clamped value. */
+static inline int8x16_t narrow(const struct requantizer *r, int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+    int16x8_t low = vqsubq_s16(vqmovn_high_s32(vqmovn_s32(a), b), r->zero);
+    int16x8_t high = vqsubq_s16(vqmovn_high_s32(vqmovn_s32(c), d), r->zero);
+    return vmaxq_s8(vminq_s8(vqmovn_high_s16(vqmovn_s16(low), high), r->high), r->low);
+}
+
+#endif

@@ -1,0 +1,162 @@
+/* Opening a network and running its operations in order. */
+#include "runtime.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int network_read_file(const char *path, uint8_t **file, size_t *bytes) {
+    int handle = open(path, O_RDONLY);
+    if (handle < 0)
+        return NETWORK_CANNOT_READ;
+    off_t size = lseek(handle, 0, SEEK_END);
+    int status = NETWORK_CANNOT_READ;
+    *file = NULL;
+    if (size >= 0 && lseek(handle, 0, SEEK_SET) == 0) {
+        *file = malloc((size_t)size + 1);
+        size_t done = 0;
+        ssize_t count = *file ? 1 : 0;
+        while (count > 0 && done < (size_t)size) {
+            count = read(handle, *file + done, (size_t)size - done);
+            done += count > 0 ? (size_t)count : 0;
+        }
+        *bytes = done;
+        status = !*file ? NETWORK_MEMORY : done == (size_t)size ? NETWORK_OK : NETWORK_CANNOT_READ;
+    }
+    close(handle);
+    if (status) {
+        free(*file);
+        *file = NULL;
+    }
+    return status;
+}
+
+static int prepare(struct network *network) {
+    struct blob *blob = &network->blob;
+    network->plans = calloc((size_t)blob->operation_count, sizeof *network->plans);
+    if (!network->plans)
+        return NETWORK_MEMORY;
+    for (int32_t i = 0; i < blob->operation_count; i++) {
+        struct operation *operation = &blob->operations[i];
+        network->copy_image |= operation->opcode != INPUT_TABLE && operation->opcode != CONCATENATE && operation->input == blob->input;
+        network->copy_image |= operation->opcode == ADD && operation->second == blob->input;
+        for (int32_t r = 0; operation->opcode == CONCATENATE && r < operation->concatenate.count; r++)
+            network->copy_image |= operation->concatenate.records[2 * r] == blob->input;
+        if (operation->opcode != CONVOLUTION)
+            continue;
+        struct plan *plan = network->plans[i] = calloc(1, sizeof *plan);
+        if (!plan || !plan_convolution(plan, &operation->convolution, &blob->tensors[operation->input], &blob->tensors[operation->output]))
+            return NETWORK_MEMORY;
+        network->scratch_bytes = plan->scratch_bytes > network->scratch_bytes ? plan->scratch_bytes : network->scratch_bytes;
+    }
+    size_t arena = ((size_t)blob->arena_bytes + SLACK + 63) / 64 * 64;
+    network->memory = malloc(arena + network->scratch_bytes + SLACK + 63);
+    network->image = malloc(blob->tensors[blob->input].bytes);
+    if (!network->memory || !network->image)
+        return NETWORK_MEMORY;
+    network->arena = network->memory + (64 - (uintptr_t)network->memory % 64) % 64;
+    network->scratch = network->arena + arena;
+    memset(network->image, 0, blob->tensors[blob->input].bytes);
+    memset(network->arena + blob->tensors[blob->output].offset, 0, blob->tensors[blob->output].bytes);
+    return NETWORK_OK;
+}
+
+int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const char **reason, int32_t *operation) {
+    *out = NULL;
+    struct network *network = calloc(1, sizeof *network);
+    if (!network) {
+        free(file);
+        return NETWORK_MEMORY;
+    }
+    network->file = file;
+    int status = blob_parse(&network->blob, file, bytes);
+    if (reason)
+        *reason = network->blob.reason;
+    if (operation)
+        *operation = network->blob.bad_operation;
+    if (!status)
+        status = prepare(network);
+    if (status)
+        network_close(network);
+    else
+        *out = network;
+    return status;
+}
+
+int network_open(const char *path, struct network **out) {
+    uint8_t *file;
+    size_t bytes;
+    *out = NULL;
+    int status = network_read_file(path, &file, &bytes);
+    return status ? status : network_open_memory(file, bytes, out, NULL, NULL);
+}
+
+uint8_t *network_input(struct network *network, size_t *bytes) {
+    *bytes = network->blob.tensors[network->blob.input].bytes;
+    return network->image;
+}
+
+const float *network_output(const struct network *network, size_t *count) {
+    const struct tensor *tensor = &network->blob.tensors[network->blob.output];
+    *count = (size_t)tensor->elements;
+    return (const float *)(const void *)(network->arena + tensor->offset);
+}
+
+static void run_convolution(const struct network *network, const struct plan *plan) {
+    const int8_t *in = (const int8_t *)network->arena + plan->in->offset;
+    void *out = network->arena + plan->out->offset;
+#if defined(__ARM_NEON)
+    if (!network->portable && plan->kernel == KERNEL_DENSE)
+        dense_convolution(plan, in, out, network->scratch);
+    else if (!network->portable && plan->kernel == KERNEL_DEPTHWISE)
+        depthwise_convolution(plan, in, out, network->scratch);
+    else if (!network->portable && plan->kernel == KERNEL_GROUPED)
+        grouped_convolution(plan, in, out, network->scratch);
+    else
+#endif
+        portable_convolution(plan, in, out, network->scratch);
+}
+
+void network_run_marked(struct network *network, void (*mark)(int32_t operation)) {
+    const struct blob *blob = &network->blob;
+    if (network->copy_image) {
+        const struct tensor *input = &blob->tensors[blob->input];
+        for (size_t i = 0; i < input->bytes; i++)
+            network->arena[input->offset + i] = network->image[i] ^ 128;
+    }
+    for (int32_t i = 0; i < blob->operation_count; i++) {
+        const struct operation *operation = &blob->operations[i];
+        if (mark)
+            mark(i);
+        if (network->plans[i]) {
+            run_convolution(network, network->plans[i]);
+            continue;
+        }
+#if defined(__ARM_NEON)
+        if (!network->portable && neon_operation(blob, operation, network->arena, network->image))
+            continue;
+#endif
+        portable_operation(blob, operation, network->arena, network->image);
+    }
+    if (mark)
+        mark(blob->operation_count);
+}
+
+void network_run(struct network *network) { network_run_marked(network, NULL); }
+
+void network_close(struct network *network) {
+    if (!network)
+        return;
+    for (int32_t i = 0; network->plans && i < network->blob.operation_count; i++)
+        if (network->plans[i]) {
+            plan_free(network->plans[i]);
+            free(network->plans[i]);
+        }
+    free(network->plans);
+    free(network->memory);
+    free(network->image);
+    free(network->file);
+    blob_free(&network->blob);
+    free(network);
+}

@@ -1,0 +1,28 @@
+/* The inside of a network, for the command line and the fuzzer. */
+#ifndef RUNTIME_H
+#define RUNTIME_H
+
+#include "blob.h"
+#include "kernels.h"
+#include "network.h"
+
+struct network {
+    struct blob blob;
+    uint8_t *file, *memory, *arena, *image, *scratch; /* arena and scratch are parts of ``memory`` */
+    size_t scratch_bytes, prepared_bytes;
+    struct plan **plans; /* by operation; NULL where it is no convolution */
+    int portable;        /* plain C instead of the kernels */
+    int copy_image;      /* some operation other than an input table reads the image */
+};
+
+/* As network_open from ``bytes`` of ``file`` (from malloc; owned by the network from here on, also on failure). When not NULL,
+ * ``reason`` gets a static text and ``operation`` the operation that is wrong or -1. */
+int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const char **reason, int32_t *operation);
+
+/* Read a whole file into memory from malloc. */
+int network_read_file(const char *path, uint8_t **file, size_t *bytes);
+
+/* As network_run, calling ``mark(i)`` before operation i and ``mark(number of operations)`` after the last. */
+void network_run_marked(struct network *network, void (*mark)(int32_t operation));
+
+#endif
