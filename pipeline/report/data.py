@@ -1,0 +1,224 @@
+"""What the report is made of, and its way into the page: plain values, then JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.describe import mean_bits
+from pipeline.pareto import front as pareto_front
+from pipeline.pareto import hypervolume
+from pipeline.records import OBJECTIVES, Figures, Reference, TrialRecord
+
+BINS = (20, 72)  # few weights make few bins
+
+
+@dataclass(frozen=True)
+class LayerDetail:
+    """One layer of one packed candidate, as the report draws it.
+
+    Attributes:
+        weights: how many.
+        zero_share: share of packed weights that are exactly zero.
+        levels: the codebook's values, in units of the weights, ascending; empty for int8 with a scale per channel.
+        shares: share of the weights on each level.
+        low, high, counts: histogram of the learned weights before they were made hard; counts may be empty.
+        mixture: (weight, mean, scale) of each Gaussian component in units of the weights; empty for int8.
+    """
+
+    weights: int
+    zero_share: float
+    levels: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    counts: tuple[int, ...] = ()
+    mixture: tuple[tuple[float, float, float], ...] = ()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        integers: ArrayLike,
+        levels: ArrayLike = (),
+        weights: ArrayLike | None = None,
+        mixture: Sequence[tuple[float, float, float]] = (),
+    ) -> LayerDetail:
+        """From a layer's packed integers, its codebook and, where kept, its weights before hardening.
+
+        Args:
+            integers: the packed int8 weights, any shape.
+            levels: the codebook's values [K] as (integer, real value) pairs; empty for int8.
+            weights: float weights before hardening, any shape.
+        """
+        packed = np.asarray(integers).ravel()
+        pairs = np.asarray(levels, dtype=float).reshape(-1, 2)
+        shares = [float(np.mean(packed == integer)) if packed.size else 0.0 for integer, _ in pairs]
+        low = high = 0.0
+        counts: list[int] = []
+        if weights is not None:
+            values = np.asarray(weights, dtype=float).ravel()
+            values = values[np.isfinite(values)]
+            if values.size:
+                # Outliers would squeeze everything into a few bins; what lies outside is counted in the last one.
+                low, high = (float(v) for v in np.quantile(values, [0.0005, 0.9995]))
+                low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+                bins = int(np.clip(2 * values.size**0.5, *BINS))
+                counts = [int(c) for c in np.histogram(np.clip(values, low, high), bins, (low, high))[0]]
+        return cls(
+            packed.size,
+            float(np.mean(packed == 0)) if packed.size else 0.0,
+            tuple(float(value) for _, value in pairs),
+            tuple(shares),
+            low,
+            high,
+            tuple(counts),
+            tuple((float(w), float(m), float(s)) for w, m, s in mixture),
+        )
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> LayerDetail:
+        """The inverse of ``dataclasses.asdict``, also after JSON."""
+        values = dict(record)
+        values["mixture"] = tuple(tuple(component) for component in values.get("mixture", ()))
+        for name in ("levels", "shares", "counts"):
+            values[name] = tuple(values.get(name, ()))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the page shows.
+
+    Attributes:
+        study, model, data: names to show.
+        records: every trial, in any order.
+        references: networks to compare with, ``fp32`` and ``int8``.
+        front: hashes of the candidates on the front.
+        objectives: what the front trades.
+        settings: the resolved settings.
+        layers: weights per layer in the network's order; without, the plans' layers in natural order.
+        details: per front candidate and layer, what was packed and learned.
+        history: (trial number, hypervolume) pairs; None computes them by ``hypervolume_history``.
+        notes: sentences about the data, the devices and how figures came about.
+        created: when, as text.
+    """
+
+    study: str
+    model: str
+    data: str
+    records: Sequence[TrialRecord] = ()
+    references: Sequence[Reference] = ()
+    front: Sequence[str] = ()
+    objectives: Sequence[str] = OBJECTIVES
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Mapping[str, LayerDetail]] = field(default_factory=dict)
+    history: Sequence[tuple[int, float]] | None = None
+    notes: Sequence[str] = ()
+    created: str = ""
+
+
+def hypervolume_history(
+    records: Sequence[TrialRecord], references: Sequence[Reference], objectives: Sequence[str]
+) -> list[tuple[int, float]]:
+    """(trial number, hypervolume after it) for trials in the order in which they ended.
+
+    The volume is the share of the box between zero and the fp32 network's latency and size and an error of 1; where there is
+    no fp32 figure, the largest one of any trial takes its place.
+    """
+    known = [(r, r.figures.objectives(tuple(objectives))) for r in records if r.status != "running"]
+    fp32 = next((r.figures for r in references if r.name == "fp32"), Figures(None))
+    corner = []
+    for index, name in enumerate(objectives):
+        given = {"error": 1.0, "latency": fp32.latency_ms, "size": fp32.size_bytes}[name]
+        seen = [point[index] for _, point in known if point is not None and math.isfinite(point[index])]
+        corner.append(float(given or max(seen, default=1.0) or 1.0))
+    history, points = [], []
+    for record, point in sorted(known, key=lambda pair: (pair[0].ended or 0, pair[0].number)):
+        if point is not None and all(map(math.isfinite, point)):
+            points.append([value / limit for value, limit in zip(point, corner)])
+            points = [points[i] for i in pareto_front(points)]
+        history.append((record.number, hypervolume(points, [1.0] * len(corner))))
+    return history
+
+
+def payload(data: ReportData) -> dict[str, Any]:
+    """The values that the page's script draws; finite numbers, strings, lists and mappings only."""
+    chosen = set(data.front)
+    layers = dict(data.layers) or {name: 0 for record in data.records for name in record.plan.layers}
+    names = list(layers) if data.layers else sorted(layers, key=_natural)
+    history = data.history
+    if history is None:
+        history = hypervolume_history(data.records, data.references, data.objectives)
+    page = {
+        "objectives": list(data.objectives),
+        "layers": names,
+        "weights": [layers[name] for name in names],
+        "references": [{"name": r.name, **_figures(r.figures)} for r in data.references],
+        "trials": [_trial(record, names, data.layers, record.hash in chosen) for record in data.records],
+        "details": {
+            candidate: {name: dataclasses.asdict(detail) for name, detail in details.items()}
+            for candidate, details in data.details.items()
+        },
+        "history": [list(pair) for pair in history],
+    }
+    return _finite(page)
+
+
+def _trial(
+    record: TrialRecord, names: Sequence[str], weights: Mapping[str, int], on_front: bool
+) -> dict[str, Any]:
+    plan = record.plan
+    planned = [plan.layers.get(name) for name in names]
+    return {
+        "number": record.number,
+        "hash": record.hash,
+        "status": record.status,
+        "reason": record.reason,
+        "front": on_front,
+        **_figures(record.figures),
+        "bits": mean_bits(plan, weights),
+        "activations": plan.activation_bits,
+        "temperature": [plan.temperature.start, plan.temperature.end, plan.temperature.shape],
+        "quantizer": plan.quantizer,
+        "plan": [[p.bits, p.components, p.zero_share] if p else None for p in planned],
+        "curve": [[rung.epochs, rung.error, rung.loss] for rung in record.curve],
+        "epochs": record.curve[-1].epochs if record.curve else 0,
+        "seconds": record.ended - record.started if record.ended and record.started else None,
+    }
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {
+        "error": figures.error,
+        "latency": figures.latency_ms,
+        "low": figures.latency_low_ms,
+        "high": figures.latency_high_ms,
+        "source": figures.source,
+        "device": figures.device,
+        "size": figures.size_bytes,
+        "memory": figures.peak_memory_bytes,
+    }
+
+
+def _natural(name: str) -> list[Any]:
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
+    ]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,256 @@
+"""The report's HTML: text and tables here, what is drawn in page.js from the same values, the looks in page.css."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from pipeline.describe import text_of
+from pipeline.records import Figures
+from pipeline.report.data import ReportData, payload
+
+FOLDER = Path(__file__).parent
+# Scripts and styles of this file only, and no request to anywhere: the browser itself enforces it.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+COLUMNS = (
+    ("number", "#", True),
+    ("hash", "Candidate", False),
+    ("status", "Status", False),
+    ("error", "Error", True),
+    ("drop", "vs fp32", True),
+    ("latency", "Latency", True),
+    ("source", "Source", False),
+    ("size", "Size", True),
+    ("bits", "Mean bits", True),
+    ("epochs", "Epochs", True),
+    ("seconds", "Time", True),
+    ("reason", "Reason", False),
+)
+
+
+HINT = '<p class="hint">Hover over a point to read it, click to pin it: its layers are shown below.</p>'
+
+
+def render(data: ReportData) -> str:
+    """The page as one self-contained HTML document."""
+    values = payload(data)
+    script = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        script = script.replace(character, f"\\u{ord(character):04x}")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(data.study)} - search report</title>
+<link rel="icon" href="data:,">
+<style>{(FOLDER / "page.css").read_text()}</style>
+</head>
+<body>
+<main>
+{_header(data)}
+<noscript><p class="note">The charts need JavaScript; the table of trials below is complete without it.</p></noscript>
+{_front(data)}
+{_candidate()}
+{_progress(data)}
+{_trials(data, values)}
+{_settings(data)}
+</main>
+<div id="tip" role="status" hidden></div>
+<script type="application/json" id="data">{script}</script>
+<script>{(FOLDER / "page.js").read_text()}</script>
+</body>
+</html>
+"""
+
+
+def _header(data: ReportData) -> str:
+    counts = Counter(record.status for record in data.records)
+    told = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "none yet"
+    facts = [("Model", data.model), ("Data", data.data), ("Trials", f"{len(data.records)} ({told})")]
+    if data.created:
+        facts.append(("Written", data.created))
+    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f"""<header>
+<p class="eyebrow">Search report</p>
+<h1>{escape(data.study)}</h1>
+<p class="lead">{_headline(data)}</p>
+<dl class="facts">{shown}</dl>
+<div class="cards" id="cards"></div>
+</header>"""
+
+
+def _headline(data: ReportData) -> str:
+    """The study in a sentence: what the front gains over fp32 at next to no loss."""
+    if not data.records:
+        return "No trial has ended yet. This page fills as the search goes on."
+    fp32 = next((r.figures for r in data.references if r.name == "fp32"), None)
+    front = [r.figures for r in data.records if r.hash in set(data.front) and r.figures.error is not None]
+    if not front:
+        return "No candidate has reached the front yet."
+    count = len({r.hash for r in data.records if r.hash in set(data.front)})
+    start = f"{count} {'candidate' if count == 1 else 'candidates'} on the front of {' × '.join(data.objectives)}."
+    if fp32 is None or fp32.error is None:
+        return start
+    near = [f for f in front if f.error is not None and f.error <= fp32.error + 0.01]
+    if not near:
+        best = min(f.error for f in front if f.error is not None)
+        return (
+            f"{start} The most accurate makes {100 * (best - fp32.error):.2f} points more errors than fp32."
+        )
+    gains = [text for text in (_smaller(near, fp32), _faster(near, fp32)) if text]
+    return f"{start} Within 1 point of fp32: {', '.join(gains)}." if gains else start
+
+
+def _smaller(near: Sequence[Figures], fp32: Figures) -> str:
+    sizes = [f.size_bytes for f in near if f.size_bytes]
+    if not sizes or not fp32.size_bytes:
+        return ""
+    return f"up to <b>{fp32.size_bytes / min(sizes):.1f}× smaller</b>"
+
+
+def _faster(near: Sequence[Figures], fp32: Figures) -> str:
+    """Only figures of one kind are divided by each other."""
+    same = [f for f in near if f.latency_ms and (f.source, f.device) == (fp32.source, fp32.device)]
+    if not same or not fp32.latency_ms:
+        return ""
+    best = min(f.latency_ms for f in same if f.latency_ms)
+    kind = f"{escape(fp32.source or 'of unknown source')}, {escape(fp32.device or 'unnamed device')}"
+    return f"up to <b>{fp32.latency_ms / best:.1f}× faster</b> ({kind})"
+
+
+def _front(data: ReportData) -> str:
+    return f"""<section id="front">
+<h2>The front</h2>
+{HINT if data.front else ""}
+<ul class="legend" id="legend"></ul>
+<div class="pair">
+<figure><figcaption>Error and latency</figcaption><div class="chart" id="chart-latency"></div></figure>
+<figure><figcaption>Error and size</figcaption><div class="chart" id="chart-size"></div></figure>
+</div>
+<p class="small" id="undrawn"></p>
+<div class="origin">{_origin(data)}</div>
+</section>"""
+
+
+def _origin(data: ReportData) -> str:
+    """How each figure came about; a modelled one is never shown as if it had been measured."""
+    kinds = Counter(
+        (r.figures.source, r.figures.device) for r in data.records if r.figures.latency_ms is not None
+    )
+    lines = [
+        "<li><b>Error</b> share of wrong answers of the hard-quantized network on the half of the validation images that "
+        "guides the search. It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the "
+        "other half.</li>"
+    ]
+    for (source, device), count in kinds.most_common():
+        kind = source if source in ("measured", "modelled") else "unknown"
+        how = {
+            "measured": "wall time of the program on a real ARM CPU; the bar is its confidence interval",
+            "modelled": "no ARM CPU was used: executed instructions under emulation, cycles by a pipeline and cache model; "
+            "the bar is the model's interval",
+        }.get(kind, "its source was not recorded")
+        lines.append(
+            f'<li><b>Latency</b> <span class="tag {kind}">{escape(kind)}</span> {how}. '
+            f"<code>{escape(device or 'unnamed device')}</code>, {count} {'trial' if count == 1 else 'trials'}.</li>"
+        )
+    lines.append("<li><b>Size</b> bytes of the blob that the program loads: everything included.</li>")
+    lines += [f"<li>{escape(note)}</li>" for note in data.notes]
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _candidate() -> str:
+    return """<section id="candidate" hidden>
+<div class="head"><h2>Candidate <code id="candidate-hash"></code></h2>
+<div class="step"><button type="button" id="previous">&larr; smaller</button>
+<button type="button" id="next">larger &rarr;</button></div></div>
+<div class="figures" id="candidate-figures"></div>
+<p class="small" id="candidate-plan"></p>
+<div class="pair wide">
+<figure><figcaption>Layers <span class="small">click one to see its weights</span></figcaption>
+<div class="layers" id="layers"></div></figure>
+<figure><figcaption><label for="layer">Weights of</label> <select id="layer"></select></figcaption>
+<div class="chart" id="chart-weights"></div><p class="small" id="weights-text"></p></figure>
+</div>
+</section>"""
+
+
+def _progress(data: ReportData) -> str:
+    return f"""<section id="progress">
+<h2>The search</h2>
+<div class="pair">
+<figure><figcaption>Hypervolume <span class="small">share of the box between zero and fp32
+({escape(", ".join(data.objectives))}; error up to 1)</span></figcaption><div class="chart" id="chart-history"></div></figure>
+<figure><figcaption>Trials in order</figcaption><div class="strip" id="strip"></div>
+<ul class="legend" id="strip-legend"></ul></figure>
+</div>
+</section>"""
+
+
+def _trials(data: ReportData, values: dict[str, Any]) -> str:
+    fp32 = next((r["error"] for r in values["references"] if r["name"] == "fp32"), None)
+    rows = [{**r, "hash": r["name"], "status": "reference", "front": False} for r in values["references"]]
+    rows += values["trials"]
+    head = "".join(
+        f'<th scope="col" data-key="{key}"{" class=number" if number else ""} aria-sort="none">'
+        f'<button type="button">{escape(title)}</button></th>'
+        for key, title, number in COLUMNS
+    )
+    body = "".join(_row(row, fp32) for row in rows)
+    empty = "" if data.records else '<p class="note">No trial yet.</p>'
+    return f"""<section id="trials">
+<h2>Every trial</h2>
+<div class="chips" id="chips"></div>
+<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+{empty}
+</section>"""
+
+
+def _row(row: dict[str, Any], fp32: float | None) -> str:
+    error, latency, size = row["error"], row["latency"], row["size"]
+    drop = None if error is None or fp32 is None or row["hash"] == "fp32" else 100 * (error - fp32)
+    low, high, seconds = row["low"], row["high"], row.get("seconds")
+    interval = "" if low is None or high is None else f'<span class="beside">{low:#.3g} to {high:#.3g}</span>'
+    status = "front" if row["front"] else row["status"]
+    reason = row.get("reason") or ""
+    cells: dict[str, tuple[Any, str]] = {
+        "number": (row.get("number"), text_of(row.get("number"))),
+        "hash": (row["hash"], f"<code>{escape(row['hash'])}</code>"),
+        "status": (status, f'<span class="pill {escape(status)}">{escape(status)}</span>'),
+        "error": (error, "" if error is None else f"{100 * error:.2f} %"),
+        "drop": (drop, "" if drop is None else f"{drop:+.2f}"),
+        "latency": (latency, "" if latency is None else f"{latency:#.3g} ms{interval}"),
+        "source": (
+            row["source"],
+            ""
+            if latency is None
+            else f'<span title="{escape(row["device"] or "unnamed device")}">{escape(row["source"] or "unknown")}</span>',
+        ),
+        "size": (size, "" if size is None else f"{size / 1024:.1f} KiB"),
+        "bits": (row.get("bits"), "" if row.get("bits") is None else f"{row['bits']:.2f}"),
+        "epochs": (row.get("epochs"), text_of(row.get("epochs"))),
+        "seconds": (seconds, "" if seconds is None else f"{seconds:.0f} s"),
+        "reason": (reason, f"<span>{escape(reason)}</span>"),
+    }
+    shown = "".join(
+        f'<td{" class=number" if number else ""} data-value="{escape(text_of(cells[key][0]))}">{cells[key][1]}</td>'
+        for key, _, number in COLUMNS
+    )
+    pinned = "" if status == "reference" else f' data-hash="{escape(row["hash"])}" tabindex="0"'
+    return f'<tr data-status="{escape(status)}"{pinned}>{shown}</tr>'
+
+
+def _settings(data: ReportData) -> str:
+    rows = "".join(
+        f"<tr><th scope=row>{escape(str(key))}</th><td>{escape(text_of(value)) or '-'}</td></tr>"
+        for key, value in data.settings.items()
+    )
+    if not rows:
+        return ""
+    return f"<section><details><summary>Settings</summary><table class=settings>{rows}</table></details></section>"
