@@ -71,7 +71,7 @@ class Loop:
         self.steps_per_epoch = images // self.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.optimizer = torch.optim.SGD(
-            groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True
+            groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
         )
         for group in self.optimizer.param_groups:
             group["peak"] = group["lr"]
