@@ -57,27 +57,28 @@ class EmulatedDevice(Device):
         """One counted inference; a network that fits the second-level cache is counted with warm caches, as repeated
         inferences find it."""
         information = self.information(program, blob)
-        memory = int(information["arena_bytes"]) + int(information["scratch_bytes"]) + blob.stat().st_size
+        memory = int(information["memory_bytes"])
         fits = memory <= self.core.caches.second_bytes
         counts = emulator.count(program, blob, image, target=self.target, warm_up=int(fits), route=self.route)
         estimate = cycles.estimate(program, counts, self.core, use_mca=self.use_mca)
         per_ms = self.core.frequency_ghz * 1e6
-        kinds = [str(operation["kind"]) for operation in information["operations"]]
-        if len(kinds) != len(estimate.operations):
-            raise UserError(
-                f"{program.name} announces {len(estimate.operations)} operations and lists {len(kinds)}"
-            )
+        operations = information["operations"]
+        if len(operations) != len(estimate.operations):
+            counted = len(estimate.operations)
+            raise UserError(f"{program.name} announces {counted} operations and lists {len(operations)}")
         layers = tuple(
             LayerProfile(
-                part.operation,
-                kind,
-                "",
-                part.point / per_ms,
-                part.low / per_ms,
-                part.high / per_ms,
-                part.instructions,
+                operation=part.operation,
+                kind=operation["operation"],
+                kernel=operation.get("kernel", ""),
+                layer="",
+                ms=part.point / per_ms,
+                low_ms=part.low / per_ms,
+                high_ms=part.high / per_ms,
+                instructions=part.instructions,
+                multiplications=operation.get("multiplications", 0),
             )
-            for part, kind in zip(estimate.operations, kinds)
+            for part, operation in zip(estimate.operations, operations)
         )
         simulated = counts.operations[0].first_misses is not None
         details = {
@@ -91,6 +92,7 @@ class EmulatedDevice(Device):
             if simulated
             else None,
             "cycles": round(estimate.point),
+            "multiplications": sum(layer.multiplications for layer in layers),
             "ordering_only": self.core.ordering_only,
         }
         return Profile(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from deploy_arm.cores import CORES, Core
 from deploy_arm.counts import Counts, parse_plugin_output
 from deploy_arm.storage import cache_directory, write_atomically
+from deploy_arm.toolchain import allowed_routes
 from quantizers.errors import UserError
 
 Route = Literal["qemu", "unicorn"]
@@ -37,17 +38,18 @@ def find_qemu() -> str | None:
 
 
 def choose_route() -> Route:
-    """QEMU where it is installed, else unicorn.
+    """QEMU where it is installed, else unicorn; only one of them where the tool chain's route is set.
 
     Raises:
-        UserError: neither is installed.
+        UserError: none that is allowed is installed.
     """
-    if find_qemu():
+    routes = allowed_routes()
+    if "apt" in routes and find_qemu():
         return "qemu"
-    if importlib.util.find_spec("unicorn"):
+    if "pip" in routes and importlib.util.find_spec("unicorn"):
         return "unicorn"
     raise UserError(
-        "no emulator for ARM programs: install one with `apt-get install qemu-user` or `pip install unicorn==2.1.4`"
+        "no emulator for ARM programs is installed; install one with `python -m deploy_arm.toolchain --install`"
     )
 
 

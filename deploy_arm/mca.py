@@ -19,6 +19,7 @@ from typing import NamedTuple
 from deploy_arm.counts import Block
 from deploy_arm.elf import Executable
 from deploy_arm.storage import cache_directory, write_atomically
+from deploy_arm.toolchain import allowed_routes
 from quantizers.errors import UserError
 
 ITERATIONS = 50
@@ -38,9 +39,11 @@ class BlockCycles(NamedTuple):
     iterated: float
 
 
-@functools.cache
 def find_tools() -> tuple[str, str] | None:
-    """Paths of llvm-mca and llvm-objdump of one version (19 preferred), None when they are not installed."""
+    """Paths of llvm-mca and llvm-objdump of one version (19 preferred); None when they are not installed, or when
+    the tool chain's route is set to pip, which does not have them."""
+    if "apt" not in allowed_routes():
+        return None
     for suffix in ("-19", "", "-20", "-18"):
         analyser, disassembler = shutil.which(f"llvm-mca{suffix}"), shutil.which(f"llvm-objdump{suffix}")
         if analyser and disassembler:
@@ -48,19 +51,31 @@ def find_tools() -> tuple[str, str] | None:
     return None
 
 
+def tools() -> tuple[str, str]:
+    """As ``find_tools``.
+
+    Raises:
+        UserError: they are not installed.
+    """
+    found = find_tools()
+    if found is None:
+        raise UserError("llvm-mca is not installed (or not allowed here): `apt-get install llvm-19`")
+    return found
+
+
 @functools.cache
+def version_of(analyser: str) -> str:
+    found = re.search(r"version (\S+)", run_tool([analyser, "--version"]))
+    return found.group(1) if found else "unknown"
+
+
 def version() -> str:
     """Version of the analyser, such as ``19.1.7``.
 
     Raises:
         UserError: llvm-mca is not installed.
     """
-    tools = find_tools()
-    if tools is None:
-        raise UserError("llvm-mca is not installed: `apt-get install llvm-19`")
-    text = run_tool([tools[0], "--version"])
-    found = re.search(r"version (\S+)", text)
-    return found.group(1) if found else "unknown"
+    return version_of(tools()[0])
 
 
 def run_tool(command: list[str], given: str | None = None) -> str:
@@ -77,13 +92,10 @@ def run_tool(command: list[str], given: str | None = None) -> str:
 
 def disassemble(program: Path, blocks: Iterable[Block]) -> dict[int, str]:
     """Instruction text by address, over the range that the blocks span."""
-    tools = find_tools()
-    if tools is None:
-        raise UserError("llvm-objdump is not installed: `apt-get install llvm-19`")
     spans = [(block.address, block.address + block.size) for block in blocks]
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
     command = [
-        tools[1],
+        tools()[1],
         "-d",
         "--no-show-raw-insn",
         f"--start-address={first}",
@@ -111,15 +123,12 @@ def assembly(instruction: str) -> str:
 
 def analyse(texts: list[list[str]], scheduler: str) -> list[BlockCycles]:
     """Figures for blocks of assembly text, in one call of the analyser."""
-    tools = find_tools()
-    if tools is None:
-        raise UserError("llvm-mca is not installed: `apt-get install llvm-19`")
     lines = []
     for index, text in enumerate(texts):
         # A block that holds nothing the analyser knows would have no region in the output: a nop keeps the numbering.
         lines += [f"# LLVM-MCA-BEGIN {index}", *(text or ["nop"]), f"# LLVM-MCA-END {index}"]
     command = [
-        tools[0],
+        tools()[0],
         "-march=aarch64",
         f"-mcpu={scheduler}",
         f"-mattr={FEATURES}",

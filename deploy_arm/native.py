@@ -97,13 +97,12 @@ class NativeDevice(Device):
         given = emulator.checked_images(image[None])
         before = conditions(self.cpu)
         samples: list[float] = []
-        batch, peak = BATCH, 0
+        batch = BATCH
         end = time.monotonic() + LONGEST_S
         while True:
             arguments = ["bench", str(blob), "--repeat", str(batch), "--warmup", str(WARM_UP)]
             record: dict[str, Any] = json.loads(self.execute(program, arguments, given, 600.0))
             samples += [float(value) for value in record["ns"]]
-            peak = max(peak, int(record.get("peak_bytes", 0)))
             times = np.array(samples) / 1e6
             low, high = median_interval(times)
             median = float(np.median(times))
@@ -121,7 +120,6 @@ class NativeDevice(Device):
             "before": before,
             "after": after,
         }
-        planned = int(information["arena_bytes"]) + int(information["scratch_bytes"]) + blob.stat().st_size
         return Profile(
             latency_ms=median,
             low_ms=low,
@@ -129,7 +127,7 @@ class NativeDevice(Device):
             source="measured",
             device=self.name,
             instructions=None,
-            peak_memory_bytes=peak or planned,
+            peak_memory_bytes=int(information["memory_bytes"]),
             size_bytes=blob.stat().st_size,
             details=details,
         )

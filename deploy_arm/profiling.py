@@ -24,15 +24,21 @@ PROFILE_VERSION = 1  # counts among the cache's key: raise it when a figure's me
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One operation's part: ``kind`` of operation, the model's ``layer``, milliseconds and executed instructions."""
+    """One operation's part.
+
+    ``kind`` is the operation, ``kernel`` what computes it (convolutions only), ``layer`` the model's name for it,
+    ``multiplications`` those of a direct convolution.
+    """
 
     operation: int
     kind: str
+    kernel: str
     layer: str
     ms: float
     low_ms: float
     high_ms: float
     instructions: int | None
+    multiplications: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Profile:
             where it is ``measured``.
         device: the device's name.
         instructions: executed per inference; None where they were not counted.
-        peak_memory_bytes: activations, scratch and blob of the program; natively the process's peak resident memory.
+        peak_memory_bytes: what the program holds for the network: blob, activations, scratch, prepared weights.
         size_bytes: length of the blob.
         layers: the latency per operation; empty where the device cannot tell.
         details: conditions: board, clock, model, caches, repetitions, temperature and so on.
@@ -149,9 +155,7 @@ class Device(ABC):
 
     def information(self, program: Path, blob: Path) -> dict[str, Any]:
         """What ``program info`` says of a blob."""
-        record = json.loads(self.execute(program, ["info", str(blob)], b"", 60.0))
-        if not isinstance(record, dict):
-            raise UserError(f"{program.name} info did not answer with a JSON object")
+        record: dict[str, Any] = json.loads(self.execute(program, ["info", str(blob)], b"", 60.0))
         return record
 
     @abstractmethod
