@@ -81,7 +81,7 @@ class ArrayImages(Images):
 
     def batch(self, indices: Indices) -> Tensor:
         pixels = self._pixels[self._rows[torch.as_tensor(indices, dtype=torch.int64)]]
-        return resize(pixels, self.image_size).expand(-1, -1, -1, 3)
+        return resize(pixels, self.image_size).expand(-1, -1, -1, 3).contiguous()
 
     def subset(self, indices: Indices) -> ArrayImages:
         rows = self._rows[torch.as_tensor(indices, dtype=torch.int64)]

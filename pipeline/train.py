@@ -23,7 +23,7 @@ from search_spaces.plan import Plan
 
 if TYPE_CHECKING:
     from pipeline.training.cotuning import Cotuning
-    from pipeline.training.evaluation import error_of, predictions
+    from pipeline.training.evaluation import error_of, fixed_sample, predictions
     from pipeline.training.loop import Diverged
     from pipeline.training.pretraining import Pretrained, default_cache, pretrain
 
@@ -34,6 +34,7 @@ __all__ = [
     "TrainSettings",
     "default_cache",
     "error_of",
+    "fixed_sample",
     "predictions",
     "pretrain",
     "pretraining_settings",
@@ -41,7 +42,7 @@ __all__ = [
 
 _HOMES = {
     "cotuning": ("Cotuning",),
-    "evaluation": ("error_of", "predictions"),
+    "evaluation": ("error_of", "fixed_sample", "predictions"),
     "loop": ("Diverged",),
     "pretraining": ("Pretrained", "default_cache", "pretrain"),
 }

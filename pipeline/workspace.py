@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from pipeline.config import Settings
 from pipeline.data import ImageData, load_data, split_manifest
 from pipeline.models import default_image_size, load_model, normalization
-from pipeline.train import PRETRAINING, pretrain
+from pipeline.train import pretrain, pretraining_settings
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,16 @@ class Workspace:
             UserError: an unknown name, unreadable data or weights that do not fit.
         """
         data = load_data(settings.data, settings.image_size, fallback=default_image_size(settings.model))
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            model = load_model(
-                settings.model,
-                classes=len(data.classes),
-                image_size=data.image_size,
-                weights=settings.weights,
-            )
+        model = load_model(
+            settings.model,
+            classes=len(data.classes),
+            image_size=data.image_size,
+            weights=settings.weights,
+            seed=settings.seed,
+        )
         mean, std = normalization(settings.model)
         if settings.weights is None and trained:
-            recipe = replace(PRETRAINING, seed=settings.seed)
+            recipe = replace(pretraining_settings(len(data.train)), seed=settings.seed)
             say(
                 f"no --weights: training {settings.model} on {settings.data} first, or taking it from the cache"
             )
