@@ -30,16 +30,17 @@ def pack_groups(entries: Bytes, bits: int) -> Bytes:
         return packed.reshape(-1)
     if bits not in GROUP_BYTES:
         raise ValueError(f"no packing for {bits} bits")
-    pairs = e if bits == 2 else e & 3
+    pairs: Bytes = e & np.uint8(3)  # a 2-bit entry has nothing else
     low: Bytes = pairs[:, :8].copy()
     for position in (1, 2, 3):
-        low |= pairs[:, 8 * position : 8 * position + 8] << np.uint8(2 * position)
+        part = pairs[:, 8 * position : 8 * position + 8]
+        np.bitwise_or(low, part << np.uint8(2 * position), out=low)
     if bits == 2:
         return low.reshape(-1)
     top = (e >> 2).reshape(-1, 8, 4)
     high = np.zeros((len(e), 4), np.uint8)
     for position in range(8):
-        high |= top[:, position] << position
+        high |= top[:, position] << np.uint8(position)
     return np.concatenate([low, high], axis=1).reshape(-1)
 
 

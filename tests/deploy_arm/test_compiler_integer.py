@@ -1,0 +1,189 @@
+"""The integer reference against plain loops and big integers, and the choice of fixed-point parameters."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from deploy_arm import graph as g
+from deploy_arm.reference import accumulate, execute, requantize
+from deploy_arm.requantize import choose, choose_add, convolution_bound
+from deploy_arm.windows import adaptive_windows, average_windows, pool_windows
+from quantizers.codebook import Codebook
+from quantizers.errors import UserError
+
+INT32 = st.integers(-(2**31), 2**31 - 1)
+MULTIPLIER = st.integers(-(2**31) + 1, 2**31 - 1)
+
+
+def saturate(value: int) -> int:
+    return min(max(value, -(2**31)), 2**31 - 1)
+
+
+@given(INT32, MULTIPLIER, INT32, st.integers(0, 30), st.integers(0, 31), st.booleans())
+@settings(max_examples=500, deadline=None)
+def test_requantize_is_the_rule_in_big_integers(
+    acc: int, multiplier: int, offset: int, left: int, right: int, signed: bool
+) -> None:
+    low, high = (-128, 127) if signed else (0, 255)
+    finish = g.Requantize(
+        np.array([multiplier], np.int32), np.array([offset], np.int32), left, right, low, high
+    )
+    t = saturate(acc * 2**left)
+    t = (2 * t * multiplier + 2**31) // 2**32
+    t = saturate(t + offset)
+    if right:
+        t = (t + 2 ** (right - 1)) // 2**right
+    assert requantize(np.array([acc]), finish)[0] == min(max(t, low), high)
+
+
+@given(
+    st.integers(1, 2**31 - 1),
+    st.lists(st.tuples(st.floats(1e-9, 30.0), st.floats(-3000, 3000), st.booleans()), min_size=1, max_size=6),
+    st.integers(0, 2**16),
+)
+@settings(max_examples=300, deadline=None)
+def test_chosen_parameters_are_close_to_the_real_factor(
+    bound: int, channels: list[tuple[float, float, bool]], seed: int
+) -> None:
+    factor = np.array([-f if negative else f for f, _, negative in channels])
+    offset = np.array([o for _, o, _ in channels])
+    assume(np.abs(factor).max() * bound < 2**28)  # beyond that the step has collapsed
+    finish = choose("layer", factor, offset, bound, -128, 127)
+    acc = np.random.default_rng(seed).integers(-bound, bound + 1, (50, len(channels)))
+    # half of the sums where the result is not clamped
+    near = ((np.random.default_rng(seed).uniform(-128, 127, acc.shape) - offset) / factor).round()
+    acc[::2] = np.clip(near, -bound, bound)[::2].astype(np.int64)
+    found = requantize(acc, finish)
+    error = 1.5 * 2.0**-finish.right
+    for row in range(len(acc)):
+        for c in range(len(channels)):
+            real = Fraction(int(acc[row, c])) * Fraction(factor[c]) + Fraction(offset[c])
+            clamped = min(max(real, Fraction(-128)), Fraction(127))
+            assert abs(found[row, c] - clamped) <= Fraction(1, 2) + Fraction(error)
+    assert (
+        finish.right
+        >= min(22, 31 - 12, 31 - bound.bit_length() - int(np.ceil(np.log2(np.abs(factor).max())))) - 1
+    )
+
+
+def test_typical_layers_keep_fourteen_fraction_bits() -> None:
+    finish = choose("layer", np.array([0.004, 0.0001]), np.array([20.0, -3.0]), 255 * 40 * 1152, 0, 255)
+    assert finish.right >= 14
+
+
+def test_parameters_that_are_impossible_are_refused_by_name() -> None:
+    good = np.array([0.01])
+    with pytest.raises(UserError, match=r"conv1.*32 bits"):
+        choose("conv1", good, good, 2**31, 0, 255)
+    with pytest.raises(UserError, match=r"conv1.*finite"):
+        choose("conv1", np.array([np.nan]), good, 100, 0, 255)
+    with pytest.raises(UserError, match=r"conv1.*step"):
+        choose("conv1", np.array([1e9]), good, 2**30, 0, 255)
+    with pytest.raises(UserError, match=r"add.*step"):
+        choose_add("add", (1e6, 1.0))
+
+
+@given(st.floats(1e-6, 1000.0), st.floats(1e-6, 1000.0))
+@settings(max_examples=200, deadline=None)
+def test_addition_is_close_to_the_real_sum_and_fits_32_bits(first: float, second: float) -> None:
+    multipliers, right = choose_add("add", (first, second))
+    assert max(multipliers) <= 2**20 and min(multipliers) >= 0 and 1 <= right <= 30
+    assert 255 * sum(multipliers) + (1 << (right - 1)) < 2**31
+    op = g.Add(("a", "b"), "c", "add", multipliers, right, -128, 127)
+    a, b = np.meshgrid(np.arange(-128, 256, 5, dtype=np.int32), np.arange(-128, 256, 7, dtype=np.int32))
+    real = np.clip(a * first + b * second, -128, 127)
+    # multipliers are rounded to 1/2**right, so the sum may be wrong by that times the operands
+    error = 0.5 + 0.5 * (256 + 256) * 2.0**-right + 1e-9
+    assert np.abs(execute(op, [a, b], []) - real).max() <= error
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[np.ndarray, g.Convolution, int]:
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    depth, share = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 3)))
+    padding = (
+        draw(st.integers(0, 2)),
+        draw(st.integers(0, 2)),
+        draw(st.integers(0, 2)),
+        draw(st.integers(0, 2)),
+    )
+    size = [dilation[a] * (kernel[a] - 1) + 1 + draw(st.integers(0, 5)) for a in (0, 1)]
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    low, high = draw(st.sampled_from([(0, 255), (-128, 127), (0, 127)]))
+    x = random.integers(low, high + 1, (2, *size, groups * depth)).astype(np.int32)
+    levels = np.arange(-127, 128).astype(np.int8)
+    indices = random.integers(0, 255, (groups * share, *kernel, depth)).astype(np.uint8)
+    weights = Codebook(indices, levels, np.ones(1, np.float32), 8)
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    finish = g.Dequantize(np.ones(groups * share, np.float32), np.zeros(groups * share, np.float32))
+    return (
+        x,
+        g.Convolution(("x",), "y", "conv", weights, stride, padding, dilation, groups, finish),
+        max(-low, high),
+    )
+
+
+@given(convolutions())
+@settings(max_examples=60, deadline=None)
+def test_convolution_sums_equal_plain_loops(example: tuple[np.ndarray, g.Convolution, int]) -> None:
+    x, op, magnitude = example
+    found = accumulate(x, op, magnitude)
+    top, left, bottom, right = op.padding
+    weights = op.weights.integers.astype(int)
+    out, kernel_height, kernel_width, depth = weights.shape
+    height, width = x.shape[1:3]
+    rows = (height + top + bottom - op.dilation[0] * (kernel_height - 1) - 1) // op.stride[0] + 1
+    columns = (width + left + right - op.dilation[1] * (kernel_width - 1) - 1) // op.stride[1] + 1
+    assert found.shape == (len(x), rows, columns, out)
+    largest = 0
+    for o in range(out):
+        first = o // (out // op.groups) * depth
+        for i in range(rows):
+            for j in range(columns):
+                total = np.zeros(len(x), int)
+                for kh in range(kernel_height):
+                    for kw in range(kernel_width):
+                        y = i * op.stride[0] + kh * op.dilation[0] - top
+                        z = j * op.stride[1] + kw * op.dilation[1] - left
+                        if 0 <= y < height and 0 <= z < width:
+                            total += x[:, y, z, first : first + depth] @ weights[o, kh, kw]
+                assert np.array_equal(found[:, i, j, o], total)
+                largest = max(largest, int(np.abs(total).max()))
+    assert largest <= convolution_bound(op.weights, -magnitude, magnitude)
+
+
+@given(
+    st.integers(1, 14), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.booleans(), st.booleans()
+)
+@settings(max_examples=150, deadline=None)
+def test_pool_windows_are_those_of_pytorch(
+    size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, count_padding: bool
+) -> None:
+    padding = min(padding, kernel // 2)
+    if size + 2 * padding < kernel:
+        return
+    x = torch.rand(1, 1, size, 1, dtype=torch.float64)
+    wanted = F.max_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), ceil_mode=ceil_mode)[0, 0, :, 0]
+    windows = pool_windows(size, kernel, stride, padding, ceil_mode)
+    assert [float(x[0, 0, w.start : w.end].max()) for w in windows] == wanted.tolist()
+    wanted = F.avg_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), ceil_mode, count_padding)[0, 0, :, 0]
+    windows = average_windows(size, kernel, stride, padding, ceil_mode, count_padding)
+    found = [float(x[0, 0, w.start : w.end].sum()) / w.divisor for w in windows]
+    assert np.allclose(found, wanted.numpy(), rtol=1e-12)
+
+
+@given(st.integers(1, 20), st.integers(1, 9))
+def test_adaptive_windows_are_those_of_pytorch(size: int, outputs: int) -> None:
+    x = torch.rand(1, 1, size, 1, dtype=torch.float64)
+    wanted = F.adaptive_avg_pool2d(x, (outputs, 1))[0, 0, :, 0]
+    found = [float(x[0, 0, w.start : w.end].sum()) / w.divisor for w in adaptive_windows(size, outputs)]
+    assert np.allclose(found, wanted.numpy(), rtol=1e-12)
