@@ -164,6 +164,10 @@ class Study:
         curve = (*(r for r in record.curve if r.epochs < rung.epochs), rung)
         self._write(number, dataclasses.replace(record, curve=curve, figures=figures or record.figures))
 
+    def report_figures(self, number: int, figures: Figures) -> None:
+        """Note what is known of a running trial before its first rung."""
+        self._write(number, dataclasses.replace(self._running(number), figures=figures))
+
     def tell(self, number: int, record: TrialRecord) -> None:
         """Note how a trial ended.
 

@@ -1,0 +1,64 @@
+"""What is kept of a candidate while it trains, so that a trial that died can be taken up again: OUT/NAME/trials/HASH/."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.files import write_atomically
+from pipeline.records import Rung, TrialRecord
+from search_spaces.plan import Plan
+
+if TYPE_CHECKING:
+    from pipeline.train import Cotuning
+
+
+def checkpoint_path(folder: Path, plan: Plan) -> Path:
+    """State and curve at the last rung that was reached. ``folder`` is the study's."""
+    return folder / "trials" / plan.hash / "checkpoint.pt"
+
+
+def record_path(folder: Path, plan: Plan) -> Path:
+    """The outcome of a finished candidate, until the study has heard of it."""
+    return folder / "trials" / plan.hash / "record.json"
+
+
+def earlier_record(folder: Path, plan: Plan, number: int) -> TrialRecord | None:
+    """The outcome of a candidate that finished without the study hearing of it, as trial ``number``."""
+    path = record_path(folder, plan)
+    if not path.is_file():
+        return None
+    return dataclasses.replace(TrialRecord.from_json(path.read_text()), number=number)
+
+
+def forget(folder: Path, plan: Plan) -> None:
+    """Remove all of it: the study knows the outcome now."""
+    shutil.rmtree(folder / "trials" / plan.hash, ignore_errors=True)
+
+
+def save_checkpoint(path: Path, run: Cotuning, curve: Sequence[Rung]) -> None:
+    """Write state and curve, atomically."""
+    import torch
+
+    stream = io.BytesIO()
+    rungs = json.dumps([dataclasses.asdict(rung) for rung in curve])
+    torch.save({"state": run.state_dict(), "curve": rungs}, stream)
+    write_atomically(path, stream.getvalue())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """``state`` and ``curve`` of a checkpoint, on the CPU."""
+    import torch
+
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return saved
+
+
+def rungs_of(saved: dict[str, Any]) -> tuple[Rung, ...]:
+    """The curve in a checkpoint."""
+    return tuple(Rung(**rung) for rung in json.loads(saved["curve"]))

@@ -1,0 +1,320 @@
+"""The pool of ARM CPUs: Ray actors, one per device, each used by one program at a time.
+
+Where the Ray cluster has ARM nodes (label ``arch=aarch64``, resource ``arm_cpu``), every such node is a device and its
+figures are measured. Where it has none there is one emulated device, whose figures are modelled. The two are never mixed
+in one pool. Programs, blobs and images travel as bytes and arrays and profiles as JSON text, with checksums, so that
+nodes of different processors need to agree on nothing else.
+
+``python -m pipeline.devices`` lists the devices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Parser, main_guard
+from quantizers.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from deploy_arm.profiling import Profile
+
+NAMESPACE = "dgms-arm-search"
+LABELS = {"arch": "aarch64"}
+ATTEMPTS = 3  # devices that may be lost under one piece of work
+PATIENCE = 600.0  # seconds to wait for a device that is free
+
+
+class DeviceError(Exception):
+    """A program could not be run or profiled; the text says why."""
+
+
+class DeviceActor:
+    """One device. Ray runs one call of an actor at a time: that is what makes it exclusive."""
+
+    def __init__(self, target: str) -> None:
+        from deploy_arm.device import available_devices
+
+        self._device = available_devices(target)[0]
+        self._files = tempfile.TemporaryDirectory(prefix="device-")
+
+    def describe(self) -> str:
+        """The device's name."""
+        return self._device.name
+
+    def profile(self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str]) -> str:
+        """Profile as JSON text."""
+        paths = self._paths(program, blob)
+        return self._device.profile(
+            *paths, image, layers=layers, expected=_checksums(program, blob)
+        ).to_json()
+
+    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Outputs float32 [N, K]."""
+        return self._device.run(*self._paths(program, blob), images, expected=_checksums(program, blob))
+
+    def _paths(self, program: bytes, blob: bytes) -> tuple[Path, Path]:
+        """The program is kept under its checksum; of blobs, which are many, only the last."""
+        folder = Path(self._files.name)
+        kept = folder / f"program-{hashlib.sha256(program).hexdigest()}"
+        if not kept.exists():
+            kept.write_bytes(program)
+            kept.chmod(0o755)
+        path = folder / "weights.blob"
+        path.write_bytes(blob)
+        return kept, path
+
+
+class PoolActor:
+    """Gives each piece of work to a free device; when a device dies under it, to another."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._free: asyncio.Queue[str] = asyncio.Queue()
+        self._actors: dict[str, Any] = {}
+        self._states: dict[str, dict[str, str]] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> list[dict[str, str]]:
+        """Take every ARM node of the cluster, or make the one emulated device; its failure to start is raised."""
+        nodes = arm_nodes()
+        for node in nodes:
+            self._begin(node)
+        if not nodes:
+            await self._add("emulated")
+        return self.devices()
+
+    def devices(self) -> list[dict[str, str]]:
+        """Name, source and state (waiting, free, busy, lost) of each device."""
+        return list(self._states.values())
+
+    async def profile(self, program: bytes, blob: bytes, image: Any, layers: Sequence[str]) -> str:
+        return str(await self._work("profile", program, blob, image, layers))
+
+    async def run(self, program: bytes, blob: bytes, images: Any) -> Any:
+        return await self._work("run", program, blob, images)
+
+    async def _work(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        for _ in range(ATTEMPTS):
+            try:
+                key = await asyncio.wait_for(self._free.get(), PATIENCE)
+            except TimeoutError as error:
+                raise DeviceError(
+                    f"no device became free within {PATIENCE:.0f} s: {self.devices()}"
+                ) from error
+            self._states[key]["state"] = "busy"
+            try:
+                result = await getattr(self._actors[key], method).remote(*arguments)
+            except ray.exceptions.RayActorError:
+                self._states[key]["state"] = "lost"
+                self._renew(key)
+                continue
+            except ray.exceptions.RayTaskError as error:
+                self._release(key)
+                raise DeviceError(str(error.cause or error).strip().splitlines()[-1]) from None
+            self._release(key)
+            return result
+        raise DeviceError(f"{ATTEMPTS} devices were lost one after another while they ran this program")
+
+    def _release(self, key: str) -> None:
+        self._states[key]["state"] = "free"
+        self._free.put_nowait(key)
+
+    def _renew(self, lost: str) -> None:
+        """A new actor in the place of a dead one, and whatever ARM nodes have joined meanwhile."""
+        for node in arm_nodes() or ([lost] if lost == "emulated" else []):
+            if self._states.get(node, {}).get("state", "lost") == "lost":
+                self._begin(node)
+
+    def _begin(self, key: str) -> None:
+        self._states[key] = {"name": key, "source": "measured", "state": "waiting"}
+        task = asyncio.ensure_future(self._add(key))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _add(self, key: str) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        emulated = key == "emulated"
+        source = "modelled" if emulated else "measured"
+        self._states[key] = {"name": key, "source": source, "state": "waiting"}
+        # No restarts: a restarting actor refuses calls at once and would burn all attempts. A dead one is replaced.
+        if emulated:
+            options: dict[str, Any] = {"num_cpus": 0}
+        else:
+            strategy = NodeAffinitySchedulingStrategy(key, soft=False)
+            options = {"num_cpus": 0, "resources": {"arm_cpu": 1}, "scheduling_strategy": strategy}
+        actor: Any = ray.remote(DeviceActor).options(max_restarts=0, **options).remote(self._target)
+        try:
+            name = await actor.describe.remote()
+        except ray.exceptions.RayError as error:
+            self._states[key]["state"] = "lost"
+            if emulated:
+                raise DeviceError(str(error).strip().splitlines()[-1]) from None
+            return
+        self._actors[key] = actor
+        self._states[key]["name"] = name
+        self._release(key)
+
+
+class DevicePool:
+    """The pool as a trial or a driver sees it; may be sent to other processes."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    @classmethod
+    def start(cls, target: str) -> DevicePool:
+        """Start the pool in the Ray cluster this process is connected to.
+
+        Raises:
+            DeviceError: there is no ARM node and no emulator.
+        """
+        import ray
+
+        pool = cls(ray.remote(PoolActor).options(num_cpus=0, max_concurrency=1000).remote(target))
+        pool._get(pool._actor.start.remote())
+        return pool
+
+    def devices(self) -> list[dict[str, str]]:
+        """Name, source and state of each device."""
+        return list(self._get(self._actor.devices.remote()))
+
+    @property
+    def source(self) -> str:
+        """``measured`` or ``modelled``: one pool never mixes them."""
+        return self.devices()[0]["source"]
+
+    def profile(
+        self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str] = ()
+    ) -> Profile:
+        """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.
+
+        Raises:
+            DeviceError: no device, or the program fails on it.
+        """
+        from deploy_arm.profiling import Profile
+
+        return Profile.from_json(self._get(self._actor.profile.remote(program, blob, image, list(layers))))
+
+    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Outputs float32 [N, K] for uint8 images [N, H, W, C]; raises DeviceError as ``profile`` does."""
+        outputs: NDArray[np.float32] = self._get(self._actor.run.remote(program, blob, images))
+        return outputs
+
+    def _get(self, reference: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DeviceError):
+                raise DeviceError(str(error.cause)) from None
+            raise
+        except ray.exceptions.RayActorError as error:
+            raise DeviceError(f"the device pool has died: {error}") from None
+
+
+def arm_nodes() -> list[str]:
+    """The ids of the cluster's living ARM nodes that offer an ``arm_cpu``."""
+    import ray
+
+    return [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"]
+        and node["Resources"].get("arm_cpu", 0) >= 1
+        and all(node.get("Labels", {}).get(key) == value for key, value in LABELS.items())
+    ]
+
+
+def list_devices(target: str) -> list[dict[str, str]]:
+    """Devices a search would use: the ARM nodes of the cluster at RAY_ADDRESS if there are any, else this machine's own.
+
+    Raises:
+        UserError: unknown target, no emulator, or the cluster cannot be reached.
+    """
+    from deploy_arm.cores import CORES
+    from deploy_arm.device import available_devices
+
+    CORES[target]
+    if address := os.environ.get("RAY_ADDRESS"):
+        rows = _cluster_devices(address)
+        if rows:
+            return rows
+    return [
+        {
+            "name": device.name,
+            "source": "modelled" if "emulated" in device.name else "measured",
+            "state": "free",
+            "where": "this machine",
+        }
+        for device in available_devices(target)
+    ]
+
+
+def _cluster_devices(address: str) -> list[dict[str, str]]:
+    import ray
+
+    try:
+        ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
+    try:
+        free = ray.state.available_resources_per_node()
+        return [
+            {
+                "name": node["NodeManagerHostname"],
+                "source": "measured",
+                "state": "free" if free.get(node["NodeID"], {}).get("arm_cpu", 0) >= 1 else "busy",
+                "where": node["NodeManagerAddress"],
+            }
+            for node in ray.nodes()
+            if node["NodeID"] in set(arm_nodes())
+        ]
+    finally:
+        ray.shutdown()
+
+
+def _checksums(program: bytes, blob: bytes) -> dict[str, str]:
+    return {"program": hashlib.sha256(program).hexdigest(), "blob": hashlib.sha256(blob).hexdigest()}
+
+
+def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.stdout.write) -> int:
+    """The command."""
+    parser = Parser(
+        prog="python -m pipeline.devices", description="List the ARM CPUs that programs can run on."
+    )
+    parser.add_argument("--target", default="a76", metavar="CPU", help="ARM CPU class (default a76)")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="output (default text)")
+    arguments = parser.parse_args(argv)
+    rows = list_devices(arguments.target)
+    if arguments.format == "json":
+        write(json.dumps(rows, indent=1) + "\n")
+        return 0
+    for row in rows:
+        write(f"{row['name']:<24} {row['source']:<9} {row['state']:<7} {row['where']}\n")
+    if all(row["source"] == "modelled" for row in rows):
+        write(
+            "No ARM CPU here: programs are emulated, outputs are exact, times are modelled. To measure, start Ray on an ARM "
+            "machine with `ray start --address=HEAD --labels arch=aarch64 --resources '{\"arm_cpu\": 1}'`.\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))

@@ -1,0 +1,457 @@
+"""Ray Tune as the executor of a study: a Searcher and a TrialScheduler that only translate.
+
+What to try and what was found is the study's (``pipeline.study``), who goes on is ``pipeline.halving``'s and
+``pipeline.pareto``'s; Tune places trials, reuses their processes and starts them again when a process dies. The study is
+written by this process alone. Tune's own state, under ``tune/`` in the study's folder, is thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray._private import ray_constants
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from pipeline import pareto
+from pipeline.checkpoints import forget
+from pipeline.config import Settings
+from pipeline.devices import NAMESPACE, DeviceError, DevicePool
+from pipeline.halving import Rungs, rung_budgets
+from pipeline.records import Figures, Reference, Rung, TrialRecord
+from pipeline.study import Candidate, Study
+from pipeline.trial import ENDED, PROFILED, CotuneTrial
+from quantizers.errors import UserError
+
+RETRIES = 2  # times a candidate is tried again after its process died
+DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
+OBJECT_STORE_BYTES = 2**30
+
+
+class Progress(Protocol):
+    """Who is told what happens."""
+
+    def line(self, text: str) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+    def trial(self, record: TrialRecord, done: int) -> None: ...
+
+
+class Conductor:
+    """Decides for Tune, with the study's and the pure rules' words. Knows nothing of Ray."""
+
+    def __init__(
+        self,
+        study: Study,
+        rungs: Rungs,
+        budget: int,
+        concurrency: int,
+        progress: Progress,
+        after_trial: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
+        hoped_error: float | None = None,
+    ) -> None:
+        self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
+        self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
+        self.hoped_error = hoped_error
+        self.stop = threading.Event()
+        self.exhausted = False
+        self._stopped: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do: the budget is spent, or the space holds nothing more that is worth it."""
+        dominated = sum(record.status == "dominated" for record in self.study.records())
+        return (
+            self.exhausted
+            or self.study.spent >= self.budget
+            or dominated >= DOMINATED_PER_BUDGET * self.budget
+        )
+
+    @property
+    def closing(self) -> bool:
+        """No more candidates are to be proposed."""
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return self.stop.is_set() or late or self.complete
+
+    def propose(self) -> Candidate | None:
+        """The next candidate; None when there is none now."""
+        running = len(self.study.running())
+        if self.closing or running >= self.concurrency or self.study.spent + running >= self.budget:
+            return None
+        candidate = self.study.ask()
+        if candidate is None:
+            self.exhausted = not running
+        return candidate
+
+    def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
+        """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""
+        record = self._running(number)
+        if phase == PROFILED:
+            self.study.report_figures(number, figures)
+            on = pareto.can_enter(
+                figures.latency_ms,
+                figures.size_bytes,
+                self._best_error(),
+                [self._point(r.figures) for r in self.study.front()],
+                self.study.objectives,
+            )
+        else:
+            assert rung is not None
+            self.study.report_rung(number, rung, figures)
+            index = self.rungs.budgets.index(rung.epochs)
+            others = [
+                self._point(dataclasses.replace(r.figures, error=reached.error))
+                for r in [*self.study.records(), *self.study.running()]
+                if r.hash != record.hash
+                for reached in r.curve
+                if reached.epochs == rung.epochs
+            ]
+            on = self.rungs.decide(index, self._point(figures), others) == "go on"
+        if not on:
+            self._stopped.add(number)
+        self._say()
+        return on
+
+    def end(self, number: int, record: TrialRecord | None, died: bool = False) -> None:
+        """A trial has left Tune: with its own record, stopped by ``judge``, or because its process died for good.
+
+        One that Tune dropped since the search is ending stays as it is: the study will queue it again.
+        """
+        running = next((r for r in self.study.running() if r.number == number), None)
+        if running is None:
+            return
+        if record is None and number in self._stopped:
+            status: Any = "stopped" if running.curve else "dominated"
+            reason = (
+                f"worse than others at {running.curve[-1].epochs:g} epochs"
+                if running.curve
+                else "slower and larger than the front even with the best error so far"
+            )
+            record = dataclasses.replace(running, status=status, reason=reason)
+        elif record is None and died:
+            reason = f"its process died {RETRIES + 1} times (out of memory, or killed)"
+            record = dataclasses.replace(running, status="failed", reason=reason)
+        if record is None:
+            return
+        self._stopped.discard(number)
+        self.study.tell(number, record)
+        forget(self.study.folder, record.plan)
+        told = next(r for r in self.study.records() if r.number == number)
+        self.progress.trial(told, self.study.spent)
+        self.after_trial()
+        self._say()
+
+    def _best_error(self) -> float | None:
+        """The error to hope for: the fp32 network's, or better if anyone was. Without it, a first bad trial would keep
+        every larger candidate out."""
+        if self.hoped_error is None:
+            return None
+        return min(self.hoped_error, self.study.best_error() or self.hoped_error)
+
+    def _point(self, figures: Figures) -> tuple[float, ...]:
+        point = figures.objectives(self.study.objectives)
+        if point is None:
+            raise ValueError(f"figures without all of {', '.join(self.study.objectives)}: {figures}")
+        return point
+
+    def _running(self, number: int) -> TrialRecord:
+        return next(record for record in self.study.running() if record.number == number)
+
+    def _say(self) -> None:
+        running = []
+        for record in self.study.running():
+            where = f"{record.curve[-1].epochs:g} epochs" if record.curve else "starting"
+            running.append(f"{record.hash} {where}")
+        text = f"{self.study.spent} of {self.budget} trials, {len(self.study.front())} on the front"
+        self.progress.status(text + (f"; running {', '.join(running)}" if running else ""))
+
+
+class _Unsaved:
+    """Tune pickles its parts in order to restore an experiment. Ours is resumed from the study, so nothing is saved."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Unsaved:
+        return self
+
+
+class StudySearcher(_Unsaved, Searcher):
+    """Tune's questions to the conductor."""
+
+    def __init__(self, conductor: Conductor, context: dict[str, Any], guard: Guard) -> None:
+        super().__init__()
+        self._conductor, self._context, self._guard = conductor, context, guard
+        self.numbers: dict[str, int] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        with self._guard:
+            candidate = self._conductor.propose()
+            if candidate is not None:
+                self.numbers[trial_id] = candidate.number
+                return {**self._context, "number": candidate.number, "plan": candidate.plan.to_json()}
+        done = self._conductor.closing and not self._conductor.study.running()
+        return Searcher.FINISHED if done or self._conductor.stop.is_set() else None
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        with self._guard:
+            record = None
+            if result and result.get("phase") == ENDED:
+                record = TrialRecord.from_json(result["record"])
+            self._conductor.end(self.numbers[trial_id], record, died=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth. Tune wants a file."""
+        Path(checkpoint_path).write_bytes(b"")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a search is resumed from its study."""
+
+
+class StudyScheduler(_Unsaved, FIFOScheduler):
+    """The conductor's judgement as Tune's decision."""
+
+    def __init__(self, conductor: Conductor, searcher: StudySearcher, guard: Guard) -> None:
+        super().__init__()
+        self._conductor, self._searcher, self._guard = conductor, searcher, guard
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        with self._guard:
+            figures = Figures(**json.loads(result["figures"]))
+            rung = Rung(**json.loads(result["rung"])) if "rung" in result else None
+            number = self._searcher.numbers[trial.trial_id]
+            if not self._conductor.judge(number, result["phase"], figures, rung):
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+
+class Guard:
+    """Tune only logs what its searcher and scheduler raise. This keeps the first exception and ends the search, so that it
+    can be raised where the search was started."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.error: BaseException | None = None
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self.error = self.error or error
+            self._stop.set()
+            return True
+        return False
+
+
+class _StopAll(_Unsaved, Stopper):
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop.is_set()
+
+
+def run(
+    settings: Settings,
+    study: Study,
+    progress: Progress,
+    after_trial: Callable[[], None] = lambda: None,
+    *,
+    references: Sequence[Reference] = (),
+    trainable: type[tune.Trainable] = CotuneTrial,
+) -> bool:
+    """Run trials until the budget is spent, the time is up, or someone interrupts.
+
+    Args:
+        after_trial: called after every trial that ended, in this process.
+        references: the fp32 network's error is the best that is hoped for; all go into the candidates' manifests.
+        trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
+
+    Returns:
+        Whether the search is complete; if not, the same command resumes it.
+
+    Raises:
+        UserError: the devices' figures would not be comparable with those the study holds, or resources are missing.
+    """
+    fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
+    rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs))
+    deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
+    conductor = Conductor(study, rungs, settings.budget, 1, progress, after_trial, deadline, fp32)
+    if conductor.complete:
+        return True
+    progress.status("starting Ray")
+    with cluster(), _interruptible(conductor.stop):
+        devices = start_devices(settings, study, progress)
+        conductor.concurrency, resources = placement(settings)
+        context = {
+            "settings": settings,
+            "budgets": list(rungs.budgets),
+            "devices": devices,
+            "references": {r.name: dataclasses.asdict(r.figures) for r in references},
+        }
+        guard = Guard(conductor.stop)
+        searcher = StudySearcher(conductor, context, guard)
+        shutil.rmtree(settings.folder / "tune", ignore_errors=True)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=StudyScheduler(conductor, searcher, guard),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(settings.folder.absolute()),
+                verbose=0,
+                stop=_StopAll(conductor.stop),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            study.release()
+    if guard.error is not None:
+        raise guard.error
+    return conductor.complete
+
+
+def start_devices(settings: Settings, study: Study, progress: Progress) -> DevicePool:
+    """The device pool; refused when its figures are of another kind than those the study already holds."""
+    try:
+        devices = DevicePool.start(settings.target)
+    except DeviceError as error:
+        raise UserError(f"no device to profile on: {error}") from error
+    source = devices.source
+    before = {r.figures.source for r in study.records() if r.figures.source}
+    if before - {source}:
+        raise UserError(
+            f"this study's latencies are {', '.join(sorted(str(b) for b in before))}, but the devices here give {source} "
+            "ones, which cannot stand in one front; resume where the same kind of device is at hand, or choose another name"
+        )
+    names = ", ".join(device["name"] for device in devices.devices())
+    kind = "no ARM CPU in the cluster: latencies are modelled" if source == "modelled" else "measured"
+    progress.line(f"devices: {names} ({kind})")
+    return devices
+
+
+def placement(settings: Settings) -> tuple[int, dict[str, float]]:
+    """How many trials run at a time in the connected cluster, and what one of them asks Tune for.
+
+    Raises:
+        UserError: not even one trial fits.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 0)), total.get("GPU", 0.0)
+    workers, wanted = settings.workers_per_trial, settings.gpus_per_trial
+    if cpus < workers:
+        raise UserError(f"{workers} workers per trial: the cluster has {cpus} CPUs, one per worker is needed")
+    if wanted > gpus:
+        raise UserError(f"{wanted:g} GPUs per trial: the cluster has {gpus:g}")
+    fits = min(cpus // workers, int(gpus / wanted) if wanted else cpus)
+    concurrency = min(settings.max_concurrent or fits, fits)
+    if workers > 1:
+        # The workers ask for their own CPUs and GPUs; the actor that starts them only waits.
+        return concurrency, {"CPU": 0}
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    share = {"CPU": float(max(1, min(cpus // concurrency, largest)))}
+    return concurrency, {**share, **({"GPU": wanted} if wanted else {})}
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[None]:
+    """Connected to the Ray cluster at RAY_ADDRESS; without one, to a cluster of this machine that is started for the
+    purpose: bound to the loopback address, with token authentication, without usage statistics and dashboard."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_FORCE_TRIAL_CLEANUP_S": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "TUNE_WARN_THRESHOLD_S": "60",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    for key, value in quiet.items():
+        os.environ.setdefault(key, value)
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
+    else:
+        # Ray 2.60 replaces 127.0.0.1 by a reachable address unless clusters are switched off; this switch does that on
+        # every system, whatever its name says.
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        # Ray 2.60 turns token authentication on by itself when RAY_AUTH_MODE is unset, but writes a secret for all to read.
+        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+            keep_secret(Path.home() / ".ray" / "auth_token")
+        ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def keep_secret(path: Path) -> None:
+    """Make the token file if there is none, and see that only this user can read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(32))
+    path.chmod(0o600)
+
+
+@contextlib.contextmanager
+def _interruptible(stop: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the search in good order, the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
