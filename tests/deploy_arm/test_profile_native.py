@@ -66,7 +66,7 @@ def test_devices_say_what_they_are() -> None:
     (device,) = available_devices("x1")
     assert device.target == "x1"
     assert device.name == "emulated x1" or here
-    with pytest.raises(UserError, match="unknown modelled core 'a75'; allowed: .*a76"):
+    with pytest.raises(UserError, match=r"unknown modelled core 'a75'; allowed: .*a76"):
         DEVICES["emulated"]("a75")
     if not here:
         with pytest.raises(UserError, match="aarch64 only"):

@@ -1,0 +1,216 @@
+"""Devices with a real program: a small network compiled, run and profiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from compiler_networks import harden, scramble_norms
+from numpy.typing import NDArray
+from profile_programs import need_qemu
+from torch import Tensor, nn
+
+from deploy_arm import emulator, reference
+from deploy_arm.blob import write_blob
+from deploy_arm.device import EmulatedDevice, NativeDevice, Profile, available_devices
+from deploy_arm.frontend import compile_graph
+from deploy_arm.graph import Graph
+from deploy_arm.program import build_program
+from deploy_arm.storage import sha256
+from deploy_arm.toolchain import choose_compiler
+from quantizers.errors import UserError
+
+
+class Network(nn.Module):
+    """A residual block between a strided convolution and a classifier, on 24 x 24 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16))
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(16, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.relu(self.block(x) + x)
+        return self.classifier(self.pool(x).flatten(1))
+
+
+class Built(NamedTuple):
+    program: Path
+    blob: Path
+    graph: Graph
+    images: NDArray[np.uint8]
+    expected: NDArray[np.float32]
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return self.program, self.blob
+
+    @property
+    def layers(self) -> list[str]:
+        return [operation.layer for operation in self.graph.operations]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    try:
+        choose_compiler()
+    except UserError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    hardened = harden(scramble_norms(Network()), torch.randn(8, 3, 24, 24), bits=4)
+    graph = compile_graph(hardened, (3, 24, 24), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    blob = tmp_path_factory.mktemp("built") / "weights.blob"
+    blob.write_bytes(write_blob(graph))
+    images = np.random.default_rng(0).integers(0, 256, size=(5, 24, 24, 3), dtype=np.uint8)
+    return Built(build_program("a76"), blob, graph, images, reference.run(graph, images))
+
+
+@pytest.fixture(autouse=True)
+def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Profiles go to a fresh folder; compiled things stay in the common one."""
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    monkeypatch.setattr("deploy_arm.profiling.cache_directory", lambda *_: folder)
+    return folder
+
+
+def device(target: str = "a76") -> EmulatedDevice:
+    need_qemu()
+    return EmulatedDevice(target)
+
+
+def test_an_emulated_device_answers_like_the_reference(built: Built) -> None:
+    assert np.array_equal(device().run(*built.files, built.images), built.expected)
+
+
+def test_a_profile_is_whole_and_adds_up(built: Built) -> None:
+    profile = device().profile(*built.files, built.images[0], layers=built.layers)
+    assert profile.source == "modelled" and profile.device == "emulated a76"
+    assert 0 < profile.low_ms <= profile.latency_ms <= profile.high_ms
+    assert profile.size_bytes == built.blob.stat().st_size < profile.peak_memory_bytes
+    assert [part.layer for part in profile.layers] == built.layers
+    assert [part.kind for part in profile.layers].count("convolution") == 3
+    for name, total in (("ms", "latency_ms"), ("low_ms", "low_ms"), ("high_ms", "high_ms")):
+        assert sum(getattr(part, name) for part in profile.layers) == pytest.approx(getattr(profile, total))
+    assert sum(part.instructions or 0 for part in profile.layers) == profile.instructions
+    # 12 x 12 outputs of 16 channels from 27 and 144 products, and the classifier.
+    assert profile.details["multiplications"] == 144 * 16 * (27 + 144) + 16 * 7
+    assert Profile.from_json(profile.to_json()) == profile
+    assert json.loads(json.dumps(dataclasses.asdict(profile)))["layers"][0]["kind"] == "input_table"
+    with pytest.raises(ValueError, match="layer names"):
+        device().profile(*built.files, built.images[0], layers=["one"])
+
+
+def test_profiles_are_kept_by_program_blob_and_device(
+    built: Built, own_profiles: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = device().profile(*built.files, built.images[0])
+    device("x1").profile(*built.files, built.images[0])
+    assert len(list(own_profiles.iterdir())) == 2
+    other = tmp_path / "other.blob"
+    shutil.copy(built.blob, other)
+    with monkeypatch.context() as patched:
+        patched.setattr(EmulatedDevice, "measure", lambda *_: pytest.fail("profiled again"))
+        assert device().profile(built.program, other, built.images[0], layers=built.layers).layers[1].layer
+    for path in own_profiles.iterdir():
+        path.write_text('{"latency_ms": 1}')
+    assert device().profile(*built.files, built.images[0]) == first
+    assert device().profile(*built.files, built.images[0], cached=False) == first
+
+
+def test_files_with_another_checksum_are_not_run(built: Built) -> None:
+    sums = {"program": sha256(built.program), "blob": sha256(built.blob)}
+    device().run(*built.files, built.images, expected=sums)
+    for name in sums:
+        with pytest.raises(UserError, match="checksum"):
+            device().run(*built.files, built.images, expected={**sums, name: "0" * 64})
+        with pytest.raises(UserError, match="checksum"):
+            device().profile(*built.files, built.images[0], expected={**sums, name: "0" * 64})
+    with pytest.raises(UserError, match="does not exist"):
+        device().run(built.program, Path("no.blob"), built.images)
+
+
+def test_a_damaged_blob_and_a_wrong_image_are_told(built: Built, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.blob"
+    content = bytearray(built.blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        device().run(built.program, damaged, built.images)
+    with pytest.raises(UserError, match="whole images"):
+        device().run(*built.files, built.images[:, :23])
+    with pytest.raises(ValueError, match="uint8"):
+        device().run(*built.files, built.images.astype(np.float32))  # type: ignore[arg-type]
+
+
+def test_both_emulators_agree_on_outputs_and_instructions(built: Built) -> None:
+    need_qemu()
+    pytest.importorskip("unicorn")
+    for target in ("a76", "a72"):
+        program = build_program(target)
+        outputs = emulator.run(program, built.blob, built.images, target=target, route="unicorn")
+        assert np.array_equal(outputs, built.expected)
+        counts = {
+            route: emulator.count(program, built.blob, built.images[0], target=target, route=route)
+            for route in ("qemu", "unicorn")
+        }
+        ours, theirs = (
+            [part.instructions for part in counts[route].operations] for route in ("unicorn", "qemu")
+        )
+        assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_warm_caches_miss_less_and_change_nothing_else(built: Built) -> None:
+    need_qemu()
+    cold = emulator.count(*built.files, built.images[0], warm_up=0)
+    warm = emulator.count(*built.files, built.images[0], warm_up=1)
+    assert cold.instructions == warm.instructions
+    misses = [sum(part.second_misses or 0 for part in counts.operations) for counts in (cold, warm)]
+    assert misses[1] == 0 < misses[0]
+
+
+def test_the_pip_route_profiles_without_qemu_and_llvm(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("unicorn")
+    complete = device().profile(*built.files, built.images[0])
+    monkeypatch.setenv("DGMS_ARM_ROUTE", "pip")
+    (found,) = available_devices("a76")
+    if not isinstance(found, EmulatedDevice):
+        pytest.skip("an ARM machine measures itself")
+    profile = found.profile(*built.files, built.images[0])
+    assert profile.details["emulator"] == "unicorn" and "own throughput table" in profile.details["model"]
+    assert profile.details["caches"] == "not simulated"
+    assert profile.instructions == pytest.approx(complete.instructions, rel=0.01)
+    # The wider interval holds the better model's figure.
+    assert profile.low_ms <= complete.latency_ms <= profile.high_ms
+    assert profile.high_ms / profile.low_ms > complete.high_ms / complete.low_ms
+    if importlib.util.find_spec("unicorn"):
+        assert np.array_equal(found.run(*built.files, built.images), built.expected)
+
+
+def test_native_timing_repeats_and_reports_its_conditions(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The native device's own code; where this is no ARM machine, with the emulator in front of the program."""
+    monkeypatch.setattr("deploy_arm.native.LONGEST_S", 0.5)
+    launcher = [] if available_devices("a76")[0].name != "emulated a76" else [emulator.find_qemu() or "none"]
+    if launcher == ["none"]:
+        pytest.skip("qemu-user is not installed")
+    native = NativeDevice("a76", launcher=launcher)
+    profile = native.profile(*built.files, built.images[0])
+    assert profile.source == "measured" and profile.device.endswith(f"cpu{native.cpu}")
+    assert profile.details["repetitions"] >= 20 and profile.instructions is None
+    assert 0 < profile.low_ms <= profile.latency_ms <= profile.high_ms
+    assert profile.details["minimum_ms"] <= profile.latency_ms
+    assert set(profile.details["before"]) == {"frequency_ghz", "temperature_c"}
+    assert np.array_equal(native.run(*built.files, built.images), built.expected)
