@@ -1,0 +1,302 @@
+"""Random graphs for the runtime's tests: an input table into some range, the operations under test, integers as floats out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy_arm import graph as g
+from deploy_arm.windows import average_windows, pool_windows
+from quantizers.codebook import Codebook
+
+RANGES = ((0, 255), (0, 127), (-128, 127), (-64, 63))
+
+
+@dataclass
+class Builder:
+    """Appends operations to a graph; every method returns the name of the tensor it made."""
+
+    random: np.random.Generator
+    shape: tuple[int, int, int]
+    graph: g.Graph = field(init=False)
+
+    def __post_init__(self) -> None:
+        image = g.Tensor("image", self.shape)
+        self.graph = g.Graph(image, "", {"image": image})
+
+    def tensor(
+        self, shape: Sequence[int], low: int, high: int, *, step: float = 1.0, floating: bool = False
+    ) -> str:
+        name = f"t{len(self.graph.tensors)}"
+        height, width, channels = (int(size) for size in shape)
+        self.graph.tensors[name] = g.Tensor(name, (height, width, channels), step, low, high, floating)
+        return name
+
+    def emit(self, operation: g.Operation) -> str:
+        self.graph.operations.append(operation)
+        return operation.output
+
+    def table(self, low: int, high: int) -> NDArray[np.int16]:
+        """Random values of a range, its ends often among them."""
+        values = self.random.integers(low, high + 1, 256)
+        ends = self.random.random(256)
+        return np.where(ends < 0.1, low, np.where(ends > 0.9, high, values)).astype(np.int16)
+
+    def input(self, low: int, high: int) -> str:
+        out = self.tensor(self.shape, low, high)
+        table = np.stack([self.table(low, high) for _ in range(self.shape[2])])
+        return self.emit(g.InputTable(("image",), out, "input", table))
+
+    def finish(self, bound: int, count: int, low: int, high: int) -> g.Requantize:
+        """Sums up to ``bound`` onto about the range, so that values and both clamps occur."""
+        left = int(self.random.integers(0, max(31 - bound.bit_length(), 1)))
+        right = int(self.random.integers(0, 16))
+        wanted = (
+            (high - low) / max(bound, 1) * self.random.uniform(0.5, 8, count) * 2.0 ** (31 + right - left)
+        )
+        multiplier = np.clip(np.rint(wanted), 1, 2**31 - 1).astype(np.int32)
+        if self.random.random() < 0.3:
+            multiplier *= self.random.choice(np.array([-1, 1], np.int32), count)
+        offset = np.rint(self.random.uniform(low, high, count) * 2.0**right).astype(np.int32)
+        if self.random.random() < 0.1:  # nonsense must agree too
+            left, right = (int(value) for value in self.random.integers(0, 32, 2))
+            offset = self.random.integers(-(2**31), 2**31, count).astype(np.int32)
+        return g.Requantize(multiplier, offset, left, right, low, high)
+
+    def codebook(
+        self, shape: Sequence[int], bits: int, zero_share: float = 0.3, *, skewed: bool = False
+    ) -> Codebook:
+        """Random weights (OHWI). Below 8 bits zero is among the levels, except now and then."""
+        size = int(np.prod(shape))
+        if bits == 8:
+            levels = np.arange(-127, 128, dtype=np.int8)
+            zero = 127
+        else:
+            count = int(self.random.integers(2, 2**bits + 1))
+            lowest = -128 if self.random.random() < 0.1 else -127
+            others = self.random.choice(
+                np.array([v for v in range(lowest, 128) if v]), count - 1, replace=False
+            )
+            levels = np.sort(np.append(others, 0 if self.random.random() < 0.9 else others[0])).astype(
+                np.int8
+            )
+            zero = int(np.argmin(np.abs(levels.astype(int))))
+        indices = self.random.integers(0, len(levels), size)
+        if skewed:  # one level nearly everywhere: its sums run to the limit
+            indices[self.random.random(size) < 0.95] = self.random.integers(0, len(levels))
+        indices[self.random.random(size) < zero_share] = zero
+        scale = np.ones(shape[0] if bits == 8 else 1, np.float32)
+        return Codebook(indices.astype(np.uint8).reshape(tuple(shape)), levels, scale, bits)
+
+    def convolution(
+        self,
+        source: str,
+        outs: int,
+        kernel: tuple[int, int],
+        *,
+        bits: int = 4,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        to: tuple[int, int] | None = (0, 255),
+        zero_share: float = 0.3,
+        skewed: bool = False,
+    ) -> str:
+        """``to`` is the output's range, None for floats."""
+        x = self.graph.tensors[source]
+        height, width, channels = x.shape
+        weights = self.codebook((outs, *kernel, channels // groups), bits, zero_share, skewed=skewed)
+        top, left, bottom, right = padding
+        rows = (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+        columns = (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+        sizes = np.abs(weights.integers.astype(np.int64)).reshape(outs, -1).sum(axis=1)
+        bound = int(sizes.max()) * max(-x.low, x.high)
+        finish: g.Requantize | g.Dequantize
+        if to is None:
+            finish = g.Dequantize(
+                self.random.normal(size=outs).astype(np.float32),
+                self.random.normal(size=outs).astype(np.float32),
+            )
+            out = self.tensor((rows, columns, outs), 0, 0, floating=True)
+        else:
+            finish = self.finish(bound // 4 + 1, outs, *to)
+            out = self.tensor((rows, columns, outs), *to)
+        return self.emit(
+            g.Convolution((source,), out, "conv", weights, stride, padding, dilation, groups, finish)
+        )
+
+    def add(self, first: str, second: str, low: int, high: int) -> str:
+        right = int(self.random.integers(1, 31))
+        most = min(2**20, 2 ** (right + 1))
+        multipliers = (int(self.random.integers(0, most + 1)), int(self.random.integers(0, most + 1)))
+        out = self.tensor(self.graph.tensors[first].shape, low, high)
+        return self.emit(g.Add((first, second), out, "add", multipliers, right, low, high))
+
+    def concatenate(self, sources: Sequence[str], low: int, high: int) -> str:
+        tensors = [self.graph.tensors[name] for name in sources]
+        out = self.tensor((*tensors[0].shape[:2], sum(t.shape[2] for t in tensors)), low, high)
+        tables = tuple(self.table(low, high) for _ in sources)
+        return self.emit(g.Concatenate(tuple(sources), out, "concatenate", tables))
+
+    def look_up(self, source: str, low: int, high: int) -> str:
+        out = self.tensor(self.graph.tensors[source].shape, low, high)
+        return self.emit(g.Table((source,), out, "table", self.table(low, high)))
+
+    def max_pool(self, source: str, kernel: int, stride: int, padding: int) -> str:
+        x = self.graph.tensors[source]
+        rows, columns = (pool_windows(size, kernel, stride, padding, False) for size in x.shape[:2])
+        out = self.tensor((len(rows), len(columns), x.shape[2]), x.low, x.high)
+        return self.emit(g.MaxPool((source,), out, "pool", rows, columns))
+
+    def average_pool(
+        self,
+        source: str,
+        kernel: int,
+        stride: int,
+        padding: int,
+        to: tuple[int, int] | None,
+        *,
+        count: bool = True,
+    ) -> str:
+        x = self.graph.tensors[source]
+        rows, columns = (average_windows(size, kernel, stride, padding, False, count) for size in x.shape[:2])
+        divisors = tuple(sorted({r.divisor * c.divisor for r in rows for c in columns}))
+        shape = (len(rows), len(columns), x.shape[2])
+        finish: g.Requantize | g.Dequantize
+        if to is None:
+            scale = np.array([1 / d for d in divisors], np.float32)
+            finish = g.Dequantize(scale, self.random.normal(size=len(divisors)).astype(np.float32))
+            out = self.tensor(shape, 0, 0, floating=True)
+        else:
+            finish = self.finish(max(-x.low, x.high) * kernel * kernel, len(divisors), *to)
+            out = self.tensor(shape, *to)
+        return self.emit(g.AveragePool((source,), out, "average", rows, columns, divisors, finish))
+
+    def slice(self, source: str, starts: tuple[int, int, int], steps: tuple[int, int, int]) -> str:
+        x = self.graph.tensors[source]
+        shape = [
+            (size - start + step - 1) // step
+            for size, start, step in zip(x.shape, starts, steps, strict=True)
+        ]
+        return self.emit(g.Slice((source,), self.tensor(shape, x.low, x.high), "slice", starts, steps))
+
+    def pad(self, source: str, before: tuple[int, int, int], after: tuple[int, int, int]) -> str:
+        x = self.graph.tensors[source]
+        shape = [sum(sizes) for sizes in zip(x.shape, before, after, strict=True)]
+        return self.emit(g.Pad((source,), self.tensor(shape, x.low, x.high), "pad", before, after))
+
+    def reshape(self, source: str, shape: tuple[int, int, int]) -> str:
+        x = self.graph.tensors[source]
+        out = self.tensor(shape, x.low, x.high, floating=x.floating)
+        return self.emit(g.Reshape((source,), out, "reshape"))
+
+    def done(self, last: str) -> g.Graph:
+        """The graph, with integers as floats at its end."""
+        x = self.graph.tensors[last]
+        if not x.floating:
+            out = self.tensor(x.shape, 0, 0, floating=True)
+            last = self.emit(g.Output((last,), out, "output"))
+        self.graph.output = last
+        return self.graph
+
+    def images(self, count: int) -> NDArray[np.uint8]:
+        """Random pixels, black and white images among them."""
+        images = self.random.integers(0, 256, (count, *self.shape), dtype=np.uint8)
+        images[0] = self.random.choice(np.array([0, 255], np.uint8))
+        return images
+
+
+def random_range(random: np.random.Generator) -> tuple[int, int]:
+    low, high = RANGES[random.integers(len(RANGES))]
+    return low, high
+
+
+def random_convolution(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
+    """One convolution of random shape; every kind of it occurs."""
+    random = np.random.default_rng(seed)
+    kind = random.choice(["general", "pointwise", "groups", "depthwise", "multiplier", "linear"])
+    channels = int(random.choice([1, 2, 3, 4, 5, 8, 12, 16, 17, 20, 24, 28, 32, 40, 64]))
+    outs = int(random.choice([1, 3, 7, 8, 9, 10, 15, 16, 17, 24, 31, 32, 40]))
+    groups, height, width = 1, int(random.integers(1, 14)), int(random.integers(1, 14))
+    kernel = (int(random.integers(1, 5)), int(random.integers(1, 5)))
+    if kind == "pointwise":
+        kernel = (1, 1)
+    elif kind == "linear":
+        kernel = (height, width)
+    elif kind == "groups":
+        groups = int(random.integers(2, 5))
+        channels, outs = groups * int(random.integers(1, 10)), groups * int(random.integers(1, 20))
+    elif kind in ("depthwise", "multiplier"):
+        channels = max(channels, 2)
+        groups, outs = channels, channels * (1 if kind == "depthwise" else int(random.integers(2, 4)))
+        kernel = (3, 3) if random.random() < 0.5 else kernel
+    dilation = (1, 1) if random.random() < 0.7 else (int(random.integers(1, 4)), int(random.integers(1, 4)))
+    tall, wide = (dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1))
+    padding = (
+        tuple(int(value) for value in random.integers(0, 3, 4)) if random.random() < 0.7 else (0, 0, 0, 0)
+    )
+    height, width = max(height, tall), max(width, wide)
+    builder = Builder(random, (height, width, channels))
+    source = builder.input(*random_range(random))
+    last = builder.convolution(
+        source, outs, kernel, groups=groups, dilation=dilation,
+        padding=padding if kind != "linear" else (0, 0, 0, 0),
+        stride=(int(random.integers(1, 4)), int(random.integers(1, 4))),
+        bits=int(random.choice([2, 3, 4, 8])), to=random_range(random) if random.random() < 0.85 else None,
+        zero_share=float(random.choice([0, 0.3, 0.6, 0.9, 1.0], p=[0.2, 0.3, 0.2, 0.25, 0.05])),
+        skewed=bool(random.random() < 0.2),
+    )  # fmt: skip
+    return builder.done(last), builder.images(2)
+
+
+def random_network(seed: int, length: int = 8) -> tuple[g.Graph, NDArray[np.uint8]]:
+    """A chain with branches of every operation."""
+    random = np.random.default_rng(seed)
+    channels = int(random.choice([1, 3, 4, 16, 19]))
+    builder = Builder(random, (int(random.integers(5, 15)), int(random.integers(5, 15)), channels))
+    last = builder.input(*random_range(random))
+    for _ in range(length):
+        last = _random_step(builder, last)
+    if random.random() < 0.3:
+        last = builder.average_pool(last, 1, 1, 0, None)
+    elif random.random() < 0.5:
+        height, width, _ = builder.graph.tensors[last].shape
+        last = builder.convolution(last, 10, (height, width), bits=8, to=None)
+    return builder.done(last), builder.images(3)
+
+
+def _random_step(builder: Builder, last: str) -> str:
+    random = builder.random
+    height, width, channels = builder.graph.tensors[last].shape
+    to = random_range(random)
+    bits = int(random.choice([2, 3, 4, 8]))
+    choice = random.integers(9)
+    if choice == 0:
+        return builder.convolution(
+            last, int(random.integers(1, 40)), (3, 3), bits=bits, padding=(1, 1, 1, 1), to=to
+        )
+    if choice == 1:
+        other = builder.convolution(last, channels, (1, 1), bits=bits, to=random_range(random))
+        return builder.add(last, other, *to)
+    if choice == 2:
+        other = builder.convolution(last, 5, (1, 1), bits=bits, to=random_range(random))
+        return builder.concatenate([last, other, last], *to) if channels < 40 else other
+    if choice == 3:
+        return builder.max_pool(last, 3, int(random.integers(1, 3)), 1)
+    if choice == 4:
+        return builder.average_pool(
+            last, 3, int(random.integers(1, 3)), 1, to, count=bool(random.random() < 0.5)
+        )
+    if choice == 5:
+        return builder.look_up(last, *to)
+    if choice == 6:
+        starts = tuple(int(random.integers(0, min(size, 2))) for size in (height, width, channels))
+        return builder.slice(last, (starts[0], starts[1], starts[2]), (1, int(random.integers(1, 3)), 1))
+    if choice == 7:
+        before, after = (tuple(int(value) for value in random.integers(0, 3, 3)) for _ in range(2))
+        return builder.pad(last, (before[0], before[1], before[2]), (after[0], after[1], after[2]))
+    return builder.reshape(last, (width, height, channels))

@@ -1,0 +1,117 @@
+"""The program's results are the reference's, bit for bit: random convolutions and networks, several targets, plain C too."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from runtime_cases import Builder, random_convolution, random_network
+
+from deploy_arm import graph as g
+from deploy_arm.blob import write_blob
+from deploy_arm.program import build_program
+from deploy_arm.reference import run
+from deploy_arm.toolchain import is_arm
+
+Case = tuple[g.Graph, NDArray[np.uint8]]
+QEMU_CPU = {"a76": "cortex-a76", "a72": "cortex-a72"}
+
+
+def execute(target: str, blob: Path, images: NDArray[np.uint8], *options: str) -> NDArray[np.float32]:
+    """Floats that the program writes for images, on an emulated core with exactly the target's instructions."""
+    emulator = [] if is_arm() else ["qemu-aarch64", "-cpu", QEMU_CPU[target]]
+    command = [*emulator, str(build_program(target)), "run", str(blob), *options]
+    done = subprocess.run(command, input=images.tobytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return np.frombuffer(done.stdout, np.float32).reshape(len(images), -1)
+
+
+def check(cases: Iterable[Case], folder: Path, target: str, *options: str) -> None:
+    blob = folder / "case.blob"
+    for number, (graph, images) in enumerate(cases):
+        blob.write_bytes(write_blob(graph))
+        expected = run(graph, images)
+        result = execute(target, blob, images, *options)
+        np.testing.assert_array_equal(result.view(np.uint32), expected.view(np.uint32), f"case {number}")
+
+
+@pytest.mark.parametrize(
+    ("target", "make", "seeds", "options"),
+    [
+        ("a76", random_convolution, range(0, 160), ()),
+        ("a76", random_network, range(0, 60), ()),
+        ("a76", random_convolution, range(1000, 1030), ("--portable",)),
+        ("a76", random_network, range(1000, 1020), ("--portable",)),
+        ("a72", random_convolution, range(2000, 2060), ()),
+        ("a72", random_network, range(2000, 2020), ()),
+    ],
+)
+def test_random_graphs_agree_with_the_reference(
+    tmp_path: Path, target: str, make: Callable[[int], Case], seeds: range, options: tuple[str, ...]
+) -> None:
+    check((make(seed) for seed in seeds), tmp_path, target, *options)
+
+
+def large(seed: int, channels: int, outs: int, size: int, kernel: int, bits: int, **options: object) -> Case:
+    builder = Builder(np.random.default_rng(seed), (size, size, channels))
+    source = builder.input(0, 255)
+    last = builder.convolution(source, outs, (kernel, kernel), bits=bits, **options)  # type: ignore[arg-type]
+    return builder.done(last), builder.images(1)
+
+
+def test_large_layers_are_split_into_bands_and_chunks(tmp_path: Path) -> None:
+    """Padded inputs beyond a band, and more products per output than decoded weights are kept for."""
+    cases = [
+        large(1, 64, 20, 72, 3, 4, padding=(1, 1, 1, 1)),  # 350 KB of padded input
+        large(2, 640, 24, 5, 3, 2, padding=(1, 1, 1, 1)),  # 5760 products
+        large(3, 4100, 12, 1, 1, 8),  # one pixel, segments of 2048 bytes
+        large(4, 1030, 9, 3, 3, 3, padding=(1, 0, 0, 1)),  # segments that are no whole tiles
+        large(5, 96, 96, 60, 3, 4, padding=(1, 1, 1, 1), groups=96),  # depthwise in bands
+        large(6, 48, 16, 120, 1, 4, stride=(2, 2)),  # bands without a copy
+    ]
+    check(cases, tmp_path, "a76")
+
+
+def test_extreme_weights_and_activations(tmp_path: Path) -> None:
+    """All weights -128 or 127 against all activations at their ends: no sum may wrap early in 16 bits."""
+    cases = []
+    for groups in (1, 32):
+        for low, high in ((0, 255), (-128, 127), (0, 127)):
+            for level in (-128, 127):
+                builder = Builder(np.random.default_rng(0), (6, 6, 32))
+                builder.input(low, high)
+                table = builder.graph.operations[0]
+                assert isinstance(table, g.InputTable)
+                table.table[:] = np.where(np.arange(256) < 128, low, high)
+                name = builder.convolution(
+                    table.output,
+                    32,
+                    (3, 3),
+                    bits=2,
+                    groups=groups,
+                    padding=(1, 1, 1, 1),
+                    zero_share=0.0,
+                    to=None,
+                )
+                convolution = builder.graph.operations[1]
+                assert isinstance(convolution, g.Convolution)
+                convolution.weights.levels[:] = level
+                cases.append((builder.done(name), builder.images(3)))
+    check(cases, tmp_path, "a76")
+    check(cases, tmp_path, "a72")
+
+
+def test_classify_prints_the_largest_result(tmp_path: Path) -> None:
+    builder = Builder(np.random.default_rng(7), (4, 4, 3))
+    graph = builder.done(builder.convolution(builder.input(0, 255), 10, (4, 4), bits=8, to=None))
+    images = builder.images(5)
+    blob = tmp_path / "case.blob"
+    blob.write_bytes(write_blob(graph))
+    emulator = [] if is_arm() else ["qemu-aarch64"]
+    command = [*emulator, str(build_program("a76")), "classify", str(blob)]
+    done = subprocess.run(command, input=images.tobytes(), capture_output=True, check=True)
+    assert [int(line) for line in done.stdout.split()] == run(graph, images).argmax(axis=1).tolist()
