@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.files import folder_atomically
 from pipeline.tracking import Tracker, allowed, explained
 from quantizers.errors import UserError
 
@@ -84,6 +85,16 @@ class Champions:
             self.client.set_registered_model_alias(self.name, "champion", before.number)
             self._set_previous(before)
         return before, champion
+
+    def fetch(self, version: Version, folder: Path) -> Path:
+        """Copy a version's bundle from the registry to ``folder``, which is replaced whole."""
+        with explained("fetching the bundle"), folder_atomically(folder) as new:
+            source = self.client.get_model_version(version.name, version.number)
+            local = self.client.download_artifacts(str(source.run_id), "bundle", str(new))
+            for path in Path(local).iterdir():
+                path.rename(new / path.name)
+            Path(local).rmdir()
+        return folder
 
     def _aliases(self) -> dict[str, str]:
         with allowed("RESOURCE_DOES_NOT_EXIST"):

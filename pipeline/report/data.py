@@ -131,7 +131,7 @@ def hypervolume_history(
     """(trial number, hypervolume after it) for trials in the order in which they ended.
 
     The volume is the share of the box between zero and the fp32 network's latency and size and an error of 1; where there is
-    no fp32 figure, the largest one of any trial takes its place.
+    no fp32 figure, 1.1 times the largest one of any trial takes its place.
     """
     known = [(r, r.figures.objectives(tuple(objectives))) for r in records if r.status != "running"]
     fp32 = next((r.figures for r in references if r.name == "fp32"), Figures(None))
@@ -139,7 +139,7 @@ def hypervolume_history(
     for index, name in enumerate(objectives):
         given = {"error": 1.0, "latency": fp32.latency_ms, "size": fp32.size_bytes}[name]
         seen = [point[index] for _, point in known if point is not None and math.isfinite(point[index])]
-        corner.append(float(given or max(seen, default=1.0) or 1.0))
+        corner.append(float(given or 1.1 * max(seen, default=1.0) or 1.0))
     history, points = [], []
     for record, point in sorted(known, key=lambda pair: (pair[0].ended or 0, pair[0].number)):
         if point is not None and all(map(math.isfinite, point)):

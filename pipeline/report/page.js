@@ -122,13 +122,13 @@
       title: (shown, unit) => {
         const kinds = [...new Set(shown.map((t) => t.source || "unknown source"))].sort();
         const devices = [...new Set(shown.map((t) => t.device).filter(Boolean))];
-        return `latency of one image, ${unit} (${kinds.join(" and ")}${devices.length === 1 ? ", " + devices[0] : ""})`;
+        return `latency, ${unit} (${kinds.join(" and ")}${devices.length === 1 ? ", " + devices[0] : ""})`;
       },
     },
     size: {
       value: (t) => t.size, low: () => null, high: () => null,
       unit: (high) => (high >= 4 * 1048576 ? [1048576, "MiB"] : [1024, "KiB"]),
-      missing: "No trial has both an error and a size yet.", title: (shown, unit) => "size of the program's weights and tables, " + unit,
+      missing: "No trial has both an error and a size yet.", title: (shown, unit) => "size, " + unit,
     },
   };
   function drawFront(name) {

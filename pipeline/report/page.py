@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.describe import text_of
-from pipeline.records import Figures
+from pipeline.records import Figures, Reference
 from pipeline.report.data import ReportData, payload
 
 FOLDER = Path(__file__).parent
@@ -104,25 +104,28 @@ def _headline(data: ReportData) -> str:
         return (
             f"{start} The most accurate makes {100 * (best - fp32.error):.2f} points more errors than fp32."
         )
-    gains = [text for text in (_smaller(near, fp32), _faster(near, fp32)) if text]
-    return f"{start} Within 1 point of fp32: {', '.join(gains)}." if gains else start
+    gains = [_smaller(near, fp32), *(_faster(near, reference) for reference in data.references)]
+    told = [text for text in gains if text]
+    return f"{start} Within 1 point of fp32: {', '.join(told)}." if told else start
 
 
 def _smaller(near: Sequence[Figures], fp32: Figures) -> str:
     sizes = [f.size_bytes for f in near if f.size_bytes]
     if not sizes or not fp32.size_bytes:
         return ""
-    return f"up to <b>{fp32.size_bytes / min(sizes):.1f}× smaller</b>"
+    return f"up to <b>{fp32.size_bytes / min(sizes):.1f}× smaller</b> than fp32"
 
 
-def _faster(near: Sequence[Figures], fp32: Figures) -> str:
+def _faster(near: Sequence[Figures], reference: Reference) -> str:
     """Only figures of one kind are divided by each other."""
-    same = [f for f in near if f.latency_ms and (f.source, f.device) == (fp32.source, fp32.device)]
-    if not same or not fp32.latency_ms:
+    other = reference.figures
+    same = [
+        f.latency_ms for f in near if f.latency_ms and (f.source, f.device) == (other.source, other.device)
+    ]
+    if not same or not other.latency_ms or other.latency_ms <= min(same):
         return ""
-    best = min(f.latency_ms for f in same if f.latency_ms)
-    kind = f"{escape(fp32.source or 'of unknown source')}, {escape(fp32.device or 'unnamed device')}"
-    return f"up to <b>{fp32.latency_ms / best:.1f}× faster</b> ({kind})"
+    kind = f"{escape(other.source or 'of unknown source')}, {escape(other.device or 'unnamed device')}"
+    return f"up to <b>{other.latency_ms / min(same):.1f}× faster</b> than {escape(reference.name)} ({kind})"
 
 
 def _front(data: ReportData) -> str:
@@ -185,12 +188,20 @@ def _progress(data: ReportData) -> str:
     return f"""<section id="progress">
 <h2>The search</h2>
 <div class="pair">
-<figure><figcaption>Hypervolume <span class="small">share of the box between zero and fp32
-({escape(", ".join(data.objectives))}; error up to 1)</span></figcaption><div class="chart" id="chart-history"></div></figure>
+<figure><figcaption>Hypervolume <span class="small">{_box(data)}</span></figcaption>
+<div class="chart" id="chart-history"></div></figure>
 <figure><figcaption>Trials in order</figcaption><div class="strip" id="strip"></div>
 <ul class="legend" id="strip-legend"></ul></figure>
 </div>
 </section>"""
+
+
+def _box(data: ReportData) -> str:
+    """What the hypervolume is a share of."""
+    fp32 = next((r.figures for r in data.references if r.name == "fp32"), Figures(None))
+    known = {"error": "1", "latency": "fp32's" if fp32.latency_ms else "1.1 times the slowest trial's"}
+    known["size"] = "fp32's" if fp32.size_bytes else "1.1 times the largest trial's"
+    return "share of the box from zero to " + ", ".join(f"{name} {known[name]}" for name in data.objectives)
 
 
 def _trials(data: ReportData, values: dict[str, Any]) -> str:

@@ -1,0 +1,298 @@
+"""`python -m pipeline.promote STUDY`: check a candidate's program once more, then make it the champion.
+
+Without --candidate, the fastest candidate of the front is taken whose error is within the accuracy drop of fp32 (and whose
+latency is within --max-latency-ms, if given); of equally fast ones the smallest, then the most accurate. Its program then
+has to pass every gate on the images that neither trained nor guided it: a candidate that fails is refused, and no other is
+tried in its place, for that would be choosing on the very images that judge. Exit status: 0 promoted, 1 refused, 2 mistake.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Parser, Settings, main_guard, read_config
+from pipeline.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
+from quantizers.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.candidate import Candidate
+    from pipeline.champions import Champions, Version
+    from pipeline.workspace import Workspace
+
+BATCH = 256
+
+
+def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evidence:
+    """Run the program on the report half, or its first ``limit`` images, and profile it anew."""
+    import torch
+
+    from deploy_arm.device import available_devices
+    from pipeline.evaluate import accuracy
+
+    report = workspace.data.report
+    _say(f"running the program on {min(len(report), limit or len(report))} images")
+    found = accuracy(candidate.folder, workspace.data, on="arm", split="report", limit=limit)
+    _say("running fp32 on the same images")
+    reference = fp32_accuracy(workspace, found.images)
+    device = available_devices(candidate.manifest["target"])[0]
+    _say(f"profiling on {device.name}")
+    image = report.batch(torch.tensor([0])).numpy()[0]
+    layers = [layer["layer"] for layer in candidate.manifest["profile"]["layers"]]
+    profile = device.profile(candidate.program, candidate.blob, image, layers=layers, cached=False)
+    return Evidence(found.images, found.accuracy, reference, device.name, profile)
+
+
+def fp32_accuracy(workspace: Workspace, count: int) -> float:
+    """Accuracy of the uncompressed network on the first ``count`` images of the report half."""
+    import torch
+
+    from pipeline.images import normalize
+
+    report, network = workspace.data.report, workspace.model.eval()
+    correct = 0
+    with torch.inference_mode():
+        for start in range(0, count, BATCH):
+            rows = torch.arange(start, min(start + BATCH, count))
+            scores = network(normalize(report.batch(rows), workspace.mean, workspace.std))
+            correct += int((scores.flatten(1).argmax(1) == report.labels[rows]).sum())
+    return correct / count
+
+
+def sound(folder: Path) -> tuple[Candidate, Gate]:
+    """The candidate and its passed checksum gate; a damaged one must not be run.
+
+    Raises:
+        Refused: a file is missing or is not the one its manifest names.
+    """
+    from pipeline.candidate import load_candidate
+
+    try:
+        candidate = load_candidate(folder)
+    except UserError as error:
+        raise Refused([Gate("checksums", False, str(error))]) from error
+    return candidate, Gate(
+        "checksums", True, f"{len(candidate.manifest['files'])} files are those of the manifest"
+    )
+
+
+def same_images(candidate: Candidate, workspace: Workspace) -> Gate:
+    """Whether the report half is the one that was kept from the search."""
+    from pipeline.data import split_manifest
+
+    kept = candidate.manifest["data"]["splits"]["report"]
+    found = split_manifest(workspace.data)["report"]
+    text = f"the report half is the one of the manifest: {kept['count']} images, {kept['sha256'][:12]}"
+    if kept["sha256"] == found["sha256"]:
+        return Gate("images", True, text)
+    return Gate("images", False, f"the report half of {workspace.data.name} has changed since the search ({kept['count']} images "
+                f"then, {found['count']} now, other checksum): these images may have guided it")  # fmt: skip
+
+
+def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, limit: int | None,
+            bundle: Path | None, champions: Champions) -> dict[str, Any]:  # fmt: skip
+    """Choose, check, write the bundle, and only then move the alias. Returns what is printed.
+
+    Raises:
+        Refused: a gate failed; nothing has changed.
+    """
+    from pipeline.bundle import write_bundle
+    from pipeline.workspace import Workspace
+
+    chosen, why = (name, "named by --candidate") if name else choose(_front(folder), bounds)
+    candidate, checksums = sound(folder / "candidates" / chosen)
+    workspace = Workspace.open(settings, _say)
+    images = same_images(candidate, workspace)
+    evidence = gather(candidate, workspace, limit)
+    gates = [checksums, images, *judge(evidence, bounds)]
+    if not all(gate.passed for gate in gates):
+        raise Refused(gates)
+    told = figures(candidate, evidence)
+    place = bundle or folder / "promoted" / chosen
+    write_bundle(place, candidate, told, [asdict(gate) for gate in gates], settings.study_name)
+    before = champions.version()
+    files = candidate.manifest["files"]
+    digest = hashlib.sha256((files["program"] + files["weights.blob"]).encode()).hexdigest()[:16]
+    note = f"{chosen} of study {settings.study_name}: " + "; ".join(gate.text for gate in gates)
+    version = champions.promote(chosen, digest, place, tags_of(candidate, told), note)
+    return {
+        "promoted": True,
+        "candidate": chosen,
+        "chosen": why,
+        "gates": [asdict(gate) for gate in gates],
+        "figures": told,
+        "registry": version.name,
+        "version": version.number,
+        "previous": before.number if before and before.number != version.number else version.replaces,
+        "bundle": str(place),
+    }
+
+
+def registered_name(settings: Settings) -> str:
+    """One line of champions per model, data set and target, whatever studies they come from."""
+    kind, _, place = settings.data.partition(":")
+    data = f"{kind}-{Path(place).stem}" if kind == "npz" else kind
+    return f"{settings.model}-{data}-{settings.target}".replace(":", "-").replace("/", "-")
+
+
+def _candidate_name(folder: Path, given: str | None) -> str | None:
+    """The full hash of a candidate named by its beginning."""
+    if given is None:
+        return None
+    known = sorted(path.name for path in (folder / "candidates").glob("*") if not path.name.startswith("."))
+    found = [name for name in known if name.startswith(given)]
+    if len(found) != 1:
+        what = "is not a candidate" if not found else "is the beginning of several candidates"
+        raise UserError(f"{given!r} {what} of {folder}; there are: {', '.join(found or known) or 'none'}")
+    return found[0]
+
+
+def _front(folder: Path) -> dict[str, Any]:
+    try:
+        front: dict[str, Any] = json.loads((folder / "front.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{folder / 'front.json'} cannot be read ({error}): let the search reach its front first"
+        ) from error
+    return front
+
+
+def _settings(out: Path, study: str, tracking_uri: str | None) -> tuple[Path, Settings]:
+    folder = out / study
+    if not (folder / "settings.yaml").is_file():
+        known = sorted(path.parent.name for path in out.glob("*/settings.yaml"))
+        raise UserError(
+            f"there is no study {study!r} in {out}; there are: {', '.join(known) or 'none'} (--out names the folder)"
+        )
+    record = {**read_config(folder / "settings.yaml"), "name": study, "out": str(out)}
+    settings = Settings.from_dict(record, str(folder / "settings.yaml"))
+    return folder, dataclasses.replace(settings, tracking_uri=tracking_uri or settings.tracking_uri)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _lines(gates: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"  {'pass' if gate['passed'] else 'FAIL'}  {gate['name']:<9}  {gate['text']}" for gate in gates]
+
+
+def _promoted_text(result: dict[str, Any]) -> str:
+    before = f"; before: version {result['previous']}, now `previous`" if result["previous"] else ""
+    return "\n".join([
+        f"candidate {result['candidate']} ({result['chosen']})",
+        *_lines(result["gates"]),
+        f"promoted: {result['registry']} version {result['version']} is `champion`{before}",
+        f"bundle   {result['bundle']}",
+    ])  # fmt: skip
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m pipeline.promote", description=__doc__.split("\n\n")[0] if __doc__ else None
+    )
+    parser.add_argument("study", help="name of the study")
+    parser.add_argument(
+        "--candidate",
+        metavar="HASH",
+        help="which one (its beginning is enough); default: the best, see above",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of the studies (default %(default)s)",
+    )
+    parser.add_argument("--max-accuracy-drop", type=float, metavar="POINTS",
+                        help=f"points it may lose against fp32 (default: the study's setting, or {DROP:g})")  # fmt: skip
+    parser.add_argument(
+        "--max-latency-ms", type=float, metavar="MS", help="bound for the upper end of the latency's interval"
+    )
+    parser.add_argument(
+        "--allow-modelled", action="store_true", help="accept a latency that no ARM CPU has measured"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="judge on the first N images of the report half only"
+    )
+    parser.add_argument(
+        "--rollback", action="store_true", help="make the version before champion again; checks nothing"
+    )
+    parser.add_argument(
+        "--registered-name", metavar="NAME", help="name in MLflow's registry (default: MODEL-DATA-TARGET)"
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: the study's)")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="where to write the bundle (default: OUT/STUDY/promoted/HASH)",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    for flag in ("max_accuracy_drop", "max_latency_ms", "limit"):
+        value = getattr(args, flag)
+        if value is not None and not (
+            0 <= value < float("inf") and (value > 0 or flag == "max_accuracy_drop")
+        ):
+            raise UserError(f"--{flag.replace('_', '-')} {value:g}: give a number above 0")
+    folder, settings = _settings(args.out, args.study, args.tracking_uri)
+    name = _candidate_name(folder, args.candidate)
+    drop = next((d for d in (args.max_accuracy_drop, settings.max_accuracy_drop) if d is not None), DROP)
+    bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled)
+    from pipeline.champions import Champions
+    from pipeline.tracking import Tracker, TrackingError
+
+    try:
+        tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name)
+        champions = Champions(tracker, args.registered_name or registered_name(settings))
+        if args.rollback:
+            return _rolled_back(champions, args.bundle, args.format)
+        result = promote(folder, settings, name, bounds, args.limit, args.bundle, champions)
+    except TrackingError as error:
+        raise UserError(f"{error}; nothing is lost, run the same command again") from error
+    except Refused as refusal:
+        gates = [asdict(gate) for gate in refusal.gates]
+        refused = {
+            "promoted": False,
+            "gates": gates,
+            "reasons": [g["text"] for g in gates if not g["passed"]],
+        }
+        print(json.dumps(refused) if args.format == "json" else "\n".join(["refused:", *_lines(gates)]))
+        return 1
+    print(json.dumps(result) if args.format == "json" else _promoted_text(result))
+    return 0
+
+
+def _rolled_back(champions: Champions, bundle: Path | None, form: str) -> int:
+    now, before = champions.rollback()
+    place = champions.fetch(now, bundle) if bundle else None
+    if form == "json":
+        print(
+            json.dumps(
+                {"champion": asdict(now), "before": asdict(before), "bundle": str(place) if place else None}
+            )
+        )
+    else:
+        print(_rollback_text(now, before, place))
+    return 0
+
+
+def _rollback_text(now: Version, before: Version, place: Path | None) -> str:
+    text = f"{now.name}: version {now.number} ({now.candidate}) is `champion` again, in place of version {before.number}"
+    text += f" ({before.candidate})"
+    return f"{text}\nbundle   {place}" if place else text
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
