@@ -26,8 +26,9 @@ def reshape(state: Lowering, input: Value, **rest: Any) -> Value:
 
 
 @register("getitem")
-def getitem(state: Lowering, items: Any, index: int) -> Value:
-    return items[index]
+def getitem(state: Lowering, items: Any, index: int) -> Value | None:
+    """One of several results; None for what is no activation (the places of a max pooling's maxima)."""
+    return items[index] if index < len(items) else None
 
 
 def _slice(state: Lowering, input: Value, dim: int, start: int, step: int, count: int) -> Value:

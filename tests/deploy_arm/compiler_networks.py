@@ -9,7 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from deploy_arm import graph as g
+from deploy_arm.reference import execute
 from quantizers.codebook import Codebook
 
 RELU = (nn.ReLU, nn.ReLU6, F.relu, F.relu6, torch.relu, "relu")
@@ -43,12 +46,12 @@ def codebook(weight: Tensor, bits: int, zero_share: float = 0.0) -> Codebook:
         levels = np.arange(-127, 128).astype(np.int8)
         integers = np.rint(w / scale.reshape(-1, *[1] * (w.ndim - 1))).clip(-127, 127)
         return Codebook((integers + 127).astype(np.uint8), levels, scale.astype(np.float32), 8)
-    scale = np.abs(w).max() / 127 + 1e-12
-    centres = np.quantile(w, (np.arange(2**bits) + 0.5) / 2**bits)
+    scale = float(np.abs(w).max()) / 127 + 1e-12
+    centres = np.quantile(w.reshape(-1)[:100_000], (np.arange(2**bits) + 0.5) / 2**bits)
     centres[np.abs(centres).argmin()] = 0
     levels = np.unique(np.rint(centres / scale).astype(np.int8))
     limit = np.quantile(np.abs(w), zero_share) if zero_share else 0.0
-    indices = np.abs(w[..., None] / scale - levels.astype(np.float64)).argmin(-1)
+    indices = np.searchsorted((levels[1:] + levels[:-1].astype(np.float64)) / 2, w / scale)
     indices[np.abs(w) < limit] = np.flatnonzero(levels == 0)[0]
     return Codebook(indices.astype(np.uint8), levels, np.array([scale], np.float32), bits)
 
@@ -157,3 +160,56 @@ def scramble_norms(model: nn.Module, seed: int = 0) -> nn.Module:
             ):
                 tensor.copy_(torch.rand(tensor.shape, generator=random) * (high - low) + low)
     return model.eval()
+
+
+class _QuantizedValues(TorchDispatchMode):
+    """Records the integers of every fake quantization, in the order of execution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[np.ndarray] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if "fake_quantize_per_tensor_affine" in str(func):
+            values = result[0] if isinstance(result, tuple) else result
+            self.found.append(np.rint(values.double().numpy() / args[1]).astype(np.int32))
+        return result
+
+
+def normalized(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 NHWC to what the network sees."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+class Comparison(NamedTuple):
+    worst_share: float  # of integers that differ, in the worst operation
+    worst_difference: int
+    outputs: np.ndarray
+    wanted: np.ndarray
+
+
+def compare(network: nn.Module, graph: g.Graph, images: np.ndarray, x: Tensor) -> Comparison:
+    """Every operation on the fake-quantized network's own integers, so that differences do not add up.
+
+    ``x`` are the normalized ``images``. Both networks must quantize at the same places with the same steps.
+    """
+    with torch.no_grad(), _QuantizedValues() as recorder:
+        wanted = network(x).reshape(len(x), -1).numpy()
+    recorded = iter(recorder.found)
+    moving = (g.MaxPool, g.Slice, g.Pad, g.Reshape)
+    values: dict[str, np.ndarray] = {graph.input.name: images.astype(np.int32)}
+    share, difference = 0.0, 0
+    for op in graph.operations:
+        types = [graph.tensors[name] for name in (*op.inputs, op.output)]
+        found = execute(op, [values[name] for name in op.inputs], types)
+        if not types[-1].floating and not isinstance(op, moving):
+            torchs = next(recorded)
+            integers = torchs.transpose(0, 2, 3, 1) if torchs.ndim == 4 else torchs.reshape(found.shape)
+            wrong = np.abs(integers - found)
+            share, difference = max(share, float((wrong > 0).mean())), max(difference, int(wrong.max()))
+            found = integers
+        values[op.output] = found
+    assert next(recorded, None) is None, "a quantizer of the network has no operation in the graph"
+    return Comparison(share, difference, values[graph.output].reshape(len(x), -1), wanted)

@@ -1,0 +1,196 @@
+"""Whole networks: the integer graph against the fake-quantized network it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from compiler_networks import Hardened, compare, harden, normalized, scramble_norms
+from torch import Tensor, nn
+
+from deploy_arm import graph as g
+from deploy_arm.blob import write_blob
+from deploy_arm.frontend import check_supported, compile_graph
+from deploy_arm.reference import run
+from deploy_arm.unpack import read_graph
+from pipeline.models import load_model, normalization
+
+MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
+
+
+class Everything(nn.Module):
+    """One of each: groups, depthwise with a multiplier, dilation, asymmetric and same padding, slices, tables, concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, (3, 5), stride=(1, 2), padding=(1, 2))
+        self.grouped = nn.Conv2d(12, 18, 3, padding="same", groups=3)
+        self.norm = nn.BatchNorm2d(18)
+        self.depthwise = nn.Conv2d(18, 36, 3, padding=1, groups=18, bias=False)
+        self.dilated = nn.Conv2d(36, 20, (2, 3), padding="same", dilation=(2, 1))
+        self.leaky, self.swish = nn.LeakyReLU(0.1), nn.Hardswish()
+        self.mix = nn.Conv2d(40, 16, 1)
+        self.head = nn.Linear(16 * 3 * 3, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem(x))
+        x = F.relu(self.norm(self.grouped(x)))
+        x = F.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+        x = self.leaky(self.dilated(F.relu(self.depthwise(x))))
+        x = torch.cat([x, self.swish(x)], 1)
+        first, second = F.max_pool2d(x, 2).chunk(2, 1)
+        first = F.relu(first)  # not behind anything that could absorb it
+        x = F.avg_pool2d(torch.cat([second, first], 1), 3, 2, 1, ceil_mode=True)
+        x = F.adaptive_avg_pool2d(self.mix(F.pad(x, (1, 0, 0, 2))), 3)
+        shifted = F.pad(x[:, 2:, ::2, 1:], (1, 0, 1, 0, 1, 1))
+        return self.head((x + shifted).flatten(1))
+
+
+class PreActivation(nn.Module):
+    """Batch-norm that follows no convolution, and a mean as the last value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.conv(F.relu(self.norm(x)))
+        return self.last(x).mean((2, 3))
+
+
+class SmallVgg(nn.Module):
+    """As torchvision's VGG on small images: the adaptive pooling repeats the only position 7 x 7 times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(24))
+        self.pool = nn.AdaptiveAvgPool2d((7, 7))
+        hidden = [
+            nn.Linear(16 * 7 * 7, 20),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(20, 20),
+            nn.ReLU(inplace=True),
+        ]
+        self.classifier = nn.Sequential(*hidden, nn.Dropout(), nn.Linear(20, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.pool(self.features(x)), 1))
+
+
+class SignedEnd(nn.Module):
+    """A network whose last operation keeps integers, and an input of one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_max_pool2d(torch.tanh(self.conv(x)), 1).flatten(1)
+
+
+def photographs(size: int, count: int, channels: int = 3) -> np.ndarray:
+    """Smooth random uint8 images, NHWC."""
+    random = torch.Generator().manual_seed(size)
+    coarse = torch.rand(count, channels, 5, 5, generator=random)
+    fine = torch.rand(count, channels, size, size, generator=random)
+    image = 0.8 * F.interpolate(coarse, size=size, mode="bilinear") + 0.2 * fine
+    return (image.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+
+
+def agree(hardened: Hardened, images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> g.Graph:
+    """Compile, check operation by operation and as a whole, and that the blob holds the same graph."""
+    size = (images.shape[3], *images.shape[1:3])
+    graph = compile_graph(hardened, size, mean, std)
+    x = normalized(images, mean, std)
+    comparison = compare(hardened.network, graph, images, x)
+    # float32 sums and half-way values may fall to the other side, once in some thousand values
+    assert comparison.worst_difference <= 1 and comparison.worst_share < 2e-3
+    scale = np.abs(comparison.wanted).max()
+    assert np.abs(comparison.outputs - comparison.wanted).max() <= 1e-4 * scale + 1e-6
+    outputs = run(graph, images)
+    assert outputs.dtype == np.float32 and np.isfinite(outputs).all()
+    blob = write_blob(graph)
+    assert np.array_equal(run(read_graph(blob), images), outputs)
+    assert write_blob(read_graph(blob)) == blob
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "bits"),
+    [
+        ("vgg_small", 16, 2),
+        ("tiny_darknet", 64, 4),
+        ("mobilenet_v2_cifar", 32, 8),
+        ("resnet18", 64, 4),
+        ("resnet50", 64, 3),
+        ("mobilenet_v2", 64, 8),
+        ("squeezenet1_1", 64, 8),
+    ],
+)
+def test_networks_agree_with_pytorch(name: str, size: int, bits: int) -> None:
+    model = scramble_norms(load_model(name, classes=10, image_size=size))
+    mean, std = normalization(name)
+    images = photographs(size, 2)
+    check_supported(model, (3, size, size))
+    graph = agree(harden(model, normalized(images, mean, std), bits), images, mean, std)
+    layers = {op.layer for op in graph.operations if isinstance(op, g.Convolution)}
+    assert layers == {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+@pytest.mark.parametrize("activation_bits", [8, 7])
+@pytest.mark.parametrize(
+    ("network", "channels"), [(Everything, 3), (PreActivation, 3), (SmallVgg, 3), (SignedEnd, 1)]
+)
+def test_unusual_operators_agree_with_pytorch(
+    network: type[nn.Module], channels: int, activation_bits: int
+) -> None:
+    torch.manual_seed(1)
+    model = scramble_norms(network())
+    mean, std = MEAN[:channels], STD[:channels]
+    images = photographs(24, 4, channels)
+    check_supported(model, (channels, 24, 24))
+    agree(harden(model, normalized(images, mean, std), 4, activation_bits), images, mean, std)
+
+
+def test_pretrained_resnet20_answers_like_pytorch(shared: Path, cifar10: dict[str, np.ndarray]) -> None:
+    weights = shared / "data" / "weights" / "resnet20-12fca82f.th"
+    model = load_model("resnet20", classes=10, weights=weights)
+    mean, std = normalization("resnet20")
+    images, labels = cifar10["x_val"][:200], cifar10["y_val"][:200]
+    hardened = harden(model, normalized(cifar10["x_train"][:100], mean, std))
+    graph = agree(hardened, images[:8], mean, std)
+    answers = run(graph, images).argmax(1)
+    with torch.no_grad():
+        wanted = hardened.network(normalized(images, mean, std)).argmax(1).numpy()
+    assert np.mean(answers == wanted) >= 0.99
+    assert np.mean(answers == labels) > 0.88
+
+
+def test_trained_digits_answer_like_pytorch() -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.repeat(np.rint(digits.images * 15.9)[..., None], 3, axis=3).astype(np.uint8)
+    x, labels = normalized(images, MEAN, STD), torch.from_numpy(digits.target)
+    torch.manual_seed(0)
+    model = load_model("resnet8", classes=10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    model.train()
+    for _ in range(3):
+        for batch in torch.randperm(1200).split(100):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[batch]), labels[batch]).backward()
+            optimizer.step()
+    model.eval()
+    hardened = harden(model, x[:200], activation_bits=7)
+    with torch.no_grad():
+        wanted = hardened.network(x[1200:]).argmax(1).numpy()
+    answers = run(compile_graph(hardened, (3, 8, 8), MEAN, STD), images[1200:]).argmax(1)
+    assert np.mean(answers == wanted) >= 0.99
+    assert np.mean(answers == digits.target[1200:]) > 0.8

@@ -1,0 +1,130 @@
+"""What cannot be compiled is named, with its layer, before any training; what is checked is compiled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compiler_networks import harden, scramble_norms
+from torch import Tensor, nn
+
+from deploy_arm.frontend import check_supported, compile_graph
+from deploy_arm.operators import OPERATORS
+from pipeline.models import load_model
+from quantizers.errors import UserError
+
+
+class Block(nn.Module):
+    """A convolution with something after it."""
+
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x))  # type: ignore[operator]
+
+
+class Network(nn.Module):
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 1)
+        self.stage = nn.Sequential(Block(function))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stage(self.first(x)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "operator", "layer"),
+    [
+        (nn.Softmax2d(), "softmax", r"stage\.0\.function"),
+        (nn.ConvTranspose2d(4, 4, 2), "conv_transpose2d", r"stage\.0\.function"),
+        (nn.InstanceNorm2d(4), "instance_norm", r"stage\.0\.function"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "batch_norm", r"stage\.0\.function"),
+        (nn.Upsample(scale_factor=2), "upsample_nearest2d", r"stage\.0\.function"),
+        (nn.MaxPool2d(2, dilation=2), "max_pool2d", r"stage\.0\.function"),
+        (nn.PReLU(4), "prelu", r"stage\.0\.function"),
+        (nn.ReflectionPad2d(1), "pad", r"stage\.0\.function"),
+        (lambda x: x * x.mean((2, 3), keepdim=True), "mul", r"stage\.0"),
+        (lambda x: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1), "permute", r"stage\.0"),
+        (lambda x: torch.cat([x, x], 2), "cat", r"stage\.0"),
+        (lambda x: x.mean(1, keepdim=True), "mean", r"stage\.0"),
+        (lambda x: x.reshape(x.shape[0], 8, 8, 4), "reshape", r"stage\.0"),
+    ],
+)
+def test_an_unsupported_operator_is_named_with_its_layer(function: object, operator: str, layer: str) -> None:
+    model = Network(function).train()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(UserError, match=rf"operator \w*{operator}\w* in layer {layer} "):
+        check_supported(model, (3, 8, 8))
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_model_that_does_not_run_on_the_image_size_is_refused() -> None:
+    with pytest.raises(UserError, match="cannot be exported"):
+        check_supported(load_model("vgg_small", classes=10, image_size=32), (3, 16, 16))
+
+
+def test_several_outputs_are_refused() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.conv(x), x
+
+    with pytest.raises(UserError, match="one tensor"):
+        check_supported(Two(), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "resnet50", "mobilenet_v2", "densenet121", "googlenet", "resnext50_32x4d", "mnasnet0_5"],
+)
+def test_torchvision_networks_are_accepted_unchanged(name: str) -> None:
+    model = load_model(name, classes=10)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    check_supported(model, (3, 64, 64))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_refusals_name_the_layer_when_numbers_are_at_fault() -> None:
+    model = scramble_norms(Network(nn.ReLU()))
+    hardened = harden(model, torch.rand(2, 3, 8, 8))
+    with torch.no_grad():
+        hardened.network.get_submodule("first").bias.fill_(float("nan"))  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"layer first: .*not finite"):
+        compile_graph(hardened, (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    del hardened.codebooks["stage.0.conv"]
+    with pytest.raises(UserError, match=r"first|stage\.0\.conv"):
+        compile_graph(hardened, (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_network_without_quantizers_is_not_compiled_silently() -> None:
+    model = Network(nn.ReLU())
+    codebooks = harden(model, torch.rand(2, 3, 8, 8)).codebooks
+    from compiler_networks import Hardened
+
+    with pytest.raises(ValueError, match="before it is quantized"):
+        compile_graph(Hardened(model, codebooks), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_in_place_and_functional_forms_mean_the_same() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            F.relu_(x)  # the result is dropped, the change is not
+            return x.mean((2, 3))
+
+    from deploy_arm.frontend import _translate_all
+
+    graph = _translate_all(InPlace(), (3, 4, 4), (0.5,) * 3, (0.5,) * 3, None)
+    assert graph.tensors[graph.operations[1].output].low == 0
+    assert "relu" in OPERATORS and "relu_" not in OPERATORS
