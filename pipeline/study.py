@@ -178,7 +178,11 @@ class Study:
         if record.status not in ENDED or record.plan != running.plan:
             raise ValueError(f"trial {number} told {record.status} of plan {record.hash}")
         record = dataclasses.replace(
-            record, number=number, started=running.started, ended=record.ended or time.time()
+            record,
+            number=number,
+            curve=record.curve or running.curve,
+            started=running.started,
+            ended=record.ended or time.time(),
         )
         if record.status == "finished" and record.figures.objectives(self.objectives) is None:
             raise ValueError(f"trial {number} finished without all of {', '.join(self.objectives)}")

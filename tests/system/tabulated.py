@@ -12,9 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
-os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
-
 from ray import tune
 
 from pipeline import engine

@@ -1,0 +1,167 @@
+"""The engine's decisions, with a real study and without Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import Conductor, Guard, keep_secret
+from pipeline.halving import Rungs
+from pipeline.records import Figures, Rung, TrialRecord
+from pipeline.study import Candidate, Study
+from search_spaces.plan import LayerPlan, Plan
+from search_spaces.space import Space
+
+LAYERS = ("conv1", "fc")
+RUNGS = Rungs((1.0, 3.0), eta=3, at_least=1)
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.trials: list[tuple[str, int]] = []
+
+    def line(self, text: str) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+    def trial(self, record: TrialRecord, done: int) -> None:
+        self.trials.append((record.status, done))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    with Study(tmp_path, Space(LAYERS), identity={}) as study:
+        yield study
+
+
+def figures(error: float | None, latency: float, size: int) -> Figures:
+    return Figures(error, latency, source="modelled", size_bytes=size)
+
+
+def asked(conductor: Conductor) -> Candidate:
+    candidate = conductor.propose()
+    assert candidate is not None
+    return candidate
+
+
+def finish(conductor: Conductor, candidate: Candidate, found: Figures) -> None:
+    conductor.end(candidate.number, TrialRecord(candidate.number, candidate.plan, "finished", found))
+
+
+def test_proposals_stop_at_concurrency_and_at_the_budget(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=3, concurrency=2, progress=Silent())
+    first, second = asked(conductor), asked(conductor)
+    assert conductor.propose() is None and not conductor.closing
+    finish(conductor, first, figures(0.1, 1.0, 100))
+    third = asked(conductor)
+    finish(conductor, second, figures(0.1, 2.0, 50))
+    assert conductor.propose() is None and not conductor.complete  # the third may still fail to count
+    finish(conductor, third, figures(0.1, 3.0, 20))
+    assert conductor.complete and conductor.closing and study.spent == 3
+
+
+def test_what_cannot_enter_the_front_is_dominated_and_costs_no_budget(study: Study) -> None:
+    progress = Silent()
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=progress, hoped_error=0.1)
+    finish(conductor, asked(conductor), figures(0.1, 5.0, 100))
+    candidate = asked(conductor)
+    assert not conductor.judge(candidate.number, "profiled", figures(None, 6.0, 100))
+    conductor.end(candidate.number, None)
+    record = study.records()[-1]
+    assert record.status == "dominated" and "slower and larger" in (record.reason or "")
+    assert record.figures.latency_ms == 6.0 and record.figures.error is None
+    assert progress.trials == [("finished", 1), ("dominated", 1)]
+    candidate = asked(conductor)
+    assert conductor.judge(candidate.number, "profiled", figures(None, 6.0, 99))  # smaller: it can
+
+
+def test_hope_is_what_fp32_reaches_not_what_a_bad_first_trial_reached(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent(), hoped_error=0.1)
+    finish(conductor, asked(conductor), figures(0.9, 1.0, 10))
+    candidate = asked(conductor)
+    assert conductor.judge(candidate.number, "profiled", figures(None, 5.0, 50))
+    blind = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+    assert blind.judge(candidate.number, "profiled", figures(None, 5.0, 50))
+
+
+def test_rungs_are_noted_and_the_worse_stopped(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+    decisions = []
+    for error in (0.1, 0.5, 0.6, 0.05):
+        candidate = asked(conductor)
+        conductor.judge(candidate.number, "profiled", figures(None, 5.0, 50))
+        rung = Rung(1.0, error, 1.0, 1.0)
+        goes_on = conductor.judge(candidate.number, "rung", figures(error, 5.0, 50), rung)
+        decisions.append(goes_on)
+        if goes_on:
+            finish(conductor, candidate, figures(error, 5.0, 50))
+        else:
+            conductor.end(candidate.number, None)
+    assert decisions == [True, False, False, True]
+    stopped = study.records()[1]
+    assert (stopped.status, stopped.figures.error) == ("stopped", 0.5) and len(stopped.curve) == 1
+    assert stopped.reason == "worse than others at 1 epochs" and study.spent == 4
+
+
+def test_a_retried_trial_is_not_compared_with_itself(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+    candidate = asked(conductor)
+    rung = Rung(1.0, 0.5, 1.0, 1.0)
+    for _ in range(3):
+        assert conductor.judge(candidate.number, "rung", figures(0.5, 5.0, 50), rung)
+    study.release()
+    assert study.records(interrupted=True)[0].curve == (rung,)
+    again = next(c for c in iter(lambda: asked(conductor), None) if c.plan == candidate.plan)
+    assert conductor.judge(again.number, "rung", figures(0.5, 5.0, 50), rung)
+
+
+def test_a_trial_that_died_fails_and_one_that_was_dropped_stays(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=2, progress=Silent())
+    first, second = asked(conductor), asked(conductor)
+    conductor.end(first.number, None, died=True)
+    assert "died 3 times" in (study.records()[0].reason or "")
+    conductor.end(second.number, None)
+    assert [record.number for record in study.running()] == [second.number]
+    conductor.end(first.number, None, died=True)  # Tune may say it twice
+    assert study.spent == 1
+
+
+def test_when_time_is_up_nothing_more_is_proposed(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, 9, 2, Silent(), deadline=time.monotonic() - 1)
+    assert conductor.propose() is None and conductor.closing and not conductor.complete
+
+
+def test_an_exhausted_space_completes_the_search(tmp_path: Path) -> None:
+    plan = Plan.uniform(("fc",), LayerPlan(8))
+    space = Space(("fc",), bits=(8,), activation_bits=(8,), temperature_shapes=("constant",))
+    with Study(tmp_path, space, identity={}, warm_starts=[plan]) as study:
+        conductor = Conductor(study, RUNGS, budget=99, concurrency=9, progress=Silent())
+        flying = [asked(conductor) for _ in range(space.size())]
+        assert conductor.propose() is None and not conductor.complete  # one in flight might still be put back
+        for candidate in flying:
+            finish(conductor, candidate, figures(0.1, 1.0, 1))
+        assert conductor.propose() is None and conductor.complete
+
+
+def test_the_guard_keeps_the_first_mistake_and_ends_the_search(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, 9, 1, Silent())
+    guard = Guard(conductor.stop)
+    for text in ("first", "second"):
+        with guard:
+            raise ValueError(text)
+    assert str(guard.error) == "first" and conductor.closing
+    with pytest.raises(KeyboardInterrupt), guard:
+        raise KeyboardInterrupt
+
+
+def test_the_secret_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "ray" / "token"
+    keep_secret(path)
+    text = path.read_text()
+    assert len(text) == 64 and path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    keep_secret(path)
+    assert path.read_text() == text and path.stat().st_mode & 0o777 == 0o600
