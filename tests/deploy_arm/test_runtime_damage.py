@@ -1,0 +1,155 @@
+"""Damaged blobs give an error status, never a signal: loader and plain C under sanitizers, the vector kernels emulated."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_cases import Builder, random_network
+
+from deploy_arm import graph as g
+from deploy_arm.blob import write_blob
+from deploy_arm.program import KERNELS, build_program, compile_command
+from deploy_arm.targets import TARGETS
+from deploy_arm.toolchain import choose_compiler, is_arm
+
+HARNESS = Path(__file__).parent / "fuzz_blob.c"
+QEMU = [] if is_arm() else ["qemu-aarch64"]
+
+
+def everything() -> g.Graph:
+    """A small network with every operation in it."""
+    builder = Builder(np.random.default_rng(3), (9, 8, 3))
+    last = builder.convolution(builder.input(0, 255), 16, (3, 3), padding=(1, 1, 1, 1), bits=8)
+    last = builder.max_pool(last, 2, 2, 0)
+    last = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), groups=16, bits=4, to=(0, 127))
+    last = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), groups=2, bits=3, to=(0, 127))
+    other = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), bits=2, zero_share=0.9, to=(-64, 63))
+    last = builder.add(builder.look_up(last, 0, 255), other, 0, 255)
+    last = builder.concatenate([last, other], -128, 127)
+    last = builder.slice(builder.pad(last, (1, 0, 2), (0, 1, 3)), (1, 0, 1), (1, 1, 2))
+    last = builder.average_pool(last, 3, 2, 1, (0, 255), count=False)
+    height, width, channels = builder.graph.tensors[last].shape
+    last = builder.reshape(last, (1, 1, height * width * channels))
+    return builder.done(builder.convolution(last, 10, (1, 1), bits=4))
+
+
+def network_graphs() -> list[g.Graph]:
+    return [everything(), *(random_network(seed)[0] for seed in range(500, 508))]
+
+
+def fuzz(command: list[str], blob: Path, count: int, seed: int) -> tuple[int, int]:
+    """How many damaged copies were refused, and how many ran."""
+    environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}
+    done = subprocess.run(
+        [*command, str(blob), str(count), str(seed)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = re.fullmatch(r"(\d+) refused, (\d+) ran\n", done.stdout)
+    assert found, done.stdout
+    return int(found[1]), int(found[2])
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The harness for this machine with address and undefined-behaviour sanitizers."""
+    compiler = next((path for name in ("gcc", "clang", "clang-19") if (path := shutil.which(name))), None)
+    if compiler is None:
+        pytest.skip("no C compiler for this machine")
+    program = tmp_path_factory.mktemp("fuzz") / "fuzz_blob"
+    sources = [str(path) for path in KERNELS.glob("*.c") if path.name != "main.c"]
+    flags = [
+        "-std=c11",
+        "-O1",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+    ]
+    command = [compiler, *flags, f"-I{KERNELS}", str(HARNESS), *sources, "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 and "sanitize" in done.stderr:
+        pytest.skip(f"{compiler} has no sanitizers here: {done.stderr.strip()[-200:]}")
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def test_damaged_blobs_under_sanitizers(sanitized: Path, tmp_path: Path) -> None:
+    refused = ran = 0
+    for number, graph in enumerate(network_graphs()):
+        blob = tmp_path / f"{number}.blob"
+        blob.write_bytes(write_blob(graph))
+        results = fuzz([str(sanitized)], blob, 800, number)
+        refused, ran = refused + results[0], ran + results[1]
+    assert refused > 1000 and ran > 500  # both sides of the checks were reached
+
+
+def test_damaged_blobs_with_the_vector_kernels(tmp_path: Path) -> None:
+    program = tmp_path / "fuzz_blob"
+    sources = [str(path) for path in KERNELS.glob("*.c") if path.name != "main.c"]
+    command = compile_command(TARGETS["a76"], choose_compiler())
+    subprocess.run([*command, f"-I{KERNELS}", str(HARNESS), *sources, "-o", str(program)], check=True)
+    refused = ran = 0
+    for number, graph in enumerate(network_graphs()):
+        blob = tmp_path / f"{number}.blob"
+        blob.write_bytes(write_blob(graph))
+        results = fuzz([*QEMU, str(program)], blob, 400, 100 + number)
+        refused, ran = refused + results[0], ran + results[1]
+    assert refused > 500 and ran > 250
+
+
+def status(blob: bytes, folder: Path, images: bytes = b"") -> tuple[int, str]:
+    path = folder / "case.blob"
+    path.write_bytes(blob)
+    command = [*QEMU, str(build_program("a76")), "run", str(path)]
+    done = subprocess.run(command, input=images, capture_output=True, check=False)
+    return done.returncode, done.stderr.decode()
+
+
+def with_checksum(blob: bytearray) -> bytes:
+    struct.pack_into("<I", blob, 12, zlib.crc32(memoryview(blob)[16:]))
+    return bytes(blob)
+
+
+def test_exit_statuses_say_what_is_wrong(tmp_path: Path) -> None:
+    graph = everything()
+    good = write_blob(graph)
+    image = bytes(9 * 8 * 3)
+    assert status(good, tmp_path, image) == (0, "")
+    assert status(good, tmp_path, image + b"x")[0] == 9
+    assert status(b"", tmp_path)[0] == 4
+    assert status(b"PNG" + good[3:], tmp_path)[0] == 4
+    other = bytearray(good)
+    struct.pack_into("<I", other, 8, 2)
+    assert status(with_checksum(other), tmp_path)[0] == 5
+    assert status(good[:-1], tmp_path)[0] == 6
+    flipped = bytearray(good)
+    flipped[-20] ^= 1
+    assert status(bytes(flipped), tmp_path)[0] == 6
+    table = struct.unpack_from("<I", good, 36)[0]
+    hostile = bytearray(good)
+    struct.pack_into("<i", hostile, table + 128 + 18 * 4, len(good) - 16)  # weights that end beyond the file
+    code, message = status(with_checksum(hostile), tmp_path)
+    assert code == 7 and "operation 1" in message and "packed weights" in message
+    command = [*QEMU, str(build_program("a76"))]
+    assert (
+        subprocess.run([*command, "run", str(tmp_path / "none")], capture_output=True, check=False).returncode
+        == 3
+    )
+    assert subprocess.run([*command, "walk", "x"], capture_output=True, check=False).returncode == 2
+    assert (
+        subprocess.run([*command, "bench", "x", "--repeat"], capture_output=True, check=False).returncode == 2
+    )
