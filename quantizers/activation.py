@@ -1,0 +1,145 @@
+"""Activations in 8 or 7 bits with a learned step (LSQ: Esser et al., "Learned Step Size Quantization", ICLR 2020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+SAMPLE = 200_000  # values that a first step is fitted to
+CLIPS = torch.linspace(0.2, 1.0, 41)  # shares of the largest magnitude that are tried as the range's end
+FLOOR = 1 / 64  # of the first step: a step never gets smaller
+
+
+def bounds(bits: int, signed: bool) -> tuple[int, int]:
+    """Smallest and largest integer: 0..255, 0..127, -128..127 or -64..63."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+class _LearnedStep(torch.autograd.Function):
+    """Forward as deployed; gradients of LSQ, equation 3: straight through inside the range, and for the step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(x, step)
+        ctx.low, ctx.high = low, high
+        return fake_quantize(x, float(step), low, high)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, step = ctx.saved_tensors
+        by_x = by_step = None
+        scaled = x.float() / step
+        inside = (scaled >= ctx.low) & (scaled <= ctx.high)
+        if ctx.needs_input_grad[0]:
+            by_x = gradient * inside
+        if ctx.needs_input_grad[1]:
+            clipped = scaled.clamp(ctx.low, ctx.high)
+            slope = torch.where(inside, clipped.round() - scaled, clipped)
+            scale = 1 / (max(abs(ctx.low), ctx.high) * x[0].numel()) ** 0.5
+            by_step = (slope.mul_(gradient).sum() * scale).reshape(step.shape)
+        return by_x, by_step, None, None
+
+
+def fake_quantize(x: Tensor, step: float, low: int, high: int) -> Tensor:
+    """``step * clamp(round(x / step), low, high)``, halves to even; the one operation that the compiler looks for."""
+    if x.dtype == torch.float32:
+        return torch.fake_quantize_per_tensor_affine(x, step, 0, low, high)
+    return torch.fake_quantize_per_tensor_affine(x.float(), step, 0, low, high).to(x.dtype)
+
+
+class FrozenStep(nn.Module):
+    """An activation quantizer as deployed: plain numbers, so that ``torch.export`` shows them as constants."""
+
+    def __init__(self, step: float, low: int, high: int) -> None:
+        super().__init__()
+        self.step, self.low, self.high = step, low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fake_quantize(x, self.step, self.low, self.high)
+
+    def extra_repr(self) -> str:
+        return f"step={self.step:.4g}, {self.low}..{self.high}"
+
+
+class LearnedStep(nn.Module):
+    """An activation quantizer whose step learns from the task's loss.
+
+    Args:
+        bits: 8 or 7.
+        signed: whether values can be negative.
+        learned: False keeps the step that ``calibrate`` finds (the network's input).
+    """
+
+    low: Tensor
+    high: Tensor
+    floor: Tensor
+
+    def __init__(self, bits: int, signed: bool, learned: bool = True) -> None:
+        super().__init__()
+        low, high = bounds(bits, signed)
+        self.step = nn.Parameter(torch.ones(()), requires_grad=learned)
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("high", torch.tensor(high))
+        self.register_buffer("floor", torch.tensor(1e-12))
+        self._range: tuple[int, int] | None = (
+            None  # plain copies: reading a buffer each step would wait for the GPU
+        )
+
+    @property
+    def range(self) -> tuple[int, int]:
+        if self._range is None:
+            self._range = (int(self.low), int(self.high))
+        return self._range
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*arguments, **named)
+        self._range = None
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Take the step that fits ``x`` with the least squared error; an input that is never negative becomes unsigned."""
+        low, high = self.range
+        if low < 0 and not self.step.requires_grad and x.min() >= 0:
+            low, high = 0, high - low
+            self.low.fill_(low)
+            self.high.fill_(high)
+            self._range = None
+        values = x.detach().float().flatten()
+        values = values[:: max(1, values.numel() // SAMPLE)]
+        largest = values.abs().max() if low < 0 else values.max()
+        if not largest > 0:
+            largest = torch.ones_like(largest)
+        if self.step.requires_grad:
+            steps = (CLIPS.to(values) * largest / high).clamp_min(1e-12)
+            errors = torch.stack(
+                [(fake_quantize(values, float(step), low, high) - values).square().sum() for step in steps]
+            )
+            step = steps[errors.argmin()]
+        else:
+            step = largest / high
+        self.step.fill_(float(step))
+        self.floor.fill_(float(step) * FLOOR)
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = _AtLeast.apply(self.step, self.floor)
+        return _LearnedStep.apply(x, step, *self.range)
+
+    def frozen(self) -> FrozenStep:
+        """The same as deployed."""
+        return FrozenStep(float(torch.maximum(self.step.detach(), self.floor)), *self.range)
+
+
+class _AtLeast(torch.autograd.Function):
+    """The larger of step and floor, with the gradient passed straight to the step, so that it can come back."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Tensor, floor: Tensor) -> Tensor:
+        return torch.maximum(step, floor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None

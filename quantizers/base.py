@@ -1,0 +1,52 @@
+"""What every weight quantizer can do, and where they are registered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Self
+
+from torch import Tensor, nn
+
+from quantizers.codebook import Codebook
+from quantizers.registry import Registry
+
+if TYPE_CHECKING:
+    from search_spaces.plan import LayerPlan, TemperatureSchedule
+
+
+class WeightQuantizer(nn.Module, ABC):
+    """A parametrization of one layer's weight: what the layer multiplies by, given the latent float weight.
+
+    In training it is differentiable; in eval it is exactly ``codebook(weight).dequantize()``, bit for bit. All that changes
+    during training lives in parameters and buffers, so ``state_dict`` resumes exactly.
+    """
+
+    @classmethod
+    @abstractmethod
+    def for_layer(
+        cls, weight: Tensor, layer: LayerPlan, temperature: TemperatureSchedule, form: str, *, initialise: bool
+    ) -> WeightQuantizer:
+        """A quantizer for a layer of this latent weight. Without ``initialise`` the state is only shaped, to be loaded."""
+
+    @abstractmethod
+    def forward(self, weight: Tensor) -> Tensor:
+        """Latent weight to quantized weight of the same shape."""
+
+    @abstractmethod
+    def codebook(self, weight: Tensor) -> Codebook:
+        """The compressed form of the latent weight, as deployed."""
+
+    def set_progress(self, progress: float) -> None:
+        """Tell how much of the training lies behind, 0 to 1."""
+
+    def mixture_parameters(self) -> list[nn.Parameter]:
+        """Parameters that want their own rate and no weight decay."""
+        return [p for p in self.parameters() if isinstance(p, nn.Parameter)]
+
+    @staticmethod
+    def state_key(*tensors: Tensor) -> tuple[object, ...]:
+        """Changes whenever one of the tensors is written to or replaced; for caches of what is computed from them."""
+        return tuple((tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors)
+
+
+QUANTIZERS: Registry[type[WeightQuantizer]] = Registry("quantizer")

@@ -1,0 +1,245 @@
+"""A network with quantized weights and activations: made for co-tuning, hardened for evaluation and deployment.
+
+The model is traced by ``torch.fx``; its own modules stay as they are, with a parametrization on each weight
+(``torch.nn.utils.parametrize``) and quantizers where ``quantizers.placement`` says. In a program exported from a hardened
+network every activation quantizer is one node ``aten.fake_quantize_per_tensor_affine.default(x, step, 0, low, high)``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from quantizers.activation import FrozenStep, LearnedStep
+from quantizers.base import QUANTIZERS, WeightQuantizer
+from quantizers.codebook import Codebook
+from quantizers.errors import UserError
+from quantizers.placement import placements
+from search_spaces.plan import Plan
+
+INPUT_BITS = 8
+MIXTURE_RATE = 0.1  # of the weights' learning rate
+PREFIX = "quantize_"
+
+
+class Hardened(NamedTuple):
+    """A network with plain weights ``codebook.dequantize()`` and frozen activation steps, and its codebooks by layer."""
+
+    network: nn.Module
+    codebooks: dict[str, Codebook]
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Every convolution and linear layer, first and last included, in the model's order."""
+    return [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+def quantize(
+    model: nn.Module, plan: Plan, calibration: Tensor | None, *, form: str = "posterior"
+) -> fx.GraphModule:
+    """A copy of ``model`` to be co-tuned by ``plan``.
+
+    Args:
+        calibration: normalized float images [N, C, H, W] from which first activation steps are taken, with the fp32
+            weights; None gives a skeleton whose state is to be loaded.
+        form: of the mixture's soft assignment, ``posterior`` or ``paper``.
+
+    Raises:
+        UserError: the model cannot be traced, or the plan names other layers than the model has.
+    """
+    network = _traced(model)
+    _check_layers(network, plan)
+    for place in placements(network):
+        bits = INPUT_BITS if place.is_input else plan.activation_bits
+        _insert(network, place.node, LearnedStep(bits, place.signed, learned=not place.is_input))
+    network.recompile()
+    if calibration is not None:
+        _calibrate(network, calibration)
+    for name, layer in plan.layers.items():
+        module = network.get_submodule(name)
+        weight = cast(Tensor, module.weight)
+        sort = QUANTIZERS["int8" if layer.bits == 8 else plan.quantizer]
+        quantizer = sort.for_layer(
+            weight.detach(), layer, plan.temperature, form, initialise=calibration is not None
+        )
+        parametrize.register_parametrization(module, "weight", quantizer)
+    return network
+
+
+def quantizers_of(network: nn.Module) -> Iterator[tuple[str, WeightQuantizer, nn.Parameter]]:
+    """Name, quantizer and latent weight of every quantized layer."""
+    for name, module in network.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            entry: Any = module.parametrizations["weight"]  # type: ignore[index]
+            yield name, entry[0], entry.original
+
+
+def set_progress(network: nn.Module, progress: float) -> None:
+    """Tell every weight quantizer how much of the training lies behind, 0 to 1."""
+    for _, quantizer, _ in quantizers_of(network):
+        quantizer.set_progress(progress)
+
+
+def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters for an optimizer, each once: weights with decay; mixtures at a tenth of the rate, activation steps, and
+    batch-norm and biases, all without."""
+    mixtures = [p for _, quantizer, _ in quantizers_of(network) for p in quantizer.mixture_parameters()]
+    steps = [m.step for m in network.modules() if isinstance(m, LearnedStep)]
+    special = {id(p) for p in (*mixtures, *steps)}
+    others = [p for p in network.parameters() if id(p) not in special]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+        {"params": mixtures, "lr": MIXTURE_RATE * lr, "weight_decay": 0.0},
+        {"params": steps, "lr": lr, "weight_decay": 0.0},
+    ]
+    for group in groups:
+        group["params"] = [p for p in cast(list[nn.Parameter], group["params"]) if p.requires_grad]
+    return [group for group in groups if group["params"]]
+
+
+def harden(network: nn.Module) -> Hardened:
+    """What would be deployed now: a copy in evaluation mode with weights projected once and steps frozen."""
+    books = {name: quantizer.codebook(weight.detach()) for name, quantizer, weight in quantizers_of(network)}
+    hard = copy.deepcopy(network)
+    for name in books:
+        parametrize.remove_parametrizations(hard.get_submodule(name), "weight", leave_parametrized=False)
+    for name, module in list(hard.named_modules()):
+        if isinstance(module, LearnedStep):
+            hard.set_submodule(name, module.frozen())
+    return _with_weights(hard, books)
+
+
+def hard_state(hardened: Hardened) -> dict[str, Tensor]:
+    """A hardened network as tensors: of each layer ``indices`` (uint8), ``levels`` (int8) and ``scale``; of each
+    activation quantizer ``step``, ``low`` and ``high`` (float64); and what else the network holds."""
+    state = {
+        key: value.detach().clone()
+        for key, value in hardened.network.state_dict().items()
+        if key.removesuffix(".weight") not in hardened.codebooks or not key.endswith(".weight")
+    }
+    for name, book in hardened.codebooks.items():
+        for part in ("indices", "levels", "scale"):
+            state[f"{name}.{part}"] = torch.from_numpy(getattr(book, part).copy())
+    for name, module in hardened.network.named_modules():
+        if isinstance(module, FrozenStep):
+            state[name] = torch.tensor([module.step, module.low, module.high], dtype=torch.float64)
+    return state
+
+
+def load_hard(model: nn.Module, plan: Plan, state: dict[str, Tensor]) -> Hardened:
+    """The hardened network of a ``hard_state``.
+
+    Raises:
+        UserError: the state does not fit the model or the plan.
+    """
+    network, state = _traced(model), dict(state)
+    _check_layers(network, plan)
+    try:
+        for place in placements(network):
+            step, low, high = state.pop(f"{PREFIX}{place.node.name}").tolist()
+            _insert(network, place.node, FrozenStep(step, int(low), int(high)))
+        books = {}
+        for name, layer in plan.layers.items():
+            parts = [state.pop(f"{name}.{part}").numpy() for part in ("indices", "levels", "scale")]
+            books[name] = Codebook(*parts, bits=layer.bits)
+        for name, book in books.items():
+            weight = cast(Tensor, network.get_submodule(name).weight)
+            if weight.shape != book.indices.shape:
+                raise ValueError(f"{name} has {tuple(weight.shape)} weights, the state {book.indices.shape}")
+            state[f"{name}.weight"] = weight.detach()
+        network.recompile()
+        network.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"the network's state does not fit the model and plan: {error}") from error
+    return _with_weights(network, books)
+
+
+def synthetic(network: nn.Module, plan: Plan, seed: int = 0) -> Hardened:
+    """The hardened network a plan leads to as far as cost goes, without training: its bits, components and, where the plan
+    names a share of zeros, that share, reached by moving the smallest weights to or from the zero level."""
+    hardened = harden(network)
+    generator = np.random.default_rng(seed)
+    originals = {name: weight for name, _, weight in quantizers_of(network)}
+    books = {
+        name: book
+        if plan.layers[name].zero_share is None
+        else _with_zeros(book, originals[name], cast(float, plan.layers[name].zero_share), generator)
+        for name, book in hardened.codebooks.items()
+    }
+    return _with_weights(hardened.network, books)
+
+
+def _with_zeros(book: Codebook, weight: Tensor, share: float, generator: np.random.Generator) -> Codebook:
+    """The codebook with the smallest ``share`` of the weights at the zero level and no others."""
+    indices = book.indices.flatten()
+    zero, count = int(np.flatnonzero(book.levels == 0)[0]), round(share * len(indices))
+    order = np.argsort(weight.detach().abs().flatten().cpu().numpy(), kind="stable")
+    others = np.setdiff1d(np.arange(len(book.levels)), zero).astype(np.uint8)
+    freed = order[count:][indices[order[count:]] == zero]
+    indices[freed] = generator.choice(others, len(freed))
+    indices[order[:count]] = zero
+    return Codebook(indices.reshape(book.indices.shape), book.levels, book.scale, book.bits)
+
+
+def _with_weights(network: nn.Module, books: dict[str, Codebook]) -> Hardened:
+    for name, book in books.items():
+        module = network.get_submodule(name)
+        old = cast(Tensor, module.weight)
+        module.weight = nn.Parameter(torch.from_numpy(book.dequantize()).to(old.device), requires_grad=False)
+    return Hardened(network.eval(), books)
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    try:
+        return fx.symbolic_trace(copy.deepcopy(model))
+    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError) as error:
+        raise UserError(
+            f"torch.fx cannot trace {type(model).__name__} ({str(error).splitlines()[0]}); the model must be free of control "
+            "flow that depends on values: move it into a module that is decided when the model is built"
+        ) from error
+
+
+def _check_layers(network: fx.GraphModule, plan: Plan) -> None:
+    names, planned = set(layer_names(network)), set(plan.layers)
+    if names != planned:
+        extra, missing = sorted(planned - names), sorted(names - planned)
+        said = [f"lacks {', '.join(missing[:3])}"] if missing else []
+        said += [f"has {', '.join(extra[:3])}, which the model has not"] if extra else []
+        raise UserError(f"the plan does not fit the model: it {' and '.join(said)}")
+
+
+def _insert(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
+    name = f"{PREFIX}{node.name}"
+    network.add_module(name, module)
+    with network.graph.inserting_after(node):
+        new = network.graph.call_module(name, (node,))
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
+@torch.no_grad()
+def _calibrate(network: fx.GraphModule, images: Tensor) -> None:
+    """One pass in evaluation mode; every quantizer takes its step from what it sees, and passes on what it makes of it."""
+    modes = {module: module.training for module in network.modules()}
+
+    def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        cast(LearnedStep, module).calibrate(inputs[0])
+
+    hooks = [
+        module.register_forward_pre_hook(take)
+        for module in network.modules()
+        if isinstance(module, LearnedStep)
+    ]
+    try:
+        network.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
