@@ -110,7 +110,6 @@ static void plan_bands(struct plan *plan) {
 }
 
 #if defined(__ARM_NEON)
-/* Few levels and many zeros make adding per level cheaper than multiplying everything. */
 static int plan_kernel(struct plan *plan) {
     const struct convolution *c = plan->convolution;
     if (c->depthwise && plan->out->channels == plan->in->channels && plan->k <= MAXIMUM_DEPTHWISE_TAPS) {
@@ -119,6 +118,8 @@ static int plan_kernel(struct plan *plan) {
     } else if (!c->depthwise) {
         plan->kernel = KERNEL_DENSE;
         plan->scratch_bytes = dense_scratch(plan);
+        if (c->groups == 1 && c->kernel != KERNEL_DENSE)
+            return grouped_prepare(plan);
     }
     return 1;
 }
@@ -141,6 +142,7 @@ int plan_convolution(struct plan *plan, const struct convolution *convolution, c
     plan->blocks = (plan->outs + 7) / 8;
     plan->products = (int64_t)out->height * out->width * out->channels * plan->k;
     plan->scratch_bytes = portable_scratch(plan);
+    plan->prepared_bytes = sizeof *plan;
     plan_bands(plan);
 
     size_t count = (size_t)out->channels + PADDED_OUTS, bytes = count * sizeof(int32_t);
@@ -149,6 +151,7 @@ int plan_convolution(struct plan *plan, const struct convolution *convolution, c
     plan->offset = calloc(count, sizeof(int32_t));
     if (!plan->compensation || !plan->multiplier || !plan->offset || !plan_segments(plan))
         return 0;
+    plan->prepared_bytes += 3 * bytes + (size_t)plan->segment_count * sizeof *plan->segments;
     const struct finish *finish = &convolution->finish;
     bytes -= PADDED_OUTS * sizeof(int32_t);
     memcpy(plan->multiplier, finish->scale ? (const void *)finish->scale : finish->multiplier, bytes);

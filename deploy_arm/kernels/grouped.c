@@ -1,6 +1,382 @@
+/* Level-grouped convolution: for every output channel and level, add up the activations that meet that level, then multiply
+ * once. Zero weights cost nothing; the price of the others does not depend on how many bits a level has.
+ *
+ * Activations are laid out channel by channel (planes), so that 64 neighbouring outputs of one channel are 64 neighbouring bytes
+ * for every weight: a weight is then just an offset ("place") from the first of them. Rows keep their padding, so a
+ * kernel's taps are constant offsets and nothing is copied per tap; the outputs computed in the padding between rows are dropped.
+ * With a stride, every phase of rows and columns has planes of its own.
+ *
+ * Values of 7 bits are brought into -64..63: two of them are added in 8 bits before they are widened. Full bytes are widened at
+ * once. A sum lies in 16 bits: a level is split into runs short enough that it cannot overflow, whatever the codebook. */
 #if defined(__ARM_NEON)
-#include "kernels.h"
-void grouped_free(struct grouped *grouped) { (void)grouped; }
-convolution_kernel grouped_convolution;
-void grouped_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) { portable_convolution(plan, in, out, scratch); }
+#include <stdlib.h>
+
+#include "neon.h"
+#include "unpack.h"
+
+enum {
+    VECTORS = 4, /* of 16 outputs each, at most, at a time */
+    RUN_7 = 510, /* 510 x 64 <= 32767 */
+    RUN_8 = 254, /* 254 x 128 <= 32767 */
+    PLANE_SLACK = 16 * VECTORS + SLACK,
+};
+
+struct run {
+    int32_t level, count;
+};
+
+struct grouped {
+    struct run *runs;   /* of all output channels, one after the other */
+    uint32_t *places;   /* of all runs */
+    int32_t *first_run; /* by output channel, and the end */
+    uint32_t *first_place;
+    int32_t *start; /* by output channel: where the sum begins */
+    int narrow;     /* activations fit 7 bits */
+    int32_t shift;  /* taken from stored activations */
+    int32_t phases, phase[4096]; /* row phase x stride_width + column phase */
+    int32_t rows, width;         /* of a plane */
+    int32_t vectors;             /* of outputs in a full band */
+    size_t plane;                /* bytes from channel to channel */
+};
+
+/* Where the tap's planes begin: the index of its phase. -1 if the phase is not there yet. */
+static int32_t find_phase(const struct grouped *g, int32_t phase) {
+    for (int32_t i = 0; i < g->phases; i++)
+        if (g->phase[i] == phase)
+            return i;
+    return -1;
+}
+
+static int32_t phase_of(const struct convolution *c, int32_t i, int32_t j) {
+    return i * c->dilation_height % c->stride_height * c->stride_width + j * c->dilation_width % c->stride_width;
+}
+
+/* The planes' geometry; 0 when there are too many phases. */
+static int lay_planes(const struct plan *plan, struct grouped *g) {
+    const struct convolution *c = plan->convolution;
+    g->phases = 0;
+    for (int32_t i = 0; i < c->kernel_height; i++)
+        for (int32_t j = 0; j < c->kernel_width; j++)
+            if (find_phase(g, phase_of(c, i, j)) < 0) {
+                if (g->phases == (int32_t)(sizeof g->phase / sizeof *g->phase))
+                    return 0;
+                g->phase[g->phases++] = phase_of(c, i, j);
+            }
+    g->rows = plan->band + (c->kernel_height - 1) * c->dilation_height / c->stride_height;
+    g->width = plan->out->width + (c->kernel_width - 1) * c->dilation_width / c->stride_width;
+    g->vectors = (int32_t)(((int64_t)(plan->band - 1) * g->width + plan->out->width + 15) / 16);
+    g->plane = ((size_t)g->rows * (size_t)g->width + 16 + 15) / 16 * 16; /* a row's last vector may end beyond it */
+    if (g->plane % 512 == 0)
+        g->plane += 64; /* or the planes would fall on few sets of the cache */
+    const struct tensor *in = plan->in;
+    g->narrow = (in->low >= -64 && in->high <= 63) || (in->low >= 0 && in->high <= 127);
+    g->shift = g->narrow && in->high > 63 ? 64 : 0;
+    return (uint64_t)g->plane * (uint64_t)in->channels * (uint64_t)g->phases <= UINT32_MAX;
+}
+
+static size_t planes_bytes(const struct plan *plan, const struct grouped *g) {
+    return (g->plane * (size_t)plan->in->channels * (size_t)g->phases + PLANE_SLACK + 63) / 64 * 64;
+}
+
+/* Cycles of both kernels on a Cortex-A76-class core, from the model: for choosing, so only their ratio matters. */
+static int worth_it(const struct plan *plan, const struct grouped *g) {
+    const struct convolution *c = plan->convolution;
+    if (c->bits == 8)
+        return 0;
+    double outs = plan->out->channels, pixels = (double)plan->out->height * plan->out->width;
+    double bands = (plan->out->height + plan->band - 1) / plan->band, vectors = bands * g->vectors;
+    double nonzero = (double)plan->k * outs - (double)plan->zeros, runs = outs * ((1 << c->bits) - 1);
+    double dense = pixels * (double)plan->read * ((plan->out->channels + 7) / 8 * 8) * 0.034 + pixels * outs;
+    double planes = bands * (double)planes_bytes(plan, g) * 0.3;
+    double grouped = vectors * (nonzero * (g->narrow ? 0.85 : 1.1) + runs * 5 + outs * 16) + planes;
+    return grouped < dense;
+}
+
+static size_t room(const struct plan *plan) { return ((size_t)plan->k + 3) / 4 * TILE; }
+
+/* Runs and places of one output channel, whose weights lie at ``weights``; writes nothing where the arrays are NULL. */
+static void list_channel(const struct plan *plan, const struct grouped *g, const int8_t *weights, int32_t *run_count, uint32_t *place_count,
+                         struct run *runs, uint32_t *places) {
+    const struct convolution *c = plan->convolution;
+    int32_t hits[256] = {0}, most = g->narrow ? RUN_7 : RUN_8;
+    uint32_t next[256], at = *place_count;
+    for (int32_t k = 0; k < plan->k; k++)
+        hits[(uint8_t)weights[k / 4 * TILE + k % 4]]++;
+    for (int32_t level = 0; level < 256; level++) {
+        next[level] = at;
+        for (int32_t left = level ? hits[level] : 0; left > 0; left -= most, (*run_count)++)
+            if (runs)
+                runs[*run_count] = (struct run){(int8_t)level, left < most ? left : most};
+        at += level ? (uint32_t)hits[level] : 0;
+    }
+    *place_count = at;
+    /* In the order of addresses: channel by channel, then the taps. */
+    for (int32_t d = 0; places && d < plan->depth; d++)
+        for (int32_t i = 0, k = d; i < c->kernel_height; i++)
+            for (int32_t j = 0; j < c->kernel_width; j++, k += plan->depth) {
+                uint8_t level = (uint8_t)weights[k / 4 * TILE + k % 4];
+                if (!level)
+                    continue;
+                size_t phase = (size_t)find_phase(g, phase_of(c, i, j)) * (size_t)plan->in->channels;
+                size_t row = (size_t)(i * c->dilation_height / c->stride_height);
+                size_t column = (size_t)(j * c->dilation_width / c->stride_width);
+                places[next[level]++] = (uint32_t)((phase + (size_t)d) * g->plane + row * (size_t)g->width + column);
+            }
+}
+
+static void list_all(const struct plan *plan, struct grouped *g, int8_t *decoded) {
+    int32_t runs = 0;
+    uint32_t places = 0;
+    size_t depth = ((size_t)plan->k + 3) / 4;
+    for (int32_t o = 0; o < plan->out->channels; o++) {
+        if (o % 8 == 0)
+            unpack_tiles(plan->convolution, (size_t)(o / 8) * depth, depth, decoded, TILE);
+        g->first_run[o] = runs;
+        g->first_place[o] = places;
+        list_channel(plan, g, decoded + o % 8 * 4, &runs, &places, g->runs, g->places);
+    }
+    g->first_run[plan->out->channels] = runs;
+    g->first_place[plan->out->channels] = places;
+}
+
+int grouped_prepare(struct plan *plan) {
+    struct grouped *g = calloc(1, sizeof *g);
+    int8_t *decoded = malloc(room(plan));
+    size_t outs = (size_t)plan->out->channels;
+    plan->grouped = g;
+    int done = g && decoded;
+    if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || worth_it(plan, g))) {
+        g->first_run = malloc((outs + 1) * sizeof *g->first_run);
+        g->first_place = malloc((outs + 1) * sizeof *g->first_place);
+        g->start = malloc(outs * sizeof *g->start);
+        done = g->first_run && g->first_place && g->start;
+        if (done) {
+            list_all(plan, g, decoded); /* counts */
+            size_t runs = (size_t)g->first_run[outs], places = g->first_place[outs];
+            g->runs = malloc((runs + 1) * sizeof *g->runs);
+            g->places = malloc((places + 1) * sizeof *g->places);
+            done = g->runs && g->places;
+            plan->prepared_bytes += runs * sizeof *g->runs + places * sizeof *g->places + outs * 12;
+        }
+        if (done) {
+            list_all(plan, g, decoded);
+            for (size_t o = 0; o < outs; o++) {
+                uint32_t sum = 0;
+                for (int32_t r = g->first_run[o]; r < g->first_run[o + 1]; r++)
+                    sum += (uint32_t)(g->runs[r].level * g->runs[r].count);
+                g->start[o] = (int32_t)((uint32_t)plan->compensation[o] + (uint32_t)g->shift * sum);
+            }
+            plan->kernel = KERNEL_GROUPED;
+            size_t own = planes_bytes(plan, g) + 16 * 16 * VECTORS + 2 * SLACK;
+            plan->scratch_bytes = own > plan->scratch_bytes ? own : plan->scratch_bytes;
+        }
+    }
+    free(decoded);
+    if (plan->kernel != KERNEL_GROUPED) {
+        grouped_free(g);
+        plan->grouped = NULL;
+    }
+    return done;
+}
+
+void grouped_free(struct grouped *g) {
+    if (!g)
+        return;
+    free(g->runs);
+    free(g->places);
+    free(g->first_run);
+    free(g->first_place);
+    free(g->start);
+    free(g);
+}
+
+/* rows[i] byte j becomes rows[j] byte i. */
+static inline void transpose(uint8x16_t rows[16]) {
+    uint8x16_t other[16];
+    for (int stage = 0; stage < 4; stage++) { /* four perfect shuffles of rows i and i + 8 */
+        for (int i = 0; i < 8; i++) {
+            other[2 * i] = vzip1q_u8(rows[i], rows[i + 8]);
+            other[2 * i + 1] = vzip2q_u8(rows[i], rows[i + 8]);
+        }
+        for (int i = 0; i < 16; i++)
+            rows[i] = other[i];
+    }
+}
+
+/* A band of the input as planes; ``first`` is its first row in the padded image. */
+static void fill_planes(const struct plan *plan, const int8_t *in, int32_t first, uint8_t *planes) {
+    const struct convolution *c = plan->convolution;
+    const struct grouped *g = plan->grouped;
+    const struct tensor *t = plan->in;
+    const uint8x16_t shift = vdupq_n_u8((uint8_t)g->shift);
+    const size_t channels = (size_t)t->channels;
+    uint8_t padding[16];
+    memset(padding, t->zero, sizeof padding);
+    for (int32_t p = 0; p < g->phases; p++, planes += channels * g->plane)
+        for (int32_t y = 0; y < g->rows; y++) {
+            int64_t row = first + (int64_t)y * c->stride_height + g->phase[p] / c->stride_width - c->top;
+            int inside = row >= 0 && row < t->height;
+            const int8_t *line = in + (inside ? row : 0) * t->width * t->channels;
+            for (size_t channel = 0; channel < channels; channel += 16) {
+                size_t count = channels - channel < 16 ? channels - channel : 16;
+                for (int32_t x = 0; x < g->width; x += 16) {
+                    uint8x16_t rows[16];
+                    for (int32_t i = 0; i < 16; i++) {
+                        int64_t column = (int64_t)(x + i) * c->stride_width + g->phase[p] % c->stride_width - c->left;
+                        int there = inside && column >= 0 && column < t->width;
+                        rows[i] = vld1q_u8(there ? (const uint8_t *)line + column * t->channels + channel : padding);
+                    }
+                    transpose(rows);
+                    uint8_t *to = planes + channel * g->plane + (size_t)y * (size_t)g->width + (size_t)x;
+                    for (size_t i = 0; i < count; i++)
+                        vst1q_u8(to + i * g->plane, vsubq_u8(rows[i], shift));
+                }
+            }
+        }
+}
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* Sums of one output channel for 16 Q outputs whose activations begin at ``x``. */
+static inline __attribute__((always_inline)) void add_runs(const int Q, const int narrow, const int8_t *x, const struct run *run,
+                                                           const struct run *end, const uint32_t *place, int32_t start, int32x4_t *acc) {
+    UNROLL for (int i = 0; i < 4 * Q; i++)
+        acc[i] = vdupq_n_s32(start);
+    for (; run < end; run++) {
+        int16x8_t sum[2 * VECTORS];
+        if (run->count & 1) {
+            const int8_t *a = x + *place++;
+            UNROLL for (int q = 0; q < Q; q++) {
+                int8x16_t value = vld1q_s8(a + 16 * q);
+                sum[2 * q] = vmovl_s8(vget_low_s8(value));
+                sum[2 * q + 1] = vmovl_high_s8(value);
+            }
+        } else {
+            UNROLL for (int i = 0; i < 2 * Q; i++)
+                sum[i] = vdupq_n_s16(0);
+        }
+        for (int32_t pairs = run->count / 2; pairs; pairs--, place += 2) {
+            const int8_t *a = x + place[0], *b = x + place[1];
+            UNROLL for (int q = 0; q < Q; q++) {
+                int8x16_t u = vld1q_s8(a + 16 * q), v = vld1q_s8(b + 16 * q);
+                if (narrow) {
+                    int8x16_t both = vaddq_s8(u, v);
+                    sum[2 * q] = vaddw_s8(sum[2 * q], vget_low_s8(both));
+                    sum[2 * q + 1] = vaddw_high_s8(sum[2 * q + 1], both);
+                } else {
+                    sum[2 * q] = vaddw_s8(vaddw_s8(sum[2 * q], vget_low_s8(u)), vget_low_s8(v));
+                    sum[2 * q + 1] = vaddw_high_s8(vaddw_high_s8(sum[2 * q + 1], u), v);
+                }
+            }
+        }
+        int16x8_t level = vdupq_n_s16((int16_t)run->level);
+        UNROLL for (int i = 0; i < 2 * Q; i++) {
+            acc[2 * i] = vmlal_s16(acc[2 * i], vget_low_s16(sum[i]), vget_low_s16(level));
+            acc[2 * i + 1] = vmlal_high_s16(acc[2 * i + 1], sum[i], level);
+        }
+    }
+}
+
+/* One output channel ``o`` of a tile of 16 Q outputs: bytes to ``row``, or floats to where ``places`` say. */
+static inline __attribute__((always_inline)) void channel_tile(const int Q, const int narrowed, const struct plan *plan, const int8_t *x, int32_t o,
+                                                               const struct requantizer *r, int8_t *row, const int32_t *pixels, float *floats) {
+    const struct grouped *g = plan->grouped;
+    int32x4_t acc[4 * VECTORS];
+    add_runs(Q, narrowed, x, g->runs + g->first_run[o], g->runs + g->first_run[o + 1], g->places + g->first_place[o], g->start[o], acc);
+    if (floats) {
+        const struct finish *finish = &plan->convolution->finish;
+        int32_t sums[16 * VECTORS];
+        UNROLL for (int i = 0; i < 4 * Q; i++)
+            vst1q_s32(sums + 4 * i, acc[i]);
+        for (int i = 0; i < 16 * Q; i++) {
+            if (pixels[i] < 0)
+                continue;
+            float product = (float)sums[i] * finish->scale[o];
+            floats[(int64_t)pixels[i] * plan->out->channels + o] = product + finish->shift[o];
+        }
+        return;
+    }
+    int32x4_t multiplier = vdupq_n_s32(plan->multiplier[o]), offset = vdupq_n_s32(plan->offset[o]);
+    UNROLL for (int q = 0; q < Q; q++)
+        vst1q_s8(row + 16 * q, narrow(r, requantize(r, acc[4 * q], multiplier, offset), requantize(r, acc[4 * q + 1], multiplier, offset),
+                                      requantize(r, acc[4 * q + 2], multiplier, offset), requantize(r, acc[4 * q + 3], multiplier, offset)));
+}
+
+typedef void channel_kernel(const struct plan *plan, const int8_t *x, int32_t o, const struct requantizer *r, int8_t *row, const int32_t *pixels,
+                            float *floats);
+#define CHANNEL_KERNEL(Q, narrowed)                                                                                              \
+    static void channel_##Q##_##narrowed(const struct plan *plan, const int8_t *x, int32_t o, const struct requantizer *r,       \
+                                         int8_t *row, const int32_t *pixels, float *floats) {                                    \
+        channel_tile(Q, narrowed, plan, x, o, r, row, pixels, floats);                                                           \
+    }
+CHANNEL_KERNEL(1, 0)
+CHANNEL_KERNEL(2, 0)
+CHANNEL_KERNEL(3, 0)
+CHANNEL_KERNEL(4, 0)
+CHANNEL_KERNEL(1, 1)
+CHANNEL_KERNEL(2, 1)
+CHANNEL_KERNEL(3, 1)
+CHANNEL_KERNEL(4, 1)
+static channel_kernel *const channel_kernels[2][VECTORS] = {{channel_1_0, channel_2_0, channel_3_0, channel_4_0},
+                                                            {channel_1_1, channel_2_1, channel_3_1, channel_4_1}};
+
+/* Up to 16 channels x 16 outputs from ``rows`` (16 x VECTORS bytes apart) to their pixels; -1 is no pixel. */
+static void store(const int8_t *rows, const int32_t *pixels, int32_t count, int64_t channels, int8_t *out) {
+    uint8x16_t block[16];
+    for (int i = 0; i < 16; i++)
+        block[i] = vld1q_u8((const uint8_t *)rows + i * 16 * VECTORS);
+    transpose(block);
+    for (int i = 0; i < 16; i++) {
+        if (pixels[i] < 0)
+            continue;
+        uint8_t *to = (uint8_t *)out + pixels[i] * channels;
+        if (count == 16) {
+            vst1q_u8(to, block[i]);
+        } else {
+            uint8_t some[16];
+            vst1q_u8(some, block[i]);
+            memcpy(to, some, (size_t)count);
+        }
+    }
+}
+
+/* ``vectors`` x 16 outputs from ``position`` on (in rows as wide as the planes) of a band whose output begins at ``out``. */
+static void tile(const struct plan *plan, const int8_t *planes, int32_t position, int32_t vectors, int32_t rows, void *out, int8_t *buffer) {
+    const struct grouped *g = plan->grouped;
+    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
+    int32_t pixels[16 * VECTORS], y = position / g->width, x = position % g->width;
+    for (int i = 0; i < 16 * vectors; i++) {
+        pixels[i] = x < plan->out->width && y < rows ? y * plan->out->width + x : -1;
+        if (++x == g->width)
+            x = 0, y++;
+    }
+    channel_kernel *kernel = channel_kernels[g->narrow][vectors - 1];
+    float *floats = plan->out->floating ? out : NULL;
+    for (int32_t o = 0; o < plan->out->channels; o += 16) {
+        int32_t count = plan->out->channels - o < 16 ? plan->out->channels - o : 16;
+        for (int32_t i = 0; i < count; i++)
+            kernel(plan, planes + position, o + i, &r, buffer + i * 16 * VECTORS, pixels, floats);
+        for (int32_t v = 0; v < vectors && !floats; v++)
+            store(buffer + 16 * v, pixels + 16 * v, count, plan->out->channels, (int8_t *)out + o);
+    }
+}
+
+void grouped_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) {
+    const struct grouped *g = plan->grouped;
+    int8_t *buffer = (int8_t *)scratch + planes_bytes(plan, g);
+    memset(buffer, 0, 16 * 16 * VECTORS);
+    for (int32_t row = 0; row < plan->out->height; row += plan->band) {
+        int32_t rows = plan->out->height - row < plan->band ? plan->out->height - row : plan->band;
+        fill_planes(plan, in, row * plan->convolution->stride_height, scratch);
+        int64_t element = (int64_t)row * plan->out->width * plan->out->channels;
+        void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
+        int32_t vectors = (int32_t)(((int64_t)(rows - 1) * g->width + plan->out->width + 15) / 16);
+        int32_t tiles = (vectors + VECTORS - 1) / VECTORS;
+        for (int32_t i = 0, first = 0; i < tiles; i++) {
+            int32_t last = (int32_t)((int64_t)vectors * (i + 1) / tiles);
+            tile(plan, (const int8_t *)scratch, first * 16, last - first, rows, to, buffer);
+            first = last;
+        }
+    }
+}
 #endif

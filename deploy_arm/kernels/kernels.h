@@ -40,7 +40,7 @@ struct plan {
     int32_t *compensation; /* per output channel: the sum starts here (-zero x sum of weights) */
     int32_t *multiplier, *offset; /* or the bits of scale and shift */
     struct grouped *grouped;
-    size_t scratch_bytes;
+    size_t scratch_bytes, prepared_bytes; /* memory while running; memory kept since load */
 };
 
 /* Fill ``plan``; 0 when memory is short. plan_free also after a failure. */
@@ -60,7 +60,7 @@ convolution_kernel dense_convolution, depthwise_convolution, grouped_convolution
 
 size_t dense_scratch(const struct plan *plan), depthwise_scratch(const struct plan *plan);
 
-/* Level-grouped weights: 0 when memory is short. */
+/* Makes the plan level-grouped where that is asked for, or pays; 0 when memory is short. */
 int grouped_prepare(struct plan *plan);
 void grouped_free(struct grouped *grouped);
 

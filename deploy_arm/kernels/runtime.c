@@ -48,6 +48,7 @@ static int prepare(struct network *network) {
         struct plan *plan = network->plans[i] = calloc(1, sizeof *plan);
         if (!plan || !plan_convolution(plan, &operation->convolution, &blob->tensors[operation->input], &blob->tensors[operation->output]))
             return NETWORK_MEMORY;
+        network->prepared_bytes += plan->prepared_bytes;
         network->scratch_bytes = plan->scratch_bytes > network->scratch_bytes ? plan->scratch_bytes : network->scratch_bytes;
     }
     size_t arena = ((size_t)blob->arena_bytes + SLACK + 63) / 64 * 64;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -300,3 +302,23 @@ def _random_step(builder: Builder, last: str) -> str:
         before, after = (tuple(int(value) for value in random.integers(0, 3, 3)) for _ in range(2))
         return builder.pad(last, (before[0], before[1], before[2]), (after[0], after[1], after[2]))
     return builder.reshape(last, (width, height, channels))
+
+
+GROUPED = 3  # the kernel's number in the blob
+
+
+def with_kernel(blob: bytes, kernel: int) -> bytes:
+    """The blob with ``kernel`` asked for in every convolution of one group."""
+    changed = bytearray(blob)
+    operations, table = struct.unpack_from("<I", blob, 28)[0], struct.unpack_from("<I", blob, 36)[0]
+    for start in range(table, table + 128 * operations, 128):
+        words = struct.unpack_from("<32i", blob, start)
+        if words[0] == 2 and words[14] == 1:
+            struct.pack_into("<i", changed, start + 27 * 4, kernel)
+    return with_checksum(changed)
+
+
+def with_checksum(blob: bytearray) -> bytes:
+    """The blob with the checksum that its bytes have now."""
+    struct.pack_into("<I", blob, 12, zlib.crc32(memoryview(blob)[16:]))
+    return bytes(blob)
