@@ -12,7 +12,6 @@ from pipeline.engine import Conductor, Guard, keep_secret
 from pipeline.halving import Rungs
 from pipeline.records import Figures, Rung, TrialRecord
 from pipeline.study import Candidate, Study
-from search_spaces.plan import LayerPlan, Plan
 from search_spaces.space import Space
 
 LAYERS = ("conv1", "fc")
@@ -107,7 +106,7 @@ def test_rungs_are_noted_and_the_worse_stopped(study: Study) -> None:
 
 
 def test_a_retried_trial_is_not_compared_with_itself(study: Study) -> None:
-    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=9, progress=Silent())
     candidate = asked(conductor)
     rung = Rung(1.0, 0.5, 1.0, 1.0)
     for _ in range(3):
@@ -135,9 +134,8 @@ def test_when_time_is_up_nothing_more_is_proposed(study: Study) -> None:
 
 
 def test_an_exhausted_space_completes_the_search(tmp_path: Path) -> None:
-    plan = Plan.uniform(("fc",), LayerPlan(8))
     space = Space(("fc",), bits=(8,), activation_bits=(8,), temperature_shapes=("constant",))
-    with Study(tmp_path, space, identity={}, warm_starts=[plan]) as study:
+    with Study(tmp_path, space, identity={}) as study:
         conductor = Conductor(study, RUNGS, budget=99, concurrency=9, progress=Silent())
         flying = [asked(conductor) for _ in range(space.size())]
         assert conductor.propose() is None and not conductor.complete  # one in flight might still be put back
