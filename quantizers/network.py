@@ -109,7 +109,7 @@ def harden(network: nn.Module) -> Hardened:
     books = {name: quantizer.codebook(weight.detach()) for name, quantizer, weight in quantizers_of(network)}
     hard = copy.deepcopy(network)
     for name in books:
-        parametrize.remove_parametrizations(hard.get_submodule(name), "weight", leave_parametrized=False)
+        hard.set_submodule(name, _plain(hard.get_submodule(name)))
     for name, module in list(hard.named_modules()):
         if isinstance(module, LearnedStep):
             hard.set_submodule(name, module.frozen())
@@ -189,11 +189,21 @@ def _with_zeros(book: Codebook, weight: Tensor, share: float, generator: np.rand
 
 
 def _with_weights(network: nn.Module, books: dict[str, Codebook]) -> Hardened:
+    device = next((t.device for t in (*network.parameters(), *network.buffers())), torch.device("cpu"))
     for name, book in books.items():
         module = network.get_submodule(name)
-        old = cast(Tensor, module.weight)
-        module.weight = nn.Parameter(torch.from_numpy(book.dequantize()).to(old.device), requires_grad=False)
+        weight = torch.from_numpy(book.dequantize()).to(device)
+        module.weight = nn.Parameter(weight, requires_grad=False)
     return Hardened(network.eval(), books)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """The layer without its parametrization. (``remove_parametrizations`` would strip the class, which copies share.)"""
+    plain = type(module).__mro__[1].__new__(type(module).__mro__[1])
+    plain.__dict__.update(module.__dict__)
+    plain.__dict__["_modules"] = {k: v for k, v in module._modules.items() if k != "parametrizations"}
+    plain.__dict__["_parameters"] = {"weight": None, **module._parameters}
+    return plain
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
