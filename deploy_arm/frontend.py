@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from deploy_arm import graph as g
-from deploy_arm import movement  # noqa: F401  registers its operators
+from deploy_arm import movement, pooling  # noqa: F401  they register their operators
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.operators import OPERATORS
 from deploy_arm.passes import simplify

@@ -1,0 +1,103 @@
+"""The pooling operators: maximum, average, adaptive, and the mean over all positions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from deploy_arm import graph as g
+from deploy_arm.lowering import Lowering, Unsupported, Value
+from deploy_arm.operators import pair, register, stored_value
+from deploy_arm.pending import Average
+from deploy_arm.windows import adaptive_windows, average_windows, pool_windows
+
+
+@register("max_pool2d")
+def max_pool2d(
+    state: Lowering,
+    input: Value,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+) -> Value:
+    if pair(dilation) != (1, 1):
+        raise Unsupported("max pooling with dilation")
+    kernel, paddings = pair(kernel_size), pair(padding)
+    strides = pair(stride) if stride else kernel
+    tensor = state.integer(state.image(input))
+    axes = [pool_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode) for a in (0, 1)]
+    return _max_pool(state, tensor, axes[0], axes[1])
+
+
+@register("adaptive_max_pool2d")
+def adaptive_max_pool2d(state: Lowering, input: Value, output_size: Any) -> tuple[Value]:
+    tensor, size = state.integer(state.image(input)), pair(output_size)
+    axes = [adaptive_windows(tensor.shape[a], size[a]) for a in (0, 1)]
+    return (_max_pool(state, tensor, axes[0], axes[1]),)
+
+
+def _max_pool(
+    state: Lowering, tensor: g.Tensor, rows: tuple[g.Window, ...], columns: tuple[g.Window, ...]
+) -> Value:
+    result = dataclasses.replace(tensor, name=state.name, shape=(len(rows), len(columns), tensor.shape[2]))
+    layer = state.layer
+    return stored_value(
+        state.emit(lambda name: g.MaxPool((tensor.name,), name, layer, rows, columns), result)
+    )
+
+
+def _average(
+    state: Lowering, tensor: g.Tensor, rows: tuple[g.Window, ...], columns: tuple[g.Window, ...]
+) -> Average:
+    shape = (len(rows), len(columns), tensor.shape[2])
+    return Average(name=state.name, layer=state.layer, shape=shape, source=tensor, rows=rows, columns=columns)
+
+
+@register("avg_pool2d")
+def avg_pool2d(
+    state: Lowering,
+    input: Value,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Value:
+    kernel, paddings = pair(kernel_size), pair(padding)
+    strides = pair(stride) if stride else kernel
+    tensor = state.integer(state.image(input))
+    rows, columns = (
+        average_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode, count_include_pad)
+        for a in (0, 1)
+    )
+    if divisor_override:
+        rows = tuple(dataclasses.replace(window, divisor=divisor_override) for window in rows)
+        columns = tuple(dataclasses.replace(window, divisor=1) for window in columns)
+    return stored_value(_average(state, tensor, rows, columns))
+
+
+@register("adaptive_avg_pool2d")
+def adaptive_avg_pool2d(state: Lowering, input: Value, output_size: Any) -> Value:
+    tensor, size = state.integer(state.image(input)), pair(output_size)
+    axes = [adaptive_windows(tensor.shape[a], size[a]) for a in (0, 1)]
+    return stored_value(_average(state, tensor, axes[0], axes[1]))
+
+
+@register("mean")
+def mean(
+    state: Lowering, input: Value, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: Any = None
+) -> Value:
+    """The mean over all positions."""
+    rank = len(input.shape) + 1
+    axes = {axis % rank for axis in dim} if dim else set()
+    if rank < 3 or axes != set(range(2, rank)):
+        raise Unsupported("a mean over other axes than all positions")
+    tensor = state.integer(input)
+    height, width, channels = tensor.shape
+    rows, columns = (g.Window(0, height, height),), (g.Window(0, width, width),)
+    shape = (channels, *([1] * (rank - 2))) if keepdim else (channels,)
+    return Value(_average(state, tensor, rows, columns), shape)
