@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed
-from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
 from torch import Tensor, nn
 
 from pipeline.data import ImageData
@@ -18,6 +17,7 @@ from pipeline.records import Rung
 from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
 from pipeline.training.loop import Loop, Progress, Wrap
 from pipeline.training.settings import TrainSettings
+from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
 from search_spaces.plan import Plan
 
 
@@ -62,7 +62,7 @@ class Cotuning(Loop):
         if settings.distillation:
             self.teacher = copy.deepcopy(model).eval().requires_grad_(False).to(where)
         calibration = None if state is not None else _calibration(data, settings, mean, std)
-        network = quantize(copy.deepcopy(model), plan, calibration, form=settings.form).to(where)
+        network = quantize(model, plan, calibration, form=settings.form).to(where)
         groups = parameter_groups(network, settings.learning_rate, settings.weight_decay)
         super().__init__(
             network, data, settings, mean, std, groups,
@@ -104,15 +104,16 @@ class Cotuning(Loop):
     def hardened(self) -> Hardened:
         """The network as it would be deployed now: hard weights, frozen steps, batch-norm statistics that fit them.
 
-        A copy, in evaluation mode, on the CPU or where the network lies; training goes on unaffected.
+        A copy, in evaluation mode, on the CPU; training goes on unaffected.
         """
+        network, codebooks = self._hard()
+        return Hardened(network if self.device.type == "cpu" else copy.deepcopy(network).cpu(), codebooks)
+
+    def _hard(self) -> Hardened:
+        """The same on the device; made once for a step."""
         if self._hardened is None or self._hardened[0] != self.step:
             set_progress(self.network, self.step / self.total_steps)
-            mode = self.network.training
-            hardened = harden(self.network.eval())
-            self.network.train(mode)
-            hardened = hardened._replace(network=copy.deepcopy(hardened.network))
-            s = self.settings
+            hardened, s = harden(self.network), self.settings
             reestimate_batch_norm(
                 hardened.network,
                 self.data.train,
@@ -128,7 +129,7 @@ class Cotuning(Loop):
         """Share of the search half (0..1) that the hardened network gets wrong, over all ranks."""
         images = self.data.search
         mine = torch.arange(len(images))[self.rank :: self.world]
-        network = self.hardened().network
+        network = self._hard().network
         answers = predictions(network, images, self.mean, self.std, self.settings.evaluation_batch, mine)
         wrong = (answers != images.labels[mine]).sum().to(self.device)
         if self.world > 1:
