@@ -45,7 +45,7 @@ class EmulatedDevice(Device):
         tools = cycles.mca.find_tools() is not None if self.use_mca is None else self.use_mca
         analyser = cycles.mca.version() if tools else "own table"
         return repr(
-            (self.name, self.core, self.route or emulator.choose_route(), analyser, cycles.MODEL_VERSION)
+            (self.name, self.core, self.route or emulator.choose_counter(), analyser, cycles.MODEL_VERSION)
         )
 
     def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
@@ -114,9 +114,10 @@ def available_devices(target: str = "a76") -> list[Device]:
     device (modelled; its name says so).
 
     Raises:
-        UserError: unknown target, or no emulator is installed.
+        UserError: unknown target, or no emulator that runs and counts is installed.
     """
     kind = "native" if platform.machine() in ("aarch64", "arm64") else "emulated"
     if kind == "emulated":
         emulator.choose_route()
+        emulator.choose_counter()
     return [DEVICES[kind](target)]

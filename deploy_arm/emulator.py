@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,34 @@ def choose_route() -> Route:
         return "unicorn"
     raise UserError(
         "no emulator for ARM programs is installed; install one with `python -m deploy_arm.toolchain --install`"
+    )
+
+
+@functools.cache
+def takes_plugin(qemu: str) -> bool:
+    """Whether a QEMU can load the counter: built with plugins (Debian 13's is not) and of interface version 1 (before 9.0)."""
+    usage, banner = (
+        subprocess.run([qemu, option], capture_output=True, text=True, check=False).stdout
+        for option in ("--help", "--version")
+    )
+    version = re.search(r"version (\d+)", banner)
+    return "-plugin" in usage and version is not None and int(version.group(1)) < 9
+
+
+def choose_counter() -> Route:
+    """What counts: QEMU where it takes the plugin and a C compiler is there to build it, else unicorn.
+
+    Raises:
+        UserError: neither is possible.
+    """
+    qemu = find_qemu() if "apt" in allowed_routes() else None
+    if qemu and takes_plugin(qemu) and host_compiler():
+        return "qemu"
+    if importlib.util.find_spec("unicorn"):
+        return "unicorn"
+    raise UserError(
+        "nothing here can count what a program executes: QEMU with plugins and a C compiler, or unicorn, are needed; "
+        "install unicorn with `pip install unicorn==2.1.4`"
     )
 
 
@@ -202,7 +231,8 @@ def count(
 ) -> Counts:
     """Executed blocks of one inference of a uint8 image [H, W, C], per operation.
 
-    ``caches`` simulates the target's data caches (QEMU only); ``warm_up`` inferences run before, uncounted, to fill them.
+    ``route`` is ``choose_counter``'s by default; ``caches`` simulates the target's data caches (QEMU only); ``warm_up``
+    inferences run before, uncounted, to fill them.
 
     Raises:
         UserError: the program fails or takes too long, or does not announce its operations.
@@ -210,7 +240,7 @@ def count(
     arguments = ["bench", str(blob), "--repeat", "1", "--warmup", str(warm_up), "--mark"]
     given = checked_images(image[None])
     try:
-        if (route or choose_route()) == "qemu":
+        if (route or choose_counter()) == "qemu":
             return count_command([str(program), *arguments], given, CORES[target], caches, timeout)
         from deploy_arm.unicorn_loader import run_program
 

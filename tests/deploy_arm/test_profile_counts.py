@@ -117,3 +117,22 @@ def test_plugin_output_is_added_up_and_checked() -> None:
         parse_plugin_output(lines, caches=True)
     with pytest.raises(ValueError, match="announced"):
         operations_of({-1: operations[0], 0: operations[0], 2: operations[0]})
+
+
+def test_a_qemu_that_cannot_load_the_plugin_is_not_asked_to_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stub(name: str, banner: str, usage: str) -> str:
+        path = tmp_path / name
+        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{banner}" || echo "{usage}"\n')
+        path.chmod(0o755)
+        return str(path)
+
+    good = stub("good", "qemu-aarch64 version 7.2.22 (Debian)", "-plugin   QEMU_PLUGIN")
+    static = stub("static", "qemu-aarch64 version 10.0.13 (Debian)", "-cpu model")
+    newer = stub("newer", "qemu-aarch64 version 9.2.0", "-plugin   QEMU_PLUGIN")
+    assert [emulator.takes_plugin(path) for path in (good, static, newer)] == [True, False, False]
+    monkeypatch.setattr(emulator, "find_qemu", lambda: static)
+    pytest.importorskip("unicorn")
+    assert emulator.choose_route() == "qemu"
+    assert emulator.choose_counter() == "unicorn"
