@@ -6,7 +6,7 @@
 #include "unpack.h"
 
 enum {
-    BAND_BYTES = 256 * 1024, /* of padded input worked on at a time: half of a second-level cache of 512 KB */
+    BAND_BYTES = 256 * 1024, /* of padded input and of output worked on at a time: half of a second-level cache of 512 KB */
     SEGMENT_DEPTH = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache */
 };
 
@@ -95,15 +95,16 @@ static int plan_segments(struct plan *plan) {
     return 1;
 }
 
-/* Rows of output whose padded input fits BAND_BYTES; at least one. */
+/* Rows of output which, with their padded input, fit BAND_BYTES; at least one. */
 static void plan_bands(struct plan *plan) {
     const struct convolution *c = plan->convolution;
-    const struct tensor *in = plan->in;
+    const struct tensor *in = plan->in, *out = plan->out;
     plan->copied = c->top || c->left || c->bottom || c->right;
     plan->width = in->width + c->left + c->right;
     int64_t line = (int64_t)plan->width * in->channels, tall = (int64_t)(c->kernel_height - 1) * c->dilation_height + 1;
-    int64_t rows = (BAND_BYTES / line - tall) / c->stride_height + 1;
-    rows = rows < 1 ? 1 : rows > plan->out->height ? plan->out->height : rows;
+    int64_t result = (int64_t)out->width * out->channels * (out->floating ? 4 : 1);
+    int64_t rows = (BAND_BYTES - (tall - c->stride_height) * line) / (line * c->stride_height + result);
+    rows = rows < 1 ? 1 : rows > out->height ? out->height : rows;
     int64_t bands = (plan->out->height + rows - 1) / rows;
     plan->band = (int32_t)((plan->out->height + bands - 1) / bands);
     plan->band_rows = (int32_t)((plan->band - 1) * (int64_t)c->stride_height + tall);

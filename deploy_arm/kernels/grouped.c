@@ -78,17 +78,20 @@ static size_t planes_bytes(const struct plan *plan, const struct grouped *g) {
     return (g->plane * (size_t)plan->in->channels * (size_t)g->phases + PLANE_SLACK + 63) / 64 * 64;
 }
 
-/* Cycles of both kernels on a Cortex-A76-class core, from the model: for choosing, so only their ratio matters. */
+/* Cycles of both kernels, fitted to modelled profiles of a Cortex-A76-class core; only their order matters. */
 static int worth_it(const struct plan *plan, const struct grouped *g) {
     const struct convolution *c = plan->convolution;
     if (c->bits == 8)
         return 0;
+    int levels = 0;
+    for (int i = 0; i < 16; i++)
+        levels += c->levels[i] != 0;
     double outs = plan->out->channels, pixels = (double)plan->out->height * plan->out->width;
     double bands = (plan->out->height + plan->band - 1) / plan->band, vectors = bands * g->vectors;
-    double nonzero = (double)plan->k * outs - (double)plan->zeros, runs = outs * ((1 << c->bits) - 1);
-    double dense = pixels * (double)plan->read * ((plan->out->channels + 7) / 8 * 8) * 0.034 + pixels * outs;
-    double planes = bands * (double)planes_bytes(plan, g) * 0.3;
-    double grouped = vectors * (nonzero * (g->narrow ? 0.85 : 1.1) + runs * 5 + outs * 16) + planes;
+    double nonzero = (double)plan->k * outs - (double)plan->zeros;
+    double dense = pixels * ((double)plan->read * ((plan->out->channels + 7) / 8 * 8) * 0.0335 + outs * 2);
+    double planes = bands * (double)planes_bytes(plan, g) * 0.4;
+    double grouped = vectors * (nonzero * (g->narrow ? 0.81 : 1.03) + outs * levels * 6 + outs * 40) + planes;
     return grouped < dense;
 }
 
@@ -167,7 +170,7 @@ int grouped_prepare(struct plan *plan) {
                 g->start[o] = (int32_t)((uint32_t)plan->compensation[o] + (uint32_t)g->shift * sum);
             }
             plan->kernel = KERNEL_GROUPED;
-            size_t own = planes_bytes(plan, g) + 16 * 16 * VECTORS + 2 * SLACK;
+            size_t own = planes_bytes(plan, g) + 16 * 16 * VECTORS + 64 * (size_t)g->vectors;
             plan->scratch_bytes = own > plan->scratch_bytes ? own : plan->scratch_bytes;
         }
     }
@@ -340,42 +343,36 @@ static void store(const int8_t *rows, const int32_t *pixels, int32_t count, int6
     }
 }
 
-/* ``vectors`` x 16 outputs from ``position`` on (in rows as wide as the planes) of a band whose output begins at ``out``. */
-static void tile(const struct plan *plan, const int8_t *planes, int32_t position, int32_t vectors, int32_t rows, void *out, int8_t *buffer) {
-    const struct grouped *g = plan->grouped;
-    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
-    int32_t pixels[16 * VECTORS], y = position / g->width, x = position % g->width;
-    for (int i = 0; i < 16 * vectors; i++) {
-        pixels[i] = x < plan->out->width && y < rows ? y * plan->out->width + x : -1;
-        if (++x == g->width)
-            x = 0, y++;
-    }
-    channel_kernel *kernel = channel_kernels[g->narrow][vectors - 1];
-    float *floats = plan->out->floating ? out : NULL;
-    for (int32_t o = 0; o < plan->out->channels; o += 16) {
-        int32_t count = plan->out->channels - o < 16 ? plan->out->channels - o : 16;
-        for (int32_t i = 0; i < count; i++)
-            kernel(plan, planes + position, o + i, &r, buffer + i * 16 * VECTORS, pixels, floats);
-        for (int32_t v = 0; v < vectors && !floats; v++)
-            store(buffer + 16 * v, pixels + 16 * v, count, plan->out->channels, (int8_t *)out + o);
-    }
-}
-
 void grouped_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) {
     const struct grouped *g = plan->grouped;
+    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
+    const int8_t *planes = (const int8_t *)scratch;
     int8_t *buffer = (int8_t *)scratch + planes_bytes(plan, g);
+    int32_t *pixels = (int32_t *)(void *)(buffer + 16 * 16 * VECTORS), outs = plan->out->channels;
     memset(buffer, 0, 16 * 16 * VECTORS);
     for (int32_t row = 0; row < plan->out->height; row += plan->band) {
         int32_t rows = plan->out->height - row < plan->band ? plan->out->height - row : plan->band;
+        int32_t vectors = (int32_t)(((int64_t)(rows - 1) * g->width + plan->out->width + 15) / 16), tiles = (vectors + VECTORS - 1) / VECTORS;
+        for (int32_t i = 0, x = 0, y = 0; i < 16 * vectors; i++) {
+            pixels[i] = x < plan->out->width && y < rows ? y * plan->out->width + x : -1;
+            if (++x == g->width)
+                x = 0, y++;
+        }
         fill_planes(plan, in, row * plan->convolution->stride_height, scratch);
-        int64_t element = (int64_t)row * plan->out->width * plan->out->channels;
-        void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
-        int32_t vectors = (int32_t)(((int64_t)(rows - 1) * g->width + plan->out->width + 15) / 16);
-        int32_t tiles = (vectors + VECTORS - 1) / VECTORS;
-        for (int32_t i = 0, first = 0; i < tiles; i++) {
-            int32_t last = (int32_t)((int64_t)vectors * (i + 1) / tiles);
-            tile(plan, (const int8_t *)scratch, first * 16, last - first, rows, to, buffer);
-            first = last;
+        int64_t element = (int64_t)row * plan->out->width * outs;
+        int8_t *bytes = plan->out->floating ? NULL : (int8_t *)out + element;
+        float *floats = plan->out->floating ? (float *)out + element : NULL;
+        /* All outputs of 16 channels before the next ones: their places are read from memory once. */
+        for (int32_t o = 0; o < outs; o += 16) {
+            int32_t count = outs - o < 16 ? outs - o : 16;
+            for (int32_t tile = 0, first = 0, last; tile < tiles; tile++, first = last) {
+                last = (int32_t)((int64_t)vectors * (tile + 1) / tiles);
+                channel_kernel *kernel = channel_kernels[g->narrow][last - first - 1];
+                for (int32_t i = 0; i < count; i++)
+                    kernel(plan, planes + 16 * first, o + i, &r, buffer + i * 16 * VECTORS, pixels + 16 * first, floats);
+                for (int32_t v = first; v < last && bytes; v++)
+                    store(buffer + 16 * (v - first), pixels + 16 * v, count, outs, bytes + o);
+            }
         }
     }
 }
