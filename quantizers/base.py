@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -24,7 +24,13 @@ class WeightQuantizer(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def for_layer(
-        cls, weight: Tensor, layer: LayerPlan, temperature: TemperatureSchedule, form: str, *, initialise: bool
+        cls,
+        weight: Tensor,
+        layer: LayerPlan,
+        temperature: TemperatureSchedule,
+        form: str,
+        *,
+        initialise: bool,
     ) -> WeightQuantizer:
         """A quantizer for a layer of this latent weight. Without ``initialise`` the state is only shaped, to be loaded."""
 

@@ -1,4 +1,4 @@
-"""Plain int8 weights: one scale per output channel, 255 uniform levels, straight-through rounding."""
+"""Plain int8 weights: symmetric, one scale per output channel, straight-through rounding in training."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from quantizers.codebook import Codebook
 if TYPE_CHECKING:
     from search_spaces.plan import LayerPlan, TemperatureSchedule
 
-LARGEST = 127
+HIGH = 127
 
 
 @QUANTIZERS.register("int8")
 class Int8(WeightQuantizer):
-    """int8 per output channel; the scale follows the channel's largest magnitude, so nothing is ever clipped."""
+    """``round(w / scale)`` in -127..127 with ``scale = max |w| / 127`` of the output channel. Training sees the same values as
+    evaluation; the gradient passes through the rounding unchanged."""
 
     @classmethod
     def for_layer(
@@ -36,22 +37,21 @@ class Int8(WeightQuantizer):
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
             integers, scale = self._integers(weight)
-            hard = integers * scale
-        return weight + (hard - weight).detach() if self.training and weight.requires_grad else hard
+            rounded = integers * scale
+        if not self.training:
+            return rounded.to(weight.dtype)
+        return weight + (rounded - weight).detach()
 
     def codebook(self, weight: Tensor) -> Codebook:
         integers, scale = self._integers(weight.detach())
-        return Codebook(
-            (integers + LARGEST).to(torch.uint8).cpu().numpy(),
-            np.arange(-LARGEST, LARGEST + 1).astype(np.int8),
-            scale.reshape(-1).float().cpu().numpy(),
-            8,
-        )
+        indices = (integers + HIGH).to(torch.uint8).cpu().numpy()
+        levels = np.arange(-HIGH, HIGH + 1, dtype=np.int8)
+        return Codebook(indices, levels, scale.reshape(-1).cpu().numpy(), 8)
 
     @staticmethod
     def _integers(weight: Tensor) -> tuple[Tensor, Tensor]:
-        dimensions = tuple(range(1, weight.ndim))
-        scale = (weight.abs().amax(dimensions, keepdim=True) / LARGEST).clamp_min(
-            torch.finfo(torch.float32).tiny
-        )
-        return (weight / scale).round_().clamp_(-LARGEST, LARGEST), scale
+        """Integers as float32, and the scale, broadcastable."""
+        weight = weight.float()
+        largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+        scale = (largest / HIGH).clamp(min=torch.finfo(torch.float32).tiny)
+        return (weight / scale).round().clamp(-HIGH, HIGH), scale

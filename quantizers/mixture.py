@@ -1,0 +1,263 @@
+"""One Gaussian mixture per layer: the mixture is the codebook, its zero component prunes (DGMS).
+
+Dong et al., "Finding the Task-Optimal Low-Bit Sub-Distribution in Deep Neural Networks", ICML 2022. Component 0 has its mean
+pinned at 0. In training a weight becomes its soft assignment (``soft_weight``); in evaluation the mean of its most probable
+component, as an int8 level times one scale per tensor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantizers.base import QUANTIZERS, WeightQuantizer
+from quantizers.codebook import Codebook
+from quantizers.errors import UserError
+from quantizers.kmeans import kmeans
+from quantizers.sample import Sample, most_weighty_half, sample_of, shift_for_share
+from quantizers.soft_weight import FORMS, Regions, regions, soft_weight
+
+if TYPE_CHECKING:
+    from search_spaces.plan import LayerPlan, TemperatureSchedule
+
+PAPER_TEMPERATURE = 0.01
+RAMP_END = 0.4  # progress at which a zero-share target is reached
+REVIVE_EVERY = 0.02  # progress between two looks for dead components
+SCALE_FLOOR = 0.01  # least scale of a component, in standard deviations of the layer's weights at the start
+
+
+@QUANTIZERS.register("gaussian_mixture")
+class GaussianMixture(WeightQuantizer):
+    """The mixture of one layer.
+
+    Parameters: ``mean`` [K - 1]; ``raw_scale`` [K], scale = unit * (floor + softplus(raw_scale)); ``prior`` [K], logits of a
+    softmax, or for ``form="paper"`` weights normalised by the sum of their magnitudes. Buffers: ``unit`` (the weights' standard
+    deviation at the start), ``temperature``, ``progress``, ``revived`` (progress at the last look for dead components),
+    ``zero_shift`` (added to the zero component's log prior) and ``natural_share`` (zeros right after initialisation).
+
+    With a ``zero_share`` target the zero component's prior is shifted so that its share of the current weights is the wanted
+    one; the wanted share moves from the natural one to the target over the first ``RAMP_END`` of training, fast at first (Zhu
+    and Gupta, 2017). Nothing is masked: a weight that grows past the threshold is back.
+    """
+
+    def __init__(
+        self,
+        components: int,
+        bits: int,
+        zero_share: float | None,
+        temperature: TemperatureSchedule,
+        form: str,
+    ) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise UserError(f"form {form!r}: allowed are {', '.join(FORMS)}")
+        self.bits, self.zero_share, self.schedule, self.form = bits, zero_share, temperature, form
+        self.mean = nn.Parameter(torch.linspace(-1, 1, components - 1))
+        self.raw_scale = nn.Parameter(torch.zeros(components))
+        self.prior = nn.Parameter(torch.ones(components) / components)
+        for name, value in (
+            ("unit", 1.0),
+            ("temperature", PAPER_TEMPERATURE if form == "paper" else temperature.at(0.0)),
+            ("progress", 0.0),
+            ("revived", 0.0),
+            ("zero_shift", 0.0),
+            ("natural_share", 0.0),
+        ):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+        self._due = False  # progress moved since the last training step
+        self._hard: tuple[tuple[object, ...], Tensor] | None = None
+
+    unit: Tensor
+    temperature: Tensor
+    progress: Tensor
+    revived: Tensor
+    zero_shift: Tensor
+    natural_share: Tensor
+
+    @classmethod
+    def for_layer(
+        cls,
+        weight: Tensor,
+        layer: LayerPlan,
+        temperature: TemperatureSchedule,
+        form: str,
+        *,
+        initialise: bool,
+    ) -> GaussianMixture:
+        if layer.components is None:
+            raise UserError("a Gaussian mixture needs components; 8 bits are plain int8")
+        mixture = cls(layer.components, layer.bits, layer.zero_share, temperature, form)
+        if initialise:
+            mixture.initialise(weight)
+        return mixture.to(weight.device)
+
+    @torch.no_grad()
+    def initialise(self, weight: Tensor) -> None:
+        """k-means with one centre at 0. When there are fewer distinct weights than components, the rest start beyond them."""
+        clusters = kmeans(weight.detach().cpu().numpy(), self.raw_scale.numel(), pin_zero=True)
+        assert clusters.pinned is not None
+        order = [clusters.pinned, *(i for i in range(len(clusters.centres)) if i != clusters.pinned)]
+        means, deviations, counts = (
+            a[order] for a in (clusters.centres, clusters.deviations, clusters.counts)
+        )
+        unit = float(weight.detach().double().std(correction=0)) or float(weight.detach().abs().max()) or 1.0
+        spare = self.raw_scale.numel() - len(means)
+        if spare:
+            outermost = float(np.abs(means).max()) or unit
+            means = np.concatenate([means, outermost * (1 + np.arange(1, spare + 1) / spare)])
+            deviations, counts = (np.concatenate([a, np.zeros(spare)]) for a in (deviations, counts))
+        self.unit.fill_(unit)
+        share = torch.from_numpy((counts + 1) / (counts + 1).sum())
+        relative = torch.from_numpy(deviations / unit).clamp(min=2 * SCALE_FLOOR) - SCALE_FLOOR
+        self.mean.copy_(torch.from_numpy(means[1:]))
+        self.raw_scale.copy_(relative.expm1().log())  # the inverse of softplus
+        self.prior.copy_(share if self.form == "paper" else share.log())
+        self.natural_share.fill_(self._share(sample_of(weight)))
+
+    # ---- the mixture
+
+    def means(self) -> Tensor:
+        """[K], the first 0."""
+        return F.pad(self.mean, (1, 0))
+
+    def scales(self) -> Tensor:
+        """[K], positive."""
+        return self.unit.to(self.raw_scale.dtype) * (SCALE_FLOOR + F.softplus(self.raw_scale))
+
+    def log_priors(self) -> Tensor:
+        """[K], normalised, then the zero component's shift added."""
+        if self.form == "paper":
+            magnitude = self.prior.abs().clamp(min=1e-12)
+            logs = (magnitude / magnitude.sum()).log()
+        else:
+            logs = self.prior.log_softmax(0)
+        shift = torch.zeros_like(logs)
+        shift[0] = self.zero_shift
+        return logs + shift
+
+    def shares(self) -> Tensor:
+        """[K] priors without the shift; they sum to 1."""
+        return (self.log_priors() - F.pad(self.zero_shift.reshape(1), (0, self.prior.numel() - 1))).exp()
+
+    def regions(self) -> Regions:
+        """Which component wins where."""
+        return regions(self.means().detach(), self.scales().detach(), self.log_priors().detach())
+
+    # ---- use
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.training:
+            return self._hard_weight(weight)
+        if self._due:
+            self._due = False
+            self._maintain(weight)
+        return soft_weight(
+            weight, self.means(), self.scales(), self.log_priors(), self.temperature, self.form
+        )
+
+    def set_progress(self, progress: float) -> None:
+        self.progress.fill_(progress)
+        self.temperature.fill_(PAPER_TEMPERATURE if self.form == "paper" else self.schedule.at(progress))
+        self._due = True
+
+    @torch.no_grad()
+    def codebook(self, weight: Tensor) -> Codebook:
+        sample = sample_of(weight)
+        self._meet_target(sample)
+        levels, scale = self.levels()
+        unique, index = torch.unique(levels, return_inverse=True)
+        indices = index[self.regions().assign(weight.detach())]
+        return Codebook(
+            indices.to(torch.uint8).cpu().numpy(),
+            unique.to(torch.int8).cpu().numpy(),
+            scale.reshape(1).cpu().numpy(),
+            self.bits,
+        )
+
+    @torch.no_grad()
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """int8 level of each component (as int64 [K]) and the tensor's scale (float32 []).
+
+        The largest mean may take any level from 64 to 127: the one is chosen that rounds the other means best, weighted by their
+        shares. Only component 0 has level 0, so rounding adds no zeros.
+        """
+        means = self.means().double()
+        largest = means.abs().max().clamp(min=1e-30)
+        scales = (
+            (largest / torch.arange(127, 63, -1, dtype=torch.float64, device=means.device)).float().double()
+        )
+        rounded = (means / scales[:, None]).round()
+        away = torch.where(means < 0, -1.0, 1.0)
+        away[0] = 0.0
+        rounded = torch.where(rounded == 0, away, rounded).clamp(-127, 127)
+        error = ((rounded * scales[:, None] - means).square() * self.shares()).sum(1)
+        best = error.argmin()
+        return rounded[best].long(), scales[best].float()
+
+    def _hard_weight(self, weight: Tensor) -> Tensor:
+        """The deployed weight, computed once until the weight or the mixture changes."""
+        key = self.state_key(weight, self.mean, self.raw_scale, self.prior, self.progress)
+        if self._hard is None or self._hard[0] != key:
+            with torch.no_grad():
+                self._meet_target(sample_of(weight))
+                levels, scale = self.levels()
+                values = levels.float() * scale
+                self._hard = (key, values.to(weight.dtype)[self.regions().assign(weight)])
+        return self._hard[1]
+
+    # ---- housekeeping between steps
+
+    def _wanted_share(self) -> float | None:
+        """Zero share wanted at this progress."""
+        if self.zero_share is None:
+            return None
+        left = 1 - min(float(self.progress) / RAMP_END, 1.0)
+        return self.zero_share + (float(self.natural_share) - self.zero_share) * left**3
+
+    def _share(self, sample: Sample) -> float:
+        """Share of the sample that component 0 wins."""
+        zero = self.regions().assign(sample.values) == 0
+        return float(sample.counts[zero].sum() / sample.counts.sum())
+
+    def _meet_target(self, sample: Sample) -> None:
+        wanted = self._wanted_share()
+        if wanted is not None:
+            self.zero_shift.fill_(0.0)
+            shift = shift_for_share(sample, self.means(), self.scales(), self.log_priors(), wanted)
+            self.zero_shift.copy_(shift)
+
+    @torch.no_grad()
+    def _maintain(self, weight: Tensor) -> None:
+        look = float(self.progress) - float(self.revived) >= REVIVE_EVERY
+        if self.zero_share is None and not look:
+            return
+        sample = sample_of(weight)
+        self._meet_target(sample)
+        if look:
+            self.revived.copy_(self.progress)
+            self._revive(sample)
+
+    def _revive(self, sample: Sample) -> None:
+        """Give each component that holds no weight half of the non-zero cluster with the largest squared error."""
+        owner = self.regions().assign(sample.values)
+        held = torch.zeros_like(self.unit.new_zeros(self.prior.numel())).index_add_(0, owner, sample.counts)
+        for dead in (held == 0).nonzero().squeeze(1).tolist():
+            if dead == 0:
+                continue
+            found = most_weighty_half(sample, owner, self.means().double())
+            if found is None:
+                return
+            donor, centre, members = found
+            owner[members] = dead
+            self.mean[dead - 1] = centre
+            self.raw_scale[dead] = self.raw_scale[donor]
+            if self.form == "paper":
+                self.prior[donor] *= 0.5
+                self.prior[dead] = self.prior[donor]
+            else:
+                self.prior[donor] -= np.log(2.0)
+                self.prior[dead] = self.prior[donor]

@@ -1,0 +1,197 @@
+"""The soft weight of a mixture: what a latent weight becomes while the mixture is trained, and all its gradients.
+
+With component means mu, scales sigma, log priors and a temperature T, the log densities of a weight w are
+
+    l_k(w) = log_prior_k - log sigma_k - (w - mu_k)^2 / (2 sigma_k^2)
+
+and the soft weight is ``S(w) = sum_k phi_k(w) mu_k`` with assignments
+
+    form "posterior":  phi = softmax(l / T)
+    form "paper":      phi = softmax(softmax(l) / T)      (Dong et al., ICML 2022; T = 0.01 there)
+
+Beyond the outermost means each l_k continues along its tangent. With equal scales that changes nothing at all (only
+differences of l matter and those are linear already); with unequal scales it keeps the broadest component from claiming
+both tails, so an outlier always belongs to the outermost component on its side.
+
+S depends on one number per weight. ``soft_weight`` therefore evaluates it, with its derivative, on M knots and reads N
+weights by linear interpolation; gradients of the mixture are those of the knots, fed by a histogram of the upstream gradient
+over the knots: O(N + M K) time, and a few bytes a weight beyond input and output. Few weights are their own knots.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from quantizers.soft_table import CHUNK, Evaluation, Mixture, Table, build_table, evaluate
+
+Form = Literal["posterior", "paper"]
+FORMS: tuple[str, ...] = ("posterior", "paper")
+DIRECT = 2048  # up to this many weights the weights are the knots
+
+
+class _SoftWeight(torch.autograd.Function):
+    """Forward and backward of ``soft_weight``; the mixture's tensors come in float64."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        log_prior: Tensor,
+        temperature: Tensor,
+        form: str,
+    ) -> Tensor:
+        mixture = Mixture(mean, scale, log_prior, temperature, form == "paper")
+        flat = weight.reshape(-1)
+        ctx.mixture = mixture
+        if flat.numel() <= DIRECT:
+            at = evaluate(flat.double(), mixture)
+            ctx.table, ctx.at = None, at
+            ctx.save_for_backward(flat)
+            return at.soft.to(weight.dtype).reshape(weight.shape)
+        table = build_table(flat, mixture)
+        ctx.table, ctx.at = table, table.at
+        ctx.save_for_backward(flat)
+        out = torch.empty_like(flat)
+        for start in range(0, flat.numel(), table.chunk):
+            piece = slice(start, start + table.chunk)
+            index, fraction = table.locate(flat[piece])
+            torch.addcmul(
+                table.value.index_select(0, index),
+                fraction,
+                table.value_step.index_select(0, index),
+                out=out[piece],
+            )
+        return out.reshape(weight.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (flat,) = ctx.saved_tensors
+        table: Table | None = ctx.table
+        upstream = gradient.reshape(-1)
+        wanted = ctx.needs_input_grad
+        if table is None:
+            at: Evaluation = ctx.at
+            by_knot = upstream.double()
+            by_weight = (by_knot * at.slope).to(flat.dtype) if wanted[0] else None
+        else:
+            at = table.at
+            by_weight = torch.empty_like(flat) if wanted[0] else None
+            whole = torch.zeros_like(table.slope)
+            part = torch.zeros_like(table.slope)
+            for start in range(0, flat.numel(), table.chunk):
+                piece = slice(start, start + table.chunk)
+                index, fraction = table.locate(flat[piece])
+                g = upstream[piece]
+                whole.index_add_(0, index, g)
+                part.index_add_(0, index, g * fraction)
+                if by_weight is not None:
+                    slope = torch.addcmul(
+                        table.slope.index_select(0, index), fraction, table.slope_step.index_select(0, index)
+                    )
+                    torch.mul(slope, g, out=by_weight[piece])
+            by_knot = (whole - part).double()
+            by_knot[1:] += part[:-1]
+            by_knot = by_knot[: at.soft.numel()]
+        shaped = None if by_weight is None else by_weight.reshape(gradient.shape)
+        if not any(wanted[1:5]):
+            return shaped, None, None, None, None, None
+        return shaped, *at.gradients(by_knot, ctx.mixture), None
+
+
+def soft_weight(
+    weight: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    log_prior: Tensor,
+    temperature: Tensor | float,
+    form: str = "posterior",
+) -> Tensor:
+    """Soft weights, differentiable in everything.
+
+    Args:
+        weight: latent weights, any shape, float32 or float64.
+        mean, scale, log_prior: [K]; scale positive; log_prior up to a constant.
+        temperature: positive.
+        form: "posterior" or "paper".
+
+    The tail points (smallest and largest mean) count as constants in the gradient. Errors of the interpolation: about 1e-4 of
+    the largest mean for the result, 1e-2 (in norm) for each gradient.
+    """
+    temperature = torch.as_tensor(temperature, dtype=torch.float64, device=weight.device)
+    return _SoftWeight.apply(weight, mean.double(), scale.double(), log_prior.double(), temperature, form)
+
+
+def soft_weight_exact(
+    weight: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    log_prior: Tensor,
+    temperature: Tensor | float,
+    form: str = "posterior",
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """The same, straight from the formulas on an N x K array with PyTorch's own derivatives: slow, for comparison.
+
+    ``low`` and ``high`` are the tail points; by default the outermost means.
+    """
+    flat = weight.reshape(-1, 1)
+    inside = flat.clamp(
+        mean.min().item() if low is None else low, mean.max().item() if high is None else high
+    )
+    distance, beyond = inside - mean, flat - inside
+    logs = log_prior - scale.log() - (distance**2 / 2 + distance * beyond) / scale**2
+    if form == "paper":
+        logs = logs.softmax(1)
+    return ((logs / temperature).softmax(1) @ mean).reshape(weight.shape)
+
+
+class Regions(NamedTuple):
+    """Where each component is the most probable: ``labels[i]`` between ``thresholds[i - 1]`` and ``thresholds[i]``."""
+
+    thresholds: Tensor
+    labels: Tensor
+
+    def assign(self, weight: Tensor) -> Tensor:
+        """Component of each weight, int64, the weight's shape."""
+        return self.labels[torch.bucketize(weight, self.thresholds.to(weight.dtype))]
+
+
+@torch.no_grad()
+def regions(mean: Tensor, scale: Tensor, log_prior: Tensor) -> Regions:
+    """The intervals of the real line that belong to each component (the limit of both forms at temperature 0).
+
+    Found on a grid and refined by bisection. Regions narrower than a cell of the grid (1/4096 of the range) may be missed.
+    """
+    mixture = Mixture(mean.double(), scale.double(), log_prior.double(), mean.new_tensor(1.0).double(), False)
+    left, right = mixture.saturation(0.0)
+    low, high = mixture.mean.min(), mixture.mean.max()
+    margin = 1e-3 * (high - low) + 1e-12
+    even = torch.linspace(0, 1, 4097, dtype=torch.float64, device=mean.device)
+    tail = even[::16]
+    grid = torch.cat(
+        [
+            left - margin + (low - left + margin) * tail,
+            low + (high - low) * even,
+            high + (right - high + margin) * tail,
+        ]
+    )
+    grid = torch.sort(torch.cat([grid, mixture.mean])).values
+    label = mixture.log_density(grid)[0].argmax(1)
+    change = (label[1:] != label[:-1]).nonzero().squeeze(1)
+    a, b, first = grid[change], grid[change + 1], label[change]
+    for _ in range(60):
+        middle = 0.5 * (a + b)
+        same = mixture.log_density(middle)[0].argmax(1) == first
+        a, b = torch.where(same, middle, a), torch.where(same, b, middle)
+    return Regions(0.5 * (a + b), torch.cat([label[:1], label[change + 1]]))
+
+
+__all__ = ["CHUNK", "FORMS", "Form", "Regions", "regions", "soft_weight", "soft_weight_exact"]
