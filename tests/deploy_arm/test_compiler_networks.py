@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compiler_networks import Hardened, compare, harden, normalized, scramble_norms
+from compiler_networks import compare, harden, normalized, scramble_norms
 from torch import Tensor, nn
 
 from deploy_arm import graph as g
@@ -17,6 +17,7 @@ from deploy_arm.frontend import check_supported, compile_graph
 from deploy_arm.reference import run
 from deploy_arm.unpack import read_graph
 from pipeline.models import load_model, normalization
+from quantizers.network import Hardened
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 

@@ -12,6 +12,7 @@ from deploy_arm.frontend import check_supported, compile_graph
 from deploy_arm.operators import OPERATORS
 from pipeline.models import load_model
 from quantizers.errors import UserError
+from quantizers.network import Hardened
 
 
 class Block(nn.Module):
@@ -106,8 +107,6 @@ def test_refusals_name_the_layer_when_numbers_are_at_fault() -> None:
 def test_a_network_without_quantizers_is_not_compiled_silently() -> None:
     model = Network(nn.ReLU())
     codebooks = harden(model, torch.rand(2, 3, 8, 8)).codebooks
-    from compiler_networks import Hardened
-
     with pytest.raises(ValueError, match="before it is quantized"):
         compile_graph(Hardened(model, codebooks), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
 
