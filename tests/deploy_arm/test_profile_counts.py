@@ -11,6 +11,7 @@ from profile_programs import need_qemu
 from deploy_arm import emulator
 from deploy_arm.cores import CORES
 from deploy_arm.counts import Block, Counts, operations_of, parse_plugin_output
+from deploy_arm.unicorn_counter import CompiledCounter, PythonCounter
 from deploy_arm.unicorn_loader import run_program
 from quantizers.errors import UserError
 
@@ -46,7 +47,9 @@ def test_operations_add_up_to_what_was_executed_between_the_first_and_last_marke
 
     def total(repeat: int) -> int:
         return (
-            run_program(marked, ["4000", str(repeat), "silent"], b"", counting=True).regions[-1].instructions
+            run_program(marked, ["4000", str(repeat), "silent"], b"", counter=PythonCounter())
+            .regions[-1]
+            .instructions
         )
 
     pytest.importorskip("unicorn")
@@ -96,13 +99,17 @@ def test_failures_are_told_with_the_program_s_own_words(marked: Path) -> None:
         assert emulator.emulate(marked, ["1", "1", "copy"], data, route=route) == data
 
 
-def test_both_emulators_count_the_same_blocks(marked: Path) -> None:
+def test_both_emulators_and_both_counters_count_the_same_blocks(marked: Path) -> None:
     pytest.importorskip("unicorn")
-    ours = run_program(marked, ["3000", "2"], b"", counting=True).counts()
-    theirs = counted(marked, 3000, 2)
-    assert [part.instructions for part in ours.operations] == pytest.approx(
-        [part.instructions for part in theirs.operations], rel=0.01
-    )
+    theirs = counted(marked, 3000, 2, caches=True)
+    for counter in (PythonCounter(), CompiledCounter(None), CompiledCounter(CORE.caches)):
+        ours = run_program(marked, ["3000", "2"], b"", counter=counter).counts()
+        assert [part.instructions for part in ours.operations] == pytest.approx(
+            [part.instructions for part in theirs.operations], rel=0.01
+        )
+    for mine, other in zip(ours.operations, theirs.operations):
+        assert mine.first_misses == pytest.approx(other.first_misses, abs=30)
+        assert mine.second_misses == pytest.approx(other.second_misses, abs=30)
 
 
 def test_plugin_output_is_added_up_and_checked() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from runtime_cases import Builder, random_convolution, random_network
+from runtime_cases import GROUPED, RANGES, Builder, random_convolution, random_network, with_kernel
 
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
@@ -30,30 +32,37 @@ def execute(target: str, blob: Path, images: NDArray[np.uint8], *options: str) -
     return np.frombuffer(done.stdout, np.float32).reshape(len(images), -1)
 
 
-def check(cases: Iterable[Case], folder: Path, target: str, *options: str) -> None:
+def check(cases: Iterable[Case], folder: Path, target: str, *options: str, kernel: int = 0) -> None:
     blob = folder / "case.blob"
     for number, (graph, images) in enumerate(cases):
-        blob.write_bytes(write_blob(graph))
+        blob.write_bytes(with_kernel(write_blob(graph), kernel))
         expected = run(graph, images)
         result = execute(target, blob, images, *options)
         np.testing.assert_array_equal(result.view(np.uint32), expected.view(np.uint32), f"case {number}")
 
 
 @pytest.mark.parametrize(
-    ("target", "make", "seeds", "options"),
+    ("target", "make", "seeds", "kernel", "options"),
     [
-        ("a76", random_convolution, range(0, 160), ()),
-        ("a76", random_network, range(0, 60), ()),
-        ("a76", random_convolution, range(1000, 1030), ("--portable",)),
-        ("a76", random_network, range(1000, 1020), ("--portable",)),
-        ("a72", random_convolution, range(2000, 2060), ()),
-        ("a72", random_network, range(2000, 2020), ()),
+        ("a76", random_convolution, range(0, 120), 0, ()),
+        ("a76", random_convolution, range(500, 560), GROUPED, ()),
+        ("a76", random_network, range(0, 40), 0, ()),
+        ("a76", random_network, range(500, 520), GROUPED, ()),
+        ("a76", random_convolution, range(1000, 1030), 0, ("--portable",)),
+        ("a76", random_network, range(1000, 1020), 0, ("--portable",)),
+        ("a72", random_convolution, range(2000, 2040), 0, ()),
+        ("a72", random_network, range(2000, 2020), GROUPED, ()),
     ],
 )
 def test_random_graphs_agree_with_the_reference(
-    tmp_path: Path, target: str, make: Callable[[int], Case], seeds: range, options: tuple[str, ...]
+    tmp_path: Path,
+    target: str,
+    make: Callable[[int], Case],
+    seeds: range,
+    kernel: int,
+    options: tuple[str, ...],
 ) -> None:
-    check((make(seed) for seed in seeds), tmp_path, target, *options)
+    check((make(seed) for seed in seeds), tmp_path, target, *options, kernel=kernel)
 
 
 def large(seed: int, channels: int, outs: int, size: int, kernel: int, bits: int, **options: object) -> Case:
@@ -74,6 +83,50 @@ def test_large_layers_are_split_into_bands_and_chunks(tmp_path: Path) -> None:
         large(6, 48, 16, 120, 1, 4, stride=(2, 2)),  # bands without a copy
     ]
     check(cases, tmp_path, "a76")
+    check([*cases[:4], cases[5]], tmp_path, "a76", kernel=GROUPED)
+
+
+def information(blob: Path) -> dict[str, Any]:
+    """What ``program info`` says."""
+    emulator = [] if is_arm() else ["qemu-aarch64"]
+    command = [*emulator, str(build_program("a76")), "info", str(blob)]
+    result: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return result
+
+
+@pytest.mark.parametrize("range_", RANGES)
+def test_a_level_that_nearly_every_weight_has(tmp_path: Path, range_: tuple[int, int]) -> None:
+    """Skewed codebooks: thousands of activations at their ends meet one level, so 16-bit sums must be emptied in time."""
+    cases = []
+    for level in (-128, 1, 127):
+        builder = Builder(np.random.default_rng(0), (4, 5, 300))
+        builder.input(*range_)
+        table = builder.graph.operations[0]
+        assert isinstance(table, g.InputTable)
+        table.table[:] = np.where(np.arange(256) < 128, *range_)
+        name = builder.convolution(
+            table.output, 17, (3, 3), bits=3, padding=(1, 1, 1, 1), zero_share=0.0, to=None
+        )
+        convolution = builder.graph.operations[1]
+        assert isinstance(convolution, g.Convolution)
+        convolution.weights.levels[0] = level
+        convolution.weights.indices[builder.random.random(convolution.weights.indices.shape) < 0.97] = 0
+        cases.append((builder.done(name), builder.images(3)))
+    check(cases, tmp_path, "a76", kernel=GROUPED)
+
+
+def test_zeros_decide_for_the_level_grouped_kernel(tmp_path: Path) -> None:
+    kernels = []
+    for zero_share in (0.0, 0.9):
+        graph, images = large(8, 64, 64, 16, 3, 2, padding=(1, 1, 1, 1), zero_share=zero_share)
+        check([(graph, images)], tmp_path, "a76")
+        described = information(tmp_path / "case.blob")
+        kernels.append(described["operations"][1]["kernel"])
+        assert described["operations"][1]["zeros"] == (graph.operations[1].weights.integers == 0).sum()  # type: ignore[attr-defined]
+        assert described["operations"][1]["multiplications"] == 64 * 64 * 9 * 16 * 16
+        assert described["input"] == [16, 16, 64] and described["outputs"] == 64 * 16 * 16
+        assert described["memory_bytes"] > described["arena_bytes"] + described["blob_bytes"]
+    assert kernels == ["dense", "level-grouped"]
 
 
 def test_extreme_weights_and_activations(tmp_path: Path) -> None:
@@ -102,6 +155,7 @@ def test_extreme_weights_and_activations(tmp_path: Path) -> None:
                 convolution.weights.levels[:] = level
                 cases.append((builder.done(name), builder.images(3)))
     check(cases, tmp_path, "a76")
+    check(cases, tmp_path, "a76", kernel=GROUPED)
     check(cases, tmp_path, "a72")
 
 
@@ -115,3 +169,17 @@ def test_classify_prints_the_largest_result(tmp_path: Path) -> None:
     command = [*emulator, str(build_program("a76")), "classify", str(blob)]
     done = subprocess.run(command, input=images.tobytes(), capture_output=True, check=True)
     assert [int(line) for line in done.stdout.split()] == run(graph, images).argmax(axis=1).tolist()
+
+
+def test_bench_times_every_repetition(tmp_path: Path) -> None:
+    builder = Builder(np.random.default_rng(7), (4, 4, 3))
+    blob = tmp_path / "case.blob"
+    blob.write_bytes(
+        write_blob(builder.done(builder.convolution(builder.input(0, 255), 10, (4, 4), bits=8, to=None)))
+    )
+    emulator = [] if is_arm() else ["qemu-aarch64"]
+    for options, repetitions in ((["--repeat", "3", "--warmup", "0"], 3), (["--mark"], 1)):
+        command = [*emulator, str(build_program("a76")), "bench", str(blob), *options]
+        done = subprocess.run(command, input=bytes(48), capture_output=True, check=True)
+        nanoseconds = json.loads(done.stdout)["ns"]
+        assert len(nanoseconds) == repetitions and all(value > 0 for value in nanoseconds)
