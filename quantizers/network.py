@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from quantizers import mixture as _mixture  # noqa: F401  registers itself
+from quantizers import uniform as _uniform  # noqa: F401  registers itself
 from quantizers.activation import FrozenStep, LearnedStep
 from quantizers.base import QUANTIZERS, WeightQuantizer
 from quantizers.codebook import Codebook
