@@ -166,8 +166,8 @@ class GaussianMixture(WeightQuantizer):
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:
-        sample = sample_of(weight)
-        self._meet_target(sample)
+        if self.zero_share is not None:
+            self._meet_target(sample_of(weight))
         levels, scale = self.levels()
         unique, index = torch.unique(levels, return_inverse=True)
         indices = index[self.regions().assign(weight.detach())]
@@ -203,7 +203,8 @@ class GaussianMixture(WeightQuantizer):
         key = self.state_key(weight, self.mean, self.raw_scale, self.prior, self.progress)
         if self._hard is None or self._hard[0] != key:
             with torch.no_grad():
-                self._meet_target(sample_of(weight))
+                if self.zero_share is not None:
+                    self._meet_target(sample_of(weight))
                 levels, scale = self.levels()
                 values = levels.float() * scale
                 self._hard = (key, values.to(weight.dtype)[self.regions().assign(weight)])
