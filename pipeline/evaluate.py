@@ -52,7 +52,7 @@ def outputs(candidate: Candidate, images: NDArray[np.uint8], on: str) -> NDArray
         )
     network = candidate.hardened()
     if on == "reference":
-        from deploy_arm.compile import compile_graph
+        from deploy_arm.frontend import compile_graph
         from deploy_arm.reference import run
 
         graph = compile_graph(network, (3, *candidate.image_size), candidate.mean, candidate.std)

@@ -3,13 +3,93 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.config import Settings
 from pipeline.files import write_atomically
 from pipeline.progress import show_bytes, show_latency
 from pipeline.records import Figures, Reference, TrialRecord
+from pipeline.report import LayerDetail, ReportData, hypervolume_history, render
+from pipeline.study import Study, front_of
+
+if TYPE_CHECKING:
+    from pipeline.tracking import Tracker
+
+DETAILS = "layers.json"
+NOTES = (
+    "Error: share of wrong answers with hard weights on the half of the validation images that guides the search. "
+    "pipeline.evaluate and pipeline.promote report on the other half.",
+    "Latency: one image, one thread. Modelled latencies come from emulation and a pipeline model, as an interval; measured "
+    "ones from an ARM CPU, with the confidence interval of the median.",
+    "Size: bytes of the blob that the program loads: packed indices, codebooks, scales, biases, tables. fp32: 4 bytes for each "
+    "parameter and buffer value; there is no fp32 program, hence no latency.",
+)
+
+
+def publish(
+    settings: Settings,
+    study: Study,
+    references: Sequence[Reference],
+    tracker: Tracker,
+    layer_weights: Mapping[str, int],
+    complete: bool,
+) -> dict[str, Any]:
+    """Write front.json and report.html, and all of it to MLflow; what was there is replaced.
+
+    Args:
+        complete: whether the search ran to its end; MLflow shows an interrupted one as killed.
+
+    Returns:
+        The content of front.json.
+    """
+    records = study.records()
+    chosen = front_of(within_drop(records, references, settings.max_accuracy_drop), study.objectives)
+    front = front_json(chosen, references, study.objectives)
+    write_atomically(settings.folder / "front.json", json.dumps(front, indent=1) + "\n")
+    hashes = [point["hash"] for point in front["points"]]
+    history = hypervolume_history(records, references, study.objectives)
+    page = render(
+        ReportData(
+            study=settings.study_name,
+            model=settings.model,
+            data=settings.data,
+            records=records,
+            references=references,
+            front=hashes,
+            objectives=study.objectives,
+            settings=settings.as_dict(),
+            layers=layer_weights,
+            details={name: details_of(settings.folder / "candidates" / name) for name in hashes},
+            history=history,
+            notes=NOTES,
+            created=f"{datetime.now():%Y-%m-%d %H:%M}",
+        )
+    )
+    write_atomically(settings.folder / "report.html", page)
+    tracker.sync(records, hashes)
+    counts = {f"trials_{status}": 0.0 for status in ("finished", "stopped", "dominated", "failed")}
+    for record in records:
+        counts[f"trials_{record.status}"] += 1
+    tracker.finish(
+        front,
+        page,
+        {name: settings.folder / "candidates" / name for name in hashes},
+        metrics={**counts, "front_points": float(len(hashes))},
+        hypervolume=history,
+        status="FINISHED" if complete else "KILLED",
+    )
+    return front
+
+
+def details_of(candidate: Path) -> dict[str, LayerDetail]:
+    """What was packed and learned, layer by layer; empty where it was not kept."""
+    path = candidate / DETAILS
+    if not path.is_file():
+        return {}
+    return {name: LayerDetail.from_dict(record) for name, record in json.loads(path.read_text()).items()}
 
 
 def within_drop(
@@ -52,10 +132,6 @@ def front_json(
             {"hash": r.hash, **point(r.figures), "candidate": f"candidates/{r.hash}"} for r in ordered
         ],
     }
-
-
-def write_front(folder: Path, front: dict[str, Any]) -> None:
-    write_atomically(folder / "front.json", json.dumps(front, indent=1) + "\n")
 
 
 def front_table(front: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def references(workspace: Workspace, file: Path) -> list[Reference]:
 
 
 def _fp32(workspace: Workspace) -> Reference:
-    from pipeline.train import error_of
+    from pipeline.training.evaluation import error_of
 
     error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)
     values = (value for value in workspace.model.state_dict().values() if value.is_floating_point())
@@ -42,11 +43,12 @@ def _int8(workspace: Workspace) -> Reference:
     import torch
 
     from deploy_arm.blob import write_blob
-    from deploy_arm.compile import compile_graph
     from deploy_arm.device import available_devices
+    from deploy_arm.frontend import compile_graph
     from deploy_arm.program import build_program
     from pipeline.images import normalize
-    from pipeline.train import error_of, fixed_sample
+    from pipeline.stages import figures_of
+    from pipeline.training.evaluation import error_of, fixed_sample
     from quantizers.network import harden, layer_names, quantize
 
     data, target = workspace.data, workspace.settings.target
@@ -58,28 +60,9 @@ def _int8(workspace: Workspace) -> Reference:
     device = available_devices(target)[0]
     with torch.inference_mode():
         error = error_of(hardened.network, data.search, workspace.mean, workspace.std)
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.blob"
         path.write_bytes(blob)
         image = data.search.batch(torch.tensor([0])).numpy()[0]
         profile = device.profile(build_program(target), path, image)
     return Reference("int8", figures_of(error, profile))
-
-
-def figures_of(error: float | None, profile: object) -> Figures:
-    """A profile's figures beside an error."""
-    from deploy_arm.device import Profile
-
-    assert isinstance(profile, Profile)
-    return Figures(
-        error,
-        profile.latency_ms,
-        profile.low_ms,
-        profile.high_ms,
-        profile.source,
-        profile.device,
-        profile.size_bytes,
-        profile.peak_memory_bytes,
-    )

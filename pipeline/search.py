@@ -7,9 +7,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
-from pipeline.progress import Progress, show_bytes, show_seconds
+from pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from pipeline.study import Study
+    from pipeline.tracking import Tracker
     from pipeline.workspace import Workspace
     from search_spaces.space import Space
 
@@ -40,25 +42,31 @@ def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
 
 
 def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
-    """Data, trained network and space; what cannot be compiled is refused before anything is trained."""
-    from deploy_arm.compile import check_supported
+    """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
+    from deploy_arm.frontend import check_supported
     from deploy_arm.targets import TARGETS
+    from pipeline.study import SAMPLERS
     from pipeline.workspace import Workspace
     from quantizers.base import QUANTIZERS
     from search_spaces.layers import layers_of
     from search_spaces.space import Space
 
-    TARGETS[settings.target], QUANTIZERS[settings.quantizer]  # an unknown name is refused here
-    untrained = Workspace.open(settings, trained=False)
-    check_supported(untrained.model, untrained.input_shape)
-    layers = layers_of(untrained.model, untrained.input_shape)
+    for registry, name in (
+        (TARGETS, settings.target),
+        (QUANTIZERS, settings.quantizer),
+        (SAMPLERS, settings.sampler),
+    ):
+        registry[name]  # an unknown name is refused here, not after minutes
+    workspace = Workspace.open(settings, trained=False)
+    check_supported(workspace.model, workspace.input_shape)
+    layers = layers_of(workspace.model, workspace.input_shape)
     space = Space(tuple(layer.name for layer in layers), settings.bits, quantizer=settings.quantizer)
-    workspace = Workspace.open(settings, progress.line) if trained else untrained
-    return workspace, space
+    return (Workspace.open(settings, progress.line) if trained else workspace), space
 
 
 def search(settings: Settings, progress: Progress) -> dict[str, Any]:
     """The main job: open or resume the study, run trials until the budget is spent, publish the front."""
+    progress.status("loading")
     import yaml
 
     from deploy_arm.program import build_program
@@ -73,17 +81,11 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
     workspace, space = opened(settings, progress)
     progress.status("building the kernel library")
     build_program(settings.target)
-    identity = {
-        "model": settings.model,
-        "data": settings.data,
-        "weights": settings.weights,
-        "target": settings.target,
-    }
     with Study(
         settings.folder,
         space,
         objectives=settings.objectives,
-        identity=identity,
+        identity=identity(settings),
         sampler=settings.sampler,
         seed=settings.seed,
     ) as study:
@@ -91,25 +93,77 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
             settings.folder / "settings.yaml", yaml.safe_dump(settings.as_dict(), sort_keys=False)
         )
         write_atomically(settings.folder / "split.json", json.dumps(workspace.data_record()))
-        progress.line(start_line(settings, study))
+        progress.line(opening_line(settings, study))
         progress.status("profiling the references")
         compared = references(workspace, settings.folder / "references.json")
         progress.status("opening MLflow")
-        weights = {
-            layer.name: layer.parameters for layer in layers_of(workspace.model, workspace.input_shape)
-        }
+        layers = layers_of(workspace.model, workspace.input_shape)
+        weights = {layer.name: layer.parameters for layer in layers}
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
-        finished = engine.run(settings, study, progress, lambda: tracker.sync(study.records()))
-        front = publish.publish(settings, study, compared, tracker, complete=finished)
-    front["text"] = "\n".join(
-        [
-            publish.front_table(front),
-            "",
+        tracker.sync(study.records())
+        complete = engine.run(
+            settings, study, progress, lambda: track(tracker, study, progress), references=compared
+        )
+        progress.status("writing the front")
+        front = publish.publish(settings, study, compared, tracker, weights, complete)
+    again = "" if complete else f"not finished; the same command with --name {settings.study_name} goes on\n"
+    return {
+        "study": str(settings.folder),
+        "complete": complete,
+        **front,
+        "text": f"{publish.front_table(front)}\n\n{again}{where_to_look(settings, tracker.how_to_look)}",
+    }
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """What a resumed study must agree on: figures that depend on other settings do not belong in one front."""
+    keys = (
+        "model",
+        "data",
+        "weights",
+        "image_size",
+        "target",
+        "epochs_per_trial",
+        "rungs",
+        "batch_size",
+        "learning_rate",
+    )
+    return {key: value for key, value in settings.as_dict().items() if key in keys}
+
+
+def track(tracker: Tracker, study: Study, progress: Progress) -> None:
+    """Copy what ended to MLflow; a tracker that is down does not stop a search, the next call makes up for it."""
+    from pipeline.tracking import TrackingError
+
+    try:
+        tracker.sync(study.records(), [record.hash for record in study.front()])
+    except TrackingError as error:
+        progress.line(f"warning: {error}; nothing is lost, it is tried again")
+
+
+def opening_line(settings: Settings, study: Study) -> str:
+    """Which study this is, and what was recovered of it."""
+    if study.created:
+        return f"study {settings.folder}"
+    found = study.recovered
+    return (
+        f"study {settings.folder} resumed: {found.finished} trials kept, {found.requeued} that were running queued again, "
+        f"{found.failed} failed; {study.spent} of {settings.budget} spent"
+    )
+
+
+def where_to_look(settings: Settings, mlflow: str) -> str:
+    """What to open and type next."""
+    return "\n".join(
+        (
             f"report   {settings.folder / 'report.html'}",
             f"front    {settings.folder / 'front.json'}",
-            f"MLflow   {tracker.how_to_look}",
+            f"MLflow   {mlflow}",
             f"promote  {sys.executable} -m pipeline.promote {settings.study_name} --out {settings.out}",
-        ]
+        )
     )
-    return front
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
