@@ -239,11 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.install and complete_route() is None:
-            first = preferred_route()
-            fallback: tuple[Route, ...] = tuple(
-                route for route in allowed_routes() if route == "pip" != first
-            )
-            for route in (first, *fallback):
+            routes = [preferred_route()]
+            if routes == ["apt"] and "pip" in allowed_routes():
+                routes.append("pip")
+            for route in routes:
                 if install(route) and is_complete(find_tools(route)):
                     break
                 print(f"the {route} route could not be completed", file=sys.stderr)
