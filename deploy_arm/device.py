@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+# Under unicorn a simulated memory access costs half a microsecond: caches are simulated up to this many multiplications.
+UNICORN_CACHES = 100_000_000
+
+
 @DEVICES.register("emulated")
 class EmulatedDevice(Device):
     """A core that is emulated: outputs are exact, time is modelled.
@@ -59,7 +63,13 @@ class EmulatedDevice(Device):
         information = self.information(program, blob)
         memory = int(information["memory_bytes"])
         fits = memory <= self.core.caches.second_bytes
-        counts = emulator.count(program, blob, image, target=self.target, warm_up=int(fits), route=self.route)
+        # The number of multiplications, since it is the same for every candidate of a model.
+        multiplications = sum(operation.get("multiplications", 0) for operation in information["operations"])
+        route = self.route or emulator.choose_counter()
+        caches = route == "qemu" or multiplications <= UNICORN_CACHES
+        counts = emulator.count(
+            program, blob, image, target=self.target, caches=caches, warm_up=int(fits and caches), route=route
+        )
         estimate = cycles.estimate(program, counts, self.core, use_mca=self.use_mca)
         per_ms = self.core.frequency_ghz * 1e6
         operations = information["operations"]
@@ -92,7 +102,7 @@ class EmulatedDevice(Device):
             if simulated
             else None,
             "cycles": round(estimate.point),
-            "multiplications": sum(layer.multiplications for layer in layers),
+            "multiplications": multiplications,
             "ordering_only": self.core.ordering_only,
         }
         return Profile(

@@ -226,13 +226,13 @@ def count(
     target: str = "a76",
     caches: bool = True,
     warm_up: int = 0,
-    timeout: float = SECONDS_PER_IMAGE,
+    timeout: float = 600.0,
     route: Route | None = None,
 ) -> Counts:
     """Executed blocks of one inference of a uint8 image [H, W, C], per operation.
 
-    ``route`` is ``choose_counter``'s by default; ``caches`` simulates the target's data caches (QEMU only); ``warm_up``
-    inferences run before, uncounted, to fill them.
+    ``route`` is ``choose_counter``'s by default; ``caches`` simulates the target's data caches (under unicorn only
+    where this machine has a C compiler); ``warm_up`` inferences run before, uncounted, to fill them.
 
     Raises:
         UserError: the program fails or takes too long, or does not announce its operations.
@@ -242,9 +242,13 @@ def count(
     try:
         if (route or choose_counter()) == "qemu":
             return count_command([str(program), *arguments], given, CORES[target], caches, timeout)
+        from deploy_arm.unicorn_counter import make_counter
         from deploy_arm.unicorn_loader import run_program
 
-        return run_program(program, arguments, given, target=target, timeout=timeout, counting=True).counts()
+        counter = make_counter(CORES[target].caches if caches else None)
+        return run_program(
+            program, arguments, given, target=target, timeout=timeout, counter=counter
+        ).counts()
     except ValueError as error:
         raise UserError(f"{program.name} cannot be profiled: {error}") from error
 

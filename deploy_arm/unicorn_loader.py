@@ -1,8 +1,8 @@
 """Runs a static aarch64 Linux executable inside unicorn: the emulator that pip can install.
 
-Slow (one Python call per executed block when counting) but the results are exact. The program gets one thread, standard
-input from memory, and read access to the files named in its arguments; every other path does not exist for it. No
-matrix-multiply extension (unicorn's models stop before i8mm) and no cache simulation.
+Slower than QEMU, but the results are exact. The program gets one thread, standard input from memory, and read access to the
+files named in its arguments; every other path does not exist for it. No matrix-multiply extension (unicorn's models stop
+before i8mm).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy_arm.counts import Block, Counts, OperationCounts, operations_of
+from deploy_arm.counts import Counts, OperationCounts, operations_of
 from deploy_arm.elf import read_executable
+from deploy_arm.unicorn_counter import PythonCounter
 from quantizers.errors import UserError
 
 PAGE = 4096
@@ -62,7 +63,9 @@ class Finished:
 class Process:
     """Memory, registers and open files of one emulated program. System-call numbers are aarch64 Linux's."""
 
-    def __init__(self, program: Path, arguments: list[str], given: bytes, target: str) -> None:
+    def __init__(
+        self, program: Path, arguments: list[str], given: bytes, target: str, counter: PythonCounter | None
+    ) -> None:
         import unicorn
         from unicorn import arm64_const as arm64
 
@@ -78,8 +81,7 @@ class Process:
         self.readable = {os.path.abspath(argument) for argument in arguments if os.path.isfile(argument)}
         self.files: dict[int, tuple[bytes, int]] = {}
         self.next_mapping = MAPPINGS_START
-        self.region = OperationCounts(-1)
-        self.regions = {-1: self.region}
+        self.counter = counter
         self.calls: dict[int, Callable[..., int]] = {
             56: self.open, 57: self.close, 62: self.seek, 63: self.read, 64: self.write, 65: self.read_vector,
             66: self.write_vector, 67: self.read_at, 79: self.status_at, 80: self.status_of, 93: self.exit, 94: self.exit,
@@ -254,9 +256,8 @@ class Process:
 
     def session(self, process: int, *_: int) -> int:
         process = (process & 0xFFFFFFFF) - (1 << 32)
-        if -(1 << 31) <= process <= -MARK:
-            index = -process - MARK
-            self.region = self.regions.setdefault(index, OperationCounts(index))
+        if self.counter and -(1 << 31) <= process <= -MARK:
+            self.counter.enter(-process - MARK)
         return -errno.ESRCH
 
     def uname(self, address: int, *_: int) -> int:
@@ -312,11 +313,6 @@ class Process:
             self.failure = error
             self.engine.emu_stop()
 
-    def on_block(self, _: Any, address: int, size: int, __: Any) -> None:
-        block = Block(address, size // 4, size)
-        blocks = self.region.blocks
-        blocks[block] = blocks.get(block, 0) + 1
-
 
 def run_program(
     program: Path,
@@ -325,9 +321,9 @@ def run_program(
     *,
     target: str = "a76",
     timeout: float = 600.0,
-    counting: bool = False,
+    counter: PythonCounter | None = None,
 ) -> Finished:
-    """Runs ``program ARGUMENTS`` to its end with ``given`` on its standard input.
+    """Runs ``program ARGUMENTS`` to its end with ``given`` on its standard input; ``counter`` counts what is executed.
 
     Raises:
         UserError: unicorn is not installed, the program fails or takes longer than ``timeout`` seconds, or it uses
@@ -337,16 +333,19 @@ def run_program(
         import unicorn
     except ImportError as error:
         raise UserError("unicorn is not installed: `pip install unicorn==2.1.4`") from error
-    process = Process(program, arguments, given, target)
+    process = Process(program, arguments, given, target, counter)
     process.engine.hook_add(unicorn.UC_HOOK_INTR, process.on_interrupt)
-    if counting:
-        process.engine.hook_add(unicorn.UC_HOOK_BLOCK, process.on_block)
+    if counter:
+        counter.attach(process.engine)
     what = f"{program.name} (unicorn)"
     try:
         process.engine.emu_start(process.entry, 0, timeout=int(timeout * 1e6))
     except unicorn.UcError as error:
         where = process.engine.reg_read(process.arm64.UC_ARM64_REG_PC)
         raise UserError(f"{what} stopped at {where:#x}: {error}") from error
+    finally:
+        if counter:
+            counter.close()
     if process.failure is not None:
         if isinstance(process.failure, UserError):
             raise UserError(f"{what} stopped: {process.failure}") from process.failure
@@ -358,4 +357,4 @@ def run_program(
         raise UserError(
             f"{what} stopped with status {process.status}: " + ("\n".join(message) or "(no message)")
         )
-    return Finished(bytes(process.output), process.regions)
+    return Finished(bytes(process.output), counter.regions if counter else {})

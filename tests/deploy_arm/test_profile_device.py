@@ -180,16 +180,20 @@ def test_warm_caches_miss_less_and_change_nothing_else(built: Built) -> None:
     assert misses[1] == 0 < misses[0]
 
 
-def test_the_pip_route_profiles_without_qemu_and_llvm(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [0, 10**8])
+def test_the_pip_route_profiles_without_qemu_and_llvm(
+    built: Built, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
     pytest.importorskip("unicorn")
     complete = device().profile(*built.files, built.images[0])
     monkeypatch.setenv("DGMS_ARM_ROUTE", "pip")
+    monkeypatch.setattr("deploy_arm.device.UNICORN_CACHES", limit)
     (found,) = available_devices("a76")
     if not isinstance(found, EmulatedDevice):
         pytest.skip("an ARM machine measures itself")
     profile = found.profile(*built.files, built.images[0])
     assert profile.details["emulator"] == "unicorn" and "own throughput table" in profile.details["model"]
-    assert profile.details["caches"] == "not simulated"
+    assert profile.details["caches"] == ("not simulated" if limit == 0 else "simulated, warm")
     assert profile.instructions == pytest.approx(complete.instructions, rel=0.01)
     # The wider interval holds the better model's figure.
     assert profile.low_ms <= complete.latency_ms <= profile.high_ms
