@@ -6,6 +6,7 @@ tags, and carries ``complete`` only when everything else is written: what a kill
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -28,9 +29,12 @@ from pipeline.records import TrialRecord
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault(
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+)  # two lines per run; stdout may be JSON
 
 LONGEST = 500  # characters of a parameter or tag that every server keeps whole; longer texts go to files
 PAGE = 1000
@@ -120,6 +124,7 @@ class Tracker:
             self._parent = next((run.info.run_id for run in found), None)
         if self._parent is None:
             tags = {"kind": "search", "study": self.study, "study_id": self.identity}
+            tags |= {"mlflow.source.name": "python -m pipeline.search", "mlflow.source.type": "LOCAL"}
             run = self.client.create_run(self.experiment, tags=tags, run_name=self.study)
             self._parent = run.info.run_id
         return self._parent
@@ -150,6 +155,8 @@ class Tracker:
             for start in range(0, len(fresh), 100):
                 self.client.log_batch(self.parent, params=fresh[start : start + 100])
             self.client.log_batch(self.parent, tags=[RunTag(key, value) for key, value in tags.items()])
+            if run.inputs is None or not run.inputs.dataset_inputs:
+                self.client.log_inputs(self.parent, [_dataset(data)])
             self.client.log_dict(self.parent, dict(settings), "settings.json")
             self.client.log_dict(self.parent, dict(data), "data.json")
             self.client.log_dict(self.parent, environment(), "environment.json")
@@ -218,8 +225,14 @@ class Tracker:
         from mlflow.entities import Metric
 
         with explained("writing the front"):
-            self._table([{"on": "front", **point} for point in front["points"]]
-                        + [{"on": "reference", **reference} for reference in front["references"]])  # fmt: skip
+            names = [("front", "hash", point) for point in front["points"]]
+            names += [("reference", "name", reference) for reference in front["references"]]
+            self._table(
+                [
+                    {"name": row[key], "on": on, **{k: v for k, v in row.items() if k != key}}
+                    for on, key, row in names
+                ]
+            )
             self.client.log_text(self.parent, json.dumps(front, indent=1), "front.json")
             self.client.log_text(self.parent, report, "report.html")
             for name, folder in candidates.items():
@@ -238,7 +251,10 @@ class Tracker:
     def _experiment(self, location: str | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
         if found is None:
-            return self.client.create_experiment(self.study, artifact_location=location)
+            kind = {
+                "mlflow.experimentKind": "custom_model_development"
+            }  # which of its two faces MLflow shows
+            return self.client.create_experiment(self.study, artifact_location=location, tags=kind)
         if found.lifecycle_stage == "deleted":
             raise UserError(
                 f"MLflow's experiment {self.study!r} was deleted: restore it with `mlflow experiments restore "
@@ -326,6 +342,15 @@ class Tracker:
             self.client.log_text(self.parent, frame.to_json(orient="split", index=False), TABLE)
             shown = json.dumps([{"path": TABLE, "type": "table"}])
             self.client.set_tag(self.parent, "mlflow.loggedArtifacts", shown)
+
+
+def _dataset(data: Mapping[str, Any]) -> DatasetInput:
+    """The data set as MLflow lists it."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    spec, name = text_of(data.get("spec")), text_of(data.get("name") or data.get("spec"))
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return DatasetInput(Dataset(name[:200], digest, "local", json.dumps({"spec": spec})))
 
 
 def _reachable(uri: str) -> None:

@@ -89,6 +89,7 @@ def test_everything_may_be_repeated(store: Path) -> None:
     assert len(runs(second)) == 4 and len(runs(second, "search")) == 1
     assert {r.info.status for r in runs(second)} == {"FINISHED", "FAILED"}
     parent = second.client.get_run(second.parent)
+    assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["digits"]
     assert (parent.data.params["budget"], parent.data.tags["resumed.budget"]) == ("4", "9")
 
 
@@ -134,7 +135,8 @@ def test_finishing_twice_is_finishing_once(store: Path, tmp_path: Path) -> None:
     for _ in range(2):
         tracker.finish(FRONT, f"<p>{HOSTILE}", {"abc": tmp_path}, {"trials": 3}, [(0, 0.1), (2, 0.4)])
     table = json.loads(Path(tracker.client.download_artifacts(tracker.parent, TABLE)).read_text())
-    assert len(table["data"]) == 2 and "latency_ms" in table["columns"]
+    assert [row[:2] for row in table["data"]] == [["abc", "front"], ["fp32", "reference"]]
+    assert "latency_ms" in table["columns"]
     parent = tracker.client.get_run(tracker.parent)
     assert (
         parent.info.status == "FINISHED" and "front_table.json" in parent.data.tags["mlflow.loggedArtifacts"]
