@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deploy_arm.profiling import Profile
+    from deploy_arm.profiling import Device, Profile
 
 NAMESPACE = "dgms-arm-search"
 LABELS = {"arch": "aarch64"}
@@ -49,9 +49,9 @@ class DeviceActor:
         self._device = available_devices(target)[0]
         self._files = tempfile.TemporaryDirectory(prefix="device-")
 
-    def describe(self) -> str:
-        """The device's name."""
-        return self._device.name
+    def describe(self) -> tuple[str, str]:
+        """The device's name and the source of its figures, as the device itself says it."""
+        return self._device.name, source_of(self._device)
 
     def profile(self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str]) -> str:
         """Profile as JSON text."""
@@ -85,6 +85,7 @@ class PoolActor:
         self._actors: dict[str, Any] = {}
         self._states: dict[str, dict[str, str]] = {}
         self._starting: set[asyncio.Task[None]] = set()
+        self._source: str | None = None
 
     async def start(self) -> list[dict[str, str]]:
         """Take every ARM node of the cluster, or make the one emulated device; its failure to start is raised."""
@@ -93,11 +94,27 @@ class PoolActor:
             self._begin(node)
         if not nodes:
             await self._add("emulated")
+        elif not await self._first(PATIENCE):
+            raise DeviceError(f"no ARM node gave its device within {PATIENCE:.0f} s: {self.devices()}")
         return self.devices()
 
     def devices(self) -> list[dict[str, str]]:
-        """Name, source and state (waiting, free, busy, lost) of each device."""
+        """Name, source and state (waiting, free, busy, lost, refused) of each device."""
         return list(self._states.values())
+
+    def source(self) -> str:
+        """Of every figure of this pool."""
+        assert self._source is not None
+        return self._source
+
+    async def _first(self, patience: float) -> bool:
+        """Wait until some device is ready or all have failed."""
+        pending = set(self._starting)
+        while pending and self._source is None:
+            done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+        return self._source is not None
 
     async def profile(self, program: bytes, blob: bytes, image: Any, layers: Sequence[str]) -> str:
         return str(await self._work("profile", program, blob, image, layers))
@@ -140,7 +157,7 @@ class PoolActor:
                 self._begin(node)
 
     def _begin(self, key: str) -> None:
-        self._states[key] = {"name": key, "source": "measured", "state": "waiting"}
+        self._states[key] = {"name": key, "source": "unknown", "state": "waiting"}
         task = asyncio.ensure_future(self._add(key))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
@@ -150,8 +167,7 @@ class PoolActor:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         emulated = key == "emulated"
-        source = "modelled" if emulated else "measured"
-        self._states[key] = {"name": key, "source": source, "state": "waiting"}
+        self._states[key] = {"name": key, "source": "unknown", "state": "waiting"}
         # No restarts: a restarting actor refuses calls at once and would burn all attempts. A dead one is replaced.
         if emulated:
             options: dict[str, Any] = {"num_cpus": 0}
@@ -160,15 +176,19 @@ class PoolActor:
             options = {"num_cpus": 0, "resources": {"arm_cpu": 1}, "scheduling_strategy": strategy}
         actor: Any = ray.remote(DeviceActor).options(max_restarts=0, **options).remote(self._target)
         try:
-            name = await actor.describe.remote()
+            name, source = await actor.describe.remote()
         except ray.exceptions.RayError as error:
             self._states[key]["state"] = "lost"
             if emulated:
                 raise DeviceError(str(error).strip().splitlines()[-1]) from None
             return
         self._actors[key] = actor
-        self._states[key]["name"] = name
-        self._release(key)
+        self._states[key] = {"name": name, "source": source, "state": "waiting"}
+        self._source = self._source or source
+        if source == self._source:
+            self._release(key)
+        else:  # an emulator on a node that calls itself ARM beside real ones: never both in one pool
+            self._states[key]["state"] = "refused"
 
 
 class DevicePool:
@@ -197,7 +217,7 @@ class DevicePool:
     @property
     def source(self) -> str:
         """``measured`` or ``modelled``: one pool never mixes them."""
-        return self.devices()[0]["source"]
+        return str(self._get(self._actor.source.remote()))
 
     def profile(
         self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str] = ()
@@ -227,6 +247,13 @@ class DevicePool:
             raise
         except ray.exceptions.RayActorError as error:
             raise DeviceError(f"the device pool has died: {error}") from None
+
+
+def source_of(device: Device) -> str:
+    """Whether a device's figures are ``measured`` or ``modelled``."""
+    from deploy_arm.device import EmulatedDevice
+
+    return "modelled" if isinstance(device, EmulatedDevice) else "measured"
 
 
 def arm_nodes() -> list[str]:
@@ -259,7 +286,7 @@ def list_devices(target: str) -> list[dict[str, str]]:
     return [
         {
             "name": device.name,
-            "source": "modelled" if "emulated" in device.name else "measured",
+            "source": source_of(device),
             "state": "free",
             "where": "this machine",
         }

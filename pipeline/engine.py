@@ -420,7 +420,7 @@ def cluster() -> Iterator[None]:
         # Ray 2.60 turns token authentication on by itself when RAY_AUTH_MODE is unset, but writes a secret for all to read.
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             keep_secret(Path.home() / ".ray" / "auth_token")
-        ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
     try:
         yield
     finally:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from deploy_arm.compile import compile_graph
 from numpy.typing import NDArray
-from quantizers.network import Hardened, synthetic
 
 from deploy_arm.blob import write_blob
+from deploy_arm.frontend import compile_graph
 from deploy_arm.program import build_program
 from deploy_arm.reference import run as run_reference
 from pipeline.candidate import write_candidate
@@ -22,6 +21,7 @@ from pipeline.files import write_atomically
 from pipeline.records import Figures, Reference, Rung, TrialRecord
 from pipeline.train import Cotuning, TrainSettings
 from pipeline.workspace import Workspace
+from quantizers.network import Hardened, synthetic
 from search_spaces.plan import Plan
 
 if TYPE_CHECKING:
