@@ -12,7 +12,8 @@ Requantization, the one fixed-point rule (``Requantize``), with acc int32 and pe
     y = (t + (1 << (right - 1))) >> right  # SRSHL by -right, computed without overflow; right = 0 leaves t as it is
     y = min(max(y, low), high)
 
-with left in 0..30 and right in 0..22 (a saturated t is then still beyond every byte), so ``acc`` times the real factor m * 2**(left - 31 - right) plus b * 2**-right, rounded half up.
+with left in 0..30 and right in 0..22 (a saturated t is then still beyond every byte), so ``acc`` times the real factor
+m * 2**(left - 31 - right) plus b * 2**-right, rounded half up.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import quantizers.network
-import quantizers.uniform  # registers int8
 from deploy_arm import graph as g
 from deploy_arm.reference import execute
 from quantizers.codebook import Codebook

@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from compiler_networks import compare, harden, normalized, scramble_norms
 from torch import Tensor, nn
 
+import quantizers.network
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
 from deploy_arm.frontend import check_supported, compile_graph
 from deploy_arm.reference import run
 from deploy_arm.unpack import read_graph
 from pipeline.models import load_model, normalization
-from quantizers.network import Hardened
+from quantizers.network import Hardened, layer_names, quantize
+from search_spaces.plan import LayerPlan, Plan
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 
@@ -195,3 +197,15 @@ def test_trained_digits_answer_like_pytorch() -> None:
     answers = run(compile_graph(hardened, (3, 8, 8), MEAN, STD), images[1200:]).argmax(1)
     assert np.mean(answers == wanted) >= 0.99
     assert np.mean(answers == digits.target[1200:]) > 0.8
+
+
+def test_mixtures_of_every_width_in_one_network() -> None:
+    torch.manual_seed(3)
+    model = scramble_norms(load_model("resnet8", classes=10))
+    widths = [LayerPlan(2, 3), LayerPlan(3, 8, 0.5), LayerPlan(4, 16), LayerPlan(8), LayerPlan(4, 7, 0.8)]
+    plan = Plan({name: widths[i % 5] for i, name in enumerate(layer_names(model))}, activation_bits=7)
+    images = photographs(16, 4)
+    hardened = quantizers.network.harden(quantize(model, plan, normalized(images, MEAN, STD)))
+    graph = agree(hardened, images, MEAN, STD)
+    found = {op.layer: op.weights.bits for op in graph.operations if isinstance(op, g.Convolution)}
+    assert found == {name: layer.bits for name, layer in plan.layers.items()}
