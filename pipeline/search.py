@@ -47,7 +47,7 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     from deploy_arm.targets import TARGETS
     from pipeline.study import SAMPLERS
     from pipeline.workspace import Workspace
-    from quantizers.base import QUANTIZERS
+    from quantizers.network import QUANTIZERS
     from search_spaces.layers import layers_of
     from search_spaces.space import Space
 
