@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,10 @@ from search_spaces.plan import Plan
 
 if TYPE_CHECKING:
     from pipeline.train import Cotuning
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that cannot be read; the text says which."""
 
 
 def checkpoint_path(folder: Path, plan: Plan) -> Path:
@@ -52,10 +57,18 @@ def save_checkpoint(path: Path, run: Cotuning, curve: Sequence[Rung]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """``state`` and ``curve`` of a checkpoint, on the CPU."""
+    """``state`` and ``curve`` of a checkpoint, on the CPU.
+
+    Raises:
+        DamagedCheckpoint: the file is no checkpoint.
+    """
     import torch
 
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved["state"], saved["curve"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path} is no checkpoint; remove it to train from the start") from error
     return saved
 
 

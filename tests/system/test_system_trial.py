@@ -1,0 +1,196 @@
+"""Real trials on real Ray: co-tuned, compiled, checked bit for bit, profiled and written; one worker and two."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deploy_arm.frontend import compile_graph
+from deploy_arm.reference import run as run_reference
+from pipeline import engine
+from pipeline.candidate import load_candidate
+from pipeline.checkpoints import checkpoint_path, read_checkpoint, record_path, rungs_of, save_checkpoint
+from pipeline.config import Settings
+from pipeline.evaluate import outputs
+from pipeline.models import load_model
+from pipeline.records import Figures, Reference, Rung, TrialRecord
+from pipeline.stages import Bench, CandidateRun
+from pipeline.study import Study
+from quantizers.network import layer_names
+from search_spaces.plan import LayerPlan, Plan
+from search_spaces.space import Space
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.ended: list[TrialRecord] = []
+
+    def line(self, text: str) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+    def trial(self, record: TrialRecord, done: int) -> None:
+        self.ended.append(record)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network's weights: what is tested does not depend on how well it classifies."""
+    path = tmp_path_factory.mktemp("weights") / "resnet8.pt"
+    torch.manual_seed(0)
+    torch.save(load_model("resnet8", classes=10, image_size=(32, 32)).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def settings(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return Settings(
+        name="study",
+        out=tmp_path,
+        weights=str(weights),
+        budget=3,
+        epochs_per_trial=0.5,
+        rungs=2,
+        batch_size=64,
+        max_concurrent=2,
+    )
+
+
+def plans(settings: Settings) -> list[Plan]:
+    names = layer_names(load_model("resnet8", classes=10, image_size=(32, 32)))
+    mixed = {name: LayerPlan(2, 4, 0.7) for name in names}
+    mixed[names[0]], mixed[names[-1]] = LayerPlan(8), LayerPlan(3, 6)
+    return [
+        Plan.uniform(names, LayerPlan(8)),
+        Plan(mixed, activation_bits=7),
+        Plan.uniform(names, LayerPlan(4, 9)),
+    ]
+
+
+def search(settings: Settings, chosen: list[Plan], **rest: Any) -> tuple[bool, Study, Lines]:
+    lines = Lines()
+    space = Space(tuple(chosen[0].layers))
+    with Study(settings.folder, space, identity={}, warm_starts=chosen) as study:
+        references = [Reference("fp32", Figures(0.01))]
+        complete = engine.run(settings, study, lines, references=references, **rest)
+    return complete, study, lines
+
+
+def test_candidates_are_trained_compiled_checked_and_written(settings: Settings) -> None:
+    chosen = plans(settings)
+    # A plan for a layer the model lacks cannot be proposed; one whose checkpoint is damaged fails, and only it.
+    damaged = checkpoint_path(settings.folder, chosen[2])
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not a checkpoint")
+    complete, study, lines = search(settings, chosen)
+    assert complete and study.spent == 3 and len(lines.ended) == 3
+    records = {record.hash: record for record in study.records()}
+    failed = records[chosen[2].hash]
+    assert failed.status == "failed"
+    assert (
+        failed.reason
+        == f"DamagedCheckpoint: {damaged.absolute()} is no checkpoint; remove it to train from the start"
+    )
+    for plan in chosen[:2]:
+        record = records[plan.hash]
+        assert record.status == "finished", record.reason
+        assert [rung.epochs for rung in record.curve] == [0.5 / 3, 0.5]
+        assert record.figures.error == record.curve[-1].error
+        candidate = load_candidate(settings.folder / "candidates" / plan.hash)
+        assert candidate.plan == plan
+        assert candidate.blob.stat().st_size == record.figures.size_bytes
+        assert candidate.manifest["figures"]["latency"]["source"] == record.figures.source
+        bench_images = np.random.default_rng(0).integers(
+            0, 256, (3, *candidate.image_size, 3), dtype=np.uint8
+        )
+        graph = compile_graph(candidate.hardened(), (3, *candidate.image_size), candidate.mean, candidate.std)
+        expected = run_reference(graph, bench_images)
+        assert outputs(candidate, bench_images, "arm").tobytes() == expected.tobytes()
+    small, large = (records[plan.hash].figures.size_bytes for plan in (chosen[1], chosen[0]))
+    assert small is not None and large is not None and small < large / 2
+    assert not (settings.folder / "trials" / chosen[0].hash).exists()  # nothing is kept of what is told
+    assert "UnpicklingError" in (settings.folder / "failures.log").read_text()  # the whole story
+
+
+def test_a_retried_candidate_goes_on_from_its_checkpoint(settings: Settings) -> None:
+    """Stage by stage without Ray: an interrupted run ends exactly as an uninterrupted one."""
+    settings.folder.mkdir(parents=True)
+    bench, plan = Bench(settings), plans(settings)[1]
+    device = _Local(settings.folder)
+    whole = CandidateRun(bench, plan, 0, device)
+    known = whole.profile()
+    rungs = [whole.reach(0, 0.2), whole.reach(1, 0.5)]
+    record = whole.finish()
+    assert not checkpoint_path(settings.folder, plan).exists()
+    assert record.curve == tuple(rungs) and record_path(settings.folder, plan).is_file()
+    # What is known before training is what comes out, to within a few per cent: equal tables are stored once, and an
+    # untrained network has more of them than a trained one.
+    assert known.size_bytes == pytest.approx(record.figures.size_bytes, rel=0.05)
+    assert known.latency_ms == pytest.approx(record.figures.latency_ms, rel=0.05)
+    blob = (settings.folder / "candidates" / plan.hash / "weights.blob").read_bytes()
+
+    first = CandidateRun(bench, plan, 1, device)
+    first.reach(0, 0.2)
+    second = CandidateRun(bench, plan, 2, device)
+    assert len(second.curve) == 1
+    assert second.reach(0, 0.2) is second.curve[0]
+    second.reach(1, 0.5)
+    again = second.finish()
+    assert again.number == 2 and again.figures == record.figures
+    assert (settings.folder / "candidates" / plan.hash / "weights.blob").read_bytes() == blob
+    error = [(rung.epochs, rung.error, rung.loss) for rung in again.curve]
+    assert error == [(rung.epochs, rung.error, rung.loss) for rung in rungs]
+
+
+def test_two_workers_train_one_trial_together(settings: Settings) -> None:
+    settings = dataclasses.replace(
+        settings, workers_per_trial=2, budget=1, rungs=1, epochs_per_trial=0.2, max_concurrent=1
+    )
+    plan = plans(settings)[1]
+    complete, study, _ = search(settings, [plan])
+    [record] = study.records()
+    assert complete and record.status == "finished", record.reason
+    load_candidate(settings.folder / "candidates" / plan.hash)
+    log = json.loads((settings.folder / "candidates" / plan.hash / "manifest.json").read_text())
+    assert log["hash"] == plan.hash
+
+
+def test_checkpoints_hold_state_and_curve(tmp_path: Path) -> None:
+    class Run:
+        def state_dict(self) -> dict[str, Any]:
+            return {"weight": torch.arange(3.0), "step": 7}
+
+    rungs = (Rung(0.5, 0.2, 1.0, 3.0), Rung(1.0, 0.1, 0.5, 6.0))
+    save_checkpoint(tmp_path / "a" / "checkpoint.pt", Run(), rungs)  # type: ignore[arg-type]
+    saved = read_checkpoint(tmp_path / "a" / "checkpoint.pt")
+    assert rungs_of(saved) == rungs and saved["state"]["step"] == 7
+    assert torch.equal(saved["state"]["weight"], torch.arange(3.0))
+
+
+class _Local:
+    """This machine's device, used directly."""
+
+    def __init__(self, folder: Path) -> None:
+        from deploy_arm.device import available_devices
+
+        self.device, self.folder = available_devices("a76")[0], folder
+
+    def profile(self, program: bytes, blob: bytes, image: Any, layers: Any = ()) -> Any:
+        return self.device.profile(*self._paths(program, blob), image, layers=layers)
+
+    def run(self, program: bytes, blob: bytes, images: Any) -> Any:
+        return self.device.run(*self._paths(program, blob), images)
+
+    def _paths(self, program: bytes, blob: bytes) -> tuple[Path, Path]:
+        paths = self.folder / "program", self.folder / "blob"
+        paths[0].write_bytes(program)
+        paths[0].chmod(0o755)
+        paths[1].write_bytes(blob)
+        return paths
