@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quantizers.network import Hardened
 
 FORMAT = 1
-FILES = ("plan.json", "network.pt", "program", "weights.blob")
+FILES = ("plan.json", "network.pt", "program", "weights.blob", "layers.json")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Candidate:
     def hardened(self) -> Hardened:
         """The PyTorch network with its final weights and frozen activation steps, in evaluation mode."""
         import torch
-        from quantizers.network import load_hard
 
         from pipeline.models import load_model
+        from quantizers.network import load_hard
 
         model = load_model(
             self.manifest["model"], classes=len(self.manifest["classes"]), image_size=self.image_size
@@ -101,6 +101,7 @@ def write_candidate(
     data: dict[str, Any],
     figures: Figures,
     profile: Profile,
+    details: str = "{}",
     references: Sequence[Reference] = (),
 ) -> None:
     """Write the folder in one move; an existing one is replaced whole.
@@ -110,12 +111,15 @@ def write_candidate(
         data: what says which images were which: the data set's specification and its split manifest.
         figures: the objectives, of the trained network.
         profile: the program's profile, layer by layer.
+        details: what was learned and packed by layer (``pipeline.details``), JSON text.
     """
     import torch
+
     from quantizers.network import hard_state
 
     with folder_atomically(folder) as new:
         (new / "plan.json").write_text(plan.to_json() + "\n")
+        (new / "layers.json").write_text(details)
         state = io.BytesIO()
         torch.save(hard_state(hardened), state)
         (new / "network.pt").write_bytes(state.getvalue())

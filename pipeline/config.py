@@ -169,7 +169,7 @@ class Settings:
             UserError: an unknown key or a value out of range.
         """
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        values = {}
+        values: dict[str, Any] = {}
         for key, value in record.items():
             key = str(key).replace("-", "_")
             if key not in fields:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Settings
+from pipeline.details import read_details
 from pipeline.files import write_atomically
 from pipeline.progress import show_bytes, show_latency
 from pipeline.records import Figures, Reference, TrialRecord
-from pipeline.report import LayerDetail, ReportData, hypervolume_history, render
+from pipeline.report import ReportData, hypervolume_history, render
 from pipeline.study import Study, front_of
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
-DETAILS = "layers.json"
 NOTES = (
     "Error: share of wrong answers with hard weights on the half of the validation images that guides the search. "
     "pipeline.evaluate and pipeline.promote report on the other half.",
@@ -62,7 +61,7 @@ def publish(
             objectives=study.objectives,
             settings=settings.as_dict(),
             layers=layer_weights,
-            details={name: details_of(settings.folder / "candidates" / name) for name in hashes},
+            details={name: read_details(settings.folder / "candidates" / name) for name in hashes},
             history=history,
             notes=NOTES,
             created=f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -82,14 +81,6 @@ def publish(
         status="FINISHED" if complete else "KILLED",
     )
     return front
-
-
-def details_of(candidate: Path) -> dict[str, LayerDetail]:
-    """What was packed and learned, layer by layer; empty where it was not kept."""
-    path = candidate / DETAILS
-    if not path.is_file():
-        return {}
-    return {name: LayerDetail.from_dict(record) for name, record in json.loads(path.read_text()).items()}
 
 
 def within_drop(

@@ -17,6 +17,7 @@ from deploy_arm.reference import run as run_reference
 from pipeline.candidate import write_candidate
 from pipeline.checkpoints import checkpoint_path, read_checkpoint, record_path, rungs_of, save_checkpoint
 from pipeline.config import Settings
+from pipeline.details import dump_details, layer_details
 from pipeline.files import write_atomically
 from pipeline.records import Figures, Reference, Rung, TrialRecord
 from pipeline.train import Cotuning, TrainSettings
@@ -158,6 +159,7 @@ class CandidateRun:
             data=workspace.data_record(),
             figures=figures,
             profile=profile,
+            details=dump_details(layer_details(self.cotuning.network, hardened.codebooks)),
             references=self.references,
         )
         record = TrialRecord(self.number, self.plan, "finished", figures, curve=self.curve)

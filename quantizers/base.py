@@ -45,6 +45,10 @@ class WeightQuantizer(nn.Module, ABC):
     def set_progress(self, progress: float) -> None:
         """Tell how much of the training lies behind, 0 to 1."""
 
+    def components(self) -> list[tuple[float, float, float]]:
+        """(weight, mean, scale) of each component of a mixture; empty for other quantizers."""
+        return []
+
     def mixture_parameters(self) -> list[nn.Parameter]:
         """Parameters that want their own rate and no weight decay."""
         return [p for p in self.parameters() if isinstance(p, nn.Parameter)]

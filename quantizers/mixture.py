@@ -143,6 +143,10 @@ class GaussianMixture(WeightQuantizer):
         """[K] priors without the shift; they sum to 1."""
         return (self.log_priors() - F.pad(self.zero_shift.reshape(1), (0, self.prior.numel() - 1))).exp()
 
+    @torch.no_grad()
+    def components(self) -> list[tuple[float, float, float]]:
+        return list(zip(self.shares().tolist(), self.means().tolist(), self.scales().tolist()))
+
     def regions(self) -> Regions:
         """Which component wins where."""
         return regions(self.means().detach(), self.scales().detach(), self.log_priors().detach())

@@ -28,6 +28,7 @@ from search_spaces.plan import Plan
 INPUT_BITS = 8
 MIXTURE_RATE = 0.1  # of the weights' learning rate
 PREFIX = "quantize_"
+PARTS = ("indices", "levels", "scale")
 
 
 class Hardened(NamedTuple):
@@ -78,7 +79,7 @@ def quantizers_of(network: nn.Module) -> Iterator[tuple[str, WeightQuantizer, nn
     """Name, quantizer and latent weight of every quantized layer."""
     for name, module in network.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            entry: Any = module.parametrizations["weight"]  # type: ignore[index]
+            entry: Any = module.parametrizations["weight"]
             yield name, entry[0], entry.original
 
 
@@ -127,7 +128,7 @@ def hard_state(hardened: Hardened) -> dict[str, Tensor]:
         if key.removesuffix(".weight") not in hardened.codebooks or not key.endswith(".weight")
     }
     for name, book in hardened.codebooks.items():
-        for part in ("indices", "levels", "scale"):
+        for part in PARTS:
             state[f"{name}.{part}"] = torch.from_numpy(getattr(book, part).copy())
     for name, module in hardened.network.named_modules():
         if isinstance(module, FrozenStep):
@@ -149,8 +150,8 @@ def load_hard(model: nn.Module, plan: Plan, state: dict[str, Tensor]) -> Hardene
             _insert(network, place.node, FrozenStep(step, int(low), int(high)))
         books = {}
         for name, layer in plan.layers.items():
-            parts = [state.pop(f"{name}.{part}").numpy() for part in ("indices", "levels", "scale")]
-            books[name] = Codebook(*parts, bits=layer.bits)
+            indices, levels, scale = (state.pop(f"{name}.{part}").numpy() for part in PARTS)
+            books[name] = Codebook(indices, levels, scale, layer.bits)
         for name, book in books.items():
             weight = cast(Tensor, network.get_submodule(name).weight)
             if weight.shape != book.indices.shape:
@@ -201,7 +202,8 @@ def _with_weights(network: nn.Module, books: dict[str, Codebook]) -> Hardened:
 
 def _plain(module: nn.Module) -> nn.Module:
     """The layer without its parametrization. (``remove_parametrizations`` would strip the class, which copies share.)"""
-    plain = type(module).__mro__[1].__new__(type(module).__mro__[1])
+    sort: type[nn.Module] = type(module).__mro__[1]
+    plain = sort.__new__(sort)
     plain.__dict__.update(module.__dict__)
     plain.__dict__["_modules"] = {k: v for k, v in module._modules.items() if k != "parametrizations"}
     plain.__dict__["_parameters"] = {"weight": None, **module._parameters}
