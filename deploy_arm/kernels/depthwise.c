@@ -4,6 +4,8 @@
 #include "neon.h"
 #include "unpack.h"
 
+enum { NINE = 9 };
+
 static size_t weight_bytes(const struct plan *plan) { return portable_scratch(plan) + SLACK; }
 
 size_t depthwise_scratch(const struct plan *plan) {
@@ -23,25 +25,28 @@ static inline struct sums widen(struct sums s, int16x8_t low, int16x8_t high) {
     return s;
 }
 
+static inline struct sums multiply_two(struct sums s, int8x16_t a, int8x16_t u, int8x16_t b, int8x16_t w) {
+    int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(u)), vget_low_s8(b), vget_low_s8(w));
+    return widen(s, low, vmlal_high_s8(vmull_high_s8(a, u), b, w));
+}
+
+static inline struct sums multiply_one(struct sums s, int8x16_t a, int8x16_t u) {
+    return widen(s, vmull_s8(vget_low_s8(a), vget_low_s8(u)), vmull_high_s8(a, u));
+}
+
 static inline struct sums multiply(struct sums s, const int8_t *x, const int32_t *places, const int8_t *weights, int32_t taps,
                                    int64_t channels, int pairs) {
     int32_t tap = 0;
-    for (; pairs && tap + 2 <= taps; tap += 2, weights += 2 * channels) {
-        int8x16_t a = vld1q_s8(x + places[tap]), b = vld1q_s8(x + places[tap + 1]);
-        int8x16_t u = vld1q_s8(weights), w = vld1q_s8(weights + channels);
-        int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(u)), vget_low_s8(b), vget_low_s8(w));
-        s = widen(s, low, vmlal_high_s8(vmull_high_s8(a, u), b, w));
-    }
-    for (; tap < taps; tap++, weights += channels) {
-        int8x16_t a = vld1q_s8(x + places[tap]), u = vld1q_s8(weights);
-        s = widen(s, vmull_s8(vget_low_s8(a), vget_low_s8(u)), vmull_high_s8(a, u));
-    }
+    for (; pairs && tap + 2 <= taps; tap += 2, weights += 2 * channels)
+        s = multiply_two(s, vld1q_s8(x + places[tap]), vld1q_s8(weights), vld1q_s8(x + places[tap + 1]), vld1q_s8(weights + channels));
+    for (; tap < taps; tap++, weights += channels)
+        s = multiply_one(s, vld1q_s8(x + places[tap]), vld1q_s8(weights));
     return s;
 }
 
 /* 16 channels from ``channel`` on (``count`` of them exist) of one row of outputs. */
 static inline __attribute__((always_inline)) void row(const struct plan *plan, const int8_t *source, const int32_t *places, const int8_t *weights,
-                                                      int32_t taps, int32_t channel, int32_t count, void *out, int pairs) {
+                                                      const int32_t taps, int32_t channel, int32_t count, void *out, const int pairs) {
     const struct finish *finish = &plan->convolution->finish;
     struct requantizer r = make_requantizer(finish, plan->out->zero);
     struct sums start, multiplier, offset;
@@ -51,8 +56,22 @@ static inline __attribute__((always_inline)) void row(const struct plan *plan, c
         offset.v[v] = vld1q_s32(plan->offset + channel + 4 * v);
     }
     int64_t channels = plan->out->channels, step = (int64_t)plan->convolution->stride_width * channels;
+    int8x16_t kept[NINE]; /* the weights of a 3 x 3 kernel stay in registers */
+    int64_t place[NINE];
+    for (int tap = 0; taps == NINE && tap < NINE; tap++) {
+        kept[tap] = vld1q_s8(weights + channel + tap * channels);
+        place[tap] = places[tap];
+    }
     for (int32_t x = 0; x < plan->out->width; x++) {
-        struct sums s = multiply(start, source + x * step + channel, places, weights + channel, taps, channels, pairs);
+        const int8_t *from = source + x * step + channel;
+        struct sums s = start;
+        if (taps == NINE && pairs) {
+            _Pragma("GCC unroll 4") for (int tap = 0; tap < NINE - 1; tap += 2)
+                s = multiply_two(s, vld1q_s8(from + place[tap]), kept[tap], vld1q_s8(from + place[tap + 1]), kept[tap + 1]);
+            s = multiply_one(s, vld1q_s8(from + place[NINE - 1]), kept[NINE - 1]);
+        } else {
+            s = multiply(s, from, places, weights + channel, taps, channels, pairs);
+        }
         if (plan->out->floating) {
             float *to = (float *)out + x * channels + channel;
             int32_t some[16];
@@ -102,7 +121,9 @@ void depthwise_convolution(const struct plan *plan, const int8_t *in, void *out,
             void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
             for (int32_t channel = 0; channel < channels; channel += 16) {
                 int32_t count = channels - channel < 16 ? channels - channel : 16;
-                if (pairs)
+                if (pairs && taps == NINE)
+                    row(plan, source + y * down, places, weights, NINE, channel, count, to, 1);
+                else if (pairs)
                     row(plan, source + y * down, places, weights, taps, channel, count, to, 1);
                 else
                     row(plan, source + y * down, places, weights, taps, channel, count, to, 0);
