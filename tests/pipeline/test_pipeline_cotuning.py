@@ -1,0 +1,287 @@
+"""Co-tuning one plan: rungs, exact resume, what is evaluated, several workers, the command."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.data import ImageData, load_data
+from pipeline.images import ArrayImages, normalize
+from pipeline.models import load_model, normalization
+from pipeline.train import Cotuning, TrainSettings, error_of, main, pretrain, pretraining_settings
+from quantizers.errors import UserError
+from quantizers.network import hard_state, layer_names, load_hard
+from search_spaces.plan import LayerPlan, Plan
+
+MEAN, STD = normalization("resnet8")
+SETTINGS = TrainSettings(epochs=1, batch_size=64, images_per_epoch=320, seed=3)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data("digits", 8)
+
+
+@pytest.fixture(scope="module")
+def trained(digits: ImageData, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    model = load_model("resnet8", classes=10, image_size=8)
+    settings = dataclasses.replace(pretraining_settings(len(digits.train)), epochs=8)
+    folder = tmp_path_factory.mktemp("cache")
+    return pretrain(model, digits, MEAN, STD, name="resnet8", cache=folder, settings=settings).network
+
+
+def mixed_plan(model: nn.Module) -> Plan:
+    """Every kind of layer: int8 first and last, mixtures of several widths, one with a target of zeros."""
+    kinds = [LayerPlan(3, 7), LayerPlan(2, 4), LayerPlan(4, 16, zero_share=0.6), LayerPlan(2, 3)]
+    names = layer_names(model)
+    layers = {name: kinds[i % len(kinds)] for i, name in enumerate(names)}
+    return Plan({**layers, names[0]: LayerPlan(8), names[-1]: LayerPlan(8)})
+
+
+def saved_and_loaded(state: Any) -> Any:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=True)
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second or (first != first and second != second)
+
+
+def harsh_plan(model: nn.Module) -> Plan:
+    """Three values in every layer."""
+    return Plan.uniform(layer_names(model), LayerPlan(2, 3))
+
+
+def surprise(run: Cotuning) -> float:
+    """Mean cross-entropy of the hardened network on the search half: finer than its error."""
+    images = run.data.search
+    with torch.inference_mode():
+        logits = run.hardened().network(normalize(images.batch(range(len(images))), MEAN, STD))
+    return float(nn.functional.cross_entropy(logits, images.labels))
+
+
+def test_cotuning_recovers_what_quantization_lost(digits: ImageData, trained: nn.Module) -> None:
+    model = copy.deepcopy(trained)
+    settings = dataclasses.replace(SETTINGS, epochs=2, images_per_epoch=None)
+    run = Cotuning(trained, harsh_plan(trained), digits, settings, MEAN, STD)
+    error, start = run.error(), surprise(run)
+    last = run.train_until(2)
+    assert last.epochs == 2 and last.loss > 0 and last.seconds > 0
+    assert last.error < max(error, 0.05) and surprise(run) < 0.8 * start
+    assert same(model.state_dict(), trained.state_dict())  # the given network is left alone
+
+
+def test_what_is_evaluated_is_what_is_handed_over(digits: ImageData, trained: nn.Module) -> None:
+    run = Cotuning(trained, mixed_plan(trained), digits, SETTINGS, MEAN, STD)
+    last = run.train_until(1)
+    hardened = run.hardened()
+    assert error_of(hardened.network, digits.search, MEAN, STD) == last.error
+    for name, codebook in hardened.codebooks.items():
+        weight = hardened.network.get_submodule(name).weight
+        assert np.array_equal(weight.detach().numpy(), codebook.dequantize())
+        target = run.plan.layers[name].zero_share
+        assert target is None or abs(codebook.zero_share - target) < 0.01
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_run_resumed_at_a_rung_equals_the_uninterrupted_one(
+    digits: ImageData, trained: nn.Module, fresh: bool
+) -> None:
+    plan = mixed_plan(trained)
+    whole = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD)
+    rungs = [whole.train_until(0.4), whole.train_until(1)]
+    first = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD)
+    early = first.train_until(0.4)
+    state = saved_and_loaded(first.state_dict())
+    torch.manual_seed(999)
+    if fresh:
+        second = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD, state=state)
+    else:
+        second = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD)
+        second.load_state_dict(state)
+    late = second.train_until(1)
+    for a, b in zip(rungs, (early, late), strict=True):
+        assert (a.epochs, a.error, a.loss) == (b.epochs, b.error, b.loss)
+    a, b = whole.state_dict(), second.state_dict()
+    a.pop("seconds"), b.pop("seconds")
+    assert same(a, b)
+    assert same(hard_state(whole.hardened()), hard_state(second.hardened()))
+
+
+def test_evaluating_does_not_touch_training(digits: ImageData, trained: nn.Module) -> None:
+    plan = mixed_plan(trained)
+    plain = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD)
+    plain.train_until(1)
+    often = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD)
+    for share in (0.2, 0.4, 0.6, 0.8, 1):
+        often.train_until(share)
+    assert same(plain.state_dict()["network"], often.state_dict()["network"])
+    assert same(plain.state_dict()["optimizer"], often.state_dict()["optimizer"])
+
+
+def test_the_hard_state_stands_alone(digits: ImageData, trained: nn.Module) -> None:
+    plan = mixed_plan(trained)
+    run = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD)
+    rung = run.train_until(0.4)
+    state = saved_and_loaded(hard_state(run.hardened()))
+    blank = load_model("resnet8", classes=10, image_size=8, seed=1)
+    assert error_of(load_hard(blank, plan, state).network, digits.search, MEAN, STD) == rung.error
+
+
+def test_a_checkpoint_of_another_run_is_refused(digits: ImageData, trained: nn.Module) -> None:
+    plan = mixed_plan(trained)
+    state = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD).state_dict()
+    other = Plan({**plan.layers, "linear": LayerPlan(4, 16)})
+    for arguments in ((other, SETTINGS), (plan, dataclasses.replace(SETTINGS, seed=4))):
+        with pytest.raises(ValueError, match="belongs to another run"):
+            Cotuning(trained, arguments[0], digits, arguments[1], MEAN, STD, state=state)
+
+
+def test_a_plan_that_does_not_fit_is_a_user_error(digits: ImageData, trained: nn.Module) -> None:
+    with pytest.raises(UserError, match="absent"):
+        Cotuning(trained, Plan({"absent": LayerPlan(8)}), digits, SETTINGS, MEAN, STD)
+
+
+def test_bfloat16_learns(digits: ImageData, trained: nn.Module) -> None:
+    settings = dataclasses.replace(SETTINGS, bfloat16=True)
+    run = Cotuning(trained, harsh_plan(trained), digits, settings, MEAN, STD)
+    start = surprise(run)
+    run.train_until(1)
+    assert surprise(run) < start
+    assert all(value.dtype != torch.bfloat16 for value in run.network.state_dict().values())
+
+
+# --- several workers
+
+
+class Plain(nn.Module):
+    """Without batch-norm, whose statistics each worker takes from its own images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def _together(rank: int, world: int, wrap: Any = None) -> Cotuning:
+    rng = np.random.default_rng(0)
+    labels = torch.arange(60) % 4
+    pixels = (
+        torch.from_numpy(rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8))
+        // (labels + 1)[:, None, None, None].byte()
+    )
+    images = ArrayImages(pixels, labels)
+    parts = [images.subset(range(a, b)) for a, b in ((0, 40), (40, 51), (51, 60))]
+    data = ImageData("noise", tuple("abcd"), (8, 8), *parts, "none")
+    model = Plain()
+    plan = Plan({"conv": LayerPlan(2, 4), "linear": LayerPlan(8)})
+    settings = TrainSettings(epochs=2, batch_size=10)
+    return Cotuning(model, plan, data, settings, MEAN, STD, rank=rank, world=world, wrap=wrap)
+
+
+def _worker(rank: int, world: int, place: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=world
+    )
+    run = _together(rank, world, DistributedDataParallel)
+    rung = run.train_until(2)
+    torch.save((rung.error, rung.loss, run.network.state_dict()), f"{place}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_cotune_as_one_does(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_worker, args=(2, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2))
+    assert same(first, second)
+    single = _together(0, 1)
+    rung = single.train_until(2)
+    assert abs(first[1] - rung.loss) < 1e-3 and abs(first[0] - rung.error) < 0.1
+    for name, value in single.network.state_dict().items():
+        torch.testing.assert_close(first[2][name], value, rtol=1e-2, atol=1e-4)
+
+
+# --- the command
+
+
+def test_the_command_needs_neither_ray_nor_optuna_nor_mlflow(tmp_path: Path, trained: nn.Module) -> None:
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "plan.json").write_text(mixed_plan(trained).to_json())
+    script = (
+        "import sys\n"
+        "for name in ('ray', 'optuna', 'mlflow'): sys.modules[name] = None\n"  # importing them fails
+        "from pipeline.config import main_guard\n"
+        "from pipeline.train import main\n"
+        "sys.exit(main_guard(lambda: main(sys.argv[1:])))\n"
+    )
+    arguments = ["--weights", "weights.pt", "--plan", "plan.json", "--image-size", "8", "--epochs", "1.5"]
+    arguments += ["--images-per-epoch", "256", "--out", "result"]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=tmp_path, text=True, capture_output=True, timeout=120,
+        env={"PATH": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    metrics = json.loads((tmp_path / "result" / "metrics.json").read_text())
+    assert [rung["epochs"] for rung in metrics["curve"]] == [1, 1.5]
+    assert f"{metrics['error']:.4f}" in ended.stdout
+    state = torch.load(tmp_path / "result" / "network.pt", weights_only=True)
+    plan = Plan.from_json(json.dumps(metrics["plan"]))
+    hardened = load_hard(load_model("resnet8", classes=10, image_size=8), plan, state)
+    assert error_of(hardened.network, load_data("digits", 8).search, MEAN, STD) == metrics["error"]
+    assert plan.hash == metrics["hash"] and metrics["split"]["report"]["count"] == 299
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--plan", "absent.json"], r"cannot read the plan in absent\.json"),
+        (["--plan", "plan.json", "--model", "resnet9"], "unknown model 'resnet9'"),
+        (["--plan", "plan.json", "--data", "nothing"], "unknown data set 'nothing'"),
+        (["--plan", "plan.json", "--epochs", "-1"], "epochs -1"),
+        (["--plan", "plan.json", "--device", "tpu"], "device 'tpu'"),
+        (["--plan", "plan.json", "--weights", "absent.pt"], "there is no such file"),
+        ([], "--plan"),
+    ],
+)
+def test_mistakes_at_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plan.json").write_text(Plan({"conv1": LayerPlan(8)}).to_json())
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+def test_a_mistake_ends_with_status_2_and_one_message(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.train", "--plan", str(tmp_path / "absent.json")],
+        cwd=Path(__file__).resolve().parents[2], text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("error: cannot read the plan") and ended.stderr.count("\n") == 1
