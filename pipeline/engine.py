@@ -379,8 +379,8 @@ def placement(settings: Settings) -> tuple[int, dict[str, float]]:
     fits = min(cpus // workers, int(gpus / wanted) if wanted else cpus)
     concurrency = min(settings.max_concurrent or fits, fits)
     if workers > 1:
-        # The workers ask for their own CPUs and GPUs; the actor that starts them only waits.
-        return concurrency, {"CPU": 0}
+        # The workers ask for their own CPUs and GPUs; the actor that starts them mostly waits. Tune insists on something.
+        return concurrency, {"CPU": 0.0, "memory": 2.0**26}
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     share = {"CPU": float(max(1, min(cpus // concurrency, largest)))}
     return concurrency, {**share, **({"GPU": wanted} if wanted else {})}

@@ -112,7 +112,8 @@ def test_arm_nodes_share_the_work_and_one_may_die(
         nodes.remove_node(arm[0], allow_graceful=False)
         for answer in ray.get(pending, timeout=120):
             assert answer.tobytes() == np.repeat(made["expected"], 1000, axis=0).tobytes()
-        assert sorted(row["state"] for row in pool.devices()) == ["free", "lost"]
+        # Until the cluster has noticed the death, a new actor waits for the dead node.
+        assert sorted(row["state"] for row in pool.devices()) in (["free", "lost"], ["free", "waiting"])
     finally:
         ray.shutdown()
         nodes.shutdown()
