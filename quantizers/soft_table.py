@@ -19,7 +19,9 @@ SATURATED = 16.0  # logit difference at which a component no longer matters
 ROUNDS = 4  # zooms by up to SPLIT each
 SPLIT = 16
 CELLS = 1024  # most cells in one bin
-COARSEST = 0.18  # logit units in one cell, at most
+COARSEST = 0.18  # logit units in one cell where the assignment changes, at most
+COARSEST_TAIL = 0.5  # the same wherever two components have more than the share TAIL
+TAIL = 1e-3
 FINEST = 400.0  # cells per logit unit, squared, for a jump as high as the largest mean
 
 
@@ -172,7 +174,7 @@ def build_table(weight: Tensor, mixture: Mixture) -> Table:
     zoom = (need < 0).nonzero().squeeze(1)
     if zoom.numel():
         start[zoom], span[zoom], need[zoom] = _zoom(start[zoom], span[zoom], mixture)
-    cells = need.ceil().clamp(1, CELLS)
+    cells = need.nan_to_num(1.0).ceil().clamp(1, CELLS)  # weights that are not numbers make a table of such
     start = start.to(dtype)
     density = (cells / span).to(dtype)
     offset = torch.cat([cells.new_zeros(1), cells.cumsum(0)])
@@ -204,19 +206,27 @@ def _cells_per_unit(logs: Tensor, slope: Tensor, mixture: Mixture) -> Tensor:
 
     The assignment changes at the rate of twice the standard deviation, over phi, of the slopes of its logits. A cell of c
     logit units leaves a linear piece an error of about 0.012 c^2 of the jump between the means in question; c is such that this
-    is 6e-5 of the largest mean, and at most ``COARSEST`` for the sake of the derivatives.
+    is 3e-5 of the largest mean, and at most ``COARSEST`` for the sake of the derivatives; where the assignment is nearly made, and
+    the rate small, a cell is at most ``COARSEST_TAIL``, since many weights may lie there.
     """
     phi, responsibility = mixture.assignment(logs)
     if mixture.paper:
-        inner = responsibility * (slope - (responsibility * slope).sum(-1, keepdim=True))
-        rate = 2 * torch.maximum(
-            _deviation(phi, inner) / mixture.temperature, _deviation(responsibility, slope)
-        )
+        inner = responsibility * (slope - (responsibility * slope).sum(-1, keepdim=True)) / mixture.temperature
+        rate = 2 * torch.maximum(_deviation(phi, inner), _deviation(responsibility, slope))
+        spread = torch.maximum(_spread(phi, inner), _spread(responsibility, slope))
     else:
         rate = 2 * _deviation(phi, slope) / mixture.temperature
+        spread = _spread(phi, slope) / mixture.temperature
     distance = (mixture.mean - (phi * mixture.mean).sum(-1, keepdim=True)).abs()
     jump = 2.4 * (phi.sqrt().sqrt() * distance).amax(-1) / mixture.mean.abs().max().clamp(min=1e-30)
-    return rate * (FINEST * jump).sqrt().clamp(min=1 / COARSEST)
+    fine = rate * (FINEST * jump).sqrt().clamp(min=1 / COARSEST)
+    return torch.maximum(fine, spread / COARSEST_TAIL)
+
+
+def _spread(share: Tensor, slope: Tensor) -> Tensor:
+    """Difference between the largest and the smallest slope of the components with a share above ``TAIL`` [..., K]."""
+    heard = share > TAIL
+    return torch.where(heard, slope, -torch.inf).amax(-1) - torch.where(heard, slope, torch.inf).amin(-1)
 
 
 def _deviation(share: Tensor, values: Tensor) -> Tensor:
