@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
 NOTES = (
-    "Error: share of wrong answers with hard weights on the half of the validation images that guides the search. "
-    "pipeline.evaluate and pipeline.promote report on the other half.",
-    "Latency: one image, one thread. Modelled latencies come from emulation and a pipeline model, as an interval; measured "
-    "ones from an ARM CPU, with the confidence interval of the median.",
-    "Size: bytes of the blob that the program loads: packed indices, codebooks, scales, biases, tables. fp32: 4 bytes for each "
-    "parameter and buffer value; there is no fp32 program, hence no latency.",
+    "The fp32 network's size counts 4 bytes for each parameter and buffer value. There is no fp32 program, so it has no latency.",
 )
 
 
