@@ -178,6 +178,8 @@ def apt_packages() -> list[str]:
         shown = subprocess.run(["apt-cache", "show", *packages], capture_output=True, check=False)
         if shown.returncode == 0:
             break
+    else:  # the lists are empty until apt-get update
+        packages = ["clang", "llvm"]
     if is_arm():
         return [*packages, "libc6-dev"]
     return [*packages, *CROSS_PACKAGES, "gcc", "libc6-dev"]
