@@ -19,36 +19,52 @@ def bounds(bits: int, signed: bool) -> tuple[int, int]:
 
 
 class _LearnedStep(torch.autograd.Function):
-    """Forward as deployed; gradients of LSQ, equation 3: straight through inside the range, and for the step."""
+    """Forward as deployed; gradients of LSQ, equation 3: straight through where nothing is clipped, and for the step."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        ctx.save_for_backward(x, step)
+        value = x.float()
+        out = _rounded(value, step, low, high)
+        ctx.save_for_backward(value, out, step)
         ctx.low, ctx.high = low, high
-        return fake_quantize(x, float(step), low, high)
+        return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, step = ctx.saved_tensors
-        by_x = by_step = None
-        scaled = x.float() / step
-        inside = (scaled >= ctx.low) & (scaled <= ctx.high)
-        if ctx.needs_input_grad[0]:
-            by_x = gradient * inside
+        x, out, step = ctx.saved_tensors
+        upstream = gradient.float()
+        low, high = (ctx.low - 0.5) * step, (ctx.high + 0.5) * step
+        if x.device.type == "cpu":  # one pass; elsewhere reading the bounds would wait for the device
+            by_x = torch.ops.aten.hardtanh_backward(upstream, x, float(low), float(high))
+        else:
+            by_x = torch.where((x > low) & (x < high), upstream, 0.0)
+        by_step = None
         if ctx.needs_input_grad[1]:
-            clipped = scaled.clamp(ctx.low, ctx.high)
-            slope = torch.where(inside, clipped.round() - scaled, clipped)
-            scale = 1 / (max(abs(ctx.low), ctx.high) * x[0].numel()) ** 0.5
-            by_step = (slope.mul_(gradient).sum() * scale).reshape(step.shape)
-        return by_x, by_step, None, None
+            # d out / d step is (out - x) / step inside and out / step where clipped.
+            share = 1 / (ctx.high * x[0].numel()) ** 0.5
+            by_step = ((_dot(upstream, out) - _dot(by_x, x)) * (share / step)).reshape(step.shape)
+        return by_x.to(gradient.dtype), by_step, None, None
+
+
+def _rounded(x: Tensor, step: Tensor | float, low: int, high: int) -> Tensor:
+    """The same values, bit for bit, as ``torch.fake_quantize_per_tensor_affine``, which is several times slower on a CPU."""
+    inverse = 1.0 / torch.as_tensor(step, dtype=torch.float32)
+    return (x * inverse).round_().clamp_(low, high).mul_(step)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    if a.is_contiguous() and b.is_contiguous():
+        return torch.dot(a.view(-1), b.view(-1))
+    return (a * b).sum()
 
 
 def fake_quantize(x: Tensor, step: float, low: int, high: int) -> Tensor:
-    """``step * clamp(round(x / step), low, high)``, halves to even; the one operation that the compiler looks for."""
-    if x.dtype == torch.float32:
-        return torch.fake_quantize_per_tensor_affine(x, step, 0, low, high)
-    return torch.fake_quantize_per_tensor_affine(x.float(), step, 0, low, high).to(x.dtype)
+    """``step * clamp(round(x / step), low, high)``, halves to even; in an exported program the one operation that the compiler
+    looks for, ``aten.fake_quantize_per_tensor_affine``."""
+    if torch.compiler.is_compiling():
+        return torch.fake_quantize_per_tensor_affine(x.float(), step, 0, low, high).to(x.dtype)
+    return _rounded(x.float(), step, low, high).to(x.dtype)
 
 
 class FrozenStep(nn.Module):

@@ -8,12 +8,14 @@ network every activation quantizer is one node ``aten.fake_quantize_per_tensor_a
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from quantizers import mixture as _mixture  # noqa: F401  registers itself
@@ -28,6 +30,12 @@ from search_spaces.plan import Plan
 INPUT_BITS = 8
 MIXTURE_RATE = 0.1  # of the weights' learning rate
 PREFIX = "quantize_"
+WITHOUT_WRITES: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    torch.relu_: torch.relu,
+}
+WITHOUT_WRITES |= {F.relu_: F.relu, "add_": "add", "mul_": "mul", "relu_": "relu"}
 PARTS = ("indices", "levels", "scale")
 
 
@@ -212,12 +220,26 @@ def _plain(module: nn.Module) -> nn.Module:
 
 def _traced(model: nn.Module) -> fx.GraphModule:
     try:
-        return fx.symbolic_trace(copy.deepcopy(model))
+        network = fx.symbolic_trace(copy.deepcopy(model))
     except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError) as error:
         raise UserError(
             f"torch.fx cannot trace {type(model).__name__} ({str(error).splitlines()[0]}); the model must be free of control "
             "flow that depends on values: move it into a module that is decided when the model is built"
         ) from error
+    _without_writes(network)
+    return network
+
+
+def _without_writes(network: fx.GraphModule) -> None:
+    """Turn operations that overwrite their input into ones that do not: a quantizer keeps its output for the backward pass."""
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    for node in network.graph.nodes:
+        node.target = WITHOUT_WRITES.get(node.target, node.target)
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+    network.recompile()
 
 
 def _check_layers(network: fx.GraphModule, plan: Plan) -> None:

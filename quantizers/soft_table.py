@@ -206,12 +206,14 @@ def _cells_per_unit(logs: Tensor, slope: Tensor, mixture: Mixture) -> Tensor:
 
     The assignment changes at the rate of twice the standard deviation, over phi, of the slopes of its logits. A cell of c
     logit units leaves a linear piece an error of about 0.012 c^2 of the jump between the means in question; c is such that this
-    is 3e-5 of the largest mean, and at most ``COARSEST`` for the sake of the derivatives; where the assignment is nearly made, and
+    is 3e-5 of the largest mean, and at most ``COARSEST`` for the sake of the derivatives. Where the assignment is nearly made and
     the rate small, a cell is at most ``COARSEST_TAIL``, since many weights may lie there.
     """
     phi, responsibility = mixture.assignment(logs)
     if mixture.paper:
-        inner = responsibility * (slope - (responsibility * slope).sum(-1, keepdim=True)) / mixture.temperature
+        inner = (
+            responsibility * (slope - (responsibility * slope).sum(-1, keepdim=True)) / mixture.temperature
+        )
         rate = 2 * torch.maximum(_deviation(phi, inner), _deviation(responsibility, slope))
         spread = torch.maximum(_spread(phi, inner), _spread(responsibility, slope))
     else:

@@ -27,7 +27,9 @@ def layer(count: int, components: int, tails: str, seed: int = 0) -> tuple[Tenso
     return weight, [torch.tensor(clusters.centres), scale, share.log()]
 
 
-def exact_gradients(weight: Tensor, leaves: list[Tensor], form: str, upstream: Tensor) -> tuple[Tensor, Tensor]:
+def exact_gradients(
+    weight: Tensor, leaves: list[Tensor], form: str, upstream: Tensor
+) -> tuple[Tensor, Tensor]:
     """Values and weight gradients of the exact form in pieces; those of the mixture pile up in ``leaves``."""
     values, slopes = [], []
     for w, g in zip(weight.double().split(4096), upstream.double().split(4096)):
@@ -68,7 +70,9 @@ def test_values_and_gradients_are_close(form: str, temperature: float, component
     # One number, a sum of both signs: compared with the sum of the magnitudes.
     constant = [t.detach() for t in slow[:3]]
     _, each = torch.func.jvp(
-        lambda t: soft_weight_exact(weight.double(), *constant, t, form), (slow[3].detach(),), (torch.ones_like(slow[3]),)
+        lambda t: soft_weight_exact(weight.double(), *constant, t, form),
+        (slow[3].detach(),),
+        (torch.ones_like(slow[3]),),
     )
     assert (fast[3].grad - slow[3].grad).abs() < 1e-2 * (each * upstream).abs().sum()
 
@@ -80,7 +84,11 @@ def test_gradcheck_in_double(form: str, components: int) -> None:
     mean = torch.cat([torch.zeros(1), torch.randn(components - 1)]).double()
     inside = torch.rand(40, dtype=torch.float64) * (mean.max() - mean.min()) * 0.9 + mean.min() + 0.05
     weight = inside.clamp(mean.min() + 1e-3, mean.max() - 1e-3)
-    rest = (torch.rand(components) + 0.3).double(), torch.randn(components).double(), torch.tensor(0.4).double()
+    rest = (
+        (torch.rand(components) + 0.3).double(),
+        torch.randn(components).double(),
+        torch.tensor(0.4).double(),
+    )
     leaves = [t.requires_grad_() for t in (weight, mean, *rest)]
     assert gradcheck(lambda *a: soft_weight(*a, form), leaves)
 

@@ -1,0 +1,111 @@
+"""Learned steps: the forward pass of the deployed operation, LSQ's gradients, calibration, steps that stay positive."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantizers.activation import FrozenStep, LearnedStep, bounds
+
+torch.set_num_threads(1)
+KINDS = [(8, True), (8, False), (7, True), (7, False)]
+
+
+def test_bounds() -> None:
+    assert [bounds(*kind) for kind in KINDS] == [(-128, 127), (0, 255), (-64, 63), (0, 127)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(KINDS), st.floats(1e-4, 10.0), st.integers(0, 2**31))
+def test_forward_is_the_deployed_operation_bit_for_bit(
+    kind: tuple[int, bool], step: float, seed: int
+) -> None:
+    low, high = bounds(*kind)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(500, generator=generator) * 200 * step
+    x[:8] = torch.tensor([0.5, 1.5, -0.5, 2.5, 1e4, -1e4, 0.0, -0.0]) * step  # halves and clipping
+    quantizer = LearnedStep(*kind)
+    with torch.no_grad():
+        quantizer.step.fill_(step)
+    expected = torch.fake_quantize_per_tensor_affine(x, float(quantizer.step), 0, low, high)
+    for result in (quantizer(x), quantizer.eval()(x), quantizer.frozen()(x)):
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradients_are_those_of_learned_step_quantization(
+    kind: tuple[int, bool], channels_last: bool
+) -> None:
+    torch.manual_seed(0)
+    low, high = bounds(*kind)
+    x = torch.randn(4, 3, 10, 10) * high * 0.05
+    upstream = torch.randn_like(x)
+    if channels_last:
+        x, upstream = (t.contiguous(memory_format=torch.channels_last) for t in (x, upstream))
+    x.requires_grad_()
+    quantizer = LearnedStep(*kind)
+    with torch.no_grad():
+        quantizer.step.fill_(0.07)
+    quantizer(x).backward(upstream)
+    v = (x / 0.07).detach().double()
+    inside = (v > low - 0.5) & (v < high + 0.5)
+    assert 0.02 < inside.double().mean() < 0.999
+    slope = torch.where(inside, v.round() - v, v.clamp(low, high))
+    expected = (slope * upstream).sum() / (high * x[0].numel()) ** 0.5
+    torch.testing.assert_close(quantizer.step.grad.double(), expected, rtol=1e-3, atol=1e-5)
+    assert torch.equal(x.grad, upstream * inside)
+
+
+def test_calibration_finds_the_least_squared_error() -> None:
+    torch.manual_seed(0)
+    x = torch.distributions.StudentT(3.0).sample((20_000,)).abs()
+    quantizer = LearnedStep(8, False)
+    quantizer.calibrate(x)
+    errors = {}
+    for step in (quantizer.step.item() * factor for factor in (0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.6)):
+        errors[step] = FrozenStep(step, 0, 255)(x).sub(x).square().sum().item()
+    best = min(errors.values())
+    assert errors[quantizer.step.item()] <= 1.05 * best
+
+
+def test_input_step_is_the_range_and_does_not_learn() -> None:
+    quantizer = LearnedStep(8, True, learned=False)
+    quantizer.calibrate(torch.linspace(-2.0, 1.5, 100))
+    assert quantizer.step.item() == pytest.approx(2.0 / 127) and not quantizer.step.requires_grad
+    assert quantizer.range == (-128, 127)
+    pixels = LearnedStep(8, True, learned=False)
+    pixels.calibrate(torch.linspace(0, 1, 100))  # never negative, so the sign bit is put to use
+    assert pixels.range == (0, 255) and pixels.step.item() == pytest.approx(1 / 255)
+    copy = LearnedStep(8, True, learned=False)
+    copy.load_state_dict(pixels.state_dict())
+    assert copy.range == (0, 255) and copy.frozen().high == 255
+
+
+def test_step_stays_positive_and_comes_back() -> None:
+    quantizer = LearnedStep(8, True)
+    x = torch.randn(1000)
+    quantizer.calibrate(x)
+    first = quantizer.step.item()
+    with torch.no_grad():
+        quantizer.step.fill_(-5.0)
+    out = quantizer(x.requires_grad_())
+    assert out.isfinite().all() and quantizer.frozen().step > 0
+    out.sum().backward()
+    assert quantizer.step.grad.isfinite()
+    with torch.no_grad():
+        quantizer.step.fill_(first)
+    assert quantizer.frozen().step == first
+
+
+def test_half_precision_and_zeros() -> None:
+    quantizer = LearnedStep(8, False)
+    quantizer.calibrate(torch.zeros(10))
+    assert quantizer.frozen().step > 0
+    x = torch.rand(2, 50, dtype=torch.bfloat16, requires_grad=True)
+    out = quantizer(x)
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
