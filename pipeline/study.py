@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
-import os
 import random
 import sqlite3
 import time
@@ -28,6 +26,7 @@ import optuna
 from optuna.trial import TrialState
 
 from pipeline import pareto
+from pipeline.lock import lock
 from pipeline.records import OBJECTIVES, Figures, Rung, TrialRecord
 from quantizers.errors import UserError
 from quantizers.registry import Registry
@@ -101,7 +100,7 @@ class Study:
         """
         self.folder, self.space, self.objectives = folder, space, tuple(objectives)
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
+        self._lock = lock(folder)
         try:
             make_sampler = SAMPLERS[sampler]
             self._study = _open(folder, len(self.objectives))
@@ -371,24 +370,6 @@ def _open(folder: Path, objectives: int) -> optuna.Study:
     return optuna.create_study(
         study_name="search", storage=storage, directions=["minimize"] * objectives, load_if_exists=True
     )
-
-
-def _lock(folder: Path) -> Any:
-    """An open, locked file; the lock ends with the process, however it ends."""
-    stream = (folder / ".lock").open("a+")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.seek(0)
-        holder = stream.read().strip() or "unknown"
-        stream.close()
-        raise UserError(
-            f"the study in {folder} is being run by process {holder}; wait for it, or choose another name"
-        ) from error
-    stream.truncate(0)
-    stream.write(str(os.getpid()))
-    stream.flush()
-    return stream
 
 
 def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:

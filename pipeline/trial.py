@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from pipeline.checkpoints import earlier_record, read_checkpoint, rungs_of, save_checkpoint
+from pipeline.conductor import ENDED, PROFILED, RUNG
 from pipeline.records import Figures, Reference, TrialRecord
 from search_spaces.plan import Plan
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.devices import DevicePool
     from pipeline.stages import Bench, CandidateRun
-
-PROFILED, RUNG, ENDED = "profiled", "rung", "ended"
 
 
 class CotuneTrial(tune.Trainable):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import Conductor, Guard, keep_secret
+from pipeline.conductor import Conductor
+from pipeline.engine import Guard, keep_secret
 from pipeline.halving import Rungs
 from pipeline.records import Figures, Rung, TrialRecord
 from pipeline.study import Candidate, Study

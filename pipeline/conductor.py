@@ -1,0 +1,163 @@
+"""What a search decides while it runs: who is proposed, who goes on, how a trial ended. Knows nothing of Ray.
+
+The study remembers, ``pipeline.halving`` and ``pipeline.pareto`` judge; this joins them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipeline import pareto
+from pipeline.checkpoints import forget
+from pipeline.halving import Rungs
+from pipeline.records import Figures, Rung, TrialRecord
+from pipeline.study import Candidate, Study
+
+RETRIES = 2  # times a candidate is tried again after its process died
+DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
+PROFILED, RUNG, ENDED = "profiled", "rung", "ended"  # what a stage of a trial reports
+
+
+class Progress(Protocol):
+    """Who is told what happens."""
+
+    def line(self, text: str) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+    def trial(self, record: TrialRecord, done: int) -> None: ...
+
+
+class Conductor:
+    """Decides for Tune, with the study's and the pure rules' words. Knows nothing of Ray."""
+
+    def __init__(
+        self,
+        study: Study,
+        rungs: Rungs,
+        budget: int,
+        concurrency: int,
+        progress: Progress,
+        after_trial: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
+        hoped_error: float | None = None,
+    ) -> None:
+        self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
+        self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
+        self.hoped_error = hoped_error
+        self.stop = threading.Event()
+        self.exhausted = False
+        self._stopped: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do: the budget is spent, or the space holds nothing more that is worth it."""
+        dominated = sum(record.status == "dominated" for record in self.study.records())
+        return (
+            self.exhausted
+            or self.study.spent >= self.budget
+            or dominated >= DOMINATED_PER_BUDGET * self.budget
+        )
+
+    @property
+    def closing(self) -> bool:
+        """No more candidates are to be proposed."""
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return self.stop.is_set() or late or self.complete
+
+    def propose(self) -> Candidate | None:
+        """The next candidate; None when there is none now."""
+        running = len(self.study.running())
+        if self.closing or running >= self.concurrency or self.study.spent + running >= self.budget:
+            return None
+        candidate = self.study.ask()
+        if candidate is None:
+            self.exhausted = not running
+        return candidate
+
+    def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
+        """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""
+        record = self._running(number)
+        if phase == PROFILED:
+            self.study.report_figures(number, figures)
+            on = pareto.can_enter(
+                figures.latency_ms,
+                figures.size_bytes,
+                self._best_error(),
+                [self._point(r.figures) for r in self.study.front()],
+                self.study.objectives,
+            )
+        else:
+            assert rung is not None
+            self.study.report_rung(number, rung, figures)
+            index = self.rungs.budgets.index(rung.epochs)
+            others = [
+                self._point(dataclasses.replace(r.figures, error=reached.error))
+                for r in [*self.study.records(), *self.study.running()]
+                if r.hash != record.hash
+                for reached in r.curve
+                if reached.epochs == rung.epochs
+            ]
+            on = self.rungs.decide(index, self._point(figures), others) == "go on"
+        if not on:
+            self._stopped.add(number)
+        self._say()
+        return on
+
+    def end(self, number: int, record: TrialRecord | None, died: bool = False) -> None:
+        """A trial has left Tune: with its own record, stopped by ``judge``, or because its process died for good.
+
+        One that Tune dropped since the search is ending stays as it is: the study will queue it again.
+        """
+        running = next((r for r in self.study.running() if r.number == number), None)
+        if running is None:
+            return
+        if record is None and number in self._stopped:
+            status: Any = "stopped" if running.curve else "dominated"
+            reason = (
+                f"worse than others at {running.curve[-1].epochs:g} epochs"
+                if running.curve
+                else "slower and larger than the front even with the best error so far"
+            )
+            record = dataclasses.replace(running, status=status, reason=reason)
+        elif record is None and died:
+            reason = f"its process died {RETRIES + 1} times (out of memory, or killed)"
+            record = dataclasses.replace(running, status="failed", reason=reason)
+        if record is None:
+            return
+        self._stopped.discard(number)
+        self.study.tell(number, record)
+        forget(self.study.folder, record.plan)
+        told = next(r for r in self.study.records() if r.number == number)
+        self.progress.trial(told, self.study.spent)
+        self.after_trial()
+        self._say()
+
+    def _best_error(self) -> float | None:
+        """The error to hope for: the fp32 network's, or better if anyone was. Without it, a first bad trial would keep
+        every larger candidate out."""
+        if self.hoped_error is None:
+            return None
+        best = self.study.best_error()
+        return self.hoped_error if best is None else min(self.hoped_error, best)
+
+    def _point(self, figures: Figures) -> tuple[float, ...]:
+        point = figures.objectives(self.study.objectives)
+        if point is None:
+            raise ValueError(f"figures without all of {', '.join(self.study.objectives)}: {figures}")
+        return point
+
+    def _running(self, number: int) -> TrialRecord:
+        return next(record for record in self.study.running() if record.number == number)
+
+    def _say(self) -> None:
+        running = []
+        for record in self.study.running():
+            where = f"{record.curve[-1].epochs:g} epochs" if record.curve else "starting"
+            running.append(f"{record.hash} {where}")
+        text = f"{self.study.spent} of {self.budget} trials, {len(self.study.front())} on the front"
+        self.progress.status(text + (f"; running {', '.join(running)}" if running else ""))

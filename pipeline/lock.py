@@ -1,0 +1,32 @@
+"""One driver per study."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from quantizers.errors import UserError
+
+
+def lock(folder: Path) -> IO[str]:
+    """An open, locked file in ``folder``; closing it unlocks. The lock ends with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    stream = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.seek(0)
+        holder = stream.read().strip() or "unknown"
+        stream.close()
+        raise UserError(
+            f"the study in {folder} is being run by process {holder}; wait for it, or choose another name"
+        ) from error
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    return stream
