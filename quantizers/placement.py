@@ -63,6 +63,7 @@ def placements(network: fx.GraphModule) -> list[Placement]:
     """The places of the activation quantizers, in the order of execution."""
     found: list[Placement] = []
     tensors = _tensors(network)
+    positive = _never_negative(network, tensors)
     inner: set[fx.Node] = set()  # batch-norms and ReLUs that belong to the operation before them
     for node in network.graph.nodes:
         if node not in tensors or node in inner:
@@ -77,7 +78,7 @@ def placements(network: fx.GraphModule) -> list[Placement]:
             inner.update(chain)
             end = chain[-1]
         if not _is_last(network, end):
-            found.append(Placement(end, not _never_negative(network, end)))
+            found.append(Placement(end, end not in positive))
     return found
 
 
@@ -126,21 +127,33 @@ def _is_last(network: fx.GraphModule, node: fx.Node) -> bool:
     return user.op == "output" or (kind(network, user) in RESHAPING and _is_last(network, user))
 
 
-def _never_negative(network: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op in ("placeholder", "get_attr"):
-        return False
-    sort = kind(network, node)
-    if sort in RELU or sort in RELU6 or sort in NEVER_NEGATIVE:
-        return True
-    keeps = sort in MOVING or sort in AVERAGE or sort in SUM or sort in PRODUCT or sort in CONCATENATE
-    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-    numbers = [a for a in node.args if isinstance(a, (int, float)) and sort in SUM | PRODUCT]
-    return (
-        (keeps or getattr(sort, "__name__", "") in MOVING_NAMES)
-        and bool(sources)
-        and all(_never_negative(network, source) for source in sources)
-        and all(number >= 0 for number in numbers)
-    )
+def _never_negative(network: fx.GraphModule, tensors: set[fx.Node]) -> set[fx.Node]:
+    """The nodes whose value cannot be below zero, whatever the input."""
+    found: set[fx.Node] = set()
+    for node in network.graph.nodes:
+        if node not in tensors or node.op == "placeholder":
+            continue
+        sort = kind(network, node)
+        moves = sort in MOVING or getattr(sort, "__name__", "") in MOVING_NAMES
+        keeps = moves or sort in AVERAGE or sort in SUM or sort in PRODUCT or sort in CONCATENATE
+        numbers = [a for a in node.args if isinstance(a, (int, float)) and sort in SUM | PRODUCT]
+        if (
+            sort in RELU
+            or sort in RELU6
+            or sort in NEVER_NEGATIVE
+            or (
+                keeps
+                and all(source in found for source in node.all_input_nodes if source in tensors)
+                and all(
+                    source in tensors
+                    for source in node.all_input_nodes
+                    if sort in SUM | PRODUCT | CONCATENATE
+                )
+                and all(number >= 0 for number in numbers)
+            )
+        ):
+            found.add(node)
+    return found
 
 
 def _tensors(network: fx.GraphModule) -> set[fx.Node]:

@@ -1,0 +1,228 @@
+"""The weight quantizers: deployed values bit for bit, zero shares, dead components, resuming, odd layers."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantizers.errors import UserError
+from quantizers.mixture import GaussianMixture
+from quantizers.uniform import Int8
+from search_spaces.plan import LayerPlan, TemperatureSchedule
+
+torch.set_num_threads(1)
+
+
+def mixture_of(
+    weight: torch.Tensor, components: int = 4, zero_share: float | None = None, form: str = "posterior"
+) -> GaussianMixture:
+    bits = max(2, int(np.ceil(np.log2(components))))
+    layer = LayerPlan(bits, components, zero_share)
+    return GaussianMixture.for_layer(weight, layer, TemperatureSchedule(), form, initialise=True)
+
+
+def weights(*shape: int, seed: int = 0, heavy: bool = False) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return 0.05 * (torch.distributions.StudentT(3.0).sample(shape) if heavy else torch.randn(shape))
+
+
+def assert_deployed(quantizer: GaussianMixture | Int8, weight: torch.Tensor) -> np.ndarray:
+    """Evaluation and codebook agree bit for bit; returns the deployed weights."""
+    hard = quantizer.eval()(weight).detach()
+    book = quantizer.codebook(weight)
+    deployed = book.dequantize()
+    assert hard.dtype == torch.float32 and np.array_equal(hard.numpy(), deployed)
+    assert (np.diff(book.levels.astype(int)) > 0).all() and 0 in book.levels
+    return deployed
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(2, 16),
+    st.sampled_from(["posterior", "paper"]),
+    st.sampled_from([None, 0.0, 0.3, 0.7, 0.9]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_evaluation_is_the_codebook(
+    components: int, form: str, zero_share: float | None, heavy: bool, seed: int
+) -> None:
+    weight = weights(12, 8, 3, 3, seed=seed, heavy=heavy)
+    quantizer = mixture_of(weight, components, zero_share, form)
+    with torch.no_grad():  # anywhere training might have taken it
+        quantizer.mean.add_(0.02 * torch.randn(components - 1))
+        quantizer.raw_scale.add_(torch.randn(components))
+    quantizer.set_progress(0.7)
+    assert_deployed(quantizer, weight)
+
+
+@pytest.mark.parametrize("shape", [(64, 8, 3, 3), (128, 64, 3, 3)])  # each weight a value; a histogram
+@pytest.mark.parametrize("components", [2, 4, 16])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 0.95])
+def test_zero_share_is_met_within_a_point(shape: tuple[int, ...], components: int, share: float) -> None:
+    weight = weights(*shape, heavy=True)
+    quantizer = mixture_of(weight, components, share)
+    for progress in (0.4, 1.0):
+        quantizer.set_progress(progress)
+        assert quantizer.codebook(weight).zero_share == pytest.approx(share, abs=0.01)
+    # The largest weights are never among the zeros.
+    deployed = torch.from_numpy(quantizer.codebook(weight).dequantize()).flatten()
+    if components > 2:  # with two there is nothing on one side of zero
+        assert (deployed[weight.flatten().abs().topk(5).indices] != 0).all()
+
+
+def test_zero_share_grows_gradually_and_weights_come_back() -> None:
+    weight = weights(64, 64, 3, 3)
+    quantizer = mixture_of(weight, 4, 0.8)
+    natural = quantizer.codebook(weight).zero_share
+    assert natural == pytest.approx(float(quantizer.natural_share), abs=0.01)
+    shares = []
+    for progress in np.linspace(0, 0.5, 11):
+        quantizer.set_progress(float(progress))
+        quantizer.train()(weight)
+        shares.append(quantizer.codebook(weight).zero_share)
+    assert (
+        (np.diff(shares) >= -1e-3).all()
+        and natural < shares[3] < 0.8
+        and shares[-1] == pytest.approx(0.8, abs=0.005)
+    )
+    index = int(np.flatnonzero(quantizer.codebook(weight).dequantize() == 0)[0])
+    grown = weight.clone()
+    grown.view(-1)[index] = 0.3
+    assert quantizer.codebook(grown).dequantize().flat[index] != 0
+
+
+def test_natural_share_is_left_alone() -> None:
+    quantizer = mixture_of(weights(32, 16, 3, 3), 4)
+    quantizer.set_progress(1.0)
+    quantizer.train()(weights(32, 16, 3, 3))
+    assert float(quantizer.zero_shift) == 0
+
+
+def test_dead_component_gets_weights_again() -> None:
+    weight = weights(64, 64, 3, 3)
+    quantizer = mixture_of(weight, 8)
+    with torch.no_grad():
+        quantizer.mean[3] = quantizer.mean[4]  # dominated by its neighbour
+        quantizer.prior[4] -= 20
+    assert len(np.unique(quantizer.codebook(weight).indices)) == 7
+    quantizer.set_progress(0.5)
+    quantizer.train()(weight)
+    assert len(np.unique(quantizer.codebook(weight).indices)) == 8
+
+
+@pytest.mark.parametrize("form", ["posterior", "paper"])
+@pytest.mark.parametrize("share", [None, 0.6])
+def test_training_resumes_exactly(form: str, share: float | None) -> None:
+    start = weights(32, 16, 3, 3)
+
+    def train(quantizer: GaussianMixture, weight: torch.Tensor, steps: range) -> None:
+        optimizer = torch.optim.SGD([weight, *quantizer.parameters()], lr=0.01)
+        for step in steps:
+            quantizer.set_progress(step / 20)
+            optimizer.zero_grad()
+            (
+                quantizer.train()(weight) - 0.03 * torch.sin(torch.arange(weight.numel()).view_as(weight))
+            ).square().sum().backward()
+            optimizer.step()
+
+    whole, weight = mixture_of(start, 4, share, form), start.clone().requires_grad_()
+    train(whole, weight, range(20))
+    first, part = mixture_of(start, 4, share, form), start.clone().requires_grad_()
+    train(first, part, range(9))
+    layer = LayerPlan(2, 4, share)
+    second = GaussianMixture.for_layer(start, layer, TemperatureSchedule(), form, initialise=False)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    rest = part.detach().clone().requires_grad_()
+    train(second, rest, range(9, 20))
+    assert torch.equal(rest, weight) and not torch.equal(weight, start)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+
+
+def test_temperature_follows_the_schedule_and_paper_keeps_its_own() -> None:
+    weight = weights(16, 16, 3, 3)
+    annealed, paper = mixture_of(weight), mixture_of(weight, form="paper")
+    gaps = []
+    for progress in (0.0, 0.5, 1.0):
+        annealed.set_progress(progress)
+        paper.set_progress(progress)
+        assert float(annealed.temperature) == pytest.approx(TemperatureSchedule().at(progress))
+        assert float(paper.temperature) == 0.01
+        gaps.append((annealed.train()(weight) - annealed.eval()(weight)).norm().item())
+    assert gaps[0] > gaps[1] > gaps[2]
+    with pytest.raises(UserError, match="form"):
+        mixture_of(weight, form="linear")
+
+
+def test_evaluation_is_projected_once_until_something_changes() -> None:
+    weight = weights(16, 16, 3, 3).requires_grad_()
+    quantizer = mixture_of(weight).eval()
+    first = quantizer(weight)
+    assert quantizer(weight) is first
+    with torch.no_grad():
+        weight.mul_(1.5)
+    second = quantizer(weight)
+    assert second is not first and quantizer(weight) is second
+    with torch.no_grad():
+        quantizer.mean.mul_(1.1)
+    assert quantizer(weight) is not second
+    assert not quantizer(weight).requires_grad
+    assert "_hard" not in "".join(quantizer.state_dict())
+    twin = copy.deepcopy(quantizer)
+    assert torch.equal(twin(weight), quantizer(weight))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.zeros(4, 3),
+        torch.full((4, 3), 0.7),
+        torch.tensor([[0.1, -0.2, 0.3]]),
+        torch.tensor([[1e-12, -1e-12]]),
+    ],
+    ids=["zeros", "constant", "three", "tiny"],
+)
+@pytest.mark.parametrize("components", [4, 16])
+def test_layers_with_fewer_values_than_components(weight: torch.Tensor, components: int) -> None:
+    quantizer = mixture_of(weight, components)
+    deployed = assert_deployed(quantizer, weight)
+    assert np.abs(deployed - weight.numpy()).max() <= 0.02 * float(weight.abs().max()) + 1e-12
+    latent = weight.clone().requires_grad_()
+    quantizer.set_progress(0.3)
+    quantizer.train()(latent).sum().backward()
+    assert latent.grad.isfinite().all() and all(p.grad.isfinite().all() for p in quantizer.parameters())
+
+
+def test_kmeans_start_is_close_to_the_weights() -> None:
+    weight = weights(64, 32, 3, 3)
+    relative = [
+        float(
+            (torch.from_numpy(mixture_of(weight, k).codebook(weight).dequantize()) - weight).square().mean()
+            / weight.var()
+        )
+        for k in (4, 8, 16)
+    ]
+    # The optimum of a scalar quantizer of a normal variable is 0.1175, 0.0345, 0.0095 (Max, 1960); a centre at 0 costs some.
+    assert relative[0] < 0.15 and relative[1] < 0.042 and relative[2] < 0.0115
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.booleans())
+def test_int8(seed: int, linear: bool) -> None:
+    weight = weights(*((6, 10) if linear else (6, 4, 3, 3)), seed=seed, heavy=True)
+    weight[2] = 0.0  # a channel pruned before
+    quantizer = Int8.for_layer(weight, LayerPlan(8), TemperatureSchedule(), "posterior", initialise=True)
+    deployed = torch.from_numpy(assert_deployed(quantizer, weight))
+    scale = torch.from_numpy(quantizer.codebook(weight).scale).reshape(-1, *([1] * (weight.ndim - 1)))
+    assert ((deployed - weight).abs() <= 0.5001 * scale).all()
+    latent = weight.clone().requires_grad_()
+    out = quantizer.train()(latent)
+    torch.testing.assert_close(out.detach(), deployed)
+    out.backward(torch.ones_like(out) * 3)
+    assert torch.equal(latent.grad, torch.full_like(weight, 3.0))

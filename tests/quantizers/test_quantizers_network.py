@@ -1,0 +1,259 @@
+"""Whole networks: quantize, train, harden, export, save and load."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from quantizers.activation import FrozenStep, LearnedStep
+from quantizers.errors import UserError
+from quantizers.network import (
+    Hardened,
+    hard_state,
+    harden,
+    layer_names,
+    load_hard,
+    parameter_groups,
+    quantize,
+    quantizers_of,
+    set_progress,
+    synthetic,
+)
+from search_spaces.plan import LayerPlan, Plan
+
+torch.set_num_threads(1)
+
+
+class Small(nn.Module):
+    """A residual network with one ReLU module used three times, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.conv3 = nn.Conv2d(8, 8, 1)
+        self.bn1, self.bn2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(x)))
+        out = self.conv3(out)
+        out += x
+        out = F.adaptive_avg_pool2d(self.relu(out), 1)
+        return self.fc(torch.flatten(out, 1))
+
+
+PLAN = Plan(
+    {
+        "conv1": LayerPlan(8),
+        "conv2": LayerPlan(4, 16),
+        "conv3": LayerPlan(2, 4, 0.6),
+        "fc": LayerPlan(3, 8),
+    },
+    activation_bits=7,
+)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(16, 3, 8, 8)
+
+
+@pytest.fixture
+def model(images: Tensor) -> nn.Module:
+    torch.manual_seed(1)
+    model = Small()
+    model.train()(images)  # running statistics worth having
+    return model.eval()
+
+
+def trained(model: nn.Module, images: Tensor, steps: int = 4, form: str = "posterior") -> nn.Module:
+    network = quantize(model, PLAN, images, form=form)
+    optimizer = torch.optim.SGD(parameter_groups(network, 0.02, 1e-4), momentum=0.9)
+    torch.manual_seed(2)
+    target = torch.randint(5, (len(images),))
+    for step in range(steps):
+        set_progress(network, step / steps)
+        optimizer.zero_grad()
+        F.cross_entropy(network.train()(images), target).backward()
+        optimizer.step()
+    set_progress(network, 1.0)
+    return network
+
+
+def test_the_model_itself_is_untouched(model: nn.Module, images: Tensor) -> None:
+    before, state = model(images), copy.deepcopy(model.state_dict())
+    trained(model, images)
+    assert torch.equal(model(images), before) and model.relu.inplace
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+
+
+def test_int8_keeps_the_network_close(model: nn.Module, images: Tensor) -> None:
+    network = quantize(model, Plan.uniform(layer_names(model), LayerPlan(8)), images).eval()
+    exact = model(images)
+    assert (network(images) - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize("form", ["posterior", "paper"])
+def test_everything_trains_and_every_parameter_is_in_one_group(
+    model: nn.Module, images: Tensor, form: str
+) -> None:
+    network = trained(model, images, 1, form)
+    groups = parameter_groups(network, 0.1, 0.01)
+    members = [id(p) for group in groups for p in group["params"]]
+    wanted = [id(p) for p in network.parameters() if p.requires_grad]
+    assert sorted(members) == sorted(wanted) and len(set(members)) == len(members)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    by_id = {member: group for group in groups for member in map(id, group["params"])}
+    for _, quantizer, weight in quantizers_of(network):
+        assert by_id[id(weight)]["weight_decay"] == 0.01 and by_id[id(weight)]["lr"] == 0.1
+        for parameter in quantizer.mixture_parameters():
+            assert by_id[id(parameter)]["weight_decay"] == 0 and by_id[id(parameter)]["lr"] == pytest.approx(
+                0.01
+            )
+    assert by_id[id(network.get_submodule("bn1").weight)]["weight_decay"] == 0
+
+
+def test_loss_falls(model: nn.Module, images: Tensor) -> None:
+    network = quantize(model, PLAN, images)
+    target = model(images).argmax(1)
+    optimizer = torch.optim.SGD(parameter_groups(network, 0.05, 0.0), momentum=0.9)
+    losses = []
+    for step in range(40):
+        set_progress(network, step / 40)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network.train()(images), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_each_use_of_a_module_has_its_own_quantizer(model: nn.Module, images: Tensor) -> None:
+    network = quantize(model, PLAN, images)
+    steps = [m for m in network.modules() if isinstance(m, LearnedStep)]
+    assert len(steps) == 6 and len({id(m) for m in steps}) == 6  # input, three ReLUs, conv3, pool
+    assert len({m.step.item() for m in steps}) >= 5
+    assert [m.range for m in steps] == [(-128, 127), (0, 127), (0, 127), (-64, 63), (0, 127), (0, 127)]
+
+
+def test_hardened_is_the_network_in_evaluation(model: nn.Module, images: Tensor) -> None:
+    network = trained(model, images)
+    hardened = harden(network)
+    assert torch.equal(hardened.network(images), network.eval()(images))
+    for name, book in hardened.codebooks.items():
+        weight = hardened.network.get_submodule(name).weight
+        assert (
+            np.array_equal(weight.detach().numpy(), book.dequantize()) and book.bits == PLAN.layers[name].bits
+        )
+    assert hardened.codebooks["conv3"].zero_share == pytest.approx(0.6, abs=0.02)
+    assert not any(isinstance(m, LearnedStep) for m in hardened.network.modules())
+    assert type(hardened.network.get_submodule("conv1")) is nn.Conv2d
+    network.train()(images).sum().backward()  # the original goes on
+
+
+def test_state_is_small_safe_and_complete(model: nn.Module, images: Tensor) -> None:
+    hardened = harden(trained(model, images))
+    buffer = io.BytesIO()
+    torch.save(hard_state(hardened), buffer)
+    buffer.seek(0)
+    torch.manual_seed(5)
+    loaded = load_hard(Small(), PLAN, torch.load(buffer, weights_only=True))
+    assert torch.equal(loaded.network(images), hardened.network(images))
+    for name, book in hardened.codebooks.items():
+        other = loaded.codebooks[name]
+        assert np.array_equal(book.indices, other.indices) and np.array_equal(book.scale, other.scale)
+        assert np.array_equal(book.levels, other.levels) and book.bits == other.bits
+    state = hard_state(hardened)
+    assert state["conv3.indices"].dtype == torch.uint8 and state["conv3.levels"].dtype == torch.int8
+    del state["conv3.levels"]
+    with pytest.raises(UserError, match=r"conv3\.levels"):
+        load_hard(Small(), PLAN, state)
+
+
+def test_training_state_resumes_in_a_skeleton(model: nn.Module, images: Tensor) -> None:
+    network = trained(model, images)
+    skeleton = quantize(model, PLAN, None)
+    skeleton.load_state_dict(network.state_dict())
+    for a, b in ((network.eval(), skeleton.eval()), (network.train(), skeleton.train())):
+        torch.manual_seed(3)
+        assert torch.equal(a(images), b(images))
+    twin = copy.deepcopy(network)
+    assert torch.equal(twin.eval()(images), network.eval()(images))
+    with torch.no_grad():
+        twin.get_submodule("fc").parametrizations["weight"].original.zero_()
+    assert not torch.equal(twin(images), network(images))
+
+
+def test_export_shows_activation_quantizers_with_constants(model: nn.Module, images: Tensor) -> None:
+    hardened = harden(trained(model, images))
+    program = torch.export.export(hardened.network.eval(), (images[:1],))
+    target = torch.ops.aten.fake_quantize_per_tensor_affine.default
+    nodes = [node for node in program.graph.nodes if node.target is target]
+    frozen = [m for m in hardened.network.modules() if isinstance(m, FrozenStep)]
+    assert [tuple(node.args[1:]) for node in nodes] == [(m.step, 0, m.low, m.high) for m in frozen]
+    assert all(isinstance(node.args[1], float) for node in nodes)
+    assert torch.equal(program.module()(images[:1]), hardened.network(images[:1]))
+
+
+def test_synthetic_has_the_shares_of_the_plan(model: nn.Module, images: Tensor) -> None:
+    network = quantize(model, PLAN, images)
+    first, again, other = (
+        synthetic(network, PLAN, 0),
+        synthetic(network, PLAN, 0),
+        synthetic(network, PLAN, 1),
+    )
+    assert isinstance(first, Hardened)
+    book = first.codebooks["conv3"]
+    assert book.zero_share == pytest.approx(0.6, abs=0.01) and book.bits == 2 and len(book.levels) <= 4
+    assert np.array_equal(book.indices, again.codebooks["conv3"].indices)
+    assert set(other.codebooks) == set(PLAN.layers)
+    assert first.network(images).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
+def test_torchvision_networks(name: str) -> None:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(num_classes=7).eval()
+    images = torch.randn(2, 3, 64, 64)
+    network = quantize(model, Plan.uniform(layer_names(model), LayerPlan(8)), images)
+    network.train()(images).sum().backward()
+    hardened = harden(network)
+    assert torch.equal(hardened.network(images), network.eval()(images))
+    exact, found = (
+        model(images),
+        quantize(model, Plan.uniform(layer_names(model), LayerPlan(8)), images).eval()(images),
+    )
+    assert (found - exact).norm() < 0.2 * exact.norm()
+
+
+class Untraceable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.sum() > 0 else x
+
+
+def test_mistakes_are_named(model: nn.Module, images: Tensor) -> None:
+    with pytest.raises(UserError, match="cannot trace Untraceable"):
+        quantize(Untraceable(), Plan({"conv": LayerPlan(8)}), images)
+    with pytest.raises(UserError, match=r"lacks .*fc"):
+        quantize(model, Plan({k: v for k, v in PLAN.layers.items() if k != "fc"}), images)
+    with pytest.raises(UserError, match="conv9"):
+        quantize(model, Plan({**PLAN.layers, "conv9": LayerPlan(8)}), images)
+    with pytest.raises(UserError, match="quantizer"):
+        quantize(model, Plan(PLAN.layers, quantizer="gausian_mixture"), images)
