@@ -62,9 +62,11 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def fake_quantize(x: Tensor, step: float, low: int, high: int) -> Tensor:
     """``step * clamp(round(x / step), low, high)``, halves to even; in an exported program the one operation that the compiler
     looks for, ``aten.fake_quantize_per_tensor_affine``."""
+    if x.dtype != torch.float32:  # an exported program would keep even a cast that does nothing
+        return fake_quantize(x.float(), step, low, high).to(x.dtype)
     if torch.compiler.is_compiling():
-        return torch.fake_quantize_per_tensor_affine(x.float(), step, 0, low, high).to(x.dtype)
-    return _rounded(x.float(), step, low, high).to(x.dtype)
+        return torch.fake_quantize_per_tensor_affine(x, step, 0, low, high)
+    return _rounded(x, step, low, high)
 
 
 class FrozenStep(nn.Module):
