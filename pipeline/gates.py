@@ -76,19 +76,17 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
         shown = "none has a latency" if fastest is None else f"the fastest may take {fastest:.4g} ms"
         raise Refused([Gate("choice", False, f"no candidate within {bounds.accuracy_drop:g} points keeps to {limit:g} ms; "
                             f"{shown}")])  # fmt: skip
-    unknown = float("inf")
-
-    def order(point: dict[str, Any]) -> tuple[Any, ...]:
-        latency, size = point["latency_ms"], point["size_bytes"]
-        return (
-            unknown if latency is None else latency,
-            unknown if size is None else size,
-            point["error"],
-            point["hash"],
-        )
-
-    chosen = min(fit, key=order)
-    return chosen["hash"], f"the fastest of the {len(fit)} of {len(points)} candidates within the bounds"
+    timed = [p for p in fit if p["latency_ms"] is not None]
+    if timed:
+        fastest = min(timed, key=lambda p: (p["latency_ms"], p["hash"]))
+        end = fastest["latency_ms"] if fastest["high"] is None else fastest["high"]
+        fit = [p for p in timed if p["latency_ms"] <= end]
+    chosen = min(fit, key=lambda p: (p["size_bytes"] or 0, p["error"], p["hash"]))
+    fast = f"the smallest of {len(fit)} equally fast" if timed else "the smallest"
+    return (
+        chosen["hash"],
+        f"{fast} among the {len(near)} of {len(points)} candidates within {bounds.accuracy_drop:g} points of fp32",
+    )
 
 
 def judge(evidence: Evidence, bounds: Bounds) -> list[Gate]:

@@ -1,7 +1,8 @@
 """`python -m pipeline.promote STUDY`: check a candidate's program once more, then make it the champion.
 
-Without --candidate, the fastest candidate of the front is taken whose error is within the accuracy drop of fp32 (and whose
-latency is within --max-latency-ms, if given); of equally fast ones the smallest, then the most accurate. Its program then
+Without --candidate, one is chosen by the figures of the search: of the front's candidates within the accuracy drop of fp32
+(and within --max-latency-ms, if given) those count as equally fast whose latency lies within the interval of the fastest
+one; of these the smallest is taken, of equally small ones the most accurate. Its program then
 has to pass every gate on the images that neither trained nor guided it: a candidate that fails is refused, and no other is
 tried in its place, for that would be choosing on the very images that judge. Exit status: 0 promoted, 1 refused, 2 mistake.
 """

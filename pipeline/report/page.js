@@ -313,7 +313,7 @@
       figure("Size", bytes(trial.size), ratio("fp32", "size", ["smaller", "larger"]), ratio("int8", "size", ["smaller", "larger"])),
       known(trial.memory) ? figure("Peak memory", bytes(trial.memory)) : null,
       figure("Mean bits", significant(trial.bits), byBits(trial)),
-      figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${trial.epochs} epochs: ${trial.curve.map((r) => percent(r[1])).join(" → ")}` : null),
+      figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${trial.epochs} ${trial.epochs === 1 ? "epoch" : "epochs"}: ${trial.curve.map((r) => percent(r[1])).join(" → ")}` : null),
     ].filter(Boolean));
     const [start, end, shape] = trial.temperature;
     byId("candidate-plan").textContent = `${trial.quantizer}, activations of ${trial.activations} bits, temperature ` +

@@ -155,15 +155,17 @@ def _origin(data: ReportData) -> str:
     for (source, device), count in kinds.most_common():
         kind = source if source in ("measured", "modelled") else "unknown"
         how = {
-            "measured": "wall time of the program on a real ARM CPU; the bar is its confidence interval",
-            "modelled": "no ARM CPU was used: executed instructions under emulation, cycles by a pipeline and cache model; "
+            "measured": "wall time of one image on one thread of a real ARM CPU; the bar is its confidence interval",
+            "modelled": "no ARM CPU was used: instructions counted under emulation, cycles by a pipeline and cache model; "
             "the bar is the model's interval",
         }.get(kind, "its source was not recorded")
         lines.append(
             f'<li><b>Latency</b> <span class="tag {kind}">{escape(kind)}</span> {how}. '
             f"<code>{escape(device or 'unnamed device')}</code>, {count} {'trial' if count == 1 else 'trials'}.</li>"
         )
-    lines.append("<li><b>Size</b> bytes of the blob that the program loads: everything included.</li>")
+    lines.append(
+        "<li><b>Size</b> bytes of the blob that the program loads: packed indices, codebooks, scales, biases, tables.</li>"
+    )
     lines += [f"<li>{escape(note)}</li>" for note in data.notes]
     return f"<ul>{''.join(lines)}</ul>"
 

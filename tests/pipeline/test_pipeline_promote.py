@@ -1,0 +1,342 @@
+"""Promotion of real candidates: real programs under emulation, real figures, a real registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from deploy_arm.device import available_devices
+from deploy_arm.profiling import Profile
+from deploy_arm.program import build_program, compile_command
+from deploy_arm.storage import sha256
+from deploy_arm.targets import TARGETS
+from deploy_arm.toolchain import choose_compiler
+from pipeline.champions import Champions
+from pipeline.config import Settings
+from pipeline.gates import Bounds, Evidence, Refused, choose, judge
+from pipeline.promote import main, registered_name
+from pipeline.tracking import Tracker
+from quantizers.errors import UserError
+from search_spaces.plan import LayerPlan, Plan
+
+MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
+LAYERS = ("0", "3", "8")
+
+
+def have_tools() -> bool:
+    try:
+        choose_compiler()
+        available_devices("a76")
+    except UserError:
+        return False
+    return True
+
+
+needs_tools = pytest.mark.skipif(
+    not have_tools(), reason="no ARM tool chain: python -m deploy_arm.toolchain --install"
+)
+
+
+def front(*points: tuple[str, float, float | None, int], fp32: float = 0.10) -> dict[str, Any]:
+    rows = [
+        {
+            "hash": name,
+            "error": error,
+            "latency_ms": ms,
+            "low": ms and 0.9 * ms,
+            "high": ms and 1.1 * ms,
+            "size_bytes": size,
+        }
+        for name, error, ms, size in points
+    ]
+    return {
+        "objectives": ["error", "latency", "size"],
+        "references": [{"name": "fp32", "error": fp32}],
+        "points": rows,
+    }
+
+
+def test_the_choice_is_fast_then_small_then_accurate() -> None:
+    fast, alike = ("fast", 0.105, 1.00, 900), ("alike", 0.108, 1.05, 500)
+    slow, wrong = ("slow", 0.10, 1.5, 100), ("wrong", 0.2, 0.1, 10)
+    assert choose(front(fast, slow, wrong), Bounds(1.0))[0] == "fast"
+    assert (
+        choose(front(fast, alike, slow, wrong), Bounds(1.0))[0] == "alike"
+    )  # its latency is within fast's interval
+    assert choose(front(fast, alike, slow, wrong), Bounds(0.5))[0] == "fast"
+    assert choose(front(("a", 0.11, 1.0, 5), ("b", 0.10, 1.0, 5)), Bounds(1.0))[0] == "b"
+    assert choose(front(("a", 0.11, None, 5), ("b", 0.10, None, 9)), Bounds(1.0))[0] == "a"
+    assert choose(front(fast, wrong), Bounds(15.0))[0] == "wrong"
+
+
+def test_what_cannot_be_chosen_is_refused_with_the_closest() -> None:
+    with pytest.raises(Refused, match="closest, far, loses 10"):
+        choose(front(("far", 0.2, 1.0, 5)), Bounds(1.0))
+    with pytest.raises(Refused, match="the fastest may take"):
+        choose(front(("near", 0.1, 1.0, 5)), Bounds(1.0, latency_ms=1.05))
+    with pytest.raises(Refused, match="empty"):
+        choose(front(), Bounds())
+    with pytest.raises(UserError, match="no fp32"):
+        choose({"points": [], "references": []}, Bounds())
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "source", "bounds", "failed"),
+    [
+        (0.90, "measured", Bounds(1.0), set()),
+        (0.89, "measured", Bounds(1.0), set()),
+        (0.8899, "measured", Bounds(1.0), {"accuracy"}),
+        (0.95, "measured", Bounds(0.0), set()),
+        (0.90, "measured", Bounds(1.0, 2.3), set()),
+        (0.90, "measured", Bounds(1.0, 2.29), {"latency"}),  # the upper end of the interval counts
+        (0.90, "modelled", Bounds(1.0), {"source"}),
+        (0.90, "modelled", Bounds(1.0, None, True), set()),
+        (0.50, "modelled", Bounds(1.0, 1.0), {"accuracy", "latency", "source"}),
+    ],
+)
+def test_the_gates_are_exact(accuracy: float, source: Any, bounds: Bounds, failed: set[str]) -> None:
+    profile = dataclasses.replace(MODELLED, source=source)
+    gates = judge(Evidence(1000, accuracy, 0.90, "board", profile), bounds)
+    assert {gate.name for gate in gates if not gate.passed} == failed
+    assert all(source in gate.text for gate in gates if gate.name == "latency")
+
+
+def test_a_registered_name_is_the_model_the_data_and_the_target() -> None:
+    assert (
+        registered_name(Settings(model="resnet20", data="cifar10:/a/b", target="x1")) == "resnet20-cifar10-x1"
+    )
+    assert registered_name(Settings(model="p.m:net", data="npz:/tmp/eyes.npz")) == "p.m-net-npz-eyes-a76"
+
+
+# ---- the command, on a study of two candidates of a network that was trained here
+
+
+def trained(path: Path) -> None:
+    from promote_networks import tiny
+
+    from pipeline.data import load_data
+    from pipeline.images import normalize
+    from pipeline.models import normalization
+
+    torch.manual_seed(0)
+    data, network = load_data("digits"), tiny()
+    mean, std = normalization("promote_networks:tiny")
+    images = normalize(data.train.batch(torch.arange(len(data.train))), mean, std)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for step in range(120):
+        rows = torch.arange(step * 64, step * 64 + 64) % len(images)
+        loss = torch.nn.functional.cross_entropy(network(images[rows]), data.train.labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.save(network.state_dict(), path)
+
+
+def candidate(folder: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
+    """Writes the candidate of an untuned plan; returns its point on the front."""
+    from deploy_arm.blob import write_blob
+    from deploy_arm.frontend import compile_graph
+    from pipeline.candidate import write_candidate
+    from pipeline.images import normalize
+    from pipeline.publish import point
+    from pipeline.stages import figures_of
+    from pipeline.train import error_of
+    from pipeline.workspace import Workspace
+    from quantizers.network import harden, quantize
+
+    workspace = Workspace.open(settings)
+    data = workspace.data
+    calibration = normalize(data.train.batch(torch.arange(128)), workspace.mean, workspace.std)
+    hardened = harden(quantize(workspace.model, plan, calibration))
+    graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
+    blob, program = write_blob(graph), build_program("a76")
+    (folder / "scratch.blob").write_bytes(blob)
+    layers = [operation.layer for operation in graph.operations]
+    image = data.search.batch(torch.tensor([0])).numpy()[0]
+    profile = available_devices("a76")[0].profile(program, folder / "scratch.blob", image, layers=layers)
+    figures = figures_of(error_of(hardened.network, data.search, workspace.mean, workspace.std), profile)
+    write_candidate(
+        folder / "candidates" / plan.hash, plan=plan, hardened=hardened, program=program, blob=blob, model=settings.model,
+        target="a76", classes=data.classes, image_size=data.image_size, mean=workspace.mean, std=workspace.std,
+        data=workspace.data_record(), figures=figures, profile=profile,
+    )  # fmt: skip
+    return {"hash": plan.hash, **point(figures), "candidate": f"candidates/{plan.hash}"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study ``tiny``: ``good`` (int8) is right, ``bad`` (2 bits, untuned) is not."""
+    out = tmp_path_factory.mktemp("runs")
+    folder = out / "tiny"
+    folder.mkdir()
+    trained(out / "tiny.pt")
+    settings = Settings(model="promote_networks:tiny", weights=str(out / "tiny.pt"), name="tiny", out=out)
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings.as_dict()))
+    good = candidate(folder, settings, Plan.uniform(LAYERS, LayerPlan(8)))
+    better = candidate(folder, settings, Plan.uniform(LAYERS, LayerPlan(8), activation_bits=7))
+    bad = candidate(folder, settings, Plan.uniform(LAYERS, LayerPlan(2, 2)))
+    shown = front(fp32=good["error"])
+    (folder / "front.json").write_text(json.dumps({**shown, "points": [good, bad, better]}))
+    (folder / "names.json").write_text(json.dumps([good["hash"], better["hash"], bad["hash"]]))
+    return folder
+
+
+@pytest.fixture
+def again(study: Path, tmp_path: Path) -> Path:
+    """A copy to spoil, with an empty registry."""
+    shutil.copytree(study, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def run(folder: Path, *flags: str) -> tuple[int, dict[str, Any]]:
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = main(["tiny", "--out", str(folder.parent), "--format", "json", *flags])
+    return status, json.loads(printed.getvalue())
+
+
+def champions(folder: Path) -> Champions:
+    return Champions(Tracker(None, folder.parent, "tiny"), "promote_networks-tiny-digits-a76")
+
+
+def failed(result: dict[str, Any]) -> set[str]:
+    return {gate["name"] for gate in result["gates"] if not gate["passed"]}
+
+
+@needs_tools
+def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
+    good, better, _ = json.loads((again / "names.json").read_text())
+    status, first = run(again, "--allow-modelled", "--candidate", good[:5])
+    assert (status, first["promoted"], first["version"], first["previous"]) == (0, True, "1", None), first
+    assert (
+        first["figures"]["accuracy"]["images"] == 299 and first["figures"]["latency"]["source"] == "modelled"
+    )
+    bundle = Path(first["bundle"])
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert set(manifest["files"]) >= {
+        "program",
+        "weights.blob",
+        "plan.json",
+        "usage.c",
+        "README.md",
+        "runtime/network.h",
+    }
+    assert all(sha256(bundle / name) == digest for name, digest in manifest["files"].items())
+    assert manifest["hash"] == good and manifest["figures"]["accuracy"]["source"].startswith(
+        "the program on emulated a76"
+    )
+    status, second = run(
+        again,
+        "--allow-modelled",
+        "--candidate",
+        better,
+        "--bundle",
+        str(tmp_path / "bundle"),
+        "--limit",
+        "50",
+    )
+    assert (status, second["version"], second["previous"]) == (0, "2", "1")
+    assert (tmp_path / "bundle" / "program").stat().st_mode & 0o111
+    version = champions(again).version()
+    assert version is not None and version.candidate == better
+    tags = champions(again).client.get_model_version(version.name, "2").tags
+    assert tags["latency_source"] == "modelled" and tags["images"] == "50" and tags["gate"] == "passed"
+    status, back = run(again, "--rollback", "--bundle", str(tmp_path / "back"))
+    assert (status, back["champion"]["candidate"], back["before"]["candidate"]) == (0, good, better)
+    assert sha256(tmp_path / "back" / "weights.blob") == sha256(again / "candidates" / good / "weights.blob")
+    with pytest.raises(UserError, match="first champion"):
+        run(again, "--rollback")
+
+
+@needs_tools
+def test_a_refusal_says_why_and_changes_nothing(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, _, bad = json.loads((again / "names.json").read_text())
+    assert main(["tiny", "--out", str(again.parent), "--candidate", good, "--limit", "20"]) == 1
+    assert "FAIL  source" in capsys.readouterr().out
+    for flags, why in (
+        (["--candidate", bad, "--allow-modelled"], {"accuracy"}),
+        (
+            ["--candidate", good, "--allow-modelled", "--max-latency-ms", "0.0001", "--limit", "20"],
+            {"latency"},
+        ),
+        (["--allow-modelled", "--max-latency-ms", "0.0001"], {"choice"}),
+    ):
+        status, result = run(again, *flags)
+        assert (status, failed(result)) == (1, why) and not result["promoted"] and result["reasons"]
+    assert champions(again).version() is None and not (again / "promoted").exists()
+
+
+@needs_tools
+def test_without_a_name_the_choice_is_made(again: Path) -> None:
+    good, better, _ = json.loads((again / "names.json").read_text())
+    status, result = run(again, "--allow-modelled", "--limit", "20", "--max-accuracy-drop", "3")
+    assert status == 0 and result["candidate"] in (good, better) and "equally fast" in result["chosen"]
+
+
+@needs_tools
+def test_damaged_files_and_other_images_are_refused(again: Path) -> None:
+    good = json.loads((again / "names.json").read_text())[0]
+    path = again / "candidates" / good / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["data"]["splits"]["report"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    status, result = run(again, "--candidate", good, "--allow-modelled", "--limit", "20")
+    assert (status, failed(result)) == (1, {"images"})
+    with (path.parent / "program").open("r+b") as program:  # must not even be started
+        program.seek(1000)
+        program.write(b"\xff" * 64)
+    status, result = run(again, "--candidate", good, "--allow-modelled")
+    assert (status, failed(result)) == (1, {"checksums"}) and len(result["gates"]) == 1
+    assert champions(again).version() is None
+
+
+@needs_tools
+def test_the_c_usage_in_the_bundle_compiles_and_answers_as_the_program(again: Path, tmp_path: Path) -> None:
+    good = json.loads((again / "names.json").read_text())[0]
+    bundle = Path(run(again, "--candidate", good, "--allow-modelled", "--limit", "20")[1]["bundle"])
+    command = [*compile_command(TARGETS["a76"], choose_compiler()), str(bundle / "usage.c"),
+               *map(str, sorted((bundle / "runtime").glob("*.c"))), "-lm", "-o", str(tmp_path / "usage")]  # fmt: skip
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    device = available_devices("a76")[0]
+    scores = device.run(bundle / "program", bundle / "weights.blob", image)
+    printed = device.execute(tmp_path / "usage", [str(bundle / "weights.blob")], image.tobytes(), 60.0)
+    assert np.array_equal(np.array(printed.split(), dtype=np.float32), scores[0])
+
+
+@needs_tools
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--candidate", "zzz"], "not a candidate"),
+        (["--candidate", ""], "several candidates"),
+        (["--max-latency-ms", "-1"], "above 0"),
+        (["--max-accuracy-drop", "nan"], "number"),
+        (["--rollback"], "no champion"),
+        (["--tracking-uri", "http://127.0.0.1:9"], "no MLflow server"),
+    ],
+)
+def test_mistakes_are_explained(study: Path, flags: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run(study, *flags)
+
+
+def test_a_study_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "settings.yaml").write_text("{}")
+    with pytest.raises(UserError, match=r"no study 'tiny'.*there are: other"):
+        main(["tiny", "--out", str(tmp_path)])
+    with pytest.raises(UserError, match=r"front\.json"):
+        main(["other", "--out", str(tmp_path)])
