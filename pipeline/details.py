@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,14 @@ def layer_details(network: nn.Module, codebooks: Mapping[str, Codebook]) -> dict
 def dump_details(details: Mapping[str, LayerDetail]) -> str:
     """As JSON text."""
     return json.dumps({name: dataclasses.asdict(detail) for name, detail in details.items()})
+
+
+@cache
+def zero_share_mean(candidate: Path) -> float | None:
+    """Share of all packed weights of a candidate folder that are exactly zero; None where it was not kept."""
+    details = read_details(candidate).values()
+    weights = sum(detail.weights for detail in details)
+    return sum(d.weights * d.zero_share for d in details) / weights if weights else None
 
 
 def read_details(candidate: Path) -> dict[str, LayerDetail]:

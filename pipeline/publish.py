@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Settings
-from pipeline.details import read_details
+from pipeline.details import read_details, zero_share_mean
 from pipeline.files import write_atomically
 from pipeline.progress import show_bytes, show_latency
 from pipeline.records import Figures, Reference, TrialRecord
@@ -63,7 +63,7 @@ def publish(
         )
     )
     write_atomically(settings.folder / "report.html", page)
-    tracker.sync(records, hashes)
+    track(settings, records, hashes, tracker)
     counts = {f"trials_{status}": 0.0 for status in ("finished", "stopped", "dominated", "failed")}
     for record in records:
         counts[f"trials_{record.status}"] += 1
@@ -76,6 +76,21 @@ def publish(
         status="FINISHED" if complete else "KILLED",
     )
     return front
+
+
+def track(settings: Settings, records: Sequence[TrialRecord], front: Sequence[str], tracker: Tracker) -> None:
+    """Copy the trials that ended to MLflow, with what only the candidates' folders know.
+
+    Raises:
+        TrackingError: MLflow could not be written; the next call makes up for it.
+    """
+    shares = {
+        r.hash: zero_share_mean(settings.folder / "candidates" / r.hash)
+        for r in records
+        if r.status == "finished"
+    }
+    known = {name: {"zero_share_mean": share} for name, share in shares.items() if share is not None}
+    tracker.sync(records, front, known)
 
 
 def within_drop(

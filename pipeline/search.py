@@ -101,9 +101,9 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
         weights = {layer.name: layer.parameters for layer in layers}
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
-        tracker.sync(study.records())
+        track(settings, tracker, study, progress)
         complete = engine.run(
-            settings, study, progress, lambda: track(tracker, study, progress), references=compared
+            settings, study, progress, lambda: track(settings, tracker, study, progress), references=compared
         )
         progress.status("writing the front")
         front = publish.publish(settings, study, compared, tracker, weights, complete)
@@ -132,12 +132,13 @@ def identity(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in settings.as_dict().items() if key in keys}
 
 
-def track(tracker: Tracker, study: Study, progress: Progress) -> None:
+def track(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:
     """Copy what ended to MLflow; a tracker that is down does not stop a search, the next call makes up for it."""
+    from pipeline import publish
     from pipeline.tracking import TrackingError
 
     try:
-        tracker.sync(study.records(), [record.hash for record in study.front()])
+        publish.track(settings, study.records(), [record.hash for record in study.front()], tracker)
     except TrackingError as error:
         progress.line(f"warning: {error}; nothing is lost, it is tried again")
 
