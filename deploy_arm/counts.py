@@ -33,10 +33,11 @@ class OperationCounts:
 
 @dataclass(frozen=True)
 class Counts:
-    """One inference. ``emulator`` is ``qemu`` or ``unicorn``."""
+    """One inference. ``emulator`` is ``qemu`` or ``unicorn``; ``code`` the blocks' machine code, where it was asked for."""
 
     operations: tuple[OperationCounts, ...]
     emulator: str
+    code: dict[Block, bytes] = field(default_factory=dict)
 
     @property
     def instructions(self) -> int:
@@ -76,6 +77,8 @@ def parse_plugin_output(lines: Iterable[str], caches: bool) -> tuple[OperationCo
     complete = False
     for line in lines:
         kind, *fields = line.split()
+        if kind == "code":
+            continue
         numbers = [int(text) for text in fields]
         if kind == "region":
             region = regions.setdefault(numbers[0], OperationCounts(numbers[0]))
@@ -90,3 +93,14 @@ def parse_plugin_output(lines: Iterable[str], caches: bool) -> tuple[OperationCo
     if not complete:
         raise ValueError("the counts are cut off")
     return operations_of(regions)
+
+
+def parse_code(lines: Iterable[str]) -> dict[Block, bytes]:
+    """The machine code in the plugin's file, by block."""
+    code = {}
+    for line in lines:
+        if line.startswith("code "):
+            _, address, digits = line.split()
+            content = bytes.fromhex(digits)
+            code[Block(int(address), len(content) // 4, len(content))] = content
+    return code

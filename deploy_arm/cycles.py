@@ -16,6 +16,7 @@ Blocks are analysed until they cover 99.5 % of the executed instructions; the re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from pathlib import Path
 from deploy_arm import mca
 from deploy_arm.cores import Core
 from deploy_arm.counts import Block, Counts
-from deploy_arm.elf import Executable, read_executable
+from deploy_arm.elf import read_executable
 from deploy_arm.mca import BlockCycles
 from deploy_arm.throughput import throughput_bound
 
@@ -86,7 +87,7 @@ def is_branch(word: int) -> bool:
     return (word >> 26) & 0b111 == 0b101
 
 
-def join_fall_through(blocks: Mapping[Block, int], executable: Executable) -> dict[Block, int]:
+def join_fall_through(blocks: Mapping[Block, int], code: mca.Code) -> dict[Block, int]:
     """Joins blocks that always run one after the other.
 
     The emulator cuts a loop body at page ends and at its own limits; modelled apart, each piece would loop on itself. Two
@@ -102,7 +103,7 @@ def join_fall_through(blocks: Mapping[Block, int], executable: Executable) -> di
         while True:
             end = whole.address + whole.size
             follower = by_address.get(end)
-            last_word = int.from_bytes(executable.read(end - 4, 4), "little")
+            last_word = int.from_bytes(code.read(end - 4, 4), "little")
             if is_branch(last_word) or follower is None or follower[1] != count or follower[0] in taken:
                 break
             taken.add(follower[0])
@@ -113,11 +114,11 @@ def join_fall_through(blocks: Mapping[Block, int], executable: Executable) -> di
     return joined
 
 
-def table_cycles(executable: Executable, blocks: list[Block], core: Core) -> dict[Block, BlockCycles]:
+def table_cycles(code: mca.Code, blocks: list[Block], core: Core) -> dict[Block, BlockCycles]:
     """Block figures from the own throughput table."""
     figures = {}
     for block in blocks:
-        bound = throughput_bound(executable.read(block.address, block.size), core.scheduler)
+        bound = throughput_bound(code.read(block.address, block.size), core.scheduler)
         figures[block] = BlockCycles(bound, max(bound, block.instructions / core.front_end[0]) * TABLE_POINT)
     return figures
 
@@ -130,8 +131,19 @@ def estimate(program: Path, counts: Counts, core: Core, *, use_mca: bool | None 
     Raises:
         UserError: llvm-mca is asked for and missing, or fails.
     """
-    executable = read_executable(program)
-    operations = [(counted, join_fall_through(counted.blocks, executable)) for counted in counts.operations]
+    listing = functools.partial(mca.disassemble, program)
+    return estimate_code(read_executable(program), listing, counts, core, use_mca=use_mca)
+
+
+def estimate_code(
+    code: mca.Code, listing: mca.Listing, counts: Counts, core: Core, *, use_mca: bool | None = None
+) -> Estimate:
+    """As ``estimate``, of machine code from anywhere (``block_code.BlockCode`` for shared libraries).
+
+    Raises:
+        UserError: as ``estimate``.
+    """
+    operations = [(counted, join_fall_through(counted.blocks, code)) for counted in counts.operations]
     total: dict[Block, int] = {}
     for _, blocks in operations:
         for block, executions in blocks.items():
@@ -139,10 +151,10 @@ def estimate(program: Path, counts: Counts, core: Core, *, use_mca: bool | None 
     chosen = hot_blocks(total)
     with_mca = mca.find_tools() is not None if use_mca is None else use_mca
     if with_mca:
-        figures = mca.block_cycles(program, executable, chosen, core.scheduler)
+        figures = mca.block_cycles(code, listing, chosen, core.scheduler)
         model = f"llvm-mca {mca.version()} {core.scheduler}"
     else:
-        figures = table_cycles(executable, chosen, core)
+        figures = table_cycles(code, chosen, core)
         model = f"own throughput table, widths of {core.scheduler}"
     pessimistic, optimistic = core.front_end
 

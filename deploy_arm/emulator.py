@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.cores import CORES, Core
-from deploy_arm.counts import Counts, parse_plugin_output
+from deploy_arm.counts import Counts, parse_code, parse_plugin_output
 from deploy_arm.storage import cache_directory, write_atomically
 from deploy_arm.toolchain import allowed_routes
 from quantizers.errors import UserError
@@ -253,8 +254,19 @@ def count(
         raise UserError(f"{program.name} cannot be profiled: {error}") from error
 
 
-def count_command(command: list[str], given: bytes, core: Core, caches: bool, timeout: float) -> Counts:
+def count_command(
+    command: list[str],
+    given: bytes,
+    core: Core,
+    caches: bool,
+    timeout: float,
+    *,
+    options: Sequence[str] = (),
+    code: bool = False,
+) -> Counts:
     """Counts any program that announces its operations, under QEMU with the plugin.
+
+    ``options`` are further ones of QEMU; ``code`` keeps the blocks' machine code, which a program with shared libraries needs.
 
     Raises:
         UserError: as ``execute``.
@@ -264,17 +276,18 @@ def count_command(command: list[str], given: bytes, core: Core, caches: bool, ti
     geometry = core.caches
     with tempfile.TemporaryDirectory(prefix="counts-") as folder:
         result = Path(folder, "counts.txt")
-        options = [str(plugin), f"out={result}", f"cache={'on' if caches else 'off'}"]
-        options += [f"l1={geometry.first_bytes}", f"l1_ways={geometry.first_ways}"]
-        options += [f"l2={geometry.second_bytes}", f"l2_ways={geometry.second_ways}"]
+        settings = [str(plugin), f"out={result}", f"cache={'on' if caches else 'off'}"]
+        settings += [f"code={'on' if code else 'off'}"]
+        settings += [f"l1={geometry.first_bytes}", f"l1_ways={geometry.first_ways}"]
+        settings += [f"l2={geometry.second_bytes}", f"l2_ways={geometry.second_ways}"]
         # QEMU splits options at commas; a doubled one stands for itself.
-        joined = ",".join(option.replace(",", ",,") for option in options)
-        emulator = [find_qemu() or "qemu-aarch64", "-cpu", core.emulated_cpu, "-plugin", joined]
+        joined = ",".join(setting.replace(",", ",,") for setting in settings)
+        emulator = [find_qemu() or "qemu-aarch64", "-cpu", core.emulated_cpu, "-plugin", joined, *options]
         execute(
             [*emulator, *command],
             given,
             timeout,
             f"{Path(command[0]).name} (counted on an emulated {core.target})",
         )
-        with result.open() as lines:
-            return Counts(parse_plugin_output(lines, caches), "qemu")
+        lines = result.read_text().splitlines()
+        return Counts(parse_plugin_output(lines, caches), "qemu", parse_code(lines))

@@ -12,12 +12,11 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from deploy_arm.counts import Block
-from deploy_arm.elf import Executable
 from deploy_arm.storage import cache_directory, write_atomically
 from deploy_arm.toolchain import allowed_routes
 from quantizers.errors import UserError
@@ -30,6 +29,15 @@ REFERENCE = re.compile(r"(?:#?0x[0-9a-f]+ )?<[^>]*>")
 LOCAL = re.compile(r"^(b|bl|b\.\w+|cbn?z|tbn?z|adrp?)\t(.*?)#?(?:0x)[0-9a-f]+$")
 # A call is modelled as the jump that it is: the analyser would add 100 cycles for the callee, whose blocks are counted.
 CALLS = {"bl": "b", "blr": "br", "ret": "br\tx30"}
+
+
+class Code(Protocol):
+    """Machine code by address."""
+
+    def read(self, address: int, size: int) -> bytes: ...
+
+
+Listing = Callable[[Iterable[Block]], dict[int, str]]
 
 
 class BlockCycles(NamedTuple):
@@ -155,9 +163,11 @@ def read_figures(path: Path) -> dict[str, list[float]]:
 
 
 def block_cycles(
-    program: Path, executable: Executable, blocks: Iterable[Block], scheduler: str
+    code: Code, listing: Listing, blocks: Iterable[Block], scheduler: str
 ) -> dict[Block, BlockCycles]:
     """Cycles of blocks of a program under a scheduling model (llvm-mca's ``-mcpu``).
+
+    ``code`` has their machine code, ``listing`` gives their instructions' text by address.
 
     What was analysed before, in whatever program, comes from the cache, whose key is the block's machine code.
 
@@ -166,12 +176,10 @@ def block_cycles(
     """
     path = cache_directory("mca") / f"{scheduler}-{version()}-{ITERATIONS}.json"
     known = read_figures(path)
-    keys = {
-        block: hashlib.sha256(executable.read(block.address, block.size)).hexdigest()[:24] for block in blocks
-    }
+    keys = {block: hashlib.sha256(code.read(block.address, block.size)).hexdigest()[:24] for block in blocks}
     missing = {key: block for block, key in keys.items() if key not in known}
     if missing:
-        text = disassemble(program, missing.values())
+        text = listing(missing.values())
         listings = [
             [
                 assembly(text[address])

@@ -3,12 +3,14 @@
  * A plugin for qemu-user 7.2 (plugin interface version 1): how often every translated block of a program was executed and
  * how many cache lines it missed, separately for each operation of the program.
  *
- * Arguments: out=FILE (required), cache=on|off (default on), l1=BYTES, l1_ways=N, l2=BYTES, l2_ways=N.
+ * Arguments: out=FILE (required), cache=on|off (default on), code=on|off (default off), l1=BYTES, l1_ways=N, l2=BYTES,
+ * l2_ways=N.
  *
  * The program announces operation i by the system call getsid(-(MARK + i)), harmless because no such process exists. What
  * runs from there to the next announcement is region i; before the first it is region -1. Output, one record per line:
  *     region INDEX ACCESSES L1_MISSES L2_MISSES
  *     block ADDRESS INSTRUCTIONS BYTES EXECUTIONS        (of the region above; only blocks that were executed)
+ *     code ADDRESS HEX                                   (with code=on: a block's machine code, once, after all regions)
  *     end
  * A region that is entered again gives another record; readers add them. Counters are plain memory, so figures are exact for
  * a program of one thread only; a program with more is refused rather than miscounted.
@@ -64,6 +66,7 @@ size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
+const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
 unsigned qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t);
 
 EXPORT int qemu_plugin_version = 1;
@@ -71,6 +74,8 @@ EXPORT int qemu_plugin_version = 1;
 typedef struct block {
     uint64_t address, instructions, bytes;
     uint64_t executions; /* since the latest marker; translated code adds to it */
+    bool counted;        /* executed after the first marker */
+    uint8_t *code;       /* NULL unless wanted */
     struct block *next_in_bucket, *next;
 } block;
 
@@ -78,7 +83,7 @@ typedef struct block {
 static block *buckets[BUCKETS];
 static block *blocks; /* all, latest first; never freed: translated code points into them */
 static cache_model cache;
-static bool cache_on = true;
+static bool cache_on = true, code_on = false;
 static FILE *output;
 static int64_t region = -1;
 
@@ -96,7 +101,7 @@ static block *find_block(uint64_t address, uint64_t instructions, uint64_t bytes
         fprintf(stderr, "counter plugin: out of memory\n");
         exit(1);
     }
-    *b = (block){address, instructions, bytes, 0, *bucket, blocks};
+    *b = (block){address, instructions, bytes, 0, false, NULL, *bucket, blocks};
     blocks = *bucket = b;
     return b;
 }
@@ -105,6 +110,23 @@ static void on_memory(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t addres
 {
     (void)vcpu, (void)data;
     cache_access(&cache, address, 1u << qemu_plugin_mem_size_shift(info));
+}
+
+/* Keeps the block's instructions: a library that is loaded by name cannot be found again by its addresses. */
+static void keep_code(block *b, const struct qemu_plugin_tb *tb, size_t count)
+{
+    b->code = malloc(b->bytes);
+    if (b->code == NULL) {
+        fprintf(stderr, "counter plugin: out of memory\n");
+        exit(1);
+    }
+    uint8_t *to = b->code;
+    for (size_t i = 0; i < count; i++) {
+        const struct qemu_plugin_insn *instruction = qemu_plugin_tb_get_insn(tb, i);
+        size_t size = qemu_plugin_insn_size(instruction);
+        memcpy(to, qemu_plugin_insn_data(instruction), size);
+        to += size;
+    }
 }
 
 static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
@@ -120,6 +142,9 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
         }
     }
     block *b = find_block(qemu_plugin_tb_vaddr(tb), count, bytes);
+    if (code_on && b->code == NULL) {
+        keep_code(b, tb, count);
+    }
     qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &b->executions, 1);
 }
 
@@ -133,6 +158,7 @@ static void close_region(void)
             fprintf(output, "block %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", b->address, b->instructions,
                     b->bytes, b->executions);
             b->executions = 0;
+            b->counted |= region >= 0;
         }
     }
     cache.accesses = cache.first.misses = cache.second.misses = 0;
@@ -162,6 +188,15 @@ static void on_exit_of_program(qemu_plugin_id_t id, void *data)
 {
     (void)id, (void)data;
     close_region();
+    for (block *b = blocks; b != NULL; b = b->next) {
+        if (b->counted && b->code != NULL) {
+            fprintf(output, "code %" PRIu64 " ", b->address);
+            for (uint64_t i = 0; i < b->bytes; i++) {
+                fprintf(output, "%02x", b->code[i]);
+            }
+            fputc('\n', output);
+        }
+    }
     fprintf(output, "end\n");
     if (fclose(output) != 0) {
         perror("counter plugin");
@@ -192,6 +227,8 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
             path = argv[i] + 4;
         } else if (strcmp(argv[i], "cache=off") == 0 || strcmp(argv[i], "cache=on") == 0) {
             cache_on = strcmp(argv[i], "cache=on") == 0;
+        } else if (strcmp(argv[i], "code=off") == 0 || strcmp(argv[i], "code=on") == 0) {
+            code_on = strcmp(argv[i], "code=on") == 0;
         } else if (!set_option(argv[i], "l1", &l1) && !set_option(argv[i], "l1_ways", &l1_ways) &&
                    !set_option(argv[i], "l2", &l2) && !set_option(argv[i], "l2_ways", &l2_ways)) {
             fprintf(stderr, "counter plugin: argument %s is not understood\n", argv[i]);

@@ -9,8 +9,10 @@ import pytest
 from profile_programs import need_qemu
 
 from deploy_arm import emulator
+from deploy_arm.block_code import BlockCode
 from deploy_arm.cores import CORES
 from deploy_arm.counts import Block, Counts, operations_of, parse_plugin_output
+from deploy_arm.elf import read_executable
 from deploy_arm.unicorn_counter import CompiledCounter, PythonCounter
 from deploy_arm.unicorn_loader import run_program
 from quantizers.errors import UserError
@@ -143,3 +145,18 @@ def test_a_qemu_that_cannot_load_the_plugin_is_not_asked_to_count(
     pytest.importorskip("unicorn")
     assert emulator.choose_route() == "qemu"
     assert emulator.choose_counter() == "unicorn"
+
+
+def test_machine_code_kept_by_the_emulator_is_that_of_the_executable(marked: Path) -> None:
+    need_qemu()
+    counts = emulator.count_command([str(marked), "10", "1"], b"", CORE, False, 60.0, code=True)
+    executable = read_executable(marked)
+    assert set(counts.blocks) <= set(counts.code)
+    assert all(
+        executable.read(block.address, block.size) == content for block, content in counts.code.items()
+    )
+    code = BlockCode(counts.code)
+    block = max(counts.blocks, key=lambda block: block.instructions)
+    assert code.read(block.address, block.size) == counts.code[block]
+    with pytest.raises(ValueError, match="not executed"):
+        code.read(16, 4)

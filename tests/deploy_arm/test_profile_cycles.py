@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from profile_programs import need_qemu
 
 from deploy_arm import cycles, emulator, mca, throughput
+from deploy_arm.block_code import BlockCode
 from deploy_arm.cores import CORES
 from deploy_arm.counts import Block
 from deploy_arm.elf import Executable, Segment, read_executable
@@ -177,3 +178,23 @@ def test_what_is_no_static_program_is_refused(tmp_path: Path, marked: Path) -> N
     assert executable.read(executable.segments[0].address, 4) == b"\x7fELF"
     with pytest.raises(ValueError, match="not in the executable"):
         executable.read(1, 4)
+
+
+def test_code_from_the_counts_costs_what_the_executable_costs(marked: Path) -> None:
+    need_qemu()
+    if mca.find_tools() is None:
+        pytest.skip("llvm-mca is not installed")
+    counts = emulator.count_command([str(marked), str(ROUNDS)], b"", CORES["a76"], False, 60.0, code=True)
+    code = BlockCode(counts.code)
+    ours = cycles.estimate(marked, counts, CORES["a76"])
+    assert cycles.estimate_code(code, code.listing, counts, CORES["a76"]) == ours
+    # The figures above may come from the cache, whose key is the machine code: so both texts are analysed here.
+    blocks = cycles.hot_blocks(counts.blocks)
+    listings = [
+        [
+            [mca.assembly(text[address]) for address in range(block.address, block.address + block.size, 4)]
+            for block in blocks
+        ]
+        for text in (mca.disassemble(marked, blocks), code.listing(blocks))
+    ]
+    assert mca.analyse(listings[0], "neoverse-n1") == mca.analyse(listings[1], "neoverse-n1")
