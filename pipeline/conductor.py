@@ -16,8 +16,10 @@ from pipeline.checkpoints import forget
 from pipeline.halving import Rungs
 from pipeline.records import Figures, Rung, TrialRecord
 from pipeline.study import Candidate, Study
+from quantizers.errors import UserError
 
 RETRIES = 2  # times a candidate is tried again after its process died
+ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
 PROFILED, RUNG, ENDED = "profiled", "rung", "ended"  # what a stage of a trial reports
 
@@ -52,6 +54,8 @@ class Conductor:
         self.stop = threading.Event()
         self.exhausted = False
         self._stopped: set[int] = set()
+        self._last_reason: str | None = None
+        self._alike = 0
 
     @property
     def complete(self) -> bool:
@@ -136,6 +140,21 @@ class Conductor:
         self.progress.trial(told, self.study.spent)
         self.after_trial()
         self._say()
+        self._refuse_to_waste(told)
+
+    def _refuse_to_waste(self, record: TrialRecord) -> None:
+        """End the search when trial after trial fails alike: what is wrong is not the candidates.
+
+        Raises:
+            UserError: the last ``ALIKE`` trials of this run failed for the same reason, and none of the study ever finished.
+        """
+        self._alike = self._alike + 1 if record.reason == self._last_reason else 1
+        self._last_reason = record.reason
+        if record.status == "failed" and self._alike >= ALIKE and not self.study.front():
+            raise UserError(
+                f"{ALIKE} trials one after another failed alike: {record.reason}. The search was ended to save its budget; put "
+                f"the cause right and use a new --name. Stack traces are in {self.study.folder / 'failures.log'}"
+            )
 
     def _best_error(self) -> float | None:
         """The error to hope for: the fp32 network's, or better if anyone was. Without it, a first bad trial would keep

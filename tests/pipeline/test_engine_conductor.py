@@ -13,6 +13,7 @@ from pipeline.engine import Guard, keep_secret
 from pipeline.halving import Rungs
 from pipeline.records import Figures, Rung, TrialRecord
 from pipeline.study import Candidate, Study
+from quantizers.errors import UserError
 from search_spaces.space import Space
 
 LAYERS = ("conv1", "fc")
@@ -164,3 +165,18 @@ def test_the_secret_is_kept(tmp_path: Path) -> None:
     path.chmod(0o644)
     keep_secret(path)
     assert path.read_text() == text and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_failing_alike_again_and_again_ends_the_search(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=50, concurrency=1, progress=Silent())
+
+    def fail(reason: str) -> None:
+        candidate = asked(conductor)
+        record = TrialRecord(candidate.number, candidate.plan, "failed", figures(None, 1.0, 1), reason)
+        conductor.end(candidate.number, record)
+
+    for reason in ("a", "a", "a", "a", "b", "a", "a", "a", "a"):
+        fail(reason)
+    with pytest.raises(UserError, match=r"5 trials .* failed alike: a"):
+        fail("a")
+    assert study.spent == 10, "what failed is kept all the same"
