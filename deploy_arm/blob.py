@@ -42,6 +42,7 @@ OPCODES: dict[type[g.Operation], int] = {
     g.Pad: 9,
     g.Reshape: 10,
     g.Output: 11,
+    g.Multiply: 12,
 }
 
 
@@ -125,6 +126,9 @@ def _parameters(op: g.Operation, index: dict[str, int], writer: _Writer) -> list
         return _convolution(op, writer)
     if isinstance(op, g.Add):
         return [*op.multipliers, op.right, op.low, op.high]
+    if isinstance(op, g.Multiply):
+        f = op.finish
+        return [int(f.multiplier[0]), int(f.offset[0]), f.left, f.right, f.low, f.high]
     if isinstance(op, g.Concatenate):
         tables = [writer.add(_byte_table(table)) for table in op.tables]
         records = np.array(

@@ -110,6 +110,14 @@ class Add(Operation):
 
 
 @dataclass(frozen=True)
+class Multiply(Operation):
+    """Product of two activations, ``acc = a * b`` then ``finish``, whose arrays have one entry. The second has the first's
+    shape, or is a vector (1, 1, C) that multiplies every position."""
+
+    finish: Requantize
+
+
+@dataclass(frozen=True)
 class Concatenate(Operation):
     """Channels of several activations side by side; each input through its own table: ``table[i]`` int16 [256], indexed by
     the byte (int8 bytes taken as uint8), gives the value in the output's range."""

@@ -8,6 +8,7 @@ parameters as graph nodes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import fx
 
 from deploy_arm import graph as g
 from deploy_arm.lowering import Lowering, Unsupported, Value
-from deploy_arm.pending import INFINITY, Addition, Concatenation, Function, Pending, Sum, Target
+from deploy_arm.pending import INFINITY, Addition, Concatenation, Function, Pending, Product, Sum, Target
 from quantizers.codebook import Codebook
 from quantizers.registry import Registry
 
@@ -170,6 +171,11 @@ def batch_norm(
     gamma, beta = state.parameter(weight), state.parameter(bias)
     scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + eps)
     shift = (0.0 if beta is None else beta) - mean * scale
+    return _affine(state, input, scale, shift)
+
+
+def _affine(state: Lowering, input: Value, scale: np.ndarray, shift: np.ndarray) -> Value:
+    """``input * scale[c] + shift[c]``, absorbed by what comes before where that is possible."""
     absorbed = input.content.affine(scale, shift) if isinstance(input.content, Pending) else None
     if absorbed is not None:
         return Value(absorbed, input.shape)
@@ -274,7 +280,12 @@ def elementwise(state: Lowering, input: Value, **rest: Any) -> Value:
 
 
 @register("add")
-def add(state: Lowering, input: Value, other: Value | float, alpha: float = 1) -> Value:
+def add(state: Lowering, input: Any, other: Any, alpha: float = 1) -> Value:
+    if not isinstance(input, Value):
+        input, other = other, input
+    shift = _by_channel(state, input, other) if alpha == 1 else None
+    if shift is not None:
+        return _affine(state, input, np.ones_like(shift), shift)
     if not isinstance(other, Value):
         return elementwise(state, input)
     if alpha != 1 or input.shape != other.shape:
@@ -286,10 +297,53 @@ def add(state: Lowering, input: Value, other: Value | float, alpha: float = 1) -
     return Value(content, input.shape)
 
 
-@register("mul", "div", "sub")
+def _by_channel(state: Lowering, input: Value, weights: Any) -> np.ndarray | None:
+    """A weight of the model that is broadcast over the batch and all positions, as one number per channel; None where it
+    is no weight.
+
+    Raises:
+        Unsupported: a weight that differs by position.
+    """
+    if not isinstance(weights, fx.Node):
+        return None
+    found = state.parameter(weights)
+    assert found is not None
+    shape = (1,) * (len(input.shape) + 1 - found.ndim) + found.shape
+    if len(shape) != len(input.shape) + 1 or shape[1] not in (1, input.stored[2]) or found.size != shape[1]:
+        raise Unsupported(
+            f"weights of shape {found.shape} on {('N', *input.shape)}, that are not one per channel"
+        )
+    return np.broadcast_to(found.reshape(-1), input.stored[2:])
+
+
+@register("mul")
+def multiply(state: Lowering, input: Any, other: Any) -> Value:
+    """By a number, by a weight per channel, or of two activations of which one may be a vector."""
+    if not isinstance(input, Value):
+        input, other = other, input
+    scale = _by_channel(state, input, other)
+    if scale is not None:
+        return _affine(state, input, scale, np.zeros_like(scale))
+    if not isinstance(other, Value):
+        return elementwise(state, input)
+    if math.prod(other.shape) > math.prod(input.shape):
+        input, other = other, input
+    vector = len(input.shape) == 3 and other.shape == (input.shape[0], 1, 1)
+    if not vector and input.shape != other.shape:
+        raise Unsupported(
+            f"a product of shapes {('N', *input.shape)} and {('N', *other.shape)}; they must be equal, or one (N, C, 1, 1)"
+        )
+    first, second = state.integer(input), state.integer(other)
+    if second.shape not in (first.shape, (1, 1, first.shape[2])):
+        raise Unsupported("a product of differently stored values")
+    content = Product(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
+    return Value(content, input.shape)
+
+
+@register("div", "sub")
 def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> Value:
     if isinstance(other, Value | fx.Node):
-        raise Unsupported("arithmetic between two activations, other than addition")
+        raise Unsupported("arithmetic between two activations, other than addition and multiplication")
     return elementwise(state, input)
 
 

@@ -172,6 +172,26 @@ class Addition(Pending):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Product(Pending):
+    """``first * second``, of which the second may be a vector (1, 1, C)."""
+
+    first: g.Tensor
+    second: g.Tensor
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        inputs = (self.first.name, self.second.name)
+        factor = np.array([self.first.step * self.second.step / target.step])
+        bound = max(-self.first.low, self.first.high) * max(-self.second.low, self.second.high)
+        finish = choose(self.layer, factor, np.zeros(1), bound, *self.bounded(target))
+        return emitter.emit(lambda name: g.Multiply(inputs, name, self.layer, finish), self.tensor(target))
+
+    def extent(self) -> tuple[float, float]:
+        ends = [(t.step * t.low, t.step * t.high) for t in (self.first, self.second)]
+        products = [a * b for a in ends[0] for b in ends[1]]
+        return max(min(products), self.low), min(max(products), self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Function(Pending):
     """An elementwise function of ``source``: ``values`` float32 [256] by byte, or [channels, 256] for the pixels."""
 

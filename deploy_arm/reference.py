@@ -108,6 +108,8 @@ def execute(op: g.Operation, inputs: Sequence[Array], tensors: Sequence[g.Tensor
     if isinstance(op, g.Add):
         total = x * op.multipliers[0] + inputs[1] * op.multipliers[1]
         return np.clip((total + (1 << (op.right - 1))) >> op.right, op.low, op.high)
+    if isinstance(op, g.Multiply):
+        return requantize(x * inputs[1], op.finish)
     if isinstance(op, g.Concatenate):
         parts = [table[part & 255].astype(np.int32) for table, part in zip(op.tables, inputs, strict=True)]
         return np.concatenate(parts, axis=-1)

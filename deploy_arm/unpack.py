@@ -63,6 +63,9 @@ def _fields(reader: _Reader, words: list[int], source: g.Tensor, target: g.Tenso
         return _convolution(reader, words, source, target)
     if kind is g.Add:
         return ((words[4], words[5]), words[6], words[7], words[8])
+    if kind is g.Multiply:
+        one = np.array(words[4:6], np.int32)
+        return (g.Requantize(one[:1], one[1:], *words[6:10]),)
     if kind in (g.MaxPool, g.AveragePool):
         windows = (reader.windows(words[4], target.shape[0]), reader.windows(words[5], target.shape[1]))
         if kind is g.MaxPool:

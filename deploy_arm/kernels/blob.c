@@ -78,6 +78,20 @@ static int same_range(const struct tensor *in, const struct tensor *out) {
     return in->zero == out->zero && in->low >= out->low && in->high <= out->high;
 }
 
+/* ``finish`` with its arrays set: shifts and limits, and that the arrays' values are allowed. */
+static int parse_requantize(struct blob *blob, struct finish *finish, const struct tensor *out, int64_t count, const int32_t *numbers) {
+    finish->left = numbers[0];
+    finish->right = numbers[1];
+    finish->low = numbers[2];
+    finish->high = numbers[3];
+    REQUIRE(within(finish->left, 0, 31) && within(finish->right, 0, 31), "a shift is not in 0..31");
+    REQUIRE(finish->low <= finish->high && finish->low >= out->low && finish->high <= out->high,
+            "the finish's range leaves the output tensor's");
+    for (int64_t i = 0; i < count; i++)
+        REQUIRE(finish->multiplier[i] != INT32_MIN, "a multiplier is -2**31");
+    return 1;
+}
+
 static int parse_finish(struct blob *blob, struct finish *finish, const struct tensor *out, int32_t kind, int32_t first,
                         int32_t second, int64_t count, const int32_t *numbers) {
     const void *a = at(blob, first, count, 4), *b = at(blob, second, count, 4);
@@ -90,16 +104,7 @@ static int parse_finish(struct blob *blob, struct finish *finish, const struct t
     }
     finish->multiplier = a;
     finish->offset = b;
-    finish->left = numbers[0];
-    finish->right = numbers[1];
-    finish->low = numbers[2];
-    finish->high = numbers[3];
-    REQUIRE(within(finish->left, 0, 31) && within(finish->right, 0, 31), "a shift is not in 0..31");
-    REQUIRE(finish->low <= finish->high && finish->low >= out->low && finish->high <= out->high,
-            "the finish's range leaves the output tensor's");
-    for (int64_t i = 0; i < count; i++)
-        REQUIRE(finish->multiplier[i] != INT32_MIN, "a multiplier is -2**31");
-    return 1;
+    return parse_requantize(blob, finish, out, count, numbers);
 }
 
 static int parse_convolution(struct blob *blob, struct operation *operation, const int32_t *word) {
@@ -238,6 +243,16 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
         REQUIRE(word[7] <= word[8] && word[7] >= out->low && word[8] <= out->high, "an addition's range leaves the tensor's");
         return 1;
     }
+    case MULTIPLY: {
+        const struct tensor *second = &blob->tensors[operation->second];
+        int vector = second->height == 1 && second->width == 1;
+        REQUIRE(same_shape && second->channels == from[2] && (vector || (second->height == from[0] && second->width == from[1])),
+                "a product's shapes do not fit");
+        REQUIRE(!in->floating && !second->floating && !out->floating, "a product of floats");
+        operation->multiply.multiplier = word + 4;
+        operation->multiply.offset = word + 5;
+        return parse_requantize(blob, &operation->multiply, out, 1, word + 6);
+    }
     case SLICE:
         memcpy(&operation->slice, word + 4, sizeof operation->slice);
         REQUIRE(!in->floating && !out->floating && same_range(in, out), "a slice changes the range");
@@ -271,13 +286,14 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
     REQUIRE(within(operation->output, 0, blob->tensor_count - 1) && !written[operation->output],
             "an output tensor does not exist or is written twice");
     const struct tensor *out = &blob->tensors[operation->output];
-    int count = operation->opcode == ADD ? 2 : operation->opcode == CONCATENATE ? 0 : 1;
+    int count = operation->opcode == ADD || operation->opcode == MULTIPLY ? 2 : operation->opcode == CONCATENATE ? 0 : 1;
     for (int i = 0; i < count; i++) {
         REQUIRE(within(word[1 + i], 0, blob->tensor_count - 1) && written[word[1 + i]], "an input tensor is not there yet");
         const struct tensor *in = &blob->tensors[word[1 + i]];
         /* Element by element, an operation may write where it reads; everything else must not. */
         int in_place = in->offset == out->offset && in->bytes == out->bytes &&
-                       (operation->opcode == RESHAPE || operation->opcode == ADD || operation->opcode == TABLE);
+                       (operation->opcode == RESHAPE || operation->opcode == ADD || operation->opcode == MULTIPLY ||
+                        operation->opcode == TABLE);
         REQUIRE(in_place || in->offset + in->bytes <= out->offset || out->offset + out->bytes <= in->offset, "memory overlaps");
     }
     int valid;

@@ -22,6 +22,7 @@ enum opcode {
     PAD,
     RESHAPE,
     OUTPUT,
+    MULTIPLY,
 };
 
 struct tensor {
@@ -76,6 +77,7 @@ struct operation {
         const uint8_t *table;
         struct convolution convolution;
         struct pool pool;
+        struct finish multiply;
         struct concatenate concatenate;
         struct {
             int32_t multipliers[2], right, low, high;

@@ -175,6 +175,7 @@ int neon_operation(const struct blob *blob, const struct operation *operation, u
     int8_t *to = (int8_t *)arena + out->offset;
     switch (operation->opcode) {
     case ADD: add(blob, operation, arena); return 1;
+    case MULTIPLY: neon_multiply(blob, operation, arena); return 1;
     case MAX_POOL: max_pool(&operation->pool, in, out, from, to); return 1;
     case AVERAGE_POOL: average_pool(&operation->pool, in, out, from, to); return 1;
     case TABLE: {

@@ -53,6 +53,11 @@ typedef void convolution_kernel(const struct plan *plan, const int8_t *in, void 
 convolution_kernel portable_convolution;
 size_t portable_scratch(const struct plan *plan);
 
+/* An accumulator as a stored byte, or as ``finish`` says. */
+int8_t portable_requantize(int32_t acc, const struct finish *finish, int32_t channel, int32_t zero);
+void portable_put(void *out, int64_t index, uint32_t acc, const struct finish *finish, int32_t channel, int32_t zero);
+
+void portable_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena);
 void portable_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);
 
 #if defined(__ARM_NEON)
@@ -63,6 +68,8 @@ size_t dense_scratch(const struct plan *plan), depthwise_scratch(const struct pl
 /* Makes the plan level-grouped where that is asked for, or pays; 0 when memory is short. */
 int grouped_prepare(struct plan *plan);
 void grouped_free(struct grouped *grouped);
+
+void neon_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena);
 
 /* Does the operation if there is a vectorised form of it, else returns 0. */
 int neon_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);

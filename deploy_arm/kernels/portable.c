@@ -7,7 +7,7 @@
 
 static int64_t saturate(int64_t value) { return value > INT32_MAX ? INT32_MAX : value < INT32_MIN ? INT32_MIN : value; }
 
-static int8_t requantize(int32_t acc, const struct finish *finish, int32_t channel, int32_t zero) {
+int8_t portable_requantize(int32_t acc, const struct finish *finish, int32_t channel, int32_t zero) {
     int64_t t = saturate(acc * ((int64_t)1 << finish->left));
     t = (2 * t * finish->multiplier[channel] + ((int64_t)1 << 31)) >> 32;
     t = saturate(t + finish->offset[channel]);
@@ -17,12 +17,12 @@ static int8_t requantize(int32_t acc, const struct finish *finish, int32_t chann
     return (int8_t)(t + zero);
 }
 
-static void put(void *out, int64_t index, uint32_t acc, const struct finish *finish, int32_t channel, int32_t zero) {
+void portable_put(void *out, int64_t index, uint32_t acc, const struct finish *finish, int32_t channel, int32_t zero) {
     if (finish->scale) {
         float product = (float)(int32_t)acc * finish->scale[channel]; /* compiled with -ffp-contract=off: two roundings */
         ((float *)out)[index] = product + finish->shift[channel];
     } else {
-        ((int8_t *)out)[index] = requantize((int32_t)acc, finish, channel, zero);
+        ((int8_t *)out)[index] = portable_requantize((int32_t)acc, finish, channel, zero);
     }
 }
 
@@ -68,7 +68,7 @@ void portable_convolution(const struct plan *plan, const int8_t *in, void *out, 
         }
         for (int32_t y = 0; y < t->height; y++)
             for (int32_t x = 0; x < t->width; x++)
-                put(out, ((int64_t)y * t->width + x) * t->channels + o, sum(plan, in, y, x, group * plan->depth, own), &c->finish, o,
+                portable_put(out, ((int64_t)y * t->width + x) * t->channels + o, sum(plan, in, y, x, group * plan->depth, own), &c->finish, o,
                     t->zero);
     }
 }
@@ -99,7 +99,7 @@ static void pool(const struct operation *operation, const struct tensor *in, con
                 if (operation->opcode == MAX_POOL)
                     ((int8_t *)to)[index] = most;
                 else
-                    put(to, index, total, &p->finish, divisor, out->zero);
+                    portable_put(to, index, total, &p->finish, divisor, out->zero);
             }
         }
 }
@@ -177,6 +177,7 @@ void portable_operation(const struct blob *blob, const struct operation *operati
         add(operation, in, second, out, from, (const int8_t *)arena + second->offset, to);
         break;
     }
+    case MULTIPLY: portable_multiply(blob, operation, arena); break;
     case MAX_POOL:
     case AVERAGE_POOL: pool(operation, in, out, from, to); break;
     case TABLE:

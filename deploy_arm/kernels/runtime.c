@@ -40,7 +40,7 @@ static int prepare(struct network *network) {
     for (int32_t i = 0; i < blob->operation_count; i++) {
         struct operation *operation = &blob->operations[i];
         network->copy_image |= operation->opcode != INPUT_TABLE && operation->opcode != CONCATENATE && operation->input == blob->input;
-        network->copy_image |= operation->opcode == ADD && operation->second == blob->input;
+        network->copy_image |= operation->second == blob->input && operation->opcode != CONCATENATE;
         for (int32_t r = 0; operation->opcode == CONCATENATE && r < operation->concatenate.count; r++)
             network->copy_image |= operation->concatenate.records[2 * r] == blob->input;
         if (operation->opcode != CONVOLUTION)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import quantizers.network
 from deploy_arm import graph as g
 from deploy_arm.reference import execute
+from quantizers.activation import FrozenStep
 from quantizers.codebook import Codebook
 from quantizers.network import Hardened, layer_names, quantize
 from search_spaces.plan import LayerPlan, Plan
@@ -59,19 +61,21 @@ def scramble_norms(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-class _QuantizedValues(TorchDispatchMode):
-    """Records the integers of every fake quantization, in the order of execution."""
+@contextmanager
+def quantized_values(network: nn.Module) -> Iterator[list[np.ndarray]]:
+    """The integers of every activation quantizer, in the order of execution."""
+    found: list[np.ndarray] = []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[np.ndarray] = []
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> None:
+        assert isinstance(module, FrozenStep)
+        found.append(np.rint(result.double().numpy() / module.step).astype(np.int32))
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        if "fake_quantize_per_tensor_affine" in str(func):
-            values = result[0] if isinstance(result, tuple) else result
-            self.found.append(np.rint(values.double().numpy() / args[1]).astype(np.int32))
-        return result
+    hooks = [m.register_forward_hook(record) for m in network.modules() if isinstance(m, FrozenStep)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def normalized(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -92,9 +96,9 @@ def compare(network: nn.Module, graph: g.Graph, images: np.ndarray, x: Tensor) -
 
     ``x`` are the normalized ``images``. Both networks must quantize at the same places with the same steps.
     """
-    with torch.no_grad(), _QuantizedValues() as recorder:
+    with torch.no_grad(), quantized_values(network) as found_values:
         wanted = network(x).reshape(len(x), -1).numpy()
-    recorded = iter(recorder.found)
+    recorded = iter(found_values)
     moving = (g.MaxPool, g.Slice, g.Pad, g.Reshape)
     values: dict[str, np.ndarray] = {graph.input.name: images.astype(np.int32)}
     share, difference = 0.0, 0

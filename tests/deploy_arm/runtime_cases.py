@@ -138,6 +138,11 @@ class Builder:
         out = self.tensor(self.graph.tensors[first].shape, low, high)
         return self.emit(g.Add((first, second), out, "add", multipliers, right, low, high))
 
+    def multiply(self, first: str, second: str, low: int, high: int) -> str:
+        x, y = self.graph.tensors[first], self.graph.tensors[second]
+        finish = self.finish(max(-x.low, x.high) * max(-y.low, y.high) // 4 + 1, 1, low, high)
+        return self.emit(g.Multiply((first, second), self.tensor(x.shape, low, high), "multiply", finish))
+
     def concatenate(self, sources: Sequence[str], low: int, high: int) -> str:
         tensors = [self.graph.tensors[name] for name in sources]
         out = self.tensor((*tensors[0].shape[:2], sum(t.shape[2] for t in tensors)), low, high)
@@ -276,7 +281,7 @@ def _random_step(builder: Builder, last: str) -> str:
     height, width, channels = builder.graph.tensors[last].shape
     to = random_range(random)
     bits = int(random.choice([2, 3, 4, 8]))
-    choice = random.integers(9)
+    choice = random.integers(10)
     if choice == 0:
         return builder.convolution(
             last, int(random.integers(1, 40)), (3, 3), bits=bits, padding=(1, 1, 1, 1), to=to
@@ -301,7 +306,13 @@ def _random_step(builder: Builder, last: str) -> str:
     if choice == 7:
         before, after = (tuple(int(value) for value in random.integers(0, 3, 3)) for _ in range(2))
         return builder.pad(last, (before[0], before[1], before[2]), (after[0], after[1], after[2]))
-    return builder.reshape(last, (width, height, channels))
+    if choice == 8:
+        return builder.reshape(last, (width, height, channels))
+    other = last
+    if random.random() < 0.7:  # as in squeeze-excitation, or all positions
+        kernel = (height, width) if random.random() < 0.7 and height * width < 200 else (1, 1)
+        other = builder.convolution(last, channels, kernel, bits=bits, to=random_range(random))
+    return builder.multiply(last, other, *to)
 
 
 GROUPED = 3  # the kernel's number in the blob

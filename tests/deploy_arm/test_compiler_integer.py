@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deploy_arm import graph as g
+from deploy_arm.pending import Product, Target
 from deploy_arm.reference import accumulate, execute, requantize
 from deploy_arm.requantize import choose, choose_add, convolution_bound
 from deploy_arm.windows import adaptive_windows, average_windows, pool_windows
@@ -20,6 +22,16 @@ from quantizers.errors import UserError
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 MULTIPLIER = st.integers(-(2**31) + 1, 2**31 - 1)
+
+
+class Recorder:
+    """Keeps the one operation that a pending result emits."""
+
+    operation: g.Operation
+
+    def emit(self, make: Callable[[str], g.Operation], tensor: g.Tensor) -> g.Tensor:
+        self.operation = make(tensor.name)
+        return tensor
 
 
 def saturate(value: int) -> int:
@@ -187,3 +199,26 @@ def test_adaptive_windows_are_those_of_pytorch(size: int, outputs: int) -> None:
     wanted = F.adaptive_avg_pool2d(x, (outputs, 1))[0, 0, :, 0]
     found = [float(x[0, 0, w.start : w.end].sum()) / w.divisor for w in adaptive_windows(size, outputs)]
     assert np.allclose(found, wanted.numpy(), rtol=1e-12)
+
+
+@given(
+    st.tuples(st.floats(1e-4, 1.0), st.floats(1e-4, 1.0), st.floats(1e-3, 10.0)),
+    st.booleans(),
+    st.sampled_from([(0, 255), (-128, 127), (0, 127), (-64, 63)]),
+)
+@settings(max_examples=100, deadline=None)
+def test_product_is_close_to_the_real_one(
+    steps: tuple[float, float, float], vector: bool, range_: tuple[int, int]
+) -> None:
+    random = np.random.default_rng(1)
+    first = g.Tensor("a", (3, 4, 5), steps[0], -128, 127)
+    second = g.Tensor("b", (1, 1, 5) if vector else (3, 4, 5), steps[1], *range_)
+    target = Target(max(steps[2], steps[0] * steps[1] / 100), -128, 127)
+    lowering = Recorder()
+    Product(name="y", layer="product", shape=first.shape, first=first, second=second).quantize(
+        lowering, target
+    )
+    a = random.integers(-128, 128, (2, *first.shape)).astype(np.int32)
+    b = random.integers(range_[0], range_[1] + 1, (2, *second.shape)).astype(np.int32)
+    real = np.clip(a.astype(float) * b * (steps[0] * steps[1] / target.step), -128, 127)
+    assert np.abs(execute(lowering.operation, [a, b], []) - real).max() <= 0.5 + 1e-3

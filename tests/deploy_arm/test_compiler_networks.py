@@ -86,6 +86,25 @@ class SmallVgg(nn.Module):
         return self.classifier(torch.flatten(self.pool(self.features(x)), 1))
 
 
+class Excited(nn.Module):
+    """Squeeze-and-excitation, a product of equal shapes, and weights per channel as factor and as summand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.squeeze, self.excite = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1), nn.Conv2d(4, 12, 1)
+        self.side, self.last = nn.Conv2d(12, 12, 3, padding=1), nn.Linear(12, 5)
+        self.scale = nn.Parameter(torch.linspace(-1, 1, 12).reshape(12, 1, 1))
+        self.shift = nn.Parameter(torch.linspace(-0.2, 0.1, 12).reshape(1, 12, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.stem(x))
+        weights = F.adaptive_avg_pool2d(x, 1)
+        x = F.hardsigmoid(self.excite(F.relu(self.squeeze(weights)))) * x
+        x = x * torch.sigmoid(self.side(x))
+        x = self.scale * x + self.shift
+        return self.last(F.relu(x * x).mean((2, 3)))
+
+
 class SignedEnd(nn.Module):
     """A network whose last operation keeps integers, and an input of one channel."""
 
@@ -148,7 +167,8 @@ def test_networks_agree_with_pytorch(name: str, size: int, bits: int) -> None:
 
 @pytest.mark.parametrize("activation_bits", [8, 7])
 @pytest.mark.parametrize(
-    ("network", "channels"), [(Everything, 3), (PreActivation, 3), (SmallVgg, 3), (SignedEnd, 1)]
+    ("network", "channels"),
+    [(Everything, 3), (PreActivation, 3), (SmallVgg, 3), (Excited, 3), (SignedEnd, 1)],
 )
 def test_unusual_operators_agree_with_pytorch(
     network: type[nn.Module], channels: int, activation_bits: int

@@ -48,7 +48,7 @@ class Network(nn.Module):
         (nn.MaxPool2d(2, dilation=2), "max_pool2d", r"stage\.0\.function"),
         (nn.PReLU(4), "prelu", r"stage\.0\.function"),
         (nn.ReflectionPad2d(1), "pad", r"stage\.0\.function"),
-        (lambda x: x * x.mean((2, 3), keepdim=True), "mul", r"stage\.0"),
+        (lambda x: x * x[:, :1], "mul", r"stage\.0"),
         (lambda x: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1), "permute", r"stage\.0"),
         (lambda x: torch.cat([x, x], 2), "cat", r"stage\.0"),
         (lambda x: x.mean(1, keepdim=True), "mean", r"stage\.0"),

@@ -32,6 +32,10 @@ def everything() -> g.Graph:
     last = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), groups=2, bits=3, to=(0, 127))
     other = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), bits=2, zero_share=0.9, to=(-64, 63))
     last = builder.add(builder.look_up(last, 0, 255), other, 0, 255)
+    last = builder.multiply(
+        last, builder.convolution(last, 16, builder.graph.tensors[last].shape[:2]), 0, 255
+    )
+    last = builder.multiply(last, other, -64, 63)
     last = builder.concatenate([last, other], -128, 127)
     last = builder.slice(builder.pad(last, (1, 0, 2), (0, 1, 3)), (1, 0, 1), (1, 1, 2))
     last = builder.average_pool(last, 3, 2, 1, (0, 255), count=False)
