@@ -80,10 +80,10 @@ class Mixture:
     def assignment(self, logs: Tensor) -> tuple[Tensor, Tensor]:
         """phi and, for the paper's form, the responsibilities (otherwise phi again)."""
         if not self.paper:
-            phi = torch.softmax(logs / self.temperature, -1)
+            phi = torch.softmax(logs * self.temperature.reciprocal(), -1)
             return phi, phi
         responsibility = torch.softmax(logs, -1)
-        return torch.softmax(responsibility / self.temperature, -1), responsibility
+        return torch.softmax(responsibility * self.temperature.reciprocal(), -1), responsibility
 
     @property
     def steepness(self) -> Tensor:
@@ -115,7 +115,7 @@ def evaluate(points: Tensor, mixture: Mixture) -> Evaluation:
     logs, log_slope = mixture.log_density(points)
     phi, responsibility = mixture.assignment(logs)
     soft = phi @ mixture.mean
-    pull = phi * (mixture.mean - soft[:, None]) / mixture.temperature  # by the arguments of the outer softmax
+    pull = phi * (mixture.mean - soft[:, None]).mul_(mixture.temperature.reciprocal())  # by the arguments of the outer softmax
     if mixture.paper:
         by_temperature = -(pull * responsibility).sum(1) / mixture.temperature
         by_log = responsibility * (pull - (pull * responsibility).sum(1, keepdim=True))
