@@ -115,7 +115,9 @@ def evaluate(points: Tensor, mixture: Mixture) -> Evaluation:
     logs, log_slope = mixture.log_density(points)
     phi, responsibility = mixture.assignment(logs)
     soft = phi @ mixture.mean
-    pull = phi * (mixture.mean - soft[:, None]).mul_(mixture.temperature.reciprocal())  # by the arguments of the outer softmax
+    pull = phi * (mixture.mean - soft[:, None]).mul_(
+        mixture.temperature.reciprocal()
+    )  # by the arguments of the outer softmax
     if mixture.paper:
         by_temperature = -(pull * responsibility).sum(1) / mixture.temperature
         by_log = responsibility * (pull - (pull * responsibility).sum(1, keepdim=True))
