@@ -172,12 +172,17 @@ def load_hard(model: nn.Module, plan: Plan, state: dict[str, Tensor]) -> Hardene
     return _with_weights(network, books)
 
 
-def synthetic(network: nn.Module, plan: Plan, seed: int = 0) -> Hardened:
+def synthetic(network: nn.Module | Hardened, plan: Plan, seed: int = 0) -> Hardened:
     """The hardened network a plan leads to as far as cost goes, without training: its bits, components and, where the plan
-    names a share of zeros, that share, reached by moving the smallest weights to or from the zero level."""
-    hardened = harden(network)
+    names a share of zeros, that share, reached by moving the smallest weights to or from the zero level. ``network`` is
+    quantized by that plan, or hardened by it."""
+    if isinstance(network, Hardened):
+        hardened = Hardened(copy.deepcopy(network.network), dict(network.codebooks))
+        originals = {name: torch.from_numpy(book.dequantize()) for name, book in hardened.codebooks.items()}
+    else:
+        hardened = harden(network)
+        originals = {name: weight.detach() for name, _, weight in quantizers_of(network)}
     generator = np.random.default_rng(seed)
-    originals = {name: weight for name, _, weight in quantizers_of(network)}
     books = {
         name: book
         if plan.layers[name].zero_share is None

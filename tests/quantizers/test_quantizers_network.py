@@ -221,6 +221,9 @@ def test_synthetic_has_the_shares_of_the_plan(model: nn.Module, images: Tensor) 
     assert np.array_equal(book.indices, again.codebooks["conv3"].indices)
     assert set(other.codebooks) == set(PLAN.layers)
     assert first.network(images).isfinite().all()
+    hardened = harden(network)
+    assert synthetic(hardened, PLAN, 0).codebooks["conv3"].zero_share == pytest.approx(0.6, abs=0.01)
+    assert torch.equal(hardened.network(images), network.eval()(images))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
