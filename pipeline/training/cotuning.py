@@ -121,6 +121,7 @@ class Cotuning(Loop):
                 self.mean,
                 self.std,
                 s.evaluation_batch,
+                s.augment or self.data.augment,
             )
             self._hardened = (self.step, hardened)
         return self._hardened[1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.images import Images, normalize
+from pipeline.images import Images, augment, normalize
 
 
 def batches(
@@ -18,11 +18,16 @@ def batches(
     batch: int,
     device: torch.device,
     indices: Tensor | None = None,
+    augmentation: str = "none",
 ) -> Iterator[Tensor]:
-    """Normalized float32 batches [n, 3, H, W] of ``images`` (or of those at ``indices``), in order, on ``device``."""
+    """Normalized float32 batches [n, 3, H, W] of ``images`` (or of those at ``indices``), in order, on ``device``.
+
+    ``augmentation`` is one of ``pipeline.images.AUGMENTATIONS``, the same for equal arguments each time.
+    """
     indices = torch.arange(len(images)) if indices is None else indices
+    generator = torch.Generator().manual_seed(0)
     for part in indices.split(batch):
-        yield normalize(images.batch(part).to(device), mean, std)
+        yield normalize(augment(images.batch(part), augmentation, generator).to(device), mean, std)
 
 
 @torch.no_grad()
@@ -69,8 +74,12 @@ def reestimate_batch_norm(
     mean: Sequence[float],
     std: Sequence[float],
     batch: int = 256,
+    augmentation: str = "none",
 ) -> None:
     """Replace the running statistics of every batch-norm by plain averages over ``count`` of ``images``.
+
+    The images must be varied as they were in training: statistics of plain CIFAR-10 images, given to a ResNet-20 that was
+    trained on shifted and mirrored ones, cost it 3 points of accuracy.
 
     Weights that were quantized, or that moved since the statistics were collected, need this: the running averages
     belong to other weights. Everything else stays in evaluation mode. The same images are taken each time.
@@ -92,7 +101,7 @@ def reestimate_batch_norm(
     batch = min(batch, count)
     # Whole batches only: the average weighs every batch alike.
     chosen = fixed_sample(len(images), count - count % batch)
-    for x in batches(images, mean, std, batch, device_of(network), chosen):
+    for x in batches(images, mean, std, batch, device_of(network), chosen, augmentation):
         network(x)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -219,6 +219,17 @@ def test_batch_norm_is_reestimated_as_plain_averages() -> None:
     assert norm.momentum == 0.1 and not norm.training and not network.training
 
 
+def test_reestimating_with_the_trainings_augmentation_keeps_a_real_networks_accuracy(
+    shared: Path, cifar10_npz: Path
+) -> None:
+    network = load_model("resnet20", classes=10, weights=shared / "data/weights/resnet20-12fca82f.th")
+    mean, std = normalization("resnet20")
+    data = load_data(f"npz:{cifar10_npz}")
+    before = error_of(network, data.search, mean, std)
+    reestimate_batch_norm(network, data.train, 1024, mean, std, 256, data.augment)
+    assert error_of(network, data.search, mean, std) <= before + 0.015  # plain images cost 0.03
+
+
 # --- several workers
 
 
