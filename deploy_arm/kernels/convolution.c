@@ -68,6 +68,21 @@ static void scan(struct plan *plan, uint32_t *sums) {
     }
 }
 
+/* Takes the rounding of the last shift and the stored zero into the offsets, where both fit and the shift suits: then what is left
+ * is a truncating shift. A sum that saturates is beyond every byte before and after (2**31 >> 22 is 512). */
+static void plan_finish(struct plan *plan) {
+    const struct finish *finish = &plan->convolution->finish;
+    if (plan->out->floating || finish->right < DIRECT_LEAST || finish->right > DIRECT_MOST)
+        return;
+    int64_t added = ((int64_t)1 << (finish->right - 1)) + plan->out->zero * ((int64_t)1 << finish->right);
+    for (int32_t o = 0; o < plan->out->channels; o++)
+        if (plan->offset[o] + added > INT32_MAX || plan->offset[o] + added < INT32_MIN)
+            return;
+    for (int32_t o = 0; o < plan->out->channels; o++)
+        plan->offset[o] += (int32_t)added;
+    plan->direct = 1;
+}
+
 static int plan_segments(struct plan *plan) {
     const struct convolution *c = plan->convolution;
     /* Neighbouring taps of a kernel row lie side by side in memory when all channels are read. */
@@ -157,6 +172,7 @@ int plan_convolution(struct plan *plan, const struct convolution *convolution, c
     bytes -= PADDED_OUTS * sizeof(int32_t);
     memcpy(plan->multiplier, finish->scale ? (const void *)finish->scale : finish->multiplier, bytes);
     memcpy(plan->offset, finish->scale ? (const void *)finish->shift : finish->offset, bytes);
+    plan_finish(plan);
     scan(plan, (uint32_t *)plan->compensation);
     for (int32_t o = 0; o < out->channels; o++) /* stored = real + zero, so real sums are stored sums - zero x weights */
         plan->compensation[o] = (int32_t)(0u - (uint32_t)in->zero * (uint32_t)plan->compensation[o]);

@@ -9,8 +9,8 @@
 
 enum { WIDE = 16, NARROW = 8, WIDE_PIXELS = 6, NARROW_PIXELS = 8, CHUNK_DEPTH = 2048 };
 
-typedef void tile_kernel(const int8_t *const *pixels, const struct segment *segments, int32_t count, const int8_t *weights,
-                         const int32_t *start, int32_t start_stride, int32_t *sums);
+typedef void tile_kernel(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count, const int8_t *weights,
+                         const int32_t *start, int32_t stride, int32_t *sums);
 
 #define UNROLL _Pragma("GCC unroll 8")
 
@@ -22,14 +22,13 @@ typedef void tile_kernel(const int8_t *const *pixels, const struct segment *segm
             acc[p][v] = DOT(acc[p][v], w, x[p], lane);          \
     }
 
-static inline __attribute__((always_inline)) void tile(const int P, const int V, const int8_t *const *pixels,
-                                                       const struct segment *segments, int32_t count, const int8_t *weights,
-                                                       const int32_t *start, int32_t start_stride, int32_t *sums) {
-    int32x4_t acc[8][4];
+/* The products of all segments; ``places`` are those of P pixels in ``source``. */
+static inline __attribute__((always_inline)) void multiply(const int P, const int V, int32x4_t acc[8][4], const int8_t *source, const int32_t *places,
+                                                           const struct segment *segments, int32_t count, const int8_t *weights) {
+    const int8_t *pixels[8];
     int8x16_t x[8];
     UNROLL for (int p = 0; p < P; p++)
-        UNROLL for (int v = 0; v < V; v++)
-            acc[p][v] = vld1q_s32(start + p * start_stride + 4 * v);
+        pixels[p] = source + places[p];
     for (; count; count--, segments++) {
         int64_t at = segments->offset, end = at + segments->depth;
         for (; at + 16 <= end; at += 16) {
@@ -41,34 +40,82 @@ static inline __attribute__((always_inline)) void tile(const int P, const int V,
             MULTIPLY(3)
             weights += 64 * V;
         }
+        if (at == end)
+            continue;
+        UNROLL for (int p = 0; p < P; p++) /* 4, 8 or 12 of these are used: SLACK allows for the others */
+            x[p] = vld1q_s8(pixels[p] + at);
+        MULTIPLY(0)
         if (end - at >= 8) {
-            UNROLL for (int p = 0; p < P; p++)
-                x[p] = vcombine_s8(vld1_s8(pixels[p] + at), vdup_n_s8(0));
-            MULTIPLY(0)
             MULTIPLY(1)
-            weights += 32 * V;
-            at += 8;
         }
-        if (end - at >= 4) {
-            UNROLL for (int p = 0; p < P; p++) {
-                int32_t word;
-                memcpy(&word, pixels[p] + at, 4);
-                x[p] = vreinterpretq_s8_s32(vdupq_n_s32(word));
-            }
-            MULTIPLY(0)
-            weights += 16 * V;
+        if (end - at >= 12) {
+            MULTIPLY(2)
         }
+        weights += (end - at) * 4 * V;
     }
+}
+
+/* ``start`` is P x 4 V sums (``stride`` 4 V), or 4 V for every pixel (0). */
+static inline __attribute__((always_inline)) void tile(const int P, const int V, const int8_t *source, const int32_t *places,
+                                                       const struct segment *segments, int32_t count, const int8_t *weights, const int32_t *start,
+                                                       int32_t stride, int32_t *sums) {
+    int32x4_t acc[8][4];
+    UNROLL for (int p = 0; p < P; p++)
+        UNROLL for (int v = 0; v < V; v++)
+            acc[p][v] = vld1q_s32(start + p * stride + 4 * v);
+    multiply(P, V, acc, source, places, segments, count, weights);
     UNROLL for (int p = 0; p < P; p++)
         UNROLL for (int v = 0; v < V; v++)
             vst1q_s32(sums + p * 4 * V + 4 * v, acc[p][v]);
 }
 
-#define TILE_KERNEL(P, V)                                                                                                    \
-    static void tile_##P##_##V(const int8_t *const *pixels, const struct segment *segments, int32_t count,                   \
-                               const int8_t *weights, const int32_t *start, int32_t start_stride, int32_t *sums) {           \
-        tile(P, V, pixels, segments, count, weights, start, start_stride, sums);                                             \
+/* Whole tiles of a band, from the first product to the stored byte: for a direct plan whose weights fit one chunk. */
+struct work {
+    const int8_t *source, *weights;
+    const int32_t *places;
+    const struct segment *segments;
+    int32_t segment_count;
+    const int32_t *start, *multiplier, *offset; /* of the first channel */
+    struct requantizer requantizer;
+    int64_t stride; /* of the output: its channels */
+};
+
+static inline __attribute__((always_inline)) void fused(const int P, const int V, const struct work *w, int32_t pixels, int8_t *out) {
+    const struct work job = *w;
+    const struct requantizer r = job.requantizer;
+    w = &job; /* which no store can change */
+    for (int32_t first = 0; first + P <= pixels; first += P) {
+        int32x4_t acc[8][4];
+        UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int v = 0; v < V; v++)
+                acc[p][v] = again(w->start + 4 * v);
+        multiply(P, V, acc, w->source, w->places + first, w->segments, w->segment_count, w->weights);
+        int32x4_t multiplier[4];
+        UNROLL for (int v = 0; v < V; v++)
+            multiplier[v] = vld1q_s32(w->multiplier + 4 * v);
+        UNROLL for (int p = 0; p < P; p += V == 4 ? 1 : 2, out += (V == 4 ? 1 : 2) * w->stride) {
+            int last = V == 2 && p + 1 < P ? p + 1 : p; /* 8 channels: two pixels make a vector */
+            UNROLL for (int q = p; q <= last; q++)
+                UNROLL for (int v = 0; v < V; v++)
+                    acc[q][v] = requantize_direct(&r, acc[q][v], multiplier[v], w->offset + 4 * v);
+            if (V == 4) {
+                vst1q_s8(out, narrow_direct(&r, acc[p][0], acc[p][1], acc[p][2], acc[p][3]));
+                continue;
+            }
+            int8x16_t bytes = narrow_direct(&r, acc[p][0], acc[p][1], acc[last][0], acc[last][1]);
+            vst1_s8(out, vget_low_s8(bytes));
+            if (last > p)
+                vst1_s8(out + w->stride, vget_high_s8(bytes));
+        }
     }
+}
+
+#define TILE_KERNEL(P, V)                                                                                                    \
+    static void tile_##P##_##V(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count,   \
+                               const int8_t *weights, const int32_t *start, int32_t stride, int32_t *sums) {                 \
+        tile(P, V, source, places, segments, count, weights, start, stride, sums);                                           \
+    }                                                                                                                        \
+    static void fused_##P##_##V(const struct work *w, int32_t pixels, int8_t *out) { fused(P, V, w, pixels, out); }
 TILE_KERNEL(1, 4)
 TILE_KERNEL(2, 4)
 TILE_KERNEL(3, 4)
@@ -85,6 +132,9 @@ TILE_KERNEL(7, 2)
 TILE_KERNEL(8, 2)
 static tile_kernel *const wide_tiles[] = {tile_1_4, tile_2_4, tile_3_4, tile_4_4, tile_5_4, tile_6_4};
 static tile_kernel *const narrow_tiles[] = {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2};
+typedef void fused_kernel(const struct work *w, int32_t pixels, int8_t *out);
+static fused_kernel *const wide_fused[] = {fused_1_4, fused_2_4, fused_3_4, fused_4_4, fused_5_4, fused_6_4};
+static fused_kernel *const narrow_fused[] = {fused_1_2, fused_2_2, fused_3_2, fused_4_2, fused_5_2, fused_6_2, fused_7_2, fused_8_2};
 
 /* Sums [pixels][4 V] of channels from ``channel`` on to bytes; ``count`` of the channels exist. */
 static inline __attribute__((always_inline)) void finish_bytes(const int V, const struct plan *plan, const int32_t *sums, int32_t pixels,
@@ -98,8 +148,9 @@ static inline __attribute__((always_inline)) void finish_bytes(const int V, cons
     t[2] = t[3] = vdupq_n_s32(0);
     for (; pixels; pixels--, sums += 4 * V, out += plan->out->channels) {
         UNROLL for (int v = 0; v < V; v++)
-            t[v] = requantize(&r, vld1q_s32(sums + 4 * v), multiplier[v], offset[v]);
-        int8x16_t bytes = narrow(&r, t[0], t[1], t[2], t[3]);
+            t[v] = plan->direct ? requantize_direct(&r, vld1q_s32(sums + 4 * v), multiplier[v], plan->offset + channel + 4 * v)
+                                : requantize(&r, vld1q_s32(sums + 4 * v), multiplier[v], offset[v]);
+        int8x16_t bytes = plan->direct ? narrow_direct(&r, t[0], t[1], t[2], t[3]) : narrow(&r, t[0], t[1], t[2], t[3]);
         if (count == 16 && V == 4) {
             vst1q_s8(out, bytes);
         } else if (count == 8 && V == 2) {
@@ -182,14 +233,21 @@ static void panel(const struct plan *plan, const struct layout *l, uint8_t *scra
             decode_block(plan, block + (size_t)b, plan->segments + s, next - s, weights + b * TILE, (size_t)width * 4,
                          (int8_t *)scratch + l->block);
         int last = next == plan->segment_count;
+        if (!s && last && plan->direct && channels == width) {
+            struct work w = {source, weights, places, plan->segments, plan->segment_count, plan->compensation + channel,
+                             plan->multiplier + channel, plan->offset + channel, make_requantizer(&plan->convolution->finish, plan->out->zero), plan->out->channels};
+            int32_t whole = pixels / step * step;
+            (wide ? wide_fused : narrow_fused)[step - 1](&w, whole, (int8_t *)out + channel);
+            w.places += whole;
+            if (pixels > whole)
+                (wide ? wide_fused : narrow_fused)[pixels - whole - 1](&w, pixels - whole, (int8_t *)out + (int64_t)whole * w.stride + channel);
+            return;
+        }
         for (int32_t p = 0; p < pixels; p += step) {
             int32_t count = pixels - p < step ? pixels - p : step;
-            const int8_t *at[NARROW_PIXELS];
-            for (int32_t i = 0; i < count; i++)
-                at[i] = source + places[p + i];
             const int32_t *start = s ? kept + (int64_t)p * width : plan->compensation + channel;
             int32_t *to = last ? sums : kept + (int64_t)p * width;
-            (wide ? wide_tiles : narrow_tiles)[count - 1](at, plan->segments + s, next - s, weights, start, s ? width : 0, to);
+            (wide ? wide_tiles : narrow_tiles)[count - 1](source, places + p, plan->segments + s, next - s, weights, start, s ? width : 0, to);
             if (!last)
                 continue;
             int64_t element = (int64_t)p * plan->out->channels + channel;

@@ -10,7 +10,11 @@ static size_t weight_bytes(const struct plan *plan) { return portable_scratch(pl
 
 size_t depthwise_scratch(const struct plan *plan) {
     size_t band = plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0;
-    return weight_bytes(plan) + band + SLACK;
+    size_t packed = 0;
+#if defined(__ARM_FEATURE_DOTPROD)
+    packed = depthwise3_scratch(plan);
+#endif
+    return weight_bytes(plan) + band + SLACK + packed;
 }
 
 struct sums {
@@ -84,8 +88,9 @@ static inline __attribute__((always_inline)) void row(const struct plan *plan, c
             continue;
         }
         for (int v = 0; v < 4; v++)
-            s.v[v] = requantize(&r, s.v[v], multiplier.v[v], offset.v[v]);
-        int8x16_t bytes = narrow(&r, s.v[0], s.v[1], s.v[2], s.v[3]);
+            s.v[v] = plan->direct ? requantize_direct(&r, s.v[v], multiplier.v[v], plan->offset + channel + 4 * v)
+                                  : requantize(&r, s.v[v], multiplier.v[v], offset.v[v]);
+        int8x16_t bytes = plan->direct ? narrow_direct(&r, s.v[0], s.v[1], s.v[2], s.v[3]) : narrow(&r, s.v[0], s.v[1], s.v[2], s.v[3]);
         int8_t *to = (int8_t *)out + x * channels + channel;
         if (count == 16) {
             vst1q_s8(to, bytes);
@@ -108,6 +113,12 @@ void depthwise_convolution(const struct plan *plan, const int8_t *in, void *out,
     int pairs = 1;
     for (size_t i = 0; i < portable_scratch(plan); i += 16)
         pairs &= vminvq_s8(vld1q_s8(weights + i)) > -128;
+#if defined(__ARM_FEATURE_DOTPROD)
+    int dots = depthwise3_fits(plan);
+    int8_t *packed = (int8_t *)scratch + depthwise_scratch(plan) - depthwise3_scratch(plan);
+    if (dots)
+        depthwise3_pack(plan, weights, packed);
+#endif
     int64_t line = (int64_t)plan->width * channels, down = line * c->stride_height;
     for (int32_t first = 0; first < plan->out->height; first += plan->band) {
         int32_t rows = plan->out->height - first < plan->band ? plan->out->height - first : plan->band;
@@ -116,6 +127,12 @@ void depthwise_convolution(const struct plan *plan, const int8_t *in, void *out,
             source = copy;
             copy_band(plan, in, first * c->stride_height, plan->band_rows - (plan->band - rows) * c->stride_height, copy);
         }
+#if defined(__ARM_FEATURE_DOTPROD)
+        if (dots) {
+            depthwise3_band(plan, source, rows, packed, (int8_t *)out + (int64_t)first * plan->out->width * channels);
+            continue;
+        }
+#endif
         for (int32_t y = 0; y < rows; y++) {
             int64_t element = ((int64_t)first + y) * plan->out->width * channels;
             void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);

@@ -300,6 +300,14 @@ static inline __attribute__((always_inline)) void channel_tile(const int Q, cons
         return;
     }
     int32x4_t multiplier = vdupq_n_s32(plan->multiplier[o]), offset = vdupq_n_s32(plan->offset[o]);
+    if (plan->direct) {
+        int32_t same[4];
+        vst1q_s32(same, offset);
+        UNROLL for (int q = 0; q < Q; q++)
+            vst1q_s8(row + 16 * q, narrow_direct(r, requantize_direct(r, acc[4 * q], multiplier, same), requantize_direct(r, acc[4 * q + 1], multiplier, same),
+                                                 requantize_direct(r, acc[4 * q + 2], multiplier, same), requantize_direct(r, acc[4 * q + 3], multiplier, same)));
+        return;
+    }
     UNROLL for (int q = 0; q < Q; q++)
         vst1q_s8(row + 16 * q, narrow(r, requantize(r, acc[4 * q], multiplier, offset), requantize(r, acc[4 * q + 1], multiplier, offset),
                                       requantize(r, acc[4 * q + 2], multiplier, offset), requantize(r, acc[4 * q + 3], multiplier, offset)));

@@ -10,6 +10,7 @@
 
 enum {
     SLACK = 64,       /* bytes that kernels may read beyond the end of the arena or of their scratch, never use */
+    DIRECT_LEAST = 16, DIRECT_MOST = 22, /* right shifts that need no rounding of their own: see plan_finish */
     PADDED_OUTS = 16, /* per-channel arrays of a plan may be read this far beyond the last channel */
     MAXIMUM_DEPTHWISE_TAPS = 1024, /* more than networks have; larger kernels are left to plain C */
 };
@@ -39,6 +40,7 @@ struct plan {
     struct segment *segments;
     int32_t *compensation; /* per output channel: the sum starts here (-zero x sum of weights) */
     int32_t *multiplier, *offset; /* or the bits of scale and shift */
+    int direct;                   /* ``offset`` holds rounding and zero too: see requantize_direct in neon.h */
     struct grouped *grouped;
     size_t scratch_bytes, prepared_bytes; /* memory while running; memory kept since load */
 };
@@ -64,6 +66,14 @@ void portable_operation(const struct blob *blob, const struct operation *operati
 convolution_kernel dense_convolution, depthwise_convolution, grouped_convolution;
 
 size_t dense_scratch(const struct plan *plan), depthwise_scratch(const struct plan *plan);
+
+#if defined(__ARM_FEATURE_DOTPROD)
+/* 3 x 3 depthwise by dot products: whether it can, the packed weights, and a band of at least two rows. */
+int depthwise3_fits(const struct plan *plan);
+size_t depthwise3_scratch(const struct plan *plan);
+void depthwise3_pack(const struct plan *plan, const int8_t *weights, int8_t *packed);
+void depthwise3_band(const struct plan *plan, const int8_t *source, int32_t rows, const int8_t *packed, int8_t *out);
+#endif
 
 /* Makes the plan level-grouped where that is asked for, or pays; 0 when memory is short. */
 int grouped_prepare(struct plan *plan);

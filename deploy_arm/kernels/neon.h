@@ -21,7 +21,7 @@ static inline int32x4_t dot(int32x4_t acc, int8x16_t weights, int8x16_t x) {
 
 struct requantizer {
     int32x4_t left, minus_right;
-    int16x8_t zero;
+    int16x8_t zero, minus_rest; /* of the right shift, after 16 */
     int8x16_t low, high;
 };
 
@@ -29,7 +29,8 @@ static inline struct requantizer make_requantizer(const struct finish *finish, i
     struct requantizer r;
     r.left = vdupq_n_s32(finish->left);
     r.minus_right = vdupq_n_s32(-finish->right);
-    r.zero = vdupq_n_s16((int16_t)-zero);
+    r.zero = vdupq_n_s16((int16_t)zero);
+    r.minus_rest = vdupq_n_s16((int16_t)(16 - finish->right));
     r.low = vdupq_n_s8((int8_t)(finish->low + zero));
     r.high = vdupq_n_s8((int8_t)(finish->high + zero));
     return r;
@@ -42,8 +43,32 @@ static inline int32x4_t requantize(const struct requantizer *r, int32x4_t acc, i
 
 /* Saturating to 16 and then to 8 bits keeps the order, and the clamp's limits are bytes: the result is the clamped value. */
 static inline int8x16_t narrow(const struct requantizer *r, int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
-    int16x8_t low = vqsubq_s16(vqmovn_high_s32(vqmovn_s32(a), b), r->zero);
-    int16x8_t high = vqsubq_s16(vqmovn_high_s32(vqmovn_s32(c), d), r->zero);
+    int16x8_t low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(a), b), r->zero);
+    int16x8_t high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(c), d), r->zero);
+    return vmaxq_s8(vminq_s8(vqmovn_high_s16(vqmovn_s16(low), high), r->high), r->low);
+}
+
+/* Constants that are needed in a register which is then overwritten are read from memory every time: loads have pipes of their
+ * own, moves between registers take those of the arithmetic. ``volatile`` keeps the compiler from doing otherwise. */
+static inline int32x4_t again(const int32_t *from) { return *(const volatile int32x4_t *)(const volatile void *)from; }
+
+/* For plans that are ``direct``: the upper half of the result is the sum shifted by 16 already. The pair of instructions is kept
+ * together, or the compiler loads the offsets of a whole tile first and runs out of registers. */
+static inline int32x4_t requantize_direct(const struct requantizer *r, int32x4_t acc, int32x4_t multiplier, const int32_t *offset) {
+#if defined(__ARM_FEATURE_QRDMX)
+    int32x4_t result, t = vqshlq_s32(acc, r->left);
+    __asm__("ldr %q0, [%1]\n\tsqrdmlah %0.4s, %2.4s, %3.4s" /* saturates once, at the end, as the two below do */
+            : "=&w"(result)
+            : "r"(offset), "w"(t), "w"(multiplier), "m"(*(const int32_t(*)[4])offset));
+    return result;
+#else
+    return vqaddq_s32(vqrdmulhq_s32(vqshlq_s32(acc, r->left), multiplier), vld1q_s32(offset));
+#endif
+}
+
+static inline int8x16_t narrow_direct(const struct requantizer *r, int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+    int16x8_t low = vshlq_s16(vuzp2q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)), r->minus_rest);
+    int16x8_t high = vshlq_s16(vuzp2q_s16(vreinterpretq_s16_s32(c), vreinterpretq_s16_s32(d)), r->minus_rest);
     return vmaxq_s8(vminq_s8(vqmovn_high_s16(vqmovn_s16(low), high), r->high), r->low);
 }
 

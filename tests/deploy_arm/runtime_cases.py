@@ -56,6 +56,10 @@ class Builder:
         """Sums up to ``bound`` onto about the range, so that values and both clamps occur."""
         left = int(self.random.integers(0, max(31 - bound.bit_length(), 1)))
         right = int(self.random.integers(0, 16))
+        if (
+            self.random.random() < 0.6
+        ):  # as the compiler chooses them: all of the head room, many fraction bits
+            left, right = max(31 - bound.bit_length(), 0), int(self.random.integers(15, 24))
         wanted = (
             (high - low) / max(bound, 1) * self.random.uniform(0.5, 8, count) * 2.0 ** (31 + right - left)
         )
