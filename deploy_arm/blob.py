@@ -43,6 +43,9 @@ OPCODES: dict[type[g.Operation], int] = {
     g.Reshape: 10,
     g.Output: 11,
     g.Multiply: 12,
+    g.Gather: 13,
+    g.LayerNorm: 14,
+    g.Limit: 15,
 }
 
 
@@ -136,11 +139,18 @@ def _parameters(op: g.Operation, index: dict[str, int], writer: _Writer) -> list
         )
         return [len(tables), writer.add(records)]
     if isinstance(op, g.MaxPool):
-        return [writer.add(_windows(op.rows)), writer.add(_windows(op.columns))]
+        skipped = [step - 1 for step in op.dilation]
+        return [writer.add(_windows(op.rows)), writer.add(_windows(op.columns)), *skipped]
     if isinstance(op, g.AveragePool):
         windows = [writer.add(_windows(op.rows)), writer.add(_windows(op.columns))]
         divisors = writer.add(np.array(op.divisors, "<i4"))
         return [*windows, len(op.divisors), divisors, *_finish(op.finish, writer)]
+    if isinstance(op, g.Gather):
+        return [writer.add(op.indices.astype("<i4"))]
+    if isinstance(op, g.LayerNorm):
+        return [*struct.unpack("<2i", struct.pack("<Q", op.epsilon)), *_finish(op.finish, writer)]
+    if isinstance(op, g.Limit):
+        return list(struct.unpack("<2i", struct.pack("<2f", op.low, op.high)))
     if isinstance(op, g.Slice):
         return [*op.starts, *op.steps]
     if isinstance(op, g.Pad):

@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 
 from deploy_arm import graph as g
-from deploy_arm import movement, pooling  # noqa: F401  they register their operators
+from deploy_arm import movement, normalization, pooling  # noqa: F401  they register their operators
 from deploy_arm.lowering import Lowering, Unsupported, Value
-from deploy_arm.operators import OPERATORS
+from deploy_arm.operators import ANY_LAYOUT, OPERATORS
 from deploy_arm.passes import simplify
 from deploy_arm.pending import Function, Pending, output
 from quantizers.codebook import Codebook
@@ -65,12 +65,14 @@ def _operator(node: fx.Node) -> str:
     return name.rstrip("_")
 
 
-def _arguments(state: Lowering, node: fx.Node) -> dict[str, Any]:
-    """Arguments by schema name, defaults filled in, nodes replaced by their values (parameters stay nodes)."""
+def _arguments(state: Lowering, node: fx.Node, any_layout: bool) -> dict[str, Any]:
+    """Arguments by schema name, defaults filled in, nodes replaced by their values (parameters stay nodes), which have the
+    usual order of elements unless the handler takes ``any_layout``."""
 
     def resolve(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
-            return state.values.get(argument, argument)
+            found = state.values.get(argument, argument)
+            return state.plain(found) if isinstance(found, Value) and not any_layout else found
         if isinstance(argument, list | tuple):
             return [resolve(item) for item in argument]
         return argument
@@ -102,7 +104,7 @@ def _translate(state: Lowering, node: fx.Node) -> None:
             f"supported are {', '.join(OPERATORS)}. Replace it in the model, or choose another model"
         )
     try:
-        value = OPERATORS[operator](state, **_arguments(state, node))
+        value = OPERATORS[operator](state, **_arguments(state, node, operator in ANY_LAYOUT))
     except Unsupported as error:
         raise UserError(
             f"operator {operator} in layer {state.layer} is not supported on ARM: {error}"
@@ -168,6 +170,7 @@ def _pixels(image: g.Tensor, mean: Sequence[float], std: Sequence[float]) -> Fun
 
 
 def _final(state: Lowering, value: Value) -> g.Tensor:
+    value = state.plain(value)
     content = value.content
     if isinstance(content, Function) and content.exact:
         content = state.integer(value)

@@ -136,10 +136,11 @@ class Window:
 
 @dataclass(frozen=True)
 class MaxPool(Operation):
-    """Maximum over windows; step and range stay."""
+    """Maximum over windows, of whose rows and columns every ``dilation``-th counts; step and range stay."""
 
     rows: tuple[Window, ...]
     columns: tuple[Window, ...]
+    dilation: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,38 @@ class Slice(Operation):
 
     starts: tuple[int, int, int]
     steps: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Gather(Operation):
+    """Output channel c is the input's channel ``indices[c]``: a channel shuffle."""
+
+    indices: Int32
+
+
+@dataclass(frozen=True)
+class LayerNorm(Operation):
+    """Over the n <= 2**15 channels of every position, with S the sum of the integers q and Q that of their squares::
+
+        d = n * q - S                          # n times the distance from the mean
+        D = n * Q - S * S + epsilon            # n**2 times the variance; epsilon in 1..2**60 likewise scaled
+        e = the even number for which 2**60 <= D << e < 2**62
+        m = floor(sqrt(D << e));  r = min(floor(2**61 / m), 2**31 - 1)
+        acc = (d * r + (1 << (44 - e / 2))) >> (45 - e / 2)
+
+    so acc is about 2**16 times the normalized value, below 2**16 * (sqrt(n) + 1) in size. Then ``finish`` by channel."""
+
+    epsilon: int
+    finish: Requantize | Dequantize
+
+
+@dataclass(frozen=True)
+class Limit(Operation):
+    """Float results within ``low``..``high`` (float32 numbers, infinity allowed): ``low if x < low else high if x > high
+    else x``. A rectifier behind the network's last layer."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from deploy_arm import graph as g
+from deploy_arm.layout import places, same, usual, viewed
 from deploy_arm.pending import Function, Pending, Target, integers
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
@@ -21,10 +22,15 @@ from quantizers.errors import UserError
 @dataclass(frozen=True)
 class Value:
     """A node's result. ``shape`` is its PyTorch shape without the batch; its elements in that order are those of the stored
-    (height, width, channels) tensor in the order channels, height, width."""
+    (height, width, channels) tensor in the order channels, height, width, unless ``strides`` say which (``layout.py``)."""
 
     content: g.Tensor | Pending
     shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+
+    def holding(self, content: g.Tensor | Pending) -> Value:
+        """Another content, element by element."""
+        return dataclasses.replace(self, content=content)
 
     @property
     def stored(self) -> tuple[int, int, int]:
@@ -84,7 +90,7 @@ class Lowering:
     def settled(self, value: Value) -> Value:
         """In a rehearsal: the value after the quantizer that training would put here."""
         exact = isinstance(value.content, Function) and value.content.exact
-        return value if exact else Value(self.integer(value), value.shape)
+        return value if exact else value.holding(self.integer(value))
 
     def emit(self, make: Callable[[str], g.Operation], tensor: g.Tensor) -> g.Tensor:
         """Add an operation and its output tensor, under a name not used yet."""
@@ -133,7 +139,60 @@ class Lowering:
         """The value with shape (channels, height, width), as convolutions and poolings want it."""
         if len(value.shape) != 3:
             raise Unsupported(f"its input has shape {('N', *value.shape)}, not (N, C, H, W)")
-        return self.reshaped(value, value.shape)
+        return self.reshaped(self.plain(value), value.shape)
+
+    def strides(self, value: Value) -> tuple[int, ...] | None:
+        """How the value's shape reads what is stored; None for a flattened image."""
+        return value.strides or usual(value.shape, value.stored)
+
+    def laid_out(
+        self, content: g.Tensor | Pending, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> Value:
+        """A value that reads ``content`` by ``strides``."""
+        height, width, channels = content.shape
+        plain = (channels, height, width) if len(shape) == 3 else (channels, height * width)[: len(shape)]
+        if shape == plain and same(shape, strides, usual(shape, content.shape)):
+            return Value(content, shape)
+        return Value(content, shape, strides)
+
+    def plain(self, value: Value) -> Value:
+        """The value with the usual order of elements, which channels are moved for if need be.
+
+        Raises:
+            Unsupported: elements would move from one position to another.
+        """
+        return value if value.strides is None else self._moved(value, value.shape)
+
+    def _moved(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """A strided value under a shape that its strides do not allow."""
+        assert value.strides is not None
+        order = places(value.shape, value.strides)
+        height, width, channels = value.stored
+        size = (height, width)
+        if len(shape) == 1:
+            channels, size, indices = len(order.reshape(-1)), (1, 1), order.reshape(-1)
+        elif len(shape) in (2, 3):
+            rows = order.reshape(shape[0], -1)
+            indices = rows[:, 0]
+            positions = np.arange(height * width) * channels
+            if rows.shape[1] != len(positions) or (rows != indices[:, None] + positions).any():
+                raise Unsupported(f"a change of shape to {('N', *shape)} moves elements between positions")
+            size = size if len(shape) == 2 else (shape[1], shape[2])
+        else:
+            raise Unsupported(f"a tensor of shape {('N', *shape)}")
+        tensor = self._resized(self.integer(value), (*size, channels))
+        if len(indices) != channels or (indices != np.arange(channels)).any():
+            source, chosen = tensor.name, indices.astype(np.int32)
+            tensor = dataclasses.replace(tensor, name=self.name, shape=(*size, len(indices)))
+            tensor = self.emit(lambda name: g.Gather((source,), name, self.layer, chosen), tensor)
+        return Value(tensor, shape)
+
+    def _resized(self, source: g.Tensor, shape: tuple[int, int, int]) -> g.Tensor:
+        """The same bytes under another stored shape."""
+        if source.shape == shape:
+            return source
+        tensor = dataclasses.replace(source, name=self.name, shape=shape)
+        return self.emit(lambda name: g.Reshape((source.name,), name, self.layer), tensor)
 
     def reshaped(self, value: Value, shape: tuple[int, ...]) -> Value:
         """The value under another PyTorch shape.
@@ -144,15 +203,20 @@ class Lowering:
         height, width, channels = value.stored
         if math.prod(shape) != height * width * channels:
             raise Unsupported(f"a change of shape to {('N', *shape)} mixes images of a batch")
-        if len(shape) == 1 or shape == (channels, height, width):
-            return Value(value.content, shape)
-        if len(shape) == 2 and shape[0] == channels:
-            return Value(value.content, shape)
-        if len(shape) == 3 and shape[0] == channels:
-            source = self.integer(value)
-            tensor = dataclasses.replace(source, name=self.name, shape=(shape[1], shape[2], channels))
-            tensor = self.emit(lambda name: g.Reshape((source.name,), name, self.layer), tensor)
-            return Value(tensor, shape)
+        if value.strides is None:
+            if len(shape) == 1 or shape == (channels, height, width):
+                return Value(value.content, shape)
+            if len(shape) == 2 and shape[0] == channels:
+                return Value(value.content, shape)
+            if len(shape) == 3 and shape[0] == channels:
+                return Value(self._resized(self.integer(value), (shape[1], shape[2], channels)), shape)
+            strides = usual(shape, value.stored)
+        else:
+            strides = viewed(value.shape, value.strides, shape)
+        if strides is not None:
+            return self.laid_out(value.content, shape, strides)
+        if value.strides is not None:
+            return self._moved(value, shape)
         raise Unsupported(
             f"a change of shape from (N, {channels}, {height}, {width}) to {('N', *shape)} moves elements"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from deploy_arm import graph as g
@@ -13,16 +14,46 @@ AXES = {1: 2, 2: 0, 3: 1}  # PyTorch's dimension to the stored axis
 
 
 @register(
-    *("dropout", "feature_dropout", "alpha_dropout", "alias", "clone", "contiguous", "detach", "detach_copy")
+    *("dropout", "feature_dropout", "alpha_dropout", "alias", "clone", "contiguous", "detach", "detach_copy"),
+    any_layout=True,
 )
 def identity(state: Lowering, input: Value, **rest: Any) -> Value:
     return input
 
 
-@register("flatten", "view", "reshape", "squeeze", "unsqueeze")
+@register("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten", any_layout=True)
 def reshape(state: Lowering, input: Value, **rest: Any) -> Value:
     """Any change of shape: the exported program already knows the result's."""
     return state.reshaped(input, state.result_shape())
+
+
+@register("permute", any_layout=True)
+def permute(state: Lowering, input: Value, dims: Sequence[int]) -> Value:
+    """Another order of the dimensions: nothing moves until an operation needs channels first again."""
+    rank, strides = len(input.shape) + 1, state.strides(input)
+    axes = [axis % rank for axis in dims]
+    if axes[0] != 0 or strides is None:
+        raise Unsupported("a permutation of the batch, or of a flattened image")
+    order = [axis - 1 for axis in axes[1:]]
+    return state.laid_out(
+        input.content, tuple(input.shape[axis] for axis in order), tuple(strides[axis] for axis in order)
+    )
+
+
+@register("transpose", "swapaxes", "swapdims", any_layout=True)
+def transpose(state: Lowering, input: Value, **axes: int) -> Value:
+    rank = len(input.shape) + 1
+    first, second = (axis % rank for axis in axes.values())
+    dims = list(range(rank))
+    dims[first], dims[second] = dims[second], dims[first]
+    return permute(state, input, dims)
+
+
+@register("channel_shuffle")
+def channel_shuffle(state: Lowering, input: Value, groups: int) -> Value:
+    channels, height, width = input.shape
+    split = state.reshaped(input, (groups, channels // groups, height, width))
+    return state.reshaped(permute(state, split, [0, 2, 1, 3, 4]), input.shape)
 
 
 @register("getitem")

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from deploy_arm import graph as g
+from deploy_arm.layout import last_is_channels
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.pending import INFINITY, Addition, Concatenation, Function, Pending, Product, Sum, Target
 from quantizers.codebook import Codebook
@@ -24,14 +25,18 @@ from quantizers.registry import Registry
 
 Handler = Callable[..., Any]
 OPERATORS: Registry[Handler] = Registry("operator")
+ANY_LAYOUT: set[str] = set()  # the names of handlers that take values in any order of elements
 
 
-def register(*names: str) -> Callable[[Handler], Handler]:
-    """File one handler under several names."""
+def register(*names: str, any_layout: bool = False) -> Callable[[Handler], Handler]:
+    """File one handler under several names. With ``any_layout`` it gets values in whatever order their elements are, else in
+    the usual one."""
 
     def add(handler: Handler) -> Handler:
         for name in names:
             OPERATORS.register(name)(handler)
+            if any_layout:
+                ANY_LAYOUT.add(name)
         return handler
 
     return add
@@ -51,7 +56,7 @@ def stored_value(content: g.Tensor | Pending) -> Value:
     return Value(content, _torch_shape(content.shape))
 
 
-@register("fake_quantize_per_tensor_affine")
+@register("fake_quantize_per_tensor_affine", any_layout=True)
 def fake_quantize(
     state: Lowering, input: Value, scale: float, zero_point: int, quant_min: int, quant_max: int
 ) -> Value:
@@ -64,7 +69,7 @@ def fake_quantize(
         if same:
             return input
         content = state.function(input)
-    return Value(content.quantize(state, Target(scale, quant_min, quant_max)), input.shape)
+    return input.holding(content.quantize(state, Target(scale, quant_min, quant_max)))
 
 
 def _convolution(
@@ -128,13 +133,13 @@ def conv2d(
     return _convolution(state, input, weight, bias, pair(stride), sides, dilations, groups)
 
 
-@register("linear")
+@register("linear", any_layout=True)
 def linear(state: Lowering, input: Value, weight: Any, bias: Any) -> Value:
-    """A convolution whose kernel covers the whole input, weights permuted from (C, H, W) to (H, W, C)."""
+    """A convolution whose kernel covers the whole input, weights permuted from (C, H, W) to (H, W, C); or one of 1 x 1 where
+    channels are the last dimension."""
     if len(input.shape) != 1:
-        raise Unsupported(
-            f"a linear layer on shape {('N', *input.shape)}; flatten to (N, features) before it"
-        )
+        return _by_position(state, input, weight, bias)
+    input = state.plain(input)
     tensor = state.integer(input)
     height, width, channels = tensor.shape
     found = state.codebook(weight)
@@ -150,6 +155,27 @@ def linear(state: Lowering, input: Value, weight: Any, bias: Any) -> Value:
         shift=np.zeros(out) if shift is None else shift,
     )
     return Value(content, (out,))
+
+
+def _by_position(state: Lowering, input: Value, weight: Any, bias: Any) -> Value:
+    channels, strides = input.stored[2], state.strides(input)
+    if strides is None or not last_is_channels(input.shape, strides, channels):
+        raise Unsupported(
+            f"a linear layer on shape {('N', *input.shape)}; flatten to (N, features), or permute to (N, H, W, C), before it"
+        )
+    tensor, found, shift = state.integer(input), state.codebook(weight), state.parameter(bias)
+    out = len(found.indices)
+    content = Sum(
+        name=state.name,
+        layer=state.layer,
+        shape=(*tensor.shape[:2], out),
+        source=tensor,
+        weights=dataclasses.replace(found, indices=found.indices.reshape(out, 1, 1, channels)),
+        scale=np.ones(out),
+        shift=np.zeros(out) if shift is None else shift,
+    )
+    moved = (*(stride // channels * out for stride in strides[:-1]), 1)
+    return state.laid_out(content, (*input.shape[:-1], out), moved)
 
 
 @register("batch_norm")
@@ -178,8 +204,8 @@ def _affine(state: Lowering, input: Value, scale: np.ndarray, shift: np.ndarray)
     """``input * scale[c] + shift[c]``, absorbed by what comes before where that is possible."""
     absorbed = input.content.affine(scale, shift) if isinstance(input.content, Pending) else None
     if absorbed is not None:
-        return Value(absorbed, input.shape)
-    return Value(_per_channel(state, state.integer(input), scale, shift), input.shape)
+        return input.holding(absorbed)
+    return input.holding(_per_channel(state, state.integer(input), scale, shift))
 
 
 def _per_channel(state: Lowering, tensor: g.Tensor, scale: np.ndarray, shift: np.ndarray) -> Sum:
@@ -202,34 +228,34 @@ def _per_channel(state: Lowering, tensor: g.Tensor, scale: np.ndarray, shift: np
 
 def _clamp(state: Lowering, input: Value, low: float, high: float) -> Value:
     content = input.content
-    return Value(
-        (state.function(input) if isinstance(content, g.Tensor) else content).limited(low, high), input.shape
+    return input.holding(
+        (state.function(input) if isinstance(content, g.Tensor) else content).limited(low, high)
     )
 
 
-@register("relu")
+@register("relu", any_layout=True)
 def relu(state: Lowering, input: Value) -> Value:
     return _clamp(state, input, 0.0, INFINITY)
 
 
-@register("relu6")
+@register("relu6", any_layout=True)
 def relu6(state: Lowering, input: Value) -> Value:
     return _clamp(state, input, 0.0, 6.0)
 
 
-@register("hardtanh")
+@register("hardtanh", any_layout=True)
 def hardtanh(state: Lowering, input: Value, min_val: float, max_val: float) -> Value:
     return _clamp(state, input, float(min_val), float(max_val))
 
 
-@register("clamp", "clip")
+@register("clamp", "clip", any_layout=True)
 def clamp(state: Lowering, input: Value, min: float | None, max: float | None) -> Value:
     return _clamp(
         state, input, -INFINITY if min is None else float(min), INFINITY if max is None else float(max)
     )
 
 
-@register("clamp_min")
+@register("clamp_min", any_layout=True)
 def clamp_min(state: Lowering, input: Value, min: float) -> Value:
     return _clamp(state, input, float(min), INFINITY)
 
@@ -261,6 +287,7 @@ def clamp_min(state: Lowering, input: Value, min: float) -> Value:
         "softshrink",
         "threshold",
     ),
+    any_layout=True,
 )
 def elementwise(state: Lowering, input: Value, **rest: Any) -> Value:
     """Any function of one number: evaluated by PyTorch itself for each of the 256 values that a byte can stand for."""
@@ -271,15 +298,14 @@ def elementwise(state: Lowering, input: Value, **rest: Any) -> Value:
         raise Unsupported("a function with weights or of two activations")
     reals = torch.from_numpy(function.values).clamp(low, high)
     values = state.node.target(reals, *state.node.args[1:], **state.node.kwargs).numpy()
-    return Value(
+    return input.holding(
         Function(
             name=state.name, layer=state.layer, shape=function.shape, source=function.source, values=values
-        ),
-        input.shape,
+        )
     )
 
 
-@register("add")
+@register("add", any_layout=True)
 def add(state: Lowering, input: Any, other: Any, alpha: float = 1) -> Value:
     if not isinstance(input, Value):
         input, other = other, input
@@ -290,11 +316,13 @@ def add(state: Lowering, input: Any, other: Any, alpha: float = 1) -> Value:
         return elementwise(state, input)
     if alpha != 1 or input.shape != other.shape:
         raise Unsupported("an addition of unequal shapes, or with a factor")
+    if input.strides != other.strides:
+        input, other = state.plain(input), state.plain(other)
     first, second = state.integer(input), state.integer(other)
     if first.shape != second.shape:
         raise Unsupported("an addition of differently stored values")
     content = Addition(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
-    return Value(content, input.shape)
+    return input.holding(content)
 
 
 def _by_channel(state: Lowering, input: Value, weights: Any) -> np.ndarray | None:
@@ -308,15 +336,25 @@ def _by_channel(state: Lowering, input: Value, weights: Any) -> np.ndarray | Non
         return None
     found = state.parameter(weights)
     assert found is not None
+    channels = input.stored[2]
+    if found.size == 1:
+        return np.broadcast_to(found.reshape(-1), (channels,))
+    strides = state.strides(input)
     shape = (1,) * (len(input.shape) + 1 - found.ndim) + found.shape
-    if len(shape) != len(input.shape) + 1 or shape[1] not in (1, input.stored[2]) or found.size != shape[1]:
+    along = [axis for axis, size in enumerate(shape[1:]) if size > 1]
+    if (
+        len(shape) != len(input.shape) + 1
+        or strides is None
+        or len(along) != 1
+        or (found.size, strides[along[0]]) != (channels, 1)
+    ):
         raise Unsupported(
             f"weights of shape {found.shape} on {('N', *input.shape)}, that are not one per channel"
         )
-    return np.broadcast_to(found.reshape(-1), input.stored[2:])
+    return found.reshape(-1)
 
 
-@register("mul")
+@register("mul", any_layout=True)
 def multiply(state: Lowering, input: Any, other: Any) -> Value:
     """By a number, by a weight per channel, or of two activations of which one may be a vector."""
     if not isinstance(input, Value):
@@ -328,7 +366,9 @@ def multiply(state: Lowering, input: Any, other: Any) -> Value:
         return elementwise(state, input)
     if math.prod(other.shape) > math.prod(input.shape):
         input, other = other, input
-    vector = len(input.shape) == 3 and other.shape == (input.shape[0], 1, 1)
+    if input.strides != other.strides:
+        input, other = state.plain(input), state.plain(other)
+    vector = len(input.shape) == 3 and input.strides is None and other.shape == (input.shape[0], 1, 1)
     if not vector and input.shape != other.shape:
         raise Unsupported(
             f"a product of shapes {('N', *input.shape)} and {('N', *other.shape)}; they must be equal, or one (N, C, 1, 1)"
@@ -337,10 +377,10 @@ def multiply(state: Lowering, input: Any, other: Any) -> Value:
     if second.shape not in (first.shape, (1, 1, first.shape[2])):
         raise Unsupported("a product of differently stored values")
     content = Product(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
-    return Value(content, input.shape)
+    return input.holding(content)
 
 
-@register("div", "sub")
+@register("div", "sub", any_layout=True)
 def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> Value:
     if isinstance(other, Value | fx.Node):
         raise Unsupported("arithmetic between two activations, other than addition and multiplication")

@@ -7,6 +7,7 @@ Reals are ``float64``; a step is the real value of one integer unit.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from deploy_arm import graph as g
 from deploy_arm.requantize import check_sums, choose, choose_add, convolution_bound, pool_divisors
 from quantizers.codebook import Codebook
-from quantizers.errors import UserError
 
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -96,6 +96,14 @@ class Pending:
         """The interval in which all values of this result lie."""
         raise TypeError(f"{type(self).__name__} has no known extent")
 
+    def clamped(self, emitter: Emitter, result: g.Tensor) -> g.Tensor:
+        """The float result within this one's limits."""
+        if (self.low, self.high) == (-INFINITY, INFINITY):
+            return result
+        tensor = dataclasses.replace(result, name=result.name + "_limited")
+        low, high = float(np.float32(self.low)), float(np.float32(self.high))
+        return emitter.emit(lambda name: g.Limit((result.name,), name, self.layer, low, high), tensor)
+
     def float_tensor(self) -> g.Tensor:
         return g.Tensor(self.name, self.shape, floating=True)
 
@@ -138,15 +146,11 @@ class Sum(Pending):
         return self._emit(emitter, self.tensor(target), finish)
 
     def dequantize(self, emitter: Emitter) -> g.Tensor:
-        if (self.low, self.high) != (-INFINITY, INFINITY):
-            raise UserError(
-                f"layer {self.layer}: an activation directly on the network's output is not supported; leave it to the caller"
-            )
         factor = self.source.step * self.weights.scale.astype(np.float64) * self.scale
         bound = convolution_bound(self.weights, self.source.low, self.source.high)
         check_sums(self.layer, factor, self.shift, bound)
         finish = g.Dequantize(factor.astype(np.float32), self.shift.astype(np.float32))
-        return self._emit(emitter, self.float_tensor(), finish)
+        return self.clamped(emitter, self._emit(emitter, self.float_tensor(), finish))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,13 +266,41 @@ class Average(Pending):
         return self._emit(emitter, self.tensor(target), divisors, finish)
 
     def dequantize(self, emitter: Emitter) -> g.Tensor:
-        if (self.low, self.high) != (-INFINITY, INFINITY):
-            return super().dequantize(emitter)
         divisors = pool_divisors(self.rows, self.columns)
         scale = (self.source.step / np.array(divisors, np.float64)).astype(np.float32)
         finish = g.Dequantize(scale, np.zeros_like(scale))
-        return self._emit(emitter, self.float_tensor(), divisors, finish)
+        return self.clamped(emitter, self._emit(emitter, self.float_tensor(), divisors, finish))
 
     def extent(self) -> tuple[float, float]:
         low, high = self.source.step * self.source.low, self.source.step * self.source.high
         return max(low, self.low), min(high, self.high)
+
+
+NORM_BITS = 16  # fraction bits of a normalized value (graph.py)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization(Pending):
+    """A layer norm over channels: ``(x - mean) / sqrt(variance + epsilon) * scale[c] + shift[c]``."""
+
+    source: g.Tensor
+    scale: Float64
+    shift: Float64
+    epsilon: float
+
+    def _emit(self, emitter: Emitter, tensor: g.Tensor, finish: g.Requantize | g.Dequantize) -> g.Tensor:
+        squared = self.epsilon * (self.source.shape[2] / self.source.step) ** 2
+        epsilon = min(max(round(squared), 1), 2**60)
+        names = (self.source.name,)
+        return emitter.emit(lambda name: g.LayerNorm(names, name, self.layer, epsilon, finish), tensor)
+
+    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+        bound = (math.isqrt(self.source.shape[2]) + 1) << NORM_BITS
+        factor = np.ldexp(self.scale, -NORM_BITS) / target.step
+        finish = choose(self.layer, factor, self.shift / target.step, bound, *self.bounded(target))
+        return self._emit(emitter, self.tensor(target), finish)
+
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        scale = np.ldexp(self.scale, -NORM_BITS).astype(np.float32)
+        finish = g.Dequantize(scale, self.shift.astype(np.float32))
+        return self.clamped(emitter, self._emit(emitter, self.float_tensor(), finish))

@@ -23,13 +23,17 @@ def max_pool2d(
     dilation: Any,
     ceil_mode: bool,
 ) -> Value:
-    if pair(dilation) != (1, 1):
-        raise Unsupported("max pooling with dilation")
+    dilations = pair(dilation)
     kernel, paddings = pair(kernel_size), pair(padding)
     strides = pair(stride) if stride else kernel
     tensor = state.integer(state.image(input))
-    axes = [pool_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode) for a in (0, 1)]
-    return _max_pool(state, tensor, axes[0], axes[1])
+    axes = [
+        pool_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode, dilations[a])
+        for a in (0, 1)
+    ]
+    if any(window.start >= window.end for axis in axes for window in axis):
+        raise Unsupported("max pooling with a window that sees nothing but padding")
+    return _max_pool(state, tensor, axes[0], axes[1], dilations)
 
 
 @register("adaptive_max_pool2d")
@@ -40,12 +44,16 @@ def adaptive_max_pool2d(state: Lowering, input: Value, output_size: Any) -> tupl
 
 
 def _max_pool(
-    state: Lowering, tensor: g.Tensor, rows: tuple[g.Window, ...], columns: tuple[g.Window, ...]
+    state: Lowering,
+    tensor: g.Tensor,
+    rows: tuple[g.Window, ...],
+    columns: tuple[g.Window, ...],
+    dilation: tuple[int, int] = (1, 1),
 ) -> Value:
     result = dataclasses.replace(tensor, name=state.name, shape=(len(rows), len(columns), tensor.shape[2]))
     layer = state.layer
     return stored_value(
-        state.emit(lambda name: g.MaxPool((tensor.name,), name, layer, rows, columns), result)
+        state.emit(lambda name: g.MaxPool((tensor.name,), name, layer, rows, columns, dilation), result)
     )
 
 

@@ -88,7 +88,8 @@ def _pool(x: Array, op: g.MaxPool | g.AveragePool) -> Array | Float:
     result = np.zeros(shape, np.int32)
     for i, row in enumerate(op.rows):
         for j, column in enumerate(op.columns):
-            window = x[:, row.start : row.end, column.start : column.end]
+            steps = op.dilation if isinstance(op, g.MaxPool) else (1, 1)
+            window = x[:, row.start : row.end : steps[0], column.start : column.end : steps[1]]
             reduce = np.max if isinstance(op, g.MaxPool) else np.sum
             result[:, i, j] = reduce(window, axis=(1, 2))
     if isinstance(op, g.MaxPool):
@@ -97,7 +98,26 @@ def _pool(x: Array, op: g.MaxPool | g.AveragePool) -> Array | Float:
     return _finish(result, op.finish, np.array(index)[None, :, :, None])
 
 
-def execute(op: g.Operation, inputs: Sequence[Array], tensors: Sequence[g.Tensor]) -> Array | Float:
+def normalized(x: Array, epsilon: int) -> NDArray[np.int64]:
+    """The layer norm's ``acc`` of graph.py."""
+    q, count = x.astype(np.int64), x.shape[-1]
+    total, squares = q.sum(-1, keepdims=True), (q * q).sum(-1, keepdims=True)
+    spread = count * squares - total * total + epsilon
+    length = np.frexp(spread.astype(np.float64))[1].astype(
+        np.int64
+    )  # bits; one too many just below a power of two
+    length -= spread >> np.maximum(length - 1, 0) == 0
+    shift = (62 - length) & ~1
+    square = spread << shift
+    root = np.sqrt(square.astype(np.float64)).astype(np.int64)
+    root -= root * root > square
+    root += (root + 1) ** 2 <= square
+    reciprocal = np.minimum(2**61 // root, HIGHEST)
+    right = 45 - shift // 2
+    return ((count * q - total) * reciprocal + (np.int64(1) << (right - 1))) >> right
+
+
+def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor]) -> Array | Float:
     """One operation on whole arrays; ``tensors`` are the types of the inputs, then of the output."""
     x = inputs[0]
     if isinstance(op, g.InputTable):
@@ -117,6 +137,13 @@ def execute(op: g.Operation, inputs: Sequence[Array], tensors: Sequence[g.Tensor
         return _pool(x, op)
     if isinstance(op, g.Table):
         return op.table[x & 255].astype(np.int32)
+    if isinstance(op, g.Gather):
+        return x[..., op.indices]
+    if isinstance(op, g.LayerNorm):
+        return _finish(normalized(x, op.epsilon), op.finish)
+    if isinstance(op, g.Limit):
+        low, high = np.float32(op.low), np.float32(op.high)
+        return np.where(inputs[0] < low, low, np.where(inputs[0] > high, high, inputs[0]))
     if isinstance(op, g.Slice):
         for axis, (start, step) in enumerate(zip(op.starts, op.steps, strict=True)):
             picked = start + step * np.arange(tensors[-1].shape[axis])
@@ -141,7 +168,7 @@ def trace(graph: g.Graph, images: NDArray[np.uint8]) -> dict[str, Array | Float]
 
 def _checked(graph: g.Graph, op: g.Operation, values: dict[str, Array | Float]) -> Array | Float:
     """The operation's output, which must have the shape and the range that the graph declares."""
-    inputs = [values[name].astype(np.int32, copy=False) for name in op.inputs]
+    inputs = [values[name] for name in op.inputs]
     tensor = graph.tensors[op.output]
     result = execute(op, inputs, [*(graph.tensors[name] for name in op.inputs), tensor])
     if result.shape[1:] != tensor.shape:

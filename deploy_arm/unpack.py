@@ -6,6 +6,7 @@ Scales of codebooks are 1, since they went into the requantization.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +70,16 @@ def _fields(reader: _Reader, words: list[int], source: g.Tensor, target: g.Tenso
     if kind in (g.MaxPool, g.AveragePool):
         windows = (reader.windows(words[4], target.shape[0]), reader.windows(words[5], target.shape[1]))
         if kind is g.MaxPool:
-            return windows
+            return (*windows, (words[6] + 1, words[7] + 1))
         divisors = tuple(reader.array(words[7], "<i4", words[6]).tolist())
         return (*windows, divisors, reader.finish(words[8:15], words[6]))
+    if kind is g.Gather:
+        return (reader.array(words[4], "<i4", target.shape[2]),)
+    if kind is g.LayerNorm:
+        epsilon = struct.unpack("<Q", struct.pack("<2i", *words[4:6]))[0]
+        return (epsilon, reader.finish(words[6:13], target.shape[2]))
+    if kind is g.Limit:
+        return struct.unpack("<2f", struct.pack("<2i", *words[4:6]))
     if kind in (g.Slice, g.Pad):
         return tuple(words[4:7]), tuple(words[7:10])
     return ()

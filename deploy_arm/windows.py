@@ -13,10 +13,17 @@ def _count(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -
     return count
 
 
-def pool_windows(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> tuple[Window, ...]:
-    """Max-pool windows over ``size`` inputs: padding never wins, so it is cut off; the divisor is 1."""
-    starts = [i * stride - padding for i in range(_count(size, kernel, stride, padding, ceil_mode))]
-    return tuple(Window(max(start, 0), min(start + kernel, size), 1) for start in starts)
+def pool_windows(
+    size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, dilation: int = 1
+) -> tuple[Window, ...]:
+    """Max-pool windows over ``size`` inputs: padding never wins, so it is cut off; the divisor is 1. With ``dilation`` every
+    so many-th input of a window counts, the first of them at its start."""
+    reach = dilation * (kernel - 1) + 1
+    starts = [i * stride - padding for i in range(_count(size, reach, stride, padding, ceil_mode))]
+    first = [start + -(-max(-start, 0) // dilation) * dilation for start in starts]
+    return tuple(
+        Window(inside, min(start + reach, size), 1) for start, inside in zip(starts, first, strict=True)
+    )
 
 
 def average_windows(

@@ -1,7 +1,7 @@
 """Where activations are quantized: a pure function of a traced network's graph.
 
 Quantized are the network's input; the output of every convolution, linear layer, addition, multiplication, average pool,
-concatenation and standalone batch-norm, after the batch-norm and ReLU or ReLU6 that directly follow it with nobody else
+concatenation, layer norm and standalone batch-norm, after the batch-norm and ReLU or ReLU6 that directly follow it with nobody else
 reading in between; and the output of every other activation function, whose input is then quantized too, so that it is a
 table of 256 entries. What only moves or selects values keeps its input's step. The network's last operation is left alone:
 its integers become floats. The compiler (``deploy_arm``) relies on these rules.
@@ -28,7 +28,8 @@ AVERAGE: frozenset[Any] = frozenset(
 SUM: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 PRODUCT: frozenset[Any] = frozenset({operator.mul, operator.imul, torch.mul, "mul", "mul_"})
 CONCATENATE: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.concatenate})
-COMPUTING = WEIGHTED | AVERAGE | SUM | PRODUCT | CONCATENATE | NORM
+LAYER_NORM: frozenset[Any] = frozenset({nn.LayerNorm, F.layer_norm})
+COMPUTING = WEIGHTED | AVERAGE | SUM | PRODUCT | CONCATENATE | NORM | LAYER_NORM
 RESHAPING: frozenset[Any] = frozenset(
     {nn.Flatten, torch.flatten, torch.squeeze, torch.unsqueeze, nn.Unflatten, torch.reshape}
     | {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous"}

@@ -17,6 +17,7 @@ enum {
     OPERATION_BYTES = 128,
     MAXIMUM_DIMENSION = 1 << 24,
     MAXIMUM_ELEMENTS = 1 << 28, /* of one tensor, padded too: larger ones do not belong on these machines */
+    MAXIMUM_NORM = 1 << 15,     /* channels under a layer norm: its sums fit 64 bits */
     MAXIMUM_WINDOW = 1 << 16,   /* kernel, stride, dilation, padding */
 };
 
@@ -170,8 +171,11 @@ static int parse_pool(struct blob *blob, struct operation *operation, const int3
     pool->columns = at(blob, word[5], out->width, sizeof(struct window));
     if (!parse_windows(blob, pool->rows, out->height, in->height) || !parse_windows(blob, pool->columns, out->width, in->width))
         return 0;
+    pool->row_step = pool->column_step = 1;
     if (operation->opcode == MAX_POOL) {
         REQUIRE(!out->floating && same_range(in, out), "a maximum changes the range");
+        REQUIRE(within(word[6], 0, MAXIMUM_WINDOW) && within(word[7], 0, MAXIMUM_WINDOW), "a maximum's dilation is out of range");
+        pool->row_step = word[6] + 1, pool->column_step = word[7] + 1;
         return 1;
     }
     pool->divisor_count = word[6];
@@ -253,6 +257,24 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
         operation->multiply.offset = word + 5;
         return parse_requantize(blob, &operation->multiply, out, 1, word + 6);
     }
+    case GATHER:
+        operation->indices = at(blob, word[4], to[2], 4);
+        REQUIRE(operation->indices && from[0] == to[0] && from[1] == to[1], "a gathering's indices lie outside the file, or its shapes differ");
+        REQUIRE(!in->floating && !out->floating && same_range(in, out), "a gathering changes the range");
+        for (int32_t c = 0; c < to[2]; c++)
+            REQUIRE(within(operation->indices[c], 0, from[2] - 1), "a gathering reads a channel that is not there");
+        return 1;
+    case LAYER_NORM: {
+        struct layer_norm *norm = &operation->layer_norm;
+        memcpy(&norm->epsilon, word + 4, 8);
+        REQUIRE(same_shape && !in->floating && from[2] <= MAXIMUM_NORM, "a layer norm's shapes differ, or it has too many channels");
+        REQUIRE(within(norm->epsilon, 1, (int64_t)1 << 60), "a layer norm's epsilon is out of range");
+        return parse_finish(blob, &norm->finish, out, word[6], word[7], word[8], to[2], word + 9);
+    }
+    case LIMIT:
+        memcpy(&operation->limit, word + 4, sizeof operation->limit);
+        REQUIRE(same_shape && in->floating && out->floating, "a limit of something else than floats");
+        return 1;
     case SLICE:
         memcpy(&operation->slice, word + 4, sizeof operation->slice);
         REQUIRE(!in->floating && !out->floating && same_range(in, out), "a slice changes the range");
@@ -293,7 +315,7 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
         /* Element by element, an operation may write where it reads; everything else must not. */
         int in_place = in->offset == out->offset && in->bytes == out->bytes &&
                        (operation->opcode == RESHAPE || operation->opcode == ADD || operation->opcode == MULTIPLY ||
-                        operation->opcode == TABLE);
+                        operation->opcode == TABLE || operation->opcode == LIMIT);
         REQUIRE(in_place || in->offset + in->bytes <= out->offset || out->offset + out->bytes <= in->offset, "memory overlaps");
     }
     int valid;

@@ -23,6 +23,9 @@ enum opcode {
     RESHAPE,
     OUTPUT,
     MULTIPLY,
+    GATHER,
+    LAYER_NORM,
+    LIMIT,
 };
 
 struct tensor {
@@ -61,8 +64,14 @@ struct convolution {
 
 struct pool {
     const struct window *rows, *columns;
+    int32_t row_step, column_step; /* of a maximum: dilation */
     int32_t divisor_count;
     const int32_t *divisors;
+    struct finish finish;
+};
+
+struct layer_norm {
+    int64_t epsilon;
     struct finish finish;
 };
 
@@ -78,6 +87,8 @@ struct operation {
         struct convolution convolution;
         struct pool pool;
         struct finish multiply;
+        struct layer_norm layer_norm;
+        const int32_t *indices;
         struct concatenate concatenate;
         struct {
             int32_t multipliers[2], right, low, high;
@@ -88,6 +99,9 @@ struct operation {
         struct {
             int32_t before[3], after[3];
         } pad;
+        struct {
+            float low, high;
+        } limit;
     };
 };
 

@@ -77,10 +77,11 @@ static void add(const struct blob *blob, const struct operation *operation, uint
     }
 }
 
-static int8x16_t most(const int8_t *from, const struct window *row, const struct window *column, int64_t line, int64_t step) {
+static int8x16_t most(const struct pool *pool, const int8_t *from, const struct window *row, const struct window *column, int64_t line,
+                      int64_t step) {
     int8x16_t value = vdupq_n_s8(INT8_MIN);
-    for (int32_t i = row->start; i < row->end; i++)
-        for (int32_t j = column->start; j < column->end; j++)
+    for (int32_t i = row->start; i < row->end; i += pool->row_step)
+        for (int32_t j = column->start; j < column->end; j += pool->column_step)
             value = vmaxq_s8(value, vld1q_s8(from + i * line + j * step));
     return value;
 }
@@ -90,7 +91,7 @@ static void max_pool(const struct pool *pool, const struct tensor *in, const str
     for (int32_t y = 0; y < out->height; y++)
         for (int32_t x = 0; x < out->width; x++, to += step)
             for (int64_t c = 0; c < step; c += 16) {
-                int8x16_t value = most(from + c, &pool->rows[y], &pool->columns[x], line, step);
+                int8x16_t value = most(pool, from + c, &pool->rows[y], &pool->columns[x], line, step);
                 if (c + 16 <= step) {
                     vst1q_s8(to + c, value);
                 } else {
@@ -175,6 +176,8 @@ int neon_operation(const struct blob *blob, const struct operation *operation, u
     int8_t *to = (int8_t *)arena + out->offset;
     switch (operation->opcode) {
     case ADD: add(blob, operation, arena); return 1;
+    case GATHER: return neon_gather(operation, in, out, from, to);
+    case LAYER_NORM: return neon_layer_norm(operation, out, from, to);
     case MULTIPLY: neon_multiply(blob, operation, arena); return 1;
     case MAX_POOL: max_pool(&operation->pool, in, out, from, to); return 1;
     case AVERAGE_POOL: average_pool(&operation->pool, in, out, from, to); return 1;

@@ -60,6 +60,8 @@ int8_t portable_requantize(int32_t acc, const struct finish *finish, int32_t cha
 void portable_put(void *out, int64_t index, uint32_t acc, const struct finish *finish, int32_t channel, int32_t zero);
 
 void portable_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena);
+void portable_layer_norm(const struct operation *operation, const struct tensor *out, const int8_t *from, void *to);
+void portable_gather(const struct operation *operation, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to);
 void portable_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);
 
 #if defined(__ARM_NEON)
@@ -80,6 +82,9 @@ int grouped_prepare(struct plan *plan);
 void grouped_free(struct grouped *grouped);
 
 void neon_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena);
+/* Each does the operation if it has a vectorised form, else returns 0. */
+int neon_layer_norm(const struct operation *operation, const struct tensor *out, const int8_t *from, void *to);
+int neon_gather(const struct operation *operation, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to);
 
 /* Does the operation if there is a vectorised form of it, else returns 0. */
 int neon_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);

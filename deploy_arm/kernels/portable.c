@@ -90,8 +90,8 @@ static void pool(const struct operation *operation, const struct tensor *in, con
             for (int32_t c = 0; c < out->channels; c++, index++) {
                 uint32_t total = 0;
                 int8_t most = INT8_MIN;
-                for (int32_t i = p->rows[y].start; i < p->rows[y].end; i++)
-                    for (int32_t j = p->columns[x].start; j < p->columns[x].end; j++) {
+                for (int32_t i = p->rows[y].start; i < p->rows[y].end; i += p->row_step)
+                    for (int32_t j = p->columns[x].start; j < p->columns[x].end; j += p->column_step) {
                         int8_t value = from[((int64_t)i * in->width + j) * in->channels + c];
                         most = value > most ? value : most;
                         total += (uint32_t)(value - in->zero);
@@ -154,6 +154,12 @@ static void pad(const struct operation *operation, const struct tensor *in, cons
                    from + ((int64_t)y * in->width + x) * in->channels, (size_t)in->channels);
 }
 
+static void limit(const struct operation *operation, int64_t count, const float *from, float *to) {
+    float low = operation->limit.low, high = operation->limit.high;
+    for (int64_t i = 0; i < count; i++)
+        to[i] = from[i] < low ? low : from[i] > high ? high : from[i];
+}
+
 void portable_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image) {
     const struct tensor *out = &blob->tensors[operation->output];
     if (operation->opcode == CONCATENATE) {
@@ -178,6 +184,9 @@ void portable_operation(const struct blob *blob, const struct operation *operati
         break;
     }
     case MULTIPLY: portable_multiply(blob, operation, arena); break;
+    case GATHER: portable_gather(operation, in, out, from, to); break;
+    case LAYER_NORM: portable_layer_norm(operation, out, from, to); break;
+    case LIMIT: limit(operation, in->elements, (const float *)(const void *)from, (float *)(void *)to); break;
     case MAX_POOL:
     case AVERAGE_POOL: pool(operation, in, out, from, to); break;
     case TABLE:

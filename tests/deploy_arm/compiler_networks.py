@@ -99,7 +99,7 @@ def compare(network: nn.Module, graph: g.Graph, images: np.ndarray, x: Tensor) -
     with torch.no_grad(), quantized_values(network) as found_values:
         wanted = network(x).reshape(len(x), -1).numpy()
     recorded = iter(found_values)
-    moving = (g.MaxPool, g.Slice, g.Pad, g.Reshape)
+    moving = (g.MaxPool, g.Slice, g.Pad, g.Reshape, g.Gather)
     values: dict[str, np.ndarray] = {graph.input.name: images.astype(np.int32)}
     share, difference = 0.0, 0
     for op in graph.operations:
@@ -107,7 +107,8 @@ def compare(network: nn.Module, graph: g.Graph, images: np.ndarray, x: Tensor) -
         found = execute(op, [values[name] for name in op.inputs], types)
         if not types[-1].floating and not isinstance(op, moving):
             torchs = next(recorded)
-            integers = torchs.transpose(0, 2, 3, 1) if torchs.ndim == 4 else torchs.reshape(found.shape)
+            by_channel = torchs.transpose(0, 2, 3, 1) if torchs.ndim == 4 else torchs
+            integers = by_channel if by_channel.shape == found.shape else torchs.reshape(found.shape)
             wrong = np.abs(integers - found)
             share, difference = max(share, float((wrong > 0).mean())), max(difference, int(wrong.max()))
             found = integers

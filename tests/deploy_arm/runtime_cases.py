@@ -157,11 +157,39 @@ class Builder:
         out = self.tensor(self.graph.tensors[source].shape, low, high)
         return self.emit(g.Table((source,), out, "table", self.table(low, high)))
 
-    def max_pool(self, source: str, kernel: int, stride: int, padding: int) -> str:
+    def max_pool(self, source: str, kernel: int, stride: int, padding: int, dilation: int = 1) -> str:
         x = self.graph.tensors[source]
-        rows, columns = (pool_windows(size, kernel, stride, padding, False) for size in x.shape[:2])
+        rows, columns = (pool_windows(size, kernel, stride, padding, False, dilation) for size in x.shape[:2])
         out = self.tensor((len(rows), len(columns), x.shape[2]), x.low, x.high)
-        return self.emit(g.MaxPool((source,), out, "pool", rows, columns))
+        return self.emit(g.MaxPool((source,), out, "pool", rows, columns, (dilation, dilation)))
+
+    def gather(self, source: str, indices: NDArray[np.int64]) -> str:
+        x = self.graph.tensors[source]
+        out = self.tensor((*x.shape[:2], len(indices)), x.low, x.high)
+        return self.emit(g.Gather((source,), out, "gather", indices.astype(np.int32)))
+
+    def shuffle(self, source: str, groups: int) -> str:
+        """As a channel shuffle does, where the groups divide the channels; else channels at random."""
+        channels = self.graph.tensors[source].shape[2]
+        if channels % groups == 0:
+            return self.gather(source, np.arange(channels).reshape(groups, -1).T.reshape(-1))
+        return self.gather(source, self.random.integers(0, channels, int(self.random.integers(1, 30))))
+
+    def layer_norm(self, source: str, to: tuple[int, int] | None) -> str:
+        x = self.graph.tensors[source]
+        channels = x.shape[2]
+        epsilon = int(2 ** self.random.uniform(0, 60 if self.random.random() < 0.2 else 20))
+        finish: g.Requantize | g.Dequantize
+        if to is None:
+            scale, shift = self.random.normal(size=(2, channels)).astype(np.float32)
+            finish, out = g.Dequantize(scale, shift), self.tensor(x.shape, 0, 0, floating=True)
+        else:
+            finish, out = self.finish(4 << 16, channels, *to), self.tensor(x.shape, *to)
+        return self.emit(g.LayerNorm((source,), out, "norm", epsilon, finish))
+
+    def limit(self, source: str, low: float, high: float) -> str:
+        out = self.tensor(self.graph.tensors[source].shape, 0, 0, floating=True)
+        return self.emit(g.Limit((source,), out, "limit", low, high))
 
     def average_pool(
         self,
@@ -274,9 +302,13 @@ def random_network(seed: int, length: int = 8) -> tuple[g.Graph, NDArray[np.uint
         last = _random_step(builder, last)
     if random.random() < 0.3:
         last = builder.average_pool(last, 1, 1, 0, None)
+    elif random.random() < 0.2:
+        last = builder.layer_norm(last, None)
     elif random.random() < 0.5:
         height, width, _ = builder.graph.tensors[last].shape
         last = builder.convolution(last, 10, (height, width), bits=8, to=None)
+    if builder.graph.tensors[last].floating and random.random() < 0.5:
+        last = builder.limit(last, 0.0, float(random.choice([np.inf, 1.0])))
     return builder.done(last), builder.images(3)
 
 
@@ -285,7 +317,7 @@ def _random_step(builder: Builder, last: str) -> str:
     height, width, channels = builder.graph.tensors[last].shape
     to = random_range(random)
     bits = int(random.choice([2, 3, 4, 8]))
-    choice = random.integers(10)
+    choice = random.integers(12)
     if choice == 0:
         return builder.convolution(
             last, int(random.integers(1, 40)), (3, 3), bits=bits, padding=(1, 1, 1, 1), to=to
@@ -297,7 +329,8 @@ def _random_step(builder: Builder, last: str) -> str:
         other = builder.convolution(last, 5, (1, 1), bits=bits, to=random_range(random))
         return builder.concatenate([last, other, last], *to) if channels < 40 else other
     if choice == 3:
-        return builder.max_pool(last, 3, int(random.integers(1, 3)), 1)
+        dilation = 2 if min(height, width) > 3 and random.random() < 0.3 else 1
+        return builder.max_pool(last, 3, int(random.integers(1, 3)), 1, dilation)
     if choice == 4:
         return builder.average_pool(
             last, 3, int(random.integers(1, 3)), 1, to, count=bool(random.random() < 0.5)
@@ -312,6 +345,10 @@ def _random_step(builder: Builder, last: str) -> str:
         return builder.pad(last, (before[0], before[1], before[2]), (after[0], after[1], after[2]))
     if choice == 8:
         return builder.reshape(last, (width, height, channels))
+    if choice == 9:
+        return builder.layer_norm(last, to)
+    if choice == 10:
+        return builder.shuffle(last, int(random.integers(2, 4)))
     other = last
     if random.random() < 0.7:  # as in squeeze-excitation, or all positions
         kernel = (height, width) if random.random() < 0.7 and height * width < 200 else (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -13,8 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deploy_arm import graph as g
-from deploy_arm.pending import Product, Target
-from deploy_arm.reference import accumulate, execute, requantize
+from deploy_arm.pending import Normalization, Product, Target
+from deploy_arm.reference import accumulate, execute, normalized, requantize
 from deploy_arm.requantize import choose, choose_add, convolution_bound
 from deploy_arm.windows import adaptive_windows, average_windows, pool_windows
 from quantizers.codebook import Codebook
@@ -174,11 +175,17 @@ def test_convolution_sums_equal_plain_loops(example: tuple[np.ndarray, g.Convolu
 
 
 @given(
-    st.integers(1, 14), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.booleans(), st.booleans()
+    st.integers(1, 14),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(0, 2),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 3),
 )
 @settings(max_examples=150, deadline=None)
 def test_pool_windows_are_those_of_pytorch(
-    size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, count_padding: bool
+    size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, count_padding: bool, dilation: int
 ) -> None:
     padding = min(padding, kernel // 2)
     if size + 2 * padding < kernel:
@@ -187,6 +194,11 @@ def test_pool_windows_are_those_of_pytorch(
     wanted = F.max_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), ceil_mode=ceil_mode)[0, 0, :, 0]
     windows = pool_windows(size, kernel, stride, padding, ceil_mode)
     assert [float(x[0, 0, w.start : w.end].max()) for w in windows] == wanted.tolist()
+    if size + 2 * padding > dilation * (kernel - 1):
+        apart = F.max_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1), ceil_mode)[0, 0, :, 0]
+        windows = pool_windows(size, kernel, stride, padding, ceil_mode, dilation)
+        found = [max(x[0, 0, w.start : w.end : dilation, 0].tolist(), default=-math.inf) for w in windows]
+        assert found == apart.tolist()
     wanted = F.avg_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), ceil_mode, count_padding)[0, 0, :, 0]
     windows = average_windows(size, kernel, stride, padding, ceil_mode, count_padding)
     found = [float(x[0, 0, w.start : w.end].sum()) / w.divisor for w in windows]
@@ -222,3 +234,45 @@ def test_product_is_close_to_the_real_one(
     b = random.integers(range_[0], range_[1] + 1, (2, *second.shape)).astype(np.int32)
     real = np.clip(a.astype(float) * b * (steps[0] * steps[1] / target.step), -128, 127)
     assert np.abs(execute(lowering.operation, [a, b], []) - real).max() <= 0.5 + 1e-3
+
+
+@given(
+    st.integers(1, 3000), st.floats(1e-3, 1.0), st.floats(0.05, 128), st.sampled_from([1e-6, 1e-5, 1e-3, 1.0])
+)
+@settings(max_examples=100, deadline=None)
+def test_layer_norm_is_close_to_the_real_one(
+    channels: int, step: float, spread: float, epsilon: float
+) -> None:
+    random = np.random.default_rng(channels)
+    q = np.clip(np.rint(random.normal(0, spread, (2, 2, 3, channels))), -128, 127).astype(np.int32)
+    scale, shift = random.normal(size=(2, channels))
+    source = g.Tensor("x", (2, 3, channels), step, -128, 127)
+    norm = Normalization(
+        name="y", layer="norm", shape=source.shape, source=source, scale=scale, shift=shift, epsilon=epsilon
+    )
+    lowering = Recorder()
+    target = Target(0.04, -128, 127)
+    norm.quantize(lowering, target)
+    x = torch.from_numpy(q.astype(np.float64) * step)
+    real = F.layer_norm(x, (channels,), torch.from_numpy(scale), torch.from_numpy(shift), epsilon).numpy()
+    wanted = np.clip(real / target.step, -128, 127)
+    # epsilon is rounded to a whole number in units of the variance times channels squared
+    unit = max(epsilon * (channels / step) ** 2, 1)
+    error = 0.51 + (0.5 / unit) * np.abs(wanted).max() + 2**-16 * np.abs(scale).max() / target.step
+    assert np.abs(execute(lowering.operation, [q], []) - wanted).max() <= error
+
+
+@given(st.integers(1, 2**15), st.integers(1, 2**60), st.sampled_from([(0, 0), (0, 1), (0, 255), (254, 255)]))
+@settings(max_examples=100, deadline=None)
+def test_layer_norm_is_the_rule_in_big_integers(channels: int, epsilon: int, ends: tuple[int, int]) -> None:
+    x = np.random.default_rng(epsilon % 1000).choice(ends, channels)
+    if epsilon % 3 == 0:
+        x[1:] = ends[0]
+    total, squares = int(x.sum()), int((x * x).sum())
+    spread = channels * squares - total * total + epsilon
+    shift = next(e for e in range(0, 62, 2) if 2**60 <= spread << e < 2**62)
+    factor = min(2**61 // math.isqrt(spread << shift), 2**31 - 1)
+    right = 45 - shift // 2
+    wanted = [((channels * int(q) - total) * factor + (1 << (right - 1))) >> right for q in x]
+    assert normalized(x, epsilon).tolist() == wanted
+    assert max(map(abs, wanted)) <= (math.isqrt(channels) + 1) << 16

@@ -105,6 +105,44 @@ class Excited(nn.Module):
         return self.last(F.relu(x * x).mean((2, 3)))
 
 
+class Shuffled(nn.Module):
+    """Channel shuffles in both spellings, halves of channels, dilated pooling, and a rectifier as the last operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Conv2d(3, 24, 3), nn.Conv2d(12, 12, 3, padding=1, groups=3)
+        self.shuffle, self.last = nn.ChannelShuffle(3), nn.Conv2d(24, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.stem(x), 3, 2, padding=1, dilation=2)
+        first, second = x.chunk(2, dim=1)
+        x = torch.cat([first, F.relu(self.mix(second))], dim=1)
+        batch, channels, height, width = x.shape
+        x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2).contiguous()
+        x = F.relu6(F.max_pool2d(self.shuffle(x.view(batch, -1, height, width)), 2))
+        return F.relu(self.last(x).mean((2, 3)))
+
+
+class ChannelsLast(nn.Module):
+    """As ConvNeXt: layer norms, linear layers and their scale where channels are the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 10, 4, 4), nn.Conv2d(10, 10, 7, padding=3, groups=10)
+        self.norm, self.last_norm = nn.LayerNorm(10, eps=1e-6), nn.LayerNorm(10, elementwise_affine=False)
+        self.wide, self.narrow, self.head = nn.Linear(10, 30), nn.Linear(30, 10), nn.Linear(10 * 6 * 6, 4)
+        self.scale = nn.Parameter(torch.linspace(0.2, 1, 10))
+        self.outer = nn.Parameter(torch.linspace(-1, 0.5, 10).reshape(10, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.scale * self.narrow(F.gelu(self.wide(y)))
+        x = x + self.outer * y.permute(0, 3, 1, 2)
+        y = F.relu(self.last_norm(x.permute(0, 2, 3, 1)))
+        return self.head((y + x.permute(0, 2, 3, 1) * y).reshape(y.shape[0], -1))
+
+
 class SignedEnd(nn.Module):
     """A network whose last operation keeps integers, and an input of one channel."""
 
@@ -131,8 +169,10 @@ def agree(hardened: Hardened, images: np.ndarray, mean: tuple[float, ...], std: 
     graph = compile_graph(hardened, size, mean, std)
     x = normalized(images, mean, std)
     comparison = compare(hardened.network, graph, images, x)
-    # float32 sums and half-way values may fall to the other side, once in some thousand values
-    assert comparison.worst_difference <= 1 and comparison.worst_share < 2e-3
+    # float32 sums and half-way values may fall to the other side, once in some thousand values; products of two integers
+    # by a ratio of steps that is a small fraction are half-way more often
+    products = any(isinstance(op, g.Multiply) for op in graph.operations)
+    assert comparison.worst_difference <= 1 and comparison.worst_share < (6e-3 if products else 2e-3)
     scale = np.abs(comparison.wanted).max()
     assert np.abs(comparison.outputs - comparison.wanted).max() <= 1e-4 * scale + 1e-6
     outputs = run(graph, images)
@@ -168,7 +208,15 @@ def test_networks_agree_with_pytorch(name: str, size: int, bits: int) -> None:
 @pytest.mark.parametrize("activation_bits", [8, 7])
 @pytest.mark.parametrize(
     ("network", "channels"),
-    [(Everything, 3), (PreActivation, 3), (SmallVgg, 3), (Excited, 3), (SignedEnd, 1)],
+    [
+        (Everything, 3),
+        (PreActivation, 3),
+        (SmallVgg, 3),
+        (Excited, 3),
+        (Shuffled, 3),
+        (ChannelsLast, 3),
+        (SignedEnd, 1),
+    ],
 )
 def test_unusual_operators_agree_with_pytorch(
     network: type[nn.Module], channels: int, activation_bits: int

@@ -35,13 +35,15 @@ def everything() -> g.Graph:
     last = builder.multiply(
         last, builder.convolution(last, 16, builder.graph.tensors[last].shape[:2]), 0, 255
     )
-    last = builder.multiply(last, other, -64, 63)
+    last = builder.layer_norm(builder.multiply(last, other, -64, 63), (-128, 127))
+    last = builder.max_pool(builder.shuffle(last, 2), 2, 1, 1, 2)
+    other = builder.max_pool(other, 2, 1, 1, 2)
     last = builder.concatenate([last, other], -128, 127)
     last = builder.slice(builder.pad(last, (1, 0, 2), (0, 1, 3)), (1, 0, 1), (1, 1, 2))
     last = builder.average_pool(last, 3, 2, 1, (0, 255), count=False)
     height, width, channels = builder.graph.tensors[last].shape
     last = builder.reshape(last, (1, 1, height * width * channels))
-    return builder.done(builder.convolution(last, 10, (1, 1), bits=4))
+    return builder.done(builder.limit(builder.convolution(last, 10, (1, 1), bits=4, to=None), 0.0, 6.0))
 
 
 def network_graphs() -> list[g.Graph]:

@@ -86,6 +86,26 @@ def test_large_layers_are_split_into_bands_and_chunks(tmp_path: Path) -> None:
     check([*cases[:4], cases[5]], tmp_path, "a76", kernel=GROUPED)
 
 
+def test_shuffles_and_norms_of_whole_and_partial_vectors(tmp_path: Path) -> None:
+    cases = []
+    for channels in (16, 31, 32, 34, 48, 62, 64, 96, 116):
+        builder = Builder(np.random.default_rng(channels), (3, 4, channels))
+        source = builder.input(*RANGES[channels % 4])
+        last = builder.layer_norm(builder.shuffle(source, 2), RANGES[channels // 4 % 4])
+        last = builder.multiply(last, builder.average_pool(last, 3, 4, 0, (0, 255)), -128, 127)
+        cases.append((builder.done(builder.shuffle(last, 4)), builder.images(3)))
+    constant = Builder(
+        np.random.default_rng(0), (2, 2, 40)
+    )  # no variance at all, and the least and largest epsilon
+    source = constant.gather(constant.input(-128, 127), np.zeros(40, np.int64))
+    norms = [constant.layer_norm(source, (-128, 127)) for _ in range(2)]
+    for epsilon, operation in zip((1, 2**60), constant.graph.operations[2:], strict=True):
+        object.__setattr__(operation, "epsilon", epsilon)
+    cases.append((constant.done(constant.concatenate(norms, 0, 255)), constant.images(2)))
+    for options in ((), ("--portable",)):
+        check(cases, tmp_path, "a76", *options)
+
+
 def information(blob: Path) -> dict[str, Any]:
     """What ``program info`` says."""
     emulator = [] if is_arm() else ["qemu-aarch64"]
