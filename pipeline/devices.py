@@ -11,13 +11,13 @@ nodes of different processors need to agree on nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
-import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from deploy_arm.profiling import Device, Profile
 
-NAMESPACE = "dgms-arm-search"
 LABELS = {"arch": "aarch64"}
 ATTEMPTS = 3  # devices that may be lost under one piece of work
 PATIENCE = 600.0  # seconds to wait for a device that is free
@@ -53,11 +52,13 @@ class DeviceActor:
         """The device's name and the source of its figures, as the device itself says it."""
         return self._device.name, source_of(self._device)
 
-    def profile(self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str]) -> str:
-        """Profile as JSON text."""
-        paths = self._paths(program, blob)
+    def profile(
+        self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str], anew: bool = False
+    ) -> str:
+        """Profile as JSON text; ``anew`` does not take a remembered one."""
+        paths, expected = self._paths(program, blob), _checksums(program, blob)
         return self._device.profile(
-            *paths, image, layers=layers, expected=_checksums(program, blob)
+            *paths, image, layers=layers, expected=expected, cached=not anew
         ).to_json()
 
     def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -116,8 +117,10 @@ class PoolActor:
                 break
         return self._source is not None
 
-    async def profile(self, program: bytes, blob: bytes, image: Any, layers: Sequence[str]) -> str:
-        return str(await self._work("profile", program, blob, image, layers))
+    async def profile(
+        self, program: bytes, blob: bytes, image: Any, layers: Sequence[str], anew: bool = False
+    ) -> str:
+        return str(await self._work("profile", program, blob, image, layers, anew))
 
     async def run(self, program: bytes, blob: bytes, images: Any) -> Any:
         return await self._work("run", program, blob, images)
@@ -220,16 +223,27 @@ class DevicePool:
         return str(self._get(self._actor.source.remote()))
 
     def profile(
-        self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str] = ()
+        self,
+        program: bytes,
+        blob: bytes,
+        image: NDArray[np.uint8],
+        layers: Sequence[str] = (),
+        anew: bool = False,
     ) -> Profile:
         """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.
+
+        Args:
+            layers: the layer of each operation, for the breakdown.
+            anew: do not take a profile of the same program that is remembered.
 
         Raises:
             DeviceError: no device, or the program fails on it.
         """
         from deploy_arm.profiling import Profile
 
-        return Profile.from_json(self._get(self._actor.profile.remote(program, blob, image, list(layers))))
+        return Profile.from_json(
+            self._get(self._actor.profile.remote(program, blob, image, list(layers), anew))
+        )
 
     def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs float32 [N, K] for uint8 images [N, H, W, C]; raises DeviceError as ``profile`` does."""
@@ -256,6 +270,52 @@ def source_of(device: Device) -> str:
     return "modelled" if isinstance(device, EmulatedDevice) else "measured"
 
 
+class LocalDevice:
+    """This machine's own device with the pool's methods, without Ray."""
+
+    def __init__(self, target: str) -> None:
+        self._device = DeviceActor(target)
+
+    def profile(
+        self,
+        program: bytes,
+        blob: bytes,
+        image: NDArray[np.uint8],
+        layers: Sequence[str] = (),
+        anew: bool = False,
+    ) -> Profile:
+        """As ``DevicePool.profile``."""
+        from deploy_arm.profiling import Profile
+
+        return Profile.from_json(self._device.profile(program, blob, image, layers, anew))
+
+    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As ``DevicePool.run``."""
+        return self._device.run(program, blob, images)
+
+
+@contextlib.contextmanager
+def devices_at_hand(target: str) -> Iterator[DevicePool | LocalDevice]:
+    """What a search would profile on: the ARM nodes of the cluster at RAY_ADDRESS if it has any, else this machine's own
+    device.
+
+    Raises:
+        UserError: unknown target, no emulator, or the cluster does not answer.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        from pipeline.cluster import cluster
+
+        with cluster():
+            if arm_nodes():
+                try:
+                    pool = DevicePool.start(target)
+                except DeviceError as error:
+                    raise UserError(f"no device to run on: {error}") from error
+                yield pool
+                return
+    yield LocalDevice(target)
+
+
 def arm_nodes() -> list[str]:
     """The ids of the cluster's living ARM nodes that offer an ``arm_cpu``."""
     import ray
@@ -279,10 +339,8 @@ def list_devices(target: str) -> list[dict[str, str]]:
     from deploy_arm.device import available_devices
 
     CORES[target]
-    if address := os.environ.get("RAY_ADDRESS"):
-        rows = _cluster_devices(address)
-        if rows:
-            return rows
+    if os.environ.get("RAY_ADDRESS") and (rows := _cluster_devices()):
+        return rows
     return [
         {
             "name": device.name,
@@ -294,14 +352,12 @@ def list_devices(target: str) -> list[dict[str, str]]:
     ]
 
 
-def _cluster_devices(address: str) -> list[dict[str, str]]:
+def _cluster_devices() -> list[dict[str, str]]:
     import ray
 
-    try:
-        ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
-    try:
+    from pipeline.cluster import cluster
+
+    with cluster():
         free = ray.state.available_resources_per_node()
         return [
             {
@@ -313,8 +369,6 @@ def _cluster_devices(address: str) -> list[dict[str, str]]:
             for node in ray.nodes()
             if node["NodeID"] in set(arm_nodes())
         ]
-    finally:
-        ray.shutdown()
 
 
 def _checksums(program: bytes, blob: bytes) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 WAYS = ("torch", "arm", "reference")
 SPLITS = ("report", "search", "train")
-BATCH = 100
+BATCH = 250
+Answer = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]
 
 
 @dataclass(frozen=True)
@@ -35,33 +38,39 @@ class Accuracy:
     standard_error: float
 
 
-def outputs(candidate: Candidate, images: NDArray[np.uint8], on: str) -> NDArray[np.float32]:
-    """The network's outputs [N, K] for uint8 images [N, H, W, C].
+@contextmanager
+def answering(candidate: Candidate, on: str) -> Iterator[Answer]:
+    """The candidate's network as a function from uint8 images [N, H, W, C] to outputs float32 [N, K].
 
-    ``torch`` runs the quantized network in PyTorch, ``reference`` the integer reference, ``arm`` the compiled program:
-    natively on an aarch64 machine, emulated elsewhere.
+    ``torch`` runs the quantized network in PyTorch, ``reference`` the integer reference, ``arm`` the compiled program: on an
+    ARM node of the Ray cluster at RAY_ADDRESS, natively on an aarch64 machine, emulated elsewhere.
     """
-    import numpy as np
-    import torch
-
     if on == "arm":
-        from deploy_arm.device import available_devices
+        from pipeline.devices import devices_at_hand
 
-        return available_devices(candidate.manifest["target"])[0].run(
-            candidate.program, candidate.blob, images
-        )
-    network = candidate.hardened()
+        program, blob = candidate.program.read_bytes(), candidate.blob.read_bytes()
+        with devices_at_hand(candidate.manifest["target"]) as devices:
+            yield lambda images: devices.run(program, blob, images)
+        return
+    hardened = candidate.hardened()
     if on == "reference":
         from deploy_arm.frontend import compile_graph
         from deploy_arm.reference import run
 
-        graph = compile_graph(network, (3, *candidate.image_size), candidate.mean, candidate.std)
-        return run(graph, images)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (candidate.mean, candidate.std))
-    network.network.eval()
-    with torch.inference_mode():
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        return np.asarray(network.network((pixels - mean) / std).numpy(), dtype=np.float32)
+        graph = compile_graph(hardened, (3, *candidate.image_size), candidate.mean, candidate.std)
+        yield lambda images: run(graph, images)
+        return
+    import torch
+
+    from pipeline.images import normalize
+
+    def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            x = normalize(torch.from_numpy(images), candidate.mean, candidate.std)
+            outputs: NDArray[np.float32] = hardened.network(x).numpy()
+            return outputs
+
+    yield answer
 
 
 def predictions(
@@ -74,14 +83,13 @@ def predictions(
     images = getattr(data, split)
     count = min(len(images), limit or len(images))
     predicted = []
-    batch = count if on == "arm" and count <= 1000 else BATCH
-    for start in range(0, count, batch):
-        pixels = images.batch(torch.arange(start, min(start + batch, count))).numpy()
-        predicted.append(outputs(candidate, pixels, on).reshape(len(pixels), -1).argmax(1))
-        if sys.stderr.isatty():
-            print(f"\r{min(start + batch, count)}/{count} images", end="", file=sys.stderr)
-    if sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
+    with answering(candidate, on) as answer:
+        for start in range(0, count, BATCH):
+            end = min(start + BATCH, count)
+            pixels = images.batch(torch.arange(start, end)).numpy()
+            predicted.append(answer(pixels).reshape(len(pixels), -1).argmax(1))
+            if sys.stderr.isatty():
+                print(f"\r{end}/{count} images", end="" if end < count else "\r", file=sys.stderr)
     return np.concatenate(predicted), images.labels[:count].numpy()
 
 

@@ -34,7 +34,7 @@ def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evi
     """Run the program on the report half, or its first ``limit`` images, and profile it anew."""
     import torch
 
-    from deploy_arm.device import available_devices
+    from pipeline.devices import devices_at_hand
     from pipeline.evaluate import accuracy
 
     report = workspace.data.report
@@ -42,12 +42,13 @@ def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evi
     found = accuracy(candidate.folder, workspace.data, on="arm", split="report", limit=limit)
     _say("running fp32 on the same images")
     reference = fp32_accuracy(workspace, found.images)
-    device = available_devices(candidate.manifest["target"])[0]
-    _say(f"profiling on {device.name}")
+    _say("profiling")
     image = report.batch(torch.tensor([0])).numpy()[0]
     layers = [layer["layer"] for layer in candidate.manifest["profile"]["layers"]]
-    profile = device.profile(candidate.program, candidate.blob, image, layers=layers, cached=False)
-    return Evidence(found.images, found.accuracy, reference, device.name, profile)
+    with devices_at_hand(candidate.manifest["target"]) as devices:
+        program, blob = candidate.program.read_bytes(), candidate.blob.read_bytes()
+        profile = devices.profile(program, blob, image, layers, anew=True)
+    return Evidence(found.images, found.accuracy, reference, profile.device, profile)
 
 
 def fp32_accuracy(workspace: Workspace, count: int) -> float:

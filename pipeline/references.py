@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +42,9 @@ def _int8(workspace: Workspace) -> Reference:
     import torch
 
     from deploy_arm.blob import write_blob
-    from deploy_arm.device import available_devices
     from deploy_arm.frontend import compile_graph
     from deploy_arm.program import build_program
+    from pipeline.devices import devices_at_hand
     from pipeline.images import normalize
     from pipeline.stages import figures_of
     from pipeline.training.evaluation import error_of, fixed_sample
@@ -56,13 +55,11 @@ def _int8(workspace: Workspace) -> Reference:
     calibration = normalize(data.train.batch(sample), workspace.mean, workspace.std)
     plan = Plan.uniform(layer_names(workspace.model), LayerPlan(8))
     hardened = harden(quantize(workspace.model, plan, calibration))
-    blob = write_blob(compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std))
-    device = available_devices(target)[0]
+    graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
     with torch.inference_mode():
         error = error_of(hardened.network, data.search, workspace.mean, workspace.std)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.blob"
-        path.write_bytes(blob)
-        image = data.search.batch(torch.tensor([0])).numpy()[0]
-        profile = device.profile(build_program(target), path, image)
+    image = data.search.batch(torch.tensor([0])).numpy()[0]
+    layers = [operation.layer for operation in graph.operations]
+    with devices_at_hand(target) as devices:
+        profile = devices.profile(build_program(target).read_bytes(), write_blob(graph), image, layers)
     return Reference("int8", figures_of(error, profile))
