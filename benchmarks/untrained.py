@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def hardened_network(name: str, size: int, setting: Setting, seed: int) -> Harde
     books = dict(codebooks)
     for layer in codebooks:
         module = network.get_submodule(layer)
-        books[layer] = quantile_codebook(module.weight, setting.bits, setting.zero_share)
+        books[layer] = quantile_codebook(cast(Tensor, module.weight), setting.bits, setting.zero_share)
         module.weight = nn.Parameter(torch.from_numpy(books[layer].dequantize()))
     return Hardened(network, books)
 

@@ -49,6 +49,46 @@ static inline int32x4_t weigh(int16x4_t a, int16x4_t b, int32x4_t m, int32x4_t n
     return vshlq_s32(vmlaq_s32(vmlaq_s32(constant, vmovl_s16(a), m), vmovl_s16(b), n), minus_right);
 }
 
+/* The same for right shifts of 16 to 22. Multipliers are split into a low half (signed) and the rest, at most 16: what the low
+ * halves give is needed only from bit 16 up, and all above it fits 16 bits, where 8 elements are worked on at a time. */
+static void add_direct(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
+    const struct tensor *one = &blob->tensors[operation->input], *two = &blob->tensors[operation->second];
+    const struct tensor *out = &blob->tensors[operation->output];
+    const int32_t *by = operation->add.multipliers, right = operation->add.right;
+    const struct finish finish = {.right = right, .low = operation->add.low, .high = operation->add.high};
+    const struct requantizer r = make_requantizer(&finish, out->zero);
+    int16_t low_m = (int16_t)(by[0] & 0xffff), low_n = (int16_t)(by[1] & 0xffff), above[8];
+    int8x8_t high_m = vdup_n_s8((int8_t)((by[0] - low_m) >> 16)), high_n = vdup_n_s8((int8_t)((by[1] - low_n) >> 16));
+    int32_t constant = (1 << (right - 1)) - one->zero * by[0] - two->zero * by[1] + out->zero * (1 << right), below[4];
+    for (int i = 0; i < 8; i++) {
+        below[i / 2] = constant & 0xffff;
+        above[i] = (int16_t)(constant >> 16);
+    }
+    const int8_t *x = (const int8_t *)arena + one->offset, *y = (const int8_t *)arena + two->offset;
+    int8_t *to = (int8_t *)arena + out->offset;
+    for (int64_t i = 0; i < out->elements; i += 16) {
+        int8x16_t a = vld1q_s8(x + i), b = vld1q_s8(y + i);
+        int16x8_t sum[2];
+        for (int half = 0; half < 2; half++) {
+            int8x8_t u = half ? vget_high_s8(a) : vget_low_s8(a), v = half ? vget_high_s8(b) : vget_low_s8(b);
+            int16x8_t wide_u = vmovl_s8(u), wide_v = vmovl_s8(v);
+            int32x4_t low = vmlal_n_s16(vmlal_n_s16(again(below), vget_low_s16(wide_u), low_m), vget_low_s16(wide_v), low_n);
+            int32x4_t high = vmlal_high_n_s16(vmlal_high_n_s16(again(below), wide_u, low_m), wide_v, low_n);
+            sum[half] = vmlal_s8(vmlal_s8(vld1q_s16(above), u, high_m), v, high_n);
+            sum[half] = vaddq_s16(sum[half], vuzp2q_s16(vreinterpretq_s16_s32(low), vreinterpretq_s16_s32(high)));
+            sum[half] = vshlq_s16(sum[half], r.minus_rest);
+        }
+        int8x16_t bytes = vmaxq_s8(vminq_s8(vqmovn_high_s16(vqmovn_s16(sum[0]), sum[1]), r.high), r.low);
+        if (out->elements - i >= 16) {
+            vst1q_s8(to + i, bytes);
+        } else {
+            int8_t some[16];
+            vst1q_s8(some, bytes);
+            memcpy(to + i, some, (size_t)(out->elements - i));
+        }
+    }
+}
+
 static void add(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
     const struct tensor *one = &blob->tensors[operation->input], *two = &blob->tensors[operation->second];
     const struct tensor *out = &blob->tensors[operation->output];
@@ -165,8 +205,46 @@ static void concatenate(const struct blob *blob, const struct operation *operati
     }
 }
 
+/* Tables of few channels, straight from the image: three instructions for a byte. */
+static int look_up_pixels(const struct blob *blob, const struct operation *operation, const uint8_t *image, int8_t *to) {
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    uint8_t table[3 * 256];
+    if (operation->input != blob->input || (in->channels != 1 && in->channels != 3))
+        return 0;
+    for (int32_t i = 0; i < in->channels * 256; i++)
+        table[i] = operation->table[i] ^ (uint8_t)out->zero;
+    if (in->channels == 1)
+        for (int64_t i = 0; i < in->elements; i++)
+            to[i] = (int8_t)table[image[i]];
+    else
+        for (int64_t i = 0; i < in->elements; i += 3) {
+            to[i] = (int8_t)table[image[i]];
+            to[i + 1] = (int8_t)table[256 + image[i + 1]];
+            to[i + 2] = (int8_t)table[512 + image[i + 2]];
+        }
+    return 1;
+}
+
+/* Slices that keep neighbouring channels together. */
+static int slice_pixels(const struct operation *operation, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to) {
+    const int32_t *start = operation->slice.starts, *step = operation->slice.steps;
+    const int64_t run = out->channels;
+    if (step[2] != 1)
+        return 0;
+    for (int64_t y = 0; y < out->height; y++) {
+        const int8_t *pixel = from + ((start[0] + y * step[0]) * in->width + start[1]) * in->channels + start[2];
+        for (int32_t x = 0; x < out->width; x++, pixel += (int64_t)step[1] * in->channels, to += run) {
+            int64_t c = 0;
+            for (; c + 16 <= run; c += 16)
+                vst1q_s8(to + c, vld1q_s8(pixel + c));
+            if (c < run)
+                memcpy(to + c, pixel + c, (size_t)(run - c));
+        }
+    }
+    return 1;
+}
+
 int neon_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image) {
-    (void)image;
     if (operation->opcode == CONCATENATE) {
         concatenate(blob, operation, arena);
         return 1;
@@ -175,7 +253,14 @@ int neon_operation(const struct blob *blob, const struct operation *operation, u
     const int8_t *from = (const int8_t *)arena + in->offset;
     int8_t *to = (int8_t *)arena + out->offset;
     switch (operation->opcode) {
-    case ADD: add(blob, operation, arena); return 1;
+    case INPUT_TABLE: return look_up_pixels(blob, operation, image, to);
+    case SLICE: return slice_pixels(operation, in, out, from, to);
+    case ADD:
+        if (operation->add.right >= DIRECT_LEAST && operation->add.right <= DIRECT_MOST)
+            add_direct(blob, operation, arena);
+        else
+            add(blob, operation, arena);
+        return 1;
     case GATHER: return neon_gather(operation, in, out, from, to);
     case LAYER_NORM: return neon_layer_norm(operation, out, from, to);
     case MULTIPLY: neon_multiply(blob, operation, arena); return 1;

@@ -136,7 +136,9 @@ class Builder:
         )
 
     def add(self, first: str, second: str, low: int, high: int) -> str:
-        right = int(self.random.integers(1, 31))
+        right = int(
+            self.random.integers(1, 31) if self.random.random() < 0.5 else self.random.integers(15, 24)
+        )
         most = min(2**20, 2 ** (right + 1))
         multipliers = (int(self.random.integers(0, most + 1)), int(self.random.integers(0, most + 1)))
         out = self.tensor(self.graph.tensors[first].shape, low, high)
