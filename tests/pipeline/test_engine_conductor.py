@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster import keep_secret
 from pipeline.conductor import Conductor
-from pipeline.engine import Guard, keep_secret
+from pipeline.engine import Guard
 from pipeline.halving import Rungs
 from pipeline.records import Figures, Rung, TrialRecord
 from pipeline.study import Candidate, Study

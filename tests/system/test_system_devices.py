@@ -21,8 +21,8 @@ from deploy_arm.frontend import compile_graph
 from deploy_arm.program import build_program
 from deploy_arm.reference import run as run_reference
 from pipeline import devices
+from pipeline.cluster import cluster
 from pipeline.devices import LABELS, DeviceError, DevicePool
-from pipeline.engine import cluster
 from quantizers.network import harden, quantize
 from search_spaces.plan import LayerPlan, Plan
 
