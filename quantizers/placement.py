@@ -1,10 +1,10 @@
 """Where activations are quantized: a pure function of a traced network's graph.
 
 Quantized are the network's input; the output of every convolution, linear layer, addition, multiplication, average pool,
-concatenation, layer norm and standalone batch-norm, after the batch-norm and ReLU or ReLU6 that directly follow it with nobody else
-reading in between; and the output of every other activation function, whose input is then quantized too, so that it is a
-table of 256 entries. What only moves or selects values keeps its input's step. The network's last operation is left alone:
-its integers become floats. The compiler (``deploy_arm``) relies on these rules.
+concatenation, layer norm and standalone batch-norm, after the batch-norm and ReLU or ReLU6 that directly follow it with
+nobody else reading in between; and the output of every other activation function, whose input is then quantized too, so
+that it is a table of 256 entries. What only moves or selects values keeps its input's step. The network's last operation is
+left alone: its integers become floats. The compiler (``deploy_arm``) relies on these rules.
 """
 
 from __future__ import annotations

@@ -165,3 +165,47 @@ def test_a_rectifier_is_absorbed_only_when_nobody_else_reads() -> None:
 @pytest.mark.parametrize("end", [nn.Identity(), nn.Flatten(1), nn.Dropout(0.1)])
 def test_the_output_is_left_alone(end: nn.Module) -> None:
     assert places(nn.Sequential(conv(3, 4), nn.ReLU(), end)) == {"input_1": "signed"}
+
+
+def test_squeeze_and_excitation() -> None:
+    found = places(torchvision.ops.SqueezeExcitation(8, 4, scale_activation=nn.Hardsigmoid))
+    # the average, the rectified and the plain convolution, and the scale as a table; the product is the output
+    assert found == {
+        "input_1": "signed",
+        "avgpool": "signed",
+        "activation": "unsigned",
+        "fc2": "signed",
+        "scale_activation": "unsigned",
+    }
+
+
+class ChannelsLast(nn.Module):
+    """A channel shuffle, then a layer norm and a linear layer where channels are the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.other = conv(3, 8), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.wide, self.narrow, self.last = nn.Linear(8, 16), nn.Linear(16, 8), conv(8, 2)
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        x = x.view(x.shape[0], 2, 4, x.shape[2], x.shape[3]).transpose(1, 2).contiguous().flatten(1, 2)
+        y = self.norm(x.permute(0, 2, 3, 1))
+        y = self.scale * self.narrow(F.gelu(self.wide(y))).permute(0, 3, 1, 2)
+        y = F.relu(self.other((x + y).permute(0, 2, 3, 1)))
+        return self.last(y.permute(0, 3, 1, 2))
+
+
+def test_layer_norms_take_a_rectifier_in_and_permutations_keep_the_step() -> None:
+    assert places(ChannelsLast()) == {
+        "x": "signed",
+        "relu": "unsigned",
+        "norm": "signed",
+        "wide": "signed",
+        "gelu": "signed",
+        "narrow": "signed",
+        "mul": "signed",
+        "add": "signed",
+        "relu_1": "unsigned",
+    }
