@@ -1,0 +1,105 @@
+"""Our own programs of one network: plans without training, since cost follows from shapes, bits and shares of zeros."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.arm_peers.figures import OURS, Sanity, agreement
+from benchmarks.arm_peers.modelled import Modelled, kept, model_cycles
+from benchmarks.arm_peers.workload import Workload
+from deploy_arm import emulator, mca
+from deploy_arm.blob import write_blob
+from deploy_arm.cores import Core
+from deploy_arm.elf import read_executable
+from deploy_arm.frontend import compile_graph
+from deploy_arm.program import build_program
+from deploy_arm.storage import sha256
+from quantizers.network import layer_names, quantize, synthetic
+from search_spaces.plan import LayerPlan, Plan
+
+SHARES = (50, 70, 80, 90)  # per cent of zeros
+CALIBRATION = 4  # images: the steps matter for the check's agreement only
+SETTINGS = "1 thread, every layer alike, first and last included"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A plan for every layer. ``checked``: whether the untrained plan still computes the network."""
+
+    name: str
+    layer: LayerPlan
+    activation_bits: int
+    checked: bool = False
+
+
+def configurations() -> Iterator[Configuration]:
+    """Dense with 8, 4 and 2 bits, and 2 bits with growing shares of zeros."""
+    yield Configuration("8-bit, 8-bit activations", LayerPlan(8), 8, checked=True)
+    yield Configuration("4-bit, 8-bit activations", LayerPlan(4, 16), 8)
+    yield Configuration("2-bit, 8-bit activations", LayerPlan(2, 4), 8)
+    for share in SHARES:
+        name = f"2-bit, {share} % zeros, 7-bit activations"
+        yield Configuration(name, LayerPlan(2, 4, share / 100), 7)
+
+
+def compile_ours(workload: Workload, configuration: Configuration, folder: Path) -> Path:
+    """Writes the blob of a configuration.
+
+    Raises:
+        UserError: the compiler does not support a layer.
+    """
+    plan = Plan.uniform(
+        layer_names(workload.model), configuration.layer, activation_bits=configuration.activation_bits
+    )
+    network = quantize(workload.model, plan, workload.normalized(workload.calibration[:CALIBRATION]))
+    graph = compile_graph(
+        synthetic(network, plan), (3, workload.size, workload.size), workload.mean, workload.std
+    )
+    path = folder / f"{plan.hash}.blob"
+    path.write_bytes(write_blob(graph))
+    return path
+
+
+def measure_ours(workload: Workload, blob: Path, core: Core, *, caches: bool) -> Modelled:
+    """Counts the second inference of the program on a core, as for the peers, and models its cycles.
+
+    Raises:
+        UserError: no compiler, or the program fails.
+    """
+    program = build_program(core.target)
+    image = workload.images[0]
+    seen = hashlib.sha256(image.tobytes()).hexdigest()
+    key = (OURS, sha256(program), sha256(blob), core, caches, seen)
+
+    def compute() -> Modelled:
+        counts = emulator.count(
+            program, blob, image, target=core.target, caches=caches, warm_up=1, timeout=3000.0, route="qemu"
+        )
+        return model_cycles(read_executable(program), partial(mca.disassemble, program), counts, core)
+
+    return kept(Modelled, key, compute)
+
+
+def check_ours(workload: Workload, blob: Path, core: Core) -> Sanity:
+    """Compares the program's outputs with the float32 network's in PyTorch.
+
+    Raises:
+        UserError: the program fails.
+    """
+    with torch.inference_mode():
+        expected = workload.model(workload.normalized(workload.images)).numpy()
+    outputs = emulator.run(build_program(core.target), blob, workload.images, target=core.target)
+    return Sanity(*agreement(outputs, expected), len(outputs))
+
+
+def multiplications(blob: Path, core: Core) -> int:
+    """Multiplications of the network as direct convolutions."""
+    record = json.loads(emulator.emulate(build_program(core.target), ["info", str(blob)], target=core.target))
+    return sum(operation.get("multiplications", 0) for operation in record["operations"])
