@@ -81,7 +81,7 @@ class Comparison:
             settings = ours.SETTINGS if checked else f"{ours.SETTINGS}, plan not co-tuned: cost only"
             for core in self.cores:
                 modelled = ours.measure_ours(workload, blob, core, caches=self.caches)
-                named = (OURS, configuration.name, "this repository", settings)
+                named = (OURS, configuration.name, ours.version(core), settings)
                 self.add(workload, named, core, modelled, sanity, blob.stat().st_size, multiplications)
         for variant in peers.write_variants(workload, folder):
             say(f"{workload.name}: {variant.runtime} {variant.configuration}")

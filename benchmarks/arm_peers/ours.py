@@ -99,6 +99,11 @@ def check_ours(workload: Workload, blob: Path, core: Core) -> Sanity:
     return Sanity(*agreement(outputs, expected), len(outputs))
 
 
+def version(core: Core) -> str:
+    """What the kernels of a core are told apart by."""
+    return f"program {sha256(build_program(core.target))[:12]}"
+
+
 def multiplications(blob: Path, core: Core) -> int:
     """Multiplications of the network as direct convolutions."""
     record = json.loads(emulator.emulate(build_program(core.target), ["info", str(blob)], target=core.target))
