@@ -18,7 +18,7 @@ from pipeline.models import default_image_size, load_model, normalization
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CIFAR_CLASSES, IMAGENET_CLASSES = 10, 1000
-CALIBRATION, CHECKED_SMALL, CHECKED_LARGE = 32, 64, 8
+CALIBRATION, CHECKED_SMALL, CHECKED_LARGE = 16, 64, 4
 SMALL = 64  # pixels a side up to which many images are checked
 
 
