@@ -19,6 +19,7 @@ def cache_directory(*parts: str) -> Path:
 
 def write_atomically(path: Path, content: bytes | str, mode: int = 0o644) -> None:
     """Writes ``path`` so that a reader sees the old file or the whole new one, whoever else writes it meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:

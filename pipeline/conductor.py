@@ -123,7 +123,7 @@ class Conductor:
         if record is None and number in self._stopped:
             status: Any = "stopped" if running.curve else "dominated"
             reason = (
-                f"worse than others at {running.curve[-1].epochs:g} epochs"
+                f"worse than others at {running.curve[-1].epochs:.3g} epochs"
                 if running.curve
                 else "slower and larger than the front even with the best error so far"
             )
@@ -176,7 +176,7 @@ class Conductor:
     def _say(self) -> None:
         running = []
         for record in self.study.running():
-            where = f"{record.curve[-1].epochs:g} epochs" if record.curve else "starting"
+            where = f"{record.curve[-1].epochs:.3g} epochs" if record.curve else "starting"
             running.append(f"{record.hash} {where}")
         text = f"{self.study.spent} of {self.budget} trials, {len(self.study.front())} on the front"
         self.progress.status(text + (f"; running {', '.join(running)}" if running else ""))
