@@ -95,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         "--form", choices=("posterior", "paper"), default="posterior", help="soft assignment of the mixtures"
     )
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
     args = parser.parse_args(argv)
     names = {field.name for field in dataclasses.fields(TrainSettings)}
     settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
@@ -109,7 +110,12 @@ def main(argv: list[str] | None = None) -> int:
     except Diverged as error:
         print(f"diverged: {error}; a lower --learning-rate may help", file=sys.stderr)
         return 1
-    print(f"{args.out}: error {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})")
+    if args.format == "json":
+        print(json.dumps(metrics))
+    else:
+        print(
+            f"{args.out}: error {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})"
+        )
     return 0
 
 
