@@ -11,7 +11,6 @@ from pathlib import Path
 
 from deploy_arm.storage import sha256, write_atomically
 
-
 __all__ = ["folder_atomically", "sha256", "write_atomically"]
 
 

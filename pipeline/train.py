@@ -122,7 +122,6 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[str, Any]:
     """Train, write ``network.pt`` and ``metrics.json``, return the metrics."""
     import torch
-    from quantizers.network import hard_state
 
     from pipeline.data import load_data, split_manifest
     from pipeline.files import write_atomically
@@ -130,6 +129,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
     from pipeline.training.pretraining import pretrain
+    from quantizers.network import hard_state
 
     if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
