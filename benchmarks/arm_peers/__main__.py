@@ -72,9 +72,8 @@ class Comparison:
         from benchmarks.arm_peers.figures import OURS, Sanity
 
         multiplications = 0
-        for configuration in ours.configurations():
+        for configuration, blob in ours.compile_ours(workload, folder):
             say(f"{workload.name}: {OURS} {configuration.name}")
-            blob = ours.compile_ours(workload, configuration, folder)
             multiplications = multiplications or ours.multiplications(blob, self.cores[0])
             checked = self.check and configuration.checked
             sanity = ours.check_ours(workload, blob, self.cores[0]) if checked else Sanity()

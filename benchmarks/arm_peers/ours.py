@@ -49,22 +49,29 @@ def configurations() -> Iterator[Configuration]:
         yield Configuration(name, LayerPlan(2, 4, share / 100), 7)
 
 
-def compile_ours(workload: Workload, configuration: Configuration, folder: Path) -> Path:
-    """Writes the blob of a configuration.
+def compile_ours(workload: Workload, folder: Path) -> Iterator[tuple[Configuration, Path]]:
+    """Writes the blob of every configuration, one after the other.
+
+    Configurations that differ only in their share of zeros take their levels from one quantized network: ``synthetic`` moves
+    the weights, and finding the levels of a large network takes longer than all the rest.
 
     Raises:
         UserError: the compiler does not support a layer.
     """
-    plan = Plan.uniform(
-        layer_names(workload.model), configuration.layer, activation_bits=configuration.activation_bits
-    )
-    network = quantize(workload.model, plan, workload.normalized(workload.calibration[:CALIBRATION]))
-    graph = compile_graph(
-        synthetic(network, plan), (3, workload.size, workload.size), workload.mean, workload.std
-    )
-    path = folder / f"{plan.hash}.blob"
-    path.write_bytes(write_blob(graph))
-    return path
+    names = layer_names(workload.model)
+    calibration = workload.normalized(workload.calibration[:CALIBRATION])
+    shape = (3, workload.size, workload.size)
+    made: tuple[object, ...] = ()
+    for configuration in configurations():
+        layer = configuration.layer
+        plan = Plan.uniform(names, layer, activation_bits=configuration.activation_bits)
+        kind = (layer.bits, layer.components, plan.activation_bits)
+        if kind != made:
+            network, made = quantize(workload.model, plan, calibration), kind
+        graph = compile_graph(synthetic(network, plan), shape, workload.mean, workload.std)
+        path = folder / f"{plan.hash}.blob"
+        path.write_bytes(write_blob(graph))
+        yield configuration, path
 
 
 def measure_ours(workload: Workload, blob: Path, core: Core, *, caches: bool) -> Modelled:
