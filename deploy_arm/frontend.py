@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from deploy_arm import arithmetic, movement, normalization, pooling  # noqa: F401  they register their operators
 from deploy_arm import graph as g
-from deploy_arm import movement, normalization, pooling  # noqa: F401  they register their operators
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.operators import ANY_LAYOUT, OPERATORS
 from deploy_arm.passes import simplify
@@ -173,7 +173,7 @@ def _final(state: Lowering, value: Value) -> g.Tensor:
     value = state.plain(value)
     content = value.content
     if isinstance(content, Function) and content.exact:
-        content = state.integer(value)
+        return content.clamped(state, output(state, content.source, state.layer))
     if isinstance(content, Pending):
         return content.dequantize(state)
     return output(state, content, state.layer)

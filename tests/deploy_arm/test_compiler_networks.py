@@ -154,6 +154,18 @@ class SignedEnd(nn.Module):
         return F.adaptive_max_pool2d(torch.tanh(self.conv(x)), 1).flatten(1)
 
 
+class LimitedEnd(nn.Module):
+    """A limit that is no multiple of the step, behind an operation that keeps the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.conv.weight.data *= 30
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(F.max_pool2d(self.conv(x), 22)).flatten(1)
+
+
 def photographs(size: int, count: int, channels: int = 3) -> np.ndarray:
     """Smooth random uint8 images, NHWC."""
     random = torch.Generator().manual_seed(size)
@@ -215,6 +227,7 @@ def test_networks_agree_with_pytorch(name: str, size: int, bits: int) -> None:
         (Excited, 3),
         (Shuffled, 3),
         (ChannelsLast, 3),
+        (LimitedEnd, 3),
         (SignedEnd, 1),
     ],
 )

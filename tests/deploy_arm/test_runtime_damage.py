@@ -155,3 +155,33 @@ def test_exit_statuses_say_what_is_wrong(tmp_path: Path) -> None:
     assert (
         subprocess.run([*command, "bench", "x", "--repeat"], capture_output=True, check=False).returncode == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("opcode", "word", "value", "reason"),
+    [
+        (12, 4, -(2**31), "multiplier"),
+        (12, 6, 40, "shift"),
+        (12, 9, 300, "range"),
+        (12, 2, 1, "product"),
+        (13, 4, 2**24, "indices"),
+        (13, 4, 64, "channel"),  # the tensor table read as indices
+        (14, 5, -1, "epsilon"),
+        (14, 5, 2**30, "epsilon"),
+        (14, 7, 8, "arrays"),
+        (15, 0, 11, "output"),
+        (5, 6, -1, "dilation"),
+    ],
+)
+def test_what_is_wrong_with_an_operation_is_said(
+    tmp_path: Path, opcode: int, word: int, value: int, reason: str
+) -> None:
+    blob = bytearray(write_blob(everything()))
+    operations, table = struct.unpack_from("<2I", blob, 28)[0], struct.unpack_from("<I", blob, 36)[0]
+    places = range(table, table + 128 * operations, 128)
+    number, start = next(
+        (i, p) for i, p in enumerate(places) if struct.unpack_from("<i", blob, p)[0] == opcode
+    )
+    struct.pack_into("<i", blob, start + 4 * word, value)
+    code, message = status(with_checksum(blob), tmp_path)
+    assert code == 7 and f"operation {number}:" in message and reason in message

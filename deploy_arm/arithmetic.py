@@ -1,0 +1,152 @@
+"""Functions of one activation (tables of 256 values), arithmetic between two, with weights, and concatenation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from deploy_arm.lowering import Lowering, Unsupported, Value
+from deploy_arm.operators import affine, register, stored_value
+from deploy_arm.pending import Addition, Concatenation, Function, Product
+
+
+@register(
+    *(
+        "leaky_relu",
+        "hardswish",
+        "hardsigmoid",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "gelu",
+        "elu",
+        "celu",
+        "selu",
+        "mish",
+    ),
+    *(
+        "softplus",
+        "softsign",
+        "log_sigmoid",
+        "abs",
+        "neg",
+        "square",
+        "sqrt",
+        "exp",
+        "hardshrink",
+        "softshrink",
+        "threshold",
+    ),
+    any_layout=True,
+)
+def elementwise(state: Lowering, input: Value, **rest: Any) -> Value:
+    """Any function of one number: evaluated by PyTorch itself for each of the 256 values that a byte can stand for."""
+    function = state.function(input)
+    low, high = function.low, function.high
+    assert state.node is not None and callable(state.node.target)
+    if any(isinstance(argument, fx.Node) for argument in (*state.node.args[1:], *state.node.kwargs.values())):
+        raise Unsupported("a function with weights or of two activations")
+    reals = torch.from_numpy(function.values).clamp(low, high)
+    values = state.node.target(reals, *state.node.args[1:], **state.node.kwargs).numpy()
+    return input.holding(
+        Function(
+            name=state.name, layer=state.layer, shape=function.shape, source=function.source, values=values
+        )
+    )
+
+
+@register("add", any_layout=True)
+def add(state: Lowering, input: Any, other: Any, alpha: float = 1) -> Value:
+    if not isinstance(input, Value):
+        input, other = other, input
+    shift = _by_channel(state, input, other) if alpha == 1 else None
+    if shift is not None:
+        return affine(state, input, np.ones_like(shift), shift)
+    if not isinstance(other, Value):
+        return elementwise(state, input)
+    if alpha != 1 or input.shape != other.shape:
+        raise Unsupported("an addition of unequal shapes, or with a factor")
+    if input.strides != other.strides:
+        input, other = state.plain(input), state.plain(other)
+    first, second = state.integer(input), state.integer(other)
+    if first.shape != second.shape:
+        raise Unsupported("an addition of differently stored values")
+    content = Addition(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
+    return input.holding(content)
+
+
+def _by_channel(state: Lowering, input: Value, weights: Any) -> np.ndarray | None:
+    """A weight of the model that is broadcast over the batch and all positions, as one number per channel; None where it
+    is no weight.
+
+    Raises:
+        Unsupported: a weight that differs by position.
+    """
+    if not isinstance(weights, fx.Node):
+        return None
+    found = state.parameter(weights)
+    assert found is not None
+    channels = input.stored[2]
+    if found.size == 1:
+        return np.broadcast_to(found.reshape(-1), (channels,))
+    strides = state.strides(input)
+    shape = (1,) * (len(input.shape) + 1 - found.ndim) + found.shape
+    along = [axis for axis, size in enumerate(shape[1:]) if size > 1]
+    if (
+        len(shape) != len(input.shape) + 1
+        or strides is None
+        or len(along) != 1
+        or (found.size, strides[along[0]]) != (channels, 1)
+    ):
+        raise Unsupported(
+            f"weights of shape {found.shape} on {('N', *input.shape)}, that are not one per channel"
+        )
+    return found.reshape(-1)
+
+
+@register("mul", any_layout=True)
+def multiply(state: Lowering, input: Any, other: Any) -> Value:
+    """By a number, by a weight per channel, or of two activations of which one may be a vector."""
+    if not isinstance(input, Value):
+        input, other = other, input
+    scale = _by_channel(state, input, other)
+    if scale is not None:
+        return affine(state, input, scale, np.zeros_like(scale))
+    if not isinstance(other, Value):
+        return elementwise(state, input)
+    if math.prod(other.shape) > math.prod(input.shape):
+        input, other = other, input
+    if input.strides != other.strides:
+        input, other = state.plain(input), state.plain(other)
+    vector = len(input.shape) == 3 and input.strides is None and other.shape == (input.shape[0], 1, 1)
+    if not vector and input.shape != other.shape:
+        raise Unsupported(
+            f"a product of shapes {('N', *input.shape)} and {('N', *other.shape)}; they must be equal, or one (N, C, 1, 1)"
+        )
+    first, second = state.integer(input), state.integer(other)
+    if second.shape not in (first.shape, (1, 1, first.shape[2])):
+        raise Unsupported("a product of differently stored values")
+    content = Product(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
+    return input.holding(content)
+
+
+@register("div", "sub", any_layout=True)
+def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> Value:
+    if isinstance(other, Value | fx.Node):
+        raise Unsupported("arithmetic between two activations, other than addition and multiplication")
+    return elementwise(state, input)
+
+
+@register("cat", "concat", "concatenate")
+def cat(state: Lowering, tensors: Sequence[Value], dim: int) -> Value:
+    images = [state.image(tensor) for tensor in tensors]
+    if dim not in (1, -3) or len({image.stored[:2] for image in images}) != 1:
+        raise Unsupported("a concatenation along another axis than channels")
+    parts = tuple(state.function(image) for image in images)
+    shape = (*images[0].stored[:2], sum(image.stored[2] for image in images))
+    return stored_value(Concatenation(name=state.name, layer=state.layer, shape=shape, parts=parts))
