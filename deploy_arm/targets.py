@@ -48,6 +48,14 @@ for _target in (
         True,
     ),
     Target(
+        "x2",
+        "Cortex-X2 and newer (Snapdragon 8 Gen 1), Neoverse V2: matrix instructions",
+        "armv8.2-a+dotprod+fp16+rcpc",
+        "cortex-x2",
+        "generic+dotprod+crc+fullfp16+rcpc",
+        True,
+    ),
+    Target(
         "a55",
         "Cortex-A55, the small cores beside A76 to X1",
         "armv8.2-a+dotprod",

@@ -12,7 +12,7 @@ enum {
 
 const char *plan_kernel_name(const struct plan *plan) {
     static const char *const names[] = {"portable", "dense", "depthwise", "level-grouped"};
-    return names[plan->kernel];
+    return plan->kernel == KERNEL_DENSE && plan->matrix ? "dense matrix" : names[plan->kernel];
 }
 
 void copy_band(const struct plan *plan, const int8_t *in, int32_t row, int32_t rows, int8_t *to) {
@@ -133,6 +133,9 @@ static int plan_kernel(struct plan *plan) {
         plan->scratch_bytes = depthwise_scratch(plan);
     } else if (!c->depthwise) {
         plan->kernel = KERNEL_DENSE;
+#if defined(__ARM_FEATURE_DOTPROD)
+        plan->matrix = matrix_available();
+#endif
         plan->scratch_bytes = dense_scratch(plan);
         if (c->groups == 1 && c->kernel != KERNEL_DENSE)
             return grouped_prepare(plan);

@@ -4,15 +4,11 @@
  * read where they are: the inner loop loads 16 consecutive bytes of every pixel's segment and uses them lane by lane, so
  * nothing is rearranged; only padding makes a copy of the band. Loads per multiplication are those of an arranged panel. */
 #if defined(__ARM_NEON)
-#include "neon.h"
+#include "dense.h"
 #include "unpack.h"
-
-enum { WIDE = 16, NARROW = 8, WIDE_PIXELS = 6, NARROW_PIXELS = 8, CHUNK_DEPTH = 2048 };
 
 typedef void tile_kernel(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count, const int8_t *weights,
                          const int32_t *start, int32_t stride, int32_t *sums);
-
-#define UNROLL _Pragma("GCC unroll 8")
 
 /* One group of 4 k: V vectors of weights (4 channels each) times lane ``lane`` of every pixel. */
 #define MULTIPLY(lane)                                          \
@@ -69,17 +65,7 @@ static inline __attribute__((always_inline)) void tile(const int P, const int V,
             vst1q_s32(sums + p * 4 * V + 4 * v, acc[p][v]);
 }
 
-/* Whole tiles of a band, from the first product to the stored byte: for a direct plan whose weights fit one chunk. */
-struct work {
-    const int8_t *source, *weights;
-    const int32_t *places;
-    const struct segment *segments;
-    int32_t segment_count;
-    const int32_t *start, *multiplier, *offset; /* of the first channel */
-    struct requantizer requantizer;
-    int64_t stride; /* of the output: its channels */
-};
-
+/* Whole tiles of a band. */
 static inline __attribute__((always_inline)) void fused(const int P, const int V, const struct work *w, int32_t pixels, int8_t *out) {
     const struct work job = *w;
     const struct requantizer r = job.requantizer;
@@ -175,7 +161,7 @@ static void finish_floats(const struct plan *plan, const int32_t *sums, int32_t 
 
 /* Where things lie in the scratch memory. */
 struct layout {
-    size_t band, places, panel, block, sums, bytes;
+    size_t band, places, panel, arranged, block, sums, bytes;
 };
 
 static struct layout lay_out(const struct plan *plan) {
@@ -185,6 +171,7 @@ static struct layout lay_out(const struct plan *plan) {
     ROOM(band, plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0);
     ROOM(places, pixels * sizeof(int32_t));
     ROOM(panel, (size_t)CHUNK_DEPTH * WIDE);
+    ROOM(arranged, plan->matrix ? (size_t)CHUNK_DEPTH * WIDE * 2 : 0); /* twice: a segment of 4 takes the room of 8 */
     ROOM(block, plan->aligned ? 0 : ((size_t)plan->k + 3) / 4 * TILE);
     ROOM(sums, (plan->read > CHUNK_DEPTH ? pixels : 0) * WIDE * sizeof(int32_t));
     l.bytes = at;
@@ -220,7 +207,7 @@ static void decode_block(const struct plan *plan, size_t block, const struct seg
 static void panel(const struct plan *plan, const struct layout *l, uint8_t *scratch, const int8_t *source, int32_t pixels, int32_t group,
                   int32_t first, void *out, int32_t wide) {
     const int32_t *places = (const int32_t *)(const void *)(scratch + l->places);
-    int32_t *kept = (int32_t *)(void *)(scratch + l->sums), sums[WIDE_PIXELS * WIDE > NARROW_PIXELS * NARROW ? WIDE_PIXELS * WIDE : NARROW_PIXELS * NARROW];
+    int32_t *kept = (int32_t *)(void *)(scratch + l->sums), sums[WIDE_PIXELS * WIDE];
     int8_t *weights = (int8_t *)scratch + l->panel;
     int32_t width = wide ? WIDE : NARROW, step = wide ? WIDE_PIXELS : NARROW_PIXELS, channel = group * plan->outs + first;
     int32_t channels = plan->outs - first < width ? plan->outs - first : width;
@@ -230,12 +217,24 @@ static void panel(const struct plan *plan, const struct layout *l, uint8_t *scra
         for (next = s; next < plan->segment_count && depth + plan->segments[next].depth <= CHUNK_DEPTH; next++)
             depth += plan->segments[next].depth;
         for (int32_t b = 0; b < width / 8; b++)
-            decode_block(plan, block + (size_t)b, plan->segments + s, next - s, weights + b * TILE, (size_t)width * 4,
+            decode_block(plan, block + (size_t)b, plan->segments + s, next - s, (int8_t *)scratch + l->panel + b * TILE, (size_t)width * 4,
                          (int8_t *)scratch + l->block);
         int last = next == plan->segment_count;
+#if defined(__ARM_FEATURE_DOTPROD)
+        if (plan->matrix) {
+            matrix_arrange(plan->segments + s, next - s, width, (int8_t *)scratch + l->panel, (int8_t *)scratch + l->arranged);
+            weights = (int8_t *)scratch + l->arranged;
+        }
+#endif
         if (!s && last && plan->direct && channels == width) {
             struct work w = {source, weights, places, plan->segments, plan->segment_count, plan->compensation + channel,
                              plan->multiplier + channel, plan->offset + channel, make_requantizer(&plan->convolution->finish, plan->out->zero), plan->out->channels};
+#if defined(__ARM_FEATURE_DOTPROD)
+            if (plan->matrix) {
+                matrix_fused(width, &w, pixels, (int8_t *)out + channel);
+                return;
+            }
+#endif
             int32_t whole = pixels / step * step;
             (wide ? wide_fused : narrow_fused)[step - 1](&w, whole, (int8_t *)out + channel);
             w.places += whole;
@@ -247,6 +246,11 @@ static void panel(const struct plan *plan, const struct layout *l, uint8_t *scra
             int32_t count = pixels - p < step ? pixels - p : step;
             const int32_t *start = s ? kept + (int64_t)p * width : plan->compensation + channel;
             int32_t *to = last ? sums : kept + (int64_t)p * width;
+#if defined(__ARM_FEATURE_DOTPROD)
+            if (plan->matrix)
+                matrix_tile(width, count, source, places + p, plan->segments + s, next - s, weights, start, s ? width : 0, to);
+            else
+#endif
             (wide ? wide_tiles : narrow_tiles)[count - 1](source, places + p, plan->segments + s, next - s, weights, start, s ? width : 0, to);
             if (!last)
                 continue;

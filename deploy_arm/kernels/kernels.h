@@ -34,6 +34,7 @@ struct plan {
     int copied;                     /* the input band is copied with its padding */
     int32_t band, band_rows;        /* output rows per band, input rows of it */
     int32_t width;                  /* of the padded input */
+    int matrix;                     /* the dense kernel's products are SMMLA */
     int aligned;                    /* every segment is a whole number of packed tiles */
     int32_t segment_count;
     int64_t read; /* bytes of all segments of a pixel */
@@ -70,6 +71,9 @@ convolution_kernel dense_convolution, depthwise_convolution, grouped_convolution
 size_t dense_scratch(const struct plan *plan), depthwise_scratch(const struct plan *plan);
 
 #if defined(__ARM_FEATURE_DOTPROD)
+/* Does the processor have SMMLA? */
+int matrix_available(void);
+
 /* 3 x 3 depthwise by dot products: whether it can, the packed weights, and a band of at least two rows. */
 int depthwise3_fits(const struct plan *plan);
 size_t depthwise3_scratch(const struct plan *plan);

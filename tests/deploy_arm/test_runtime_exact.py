@@ -20,7 +20,7 @@ from deploy_arm.reference import run
 from deploy_arm.toolchain import is_arm
 
 Case = tuple[g.Graph, NDArray[np.uint8]]
-QEMU_CPU = {"a76": "cortex-a76", "a72": "cortex-a72"}
+QEMU_CPU = {"a76": "cortex-a76", "a72": "cortex-a72", "x2": "max,sve=off"}
 
 
 def execute(target: str, blob: Path, images: NDArray[np.uint8], *options: str) -> NDArray[np.float32]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_cases import RANGES, Builder
-from test_runtime_exact import Case, check
+from runtime_cases import RANGES, Builder, random_convolution
+from test_runtime_exact import Case, check, large
+
+from deploy_arm.program import build_program
+from deploy_arm.toolchain import is_arm
 
 
 def small_depthwise(seed: int) -> Case:
@@ -42,6 +47,26 @@ def small_pointwise(seed: int) -> Case:
 
 
 @pytest.mark.parametrize("make", [small_depthwise, small_pointwise])
-@pytest.mark.parametrize(("target", "seeds"), [("a76", range(60)), ("a72", range(60, 80))])
+@pytest.mark.parametrize(
+    ("target", "seeds"), [("a76", range(60)), ("a72", range(60, 80)), ("x2", range(80, 130))]
+)
 def test_small_layers(tmp_path: Path, target: str, seeds: range, make: Callable[[int], Case]) -> None:
     check((make(seed) for seed in seeds), tmp_path, target)
+
+
+def test_matrix_instructions_are_chosen_when_the_processor_has_them(tmp_path: Path) -> None:
+    """One program: its kernels on processors with and without SMMLA, with the same results."""
+    cases = [random_convolution(seed) for seed in range(3000, 3060)]
+    cases += [
+        large(1, 640, 24, 5, 3, 2, padding=(1, 1, 1, 1)),
+        large(2, 1030, 9, 3, 3, 3),
+        large(3, 4100, 20, 1, 1, 8),
+    ]
+    check(cases, tmp_path, "x2")
+    if is_arm():
+        return
+    blob = tmp_path / "case.blob"
+    for cpu, kernel in (("cortex-a76", "dense"), ("max,sve=off", "dense matrix")):
+        command = ["qemu-aarch64", "-cpu", cpu, str(build_program("a76")), "info", str(blob)]
+        described = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        assert described["operations"][1]["kernel"] == kernel

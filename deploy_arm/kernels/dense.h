@@ -1,0 +1,33 @@
+/* What the dense kernels share: the same panels and pixels, by dot products (dense.c) or by small matrix products (matrix.c). */
+#ifndef DENSE_H
+#define DENSE_H
+
+#include "neon.h"
+
+enum { WIDE = 16, NARROW = 8, WIDE_PIXELS = 6, NARROW_PIXELS = 8, CHUNK_DEPTH = 2048 };
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* A panel of a band, from the first product to the stored byte: for a direct plan whose weights fit one chunk. */
+struct work {
+    const int8_t *source, *weights;
+    const int32_t *places; /* of the pixels in ``source`` */
+    const struct segment *segments;
+    int32_t segment_count;
+    const int32_t *start, *multiplier, *offset; /* of the first channel */
+    struct requantizer requantizer;
+    int64_t stride; /* of the output: its channels */
+};
+
+#if defined(__ARM_FEATURE_DOTPROD)
+/* Weights of ``width`` channels as dense.c has them (4 k of each side by side) to 8 k of each, zero where a segment ends with 4. */
+void matrix_arrange(const struct segment *segments, int32_t count, int32_t width, const int8_t *from, int8_t *to);
+
+/* ``pixels`` (at most WIDE_PIXELS or NARROW_PIXELS) x ``width`` sums as the tiles of dense.c. */
+void matrix_tile(int32_t width, int32_t pixels, const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count,
+                 const int8_t *weights, const int32_t *start, int32_t stride, int32_t *sums);
+
+void matrix_fused(int32_t width, const struct work *w, int32_t pixels, int8_t *out);
+#endif
+
+#endif
