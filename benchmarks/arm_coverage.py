@@ -175,14 +175,14 @@ def table(names: Sequence[str], images: int, out: Path) -> list[Row]:
     """Rows for ``names``, written to ``out`` after each network; rows of other networks in an earlier table stay."""
     from deploy_arm.storage import write_atomically
 
-    rows: dict[str, Row | dict[str, str]] = {}
-    if out.exists():
-        with out.open(encoding="utf-8", newline="") as file:
-            rows = {row["network"]: row for row in csv.DictReader(file)}
     found = []
     for name in names:
         row = cover(name, images)
         found.append(row)
+        rows: dict[str, Row | dict[str, str]] = {}
+        if out.exists():  # read again each time: another process may have added to it
+            with out.open(encoding="utf-8", newline="") as file:
+                rows = {row["network"]: row for row in csv.DictReader(file)}
         rows[name] = row
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
