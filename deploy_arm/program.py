@@ -17,7 +17,7 @@ KERNELS = Path(__file__).parent / "kernels"
 # No contraction: a float result is two roundings, everywhere. Sections so that the linker drops what nobody calls.
 FLAGS = (
     "-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-ffunction-sections", "-Wall", "-Wextra",
-    "-static", "-s", "-Wl,--gc-sections",
+    "-pthread", "-static", "-s", "-Wl,--gc-sections",
 )  # fmt: skip
 COMPILE_SECONDS = 1200.0  # zig compiles its C library at first use, which takes minutes on a small machine
 

@@ -149,6 +149,39 @@ static int plan_kernel(struct plan *plan) {
 }
 #endif
 
+#if defined(__ARM_NEON)
+enum { SMALL = 32768 /* multiplications that are not worth waking a thread for */ };
+
+static int32_t share(int32_t total, int32_t index, int32_t count) { return (int32_t)((int64_t)total * index / count); }
+
+/* The grid of rows x blocks of 16 channels whose largest part costs least, in products: every part decodes the weights of its
+ * channels and copies its rows for itself, which counts as so many products. */
+struct part plan_part(const struct plan *plan, int32_t index, int32_t count) {
+    const struct tensor *out = plan->out;
+    int32_t rows = out->height, blocks = (out->channels + 15) / 16, best_rows = 1, best_blocks = 1;
+    int whole_channels = plan->kernel == KERNEL_DENSE ? plan->convolution->groups > 1 : out->channels % 16 != 0;
+    double least = 0;
+    for (int32_t across = 1; across <= count && plan->products >= SMALL; across++) {
+        int32_t down = count / across < rows ? count / across : rows;
+        if (across > blocks || (across > 1 && whole_channels))
+            break;
+        double height = (rows + down - 1) / down, panels = (blocks + across - 1) / across, k = (double)plan->k;
+        double line = (double)plan->width * plan->in->channels * plan->convolution->stride_height;
+        double cost = height * out->width * panels * 16 * k + panels * 16 * k * 5 + (plan->copied ? height * line * 3 : 0);
+        if (across == 1 || cost < least)
+            least = cost, best_rows = down, best_blocks = across;
+    }
+    struct part part = {0, 0, 0, 0};
+    if (index >= best_rows * best_blocks)
+        return part;
+    int32_t row = index / best_blocks, block = index % best_blocks;
+    part.row = share(rows, row, best_rows), part.row_end = share(rows, row + 1, best_rows);
+    part.channel = share(blocks, block, best_blocks) * 16, part.channel_end = share(blocks, block + 1, best_blocks) * 16;
+    part.channel_end = part.channel_end < out->channels ? part.channel_end : out->channels;
+    return part;
+}
+#endif
+
 int plan_convolution(struct plan *plan, const struct convolution *convolution, const struct tensor *in,
                      const struct tensor *out) {
     memset(plan, 0, sizeof *plan);

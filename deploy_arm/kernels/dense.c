@@ -265,7 +265,7 @@ static void panel(const struct plan *plan, const struct layout *l, uint8_t *scra
     }
 }
 
-void dense_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) {
+void dense_convolution(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch) {
     const struct convolution *c = plan->convolution;
     const struct layout l = lay_out(plan);
     int32_t *places = (int32_t *)(void *)(scratch + l.places);
@@ -274,8 +274,8 @@ void dense_convolution(const struct plan *plan, const int8_t *in, void *out, uin
     for (int32_t i = 0; i < plan->band; i++)
         for (int32_t j = 0; j < width; j++)
             places[i * width + j] = (int32_t)(i * down + j * across);
-    for (int32_t row = 0; row < plan->out->height; row += plan->band) {
-        int32_t rows = plan->out->height - row < plan->band ? plan->out->height - row : plan->band;
+    for (int32_t row = part->row; row < part->row_end; row += plan->band) {
+        int32_t rows = part->row_end - row < plan->band ? part->row_end - row : plan->band;
         const int8_t *source = in + (int64_t)row * down;
         if (plan->copied) {
             source = (int8_t *)scratch + l.band;
@@ -284,8 +284,8 @@ void dense_convolution(const struct plan *plan, const int8_t *in, void *out, uin
         int64_t element = (int64_t)row * width * plan->out->channels;
         void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
         for (int32_t group = 0; group < c->groups; group++)
-            for (int32_t first = 0; first < plan->outs;) {
-                int32_t wide = plan->outs - first > NARROW;
+            for (int32_t first = c->groups > 1 ? 0 : part->channel, end = c->groups > 1 ? plan->outs : part->channel_end; first < end;) {
+                int32_t wide = end - first > NARROW;
                 panel(plan, &l, scratch, source + (int64_t)group * plan->depth, rows * width, group, first, to, wide);
                 first += wide ? WIDE : NARROW;
             }

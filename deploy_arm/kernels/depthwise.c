@@ -102,7 +102,7 @@ static inline __attribute__((always_inline)) void row(const struct plan *plan, c
     }
 }
 
-void depthwise_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) {
+void depthwise_convolution(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch) {
     const struct convolution *c = plan->convolution;
     int8_t *weights = (int8_t *)scratch, *copy = weights + weight_bytes(plan);
     int32_t channels = plan->out->channels, taps = plan->segment_count;
@@ -120,23 +120,23 @@ void depthwise_convolution(const struct plan *plan, const int8_t *in, void *out,
         depthwise3_pack(plan, weights, packed);
 #endif
     int64_t line = (int64_t)plan->width * channels, down = line * c->stride_height;
-    for (int32_t first = 0; first < plan->out->height; first += plan->band) {
-        int32_t rows = plan->out->height - first < plan->band ? plan->out->height - first : plan->band;
+    for (int32_t first = part->row; first < part->row_end; first += plan->band) {
+        int32_t rows = part->row_end - first < plan->band ? part->row_end - first : plan->band;
         const int8_t *source = in + first * down;
         if (plan->copied) {
             source = copy;
             copy_band(plan, in, first * c->stride_height, plan->band_rows - (plan->band - rows) * c->stride_height, copy);
         }
 #if defined(__ARM_FEATURE_DOTPROD)
-        if (dots) {
-            depthwise3_band(plan, source, rows, packed, (int8_t *)out + (int64_t)first * plan->out->width * channels);
+        if (dots && rows > 1) {
+            depthwise3_band(plan, part, source, rows, packed, (int8_t *)out + (int64_t)first * plan->out->width * channels);
             continue;
         }
 #endif
         for (int32_t y = 0; y < rows; y++) {
             int64_t element = ((int64_t)first + y) * plan->out->width * channels;
             void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
-            for (int32_t channel = 0; channel < channels; channel += 16) {
+            for (int32_t channel = part->channel; channel < part->channel_end; channel += 16) {
                 int32_t count = channels - channel < 16 ? channels - channel : 16;
                 if (pairs && taps == NINE)
                     row(plan, source + y * down, places, weights, NINE, channel, count, to, 1);

@@ -11,8 +11,7 @@ enum { EIGHT = 8 };
 int depthwise3_fits(const struct plan *plan) {
     const struct convolution *c = plan->convolution;
     return plan->direct && c->kernel_height == 3 && c->kernel_width == 3 && c->dilation_height == 1 && c->dilation_width == 1 &&
-           c->stride_height == c->stride_width && c->stride_width <= 2 && plan->out->channels >= EIGHT && plan->band > 1 &&
-           plan->out->height % plan->band != 1;
+           c->stride_height == c->stride_width && c->stride_width <= 2 && plan->out->channels >= EIGHT;
 }
 
 static int32_t block_channel(const struct plan *plan, int32_t block) { /* the last block may overlap the one before */
@@ -136,11 +135,11 @@ static inline __attribute__((always_inline)) void two_rows(const int stride, con
 }
 
 /* A band: ``rows`` (at least 2) of outputs from ``source`` on; an odd last row is done together with the one before, again. */
-void depthwise3_band(const struct plan *plan, const int8_t *source, int32_t rows, const int8_t *packed, int8_t *out) {
+void depthwise3_band(const struct plan *plan, const struct part *part, const int8_t *source, int32_t rows, const int8_t *packed, int8_t *out) {
     const int64_t channels = plan->out->channels, line = (int64_t)plan->width * channels, across = (int64_t)plan->out->width * channels;
     for (int32_t y = 0; y < rows; y += 2) {
         int32_t row = y + 2 <= rows ? y : rows - 2;
-        for (int32_t block = 0; block * EIGHT < channels; block++) {
+        for (int32_t block = part->channel / EIGHT; block * EIGHT < part->channel_end; block++) {
             int32_t channel = block_channel(plan, block);
             int8_t *to = out + row * across + channel;
             const int8_t *from = source + row * line * plan->convolution->stride_height + channel;

@@ -89,7 +89,8 @@ static int worth_it(const struct plan *plan, const struct grouped *g) {
     double outs = plan->out->channels, pixels = (double)plan->out->height * plan->out->width;
     double bands = (plan->out->height + plan->band - 1) / plan->band, vectors = bands * g->vectors;
     double nonzero = (double)plan->k * outs - (double)plan->zeros;
-    double dense = pixels * ((double)plan->read * ((plan->out->channels + 7) / 8 * 8) * 0.0335 + outs * 2);
+    double product = plan->matrix ? 0.019 : 0.0335;
+    double dense = pixels * ((double)plan->read * ((plan->out->channels + 7) / 8 * 8) * product + outs);
     double planes = bands * (double)planes_bytes(plan, g) * 0.4;
     double grouped = vectors * (nonzero * (g->narrow ? 0.81 : 1.03) + outs * levels * 6 + outs * 40) + planes;
     return grouped < dense;
@@ -351,15 +352,15 @@ static void store(const int8_t *rows, const int32_t *pixels, int32_t count, int6
     }
 }
 
-void grouped_convolution(const struct plan *plan, const int8_t *in, void *out, uint8_t *scratch) {
+void grouped_convolution(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch) {
     const struct grouped *g = plan->grouped;
     const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
     const int8_t *planes = (const int8_t *)scratch;
     int8_t *buffer = (int8_t *)scratch + planes_bytes(plan, g);
     int32_t *pixels = (int32_t *)(void *)(buffer + 16 * 16 * VECTORS), outs = plan->out->channels;
     memset(buffer, 0, 16 * 16 * VECTORS);
-    for (int32_t row = 0; row < plan->out->height; row += plan->band) {
-        int32_t rows = plan->out->height - row < plan->band ? plan->out->height - row : plan->band;
+    for (int32_t row = part->row; row < part->row_end; row += plan->band) {
+        int32_t rows = part->row_end - row < plan->band ? part->row_end - row : plan->band;
         int32_t vectors = (int32_t)(((int64_t)(rows - 1) * g->width + plan->out->width + 15) / 16), tiles = (vectors + VECTORS - 1) / VECTORS;
         for (int32_t i = 0, x = 0, y = 0; i < 16 * vectors; i++) {
             pixels[i] = x < plan->out->width && y < rows ? y * plan->out->width + x : -1;
@@ -371,7 +372,7 @@ void grouped_convolution(const struct plan *plan, const int8_t *in, void *out, u
         int8_t *bytes = plan->out->floating ? NULL : (int8_t *)out + element;
         float *floats = plan->out->floating ? (float *)out + element : NULL;
         /* All outputs of 16 channels before the next ones: their places are read from memory once. */
-        for (int32_t o = 0; o < outs; o += 16) {
+        for (int32_t o = part->channel; o < part->channel_end; o += 16) {
             int32_t count = outs - o < 16 ? outs - o : 16;
             for (int32_t tile = 0, first = 0, last; tile < tiles; tile++, first = last) {
                 last = (int32_t)((int64_t)vectors * (tile + 1) / tiles);

@@ -66,7 +66,16 @@ void portable_gather(const struct operation *operation, const struct tensor *in,
 void portable_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);
 
 #if defined(__ARM_NEON)
-convolution_kernel dense_convolution, depthwise_convolution, grouped_convolution;
+/* A part of the output: rows and channels (of a multiple of 16 on), up to but without the ends. */
+struct part {
+    int32_t row, row_end, channel, channel_end;
+};
+
+typedef void partial_kernel(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch);
+partial_kernel dense_convolution, depthwise_convolution, grouped_convolution;
+
+/* Part ``index`` of ``count`` (threads) that a convolution is split into; empty where there is no more to split. */
+struct part plan_part(const struct plan *plan, int32_t index, int32_t count);
 
 size_t dense_scratch(const struct plan *plan), depthwise_scratch(const struct plan *plan);
 
@@ -78,7 +87,7 @@ int matrix_available(void);
 int depthwise3_fits(const struct plan *plan);
 size_t depthwise3_scratch(const struct plan *plan);
 void depthwise3_pack(const struct plan *plan, const int8_t *weights, int8_t *packed);
-void depthwise3_band(const struct plan *plan, const int8_t *source, int32_t rows, const int8_t *packed, int8_t *out);
+void depthwise3_band(const struct plan *plan, const struct part *part, const int8_t *source, int32_t rows, const int8_t *packed, int8_t *out);
 #endif
 
 /* Makes the plan level-grouped where that is asked for, or pays; 0 when memory is short. */

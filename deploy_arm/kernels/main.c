@@ -1,16 +1,16 @@
 /* The program: a blob's network on the command line.
  *
  *   program info BLOB                                        JSON about the network
- *   program run BLOB [--portable]                            standard input: raw uint8 images (height x width x channels)
+ *   program run BLOB [--threads N] [--portable]              standard input: raw uint8 images (height x width x channels)
  *                                                            back to back until it ends; standard output: float32 results
- *   program classify BLOB [--portable]                       the same input; prints the index of the largest result per image
+ *   program classify BLOB [--threads N] [--portable]         the same input; prints the index of the largest result per image
  *   program bench BLOB [--repeat N] [--warmup N] [--mark]    one image; JSON {"ns": [...]}, one figure per repetition
  *
- * With --mark there is one repetition, and getsid(-(1000000 + i)) is called before operation i and once after the last: a
+ * --threads N shares an inference among 1 (the default) to 8 threads; bench takes it too. With --mark there is one repetition, and getsid(-(1000000 + i)) is called before operation i and once after the last: a
  * harmless system call that an emulator can see. --portable runs plain C instead of the vector kernels, to compare.
  *
  * Exit status: 0 done; 2 wrong arguments; 3 to 8 as in network.h; 9 the input is not a whole number of images (or none);
- * 10 the output cannot be written. Messages go to standard error. */
+ * 10 the output cannot be written; 11 the threads cannot be started. Messages go to standard error. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdarg.h>
@@ -26,9 +26,9 @@ enum { EXIT_USAGE = 2, EXIT_INPUT = 9, EXIT_OUTPUT = 10 };
 
 static const char USAGE[] =
     "usage: program info BLOB\n"
-    "       program run BLOB [--portable] < images > results\n"
-    "       program classify BLOB [--portable] < images\n"
-    "       program bench BLOB [--repeat N] [--warmup N] [--mark] [--portable] < image\n";
+    "       program run BLOB [--threads N] [--portable] < images > results\n"
+    "       program classify BLOB [--threads N] [--portable] < images\n"
+    "       program bench BLOB [--repeat N] [--warmup N] [--mark] [--threads N] [--portable] < image\n";
 
 static int send_bytes(const void *bytes, size_t count) {
     const uint8_t *from = bytes;
@@ -192,7 +192,7 @@ int main(int count, char **arguments) {
     const char *command = arguments[1];
     int is_info = !strcmp(command, "info"), is_run = !strcmp(command, "run"), is_classify = !strcmp(command, "classify");
     int is_bench = !strcmp(command, "bench"), marked = 0, portable = 0;
-    long repeat = 10, warmup = 1;
+    long repeat = 10, warmup = 1, threads = 1;
     if (!is_info && !is_run && !is_classify && !is_bench)
         return complain(EXIT_USAGE, "there is no command \"%s\"\n%s", command, USAGE);
     for (int i = 3; i < count; i++) {
@@ -201,6 +201,10 @@ int main(int count, char **arguments) {
             portable = 1;
         } else if (!strcmp(option, "--mark") && is_bench) {
             marked = 1;
+        } else if (!strcmp(option, "--threads") && !is_info) {
+            threads = parse_count(arguments[++i]);
+            if (threads < 1 || threads > MAXIMUM_THREADS)
+                return complain(EXIT_USAGE, "--threads needs a number from 1 to %d\n", MAXIMUM_THREADS);
         } else if ((!strcmp(option, "--repeat") || !strcmp(option, "--warmup")) && is_bench) {
             long value = parse_count(arguments[++i]);
             if (value < 0)
@@ -215,6 +219,11 @@ int main(int count, char **arguments) {
     if (status)
         return status;
     network->portable = portable;
+    status = threads > 1 ? network_set_threads(network, (int)threads) : 0;
+    if (status) {
+        network_close(network);
+        return complain(status, "%ld threads cannot be started here\n", threads);
+    }
     if (is_info)
         status = command_info(network);
     else

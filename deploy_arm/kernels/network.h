@@ -20,6 +20,7 @@ enum network_status {
     NETWORK_CHECKSUM = 6,    /* truncated, or the checksum differs: the file was damaged */
     NETWORK_DAMAGED = 7,     /* the checksum holds, but an offset, shape or value is not allowed */
     NETWORK_MEMORY = 8,      /* not enough memory */
+    NETWORK_THREADS = 11,    /* threads cannot be started here, or not so many */
 };
 
 struct network;
@@ -29,6 +30,10 @@ int network_open(const char *path, struct network **out);
 
 /* Where the image goes: uint8, height x width x channels, *bytes of them. Kept between runs. */
 uint8_t *network_input(struct network *network, size_t *bytes);
+
+/* How many threads share an inference from now on, 1 (as opened) to 8. Results are the same for any number. NETWORK_THREADS or
+ * NETWORK_MEMORY when they cannot be started: then it is one again. */
+int network_set_threads(struct network *network, int count);
 
 /* One inference. Deterministic, allocates nothing. */
 void network_run(struct network *network);

@@ -71,6 +71,7 @@ int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const
         return NETWORK_MEMORY;
     }
     network->file = file;
+    network->thread_count = 1;
     int status = blob_parse(&network->blob, file, bytes);
     if (reason)
         *reason = network->blob.reason;
@@ -104,19 +105,46 @@ const float *network_output(const struct network *network, size_t *count) {
     return (const float *)(const void *)(network->arena + tensor->offset);
 }
 
+#if defined(__ARM_NEON)
+struct convolution_work {
+    const struct network *network;
+    const struct plan *plan;
+};
+
+/* The part of thread ``index`` of a convolution. */
+static void run_part(void *argument, int32_t index) {
+    const struct convolution_work *work = argument;
+    const struct network *network = work->network;
+    const struct plan *plan = work->plan;
+    const int8_t *in = (const int8_t *)network->arena + plan->in->offset;
+    void *out = network->arena + plan->out->offset;
+    uint8_t *scratch = index ? network->more_scratch + (size_t)(index - 1) * network->scratch_room : network->scratch;
+    const struct part part = plan_part(plan, index, network->thread_count);
+    if (part.row == part.row_end)
+        return;
+    if (plan->kernel == KERNEL_DENSE)
+        dense_convolution(plan, &part, in, out, scratch);
+    else if (plan->kernel == KERNEL_DEPTHWISE)
+        depthwise_convolution(plan, &part, in, out, scratch);
+    else
+        grouped_convolution(plan, &part, in, out, scratch);
+}
+#endif
+
 static void run_convolution(const struct network *network, const struct plan *plan) {
     const int8_t *in = (const int8_t *)network->arena + plan->in->offset;
     void *out = network->arena + plan->out->offset;
 #if defined(__ARM_NEON)
-    if (!network->portable && plan->kernel == KERNEL_DENSE)
-        dense_convolution(plan, in, out, network->scratch);
-    else if (!network->portable && plan->kernel == KERNEL_DEPTHWISE)
-        depthwise_convolution(plan, in, out, network->scratch);
-    else if (!network->portable && plan->kernel == KERNEL_GROUPED)
-        grouped_convolution(plan, in, out, network->scratch);
-    else
+    if (!network->portable && plan->kernel != KERNEL_AUTOMATIC) {
+        struct convolution_work work = {network, plan};
+        if (network->threads && plan_part(plan, 1, network->thread_count).row_end)
+            threads_run(network->threads, run_part, &work);
+        else
+            run_part(&work, 0);
+        return;
+    }
 #endif
-        portable_convolution(plan, in, out, network->scratch);
+    portable_convolution(plan, in, out, network->scratch);
 }
 
 void network_run_marked(struct network *network, void (*mark)(int32_t operation)) {
@@ -144,6 +172,25 @@ void network_run_marked(struct network *network, void (*mark)(int32_t operation)
         mark(blob->operation_count);
 }
 
+int network_set_threads(struct network *network, int count) {
+    threads_stop(network->threads);
+    free(network->more_scratch);
+    network->threads = NULL;
+    network->more_scratch = NULL;
+    network->thread_count = 1;
+    if (count < 1 || count > MAXIMUM_THREADS)
+        return NETWORK_THREADS;
+    if (count == 1)
+        return NETWORK_OK;
+    network->scratch_room = (network->scratch_bytes + SLACK + 63) / 64 * 64;
+    network->more_scratch = aligned_alloc(64, (size_t)(count - 1) * network->scratch_room);
+    network->threads = network->more_scratch ? threads_start(count) : NULL;
+    if (!network->threads)
+        return network->more_scratch ? NETWORK_THREADS : NETWORK_MEMORY;
+    network->thread_count = count;
+    return NETWORK_OK;
+}
+
 void network_run(struct network *network) { network_run_marked(network, NULL); }
 
 void network_close(struct network *network) {
@@ -155,6 +202,8 @@ void network_close(struct network *network) {
             free(network->plans[i]);
         }
     free(network->plans);
+    threads_stop(network->threads);
+    free(network->more_scratch);
     free(network->memory);
     free(network->image);
     free(network->file);

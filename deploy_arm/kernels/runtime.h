@@ -5,12 +5,17 @@
 #include "blob.h"
 #include "kernels.h"
 #include "network.h"
+#include "threads.h"
 
 struct network {
     struct blob blob;
     uint8_t *file, *memory, *arena, *image, *scratch; /* arena and scratch are parts of ``memory`` */
     size_t scratch_bytes, prepared_bytes;
     struct plan **plans; /* by operation; NULL where it is no convolution */
+    struct threads *threads; /* NULL: one thread */
+    int32_t thread_count;
+    uint8_t *more_scratch; /* of the other threads, each ``scratch_room`` bytes */
+    size_t scratch_room;
     int portable;        /* plain C instead of the kernels */
     int copy_image;      /* some operation other than an input table reads the image */
 };

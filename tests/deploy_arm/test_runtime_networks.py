@@ -51,6 +51,13 @@ def test_networks_agree_with_the_reference(
     result = np.frombuffer(done.stdout, np.float32).reshape(len(images), 10)
     np.testing.assert_array_equal(result, run(graph, images))
     assert len(np.unique(result)) > 30
+    threads = subprocess.run(
+        [*command, "run", str(blob), "--threads", "8"],
+        input=images.tobytes(),
+        capture_output=True,
+        check=True,
+    )
+    assert threads.stdout == done.stdout
     described = json.loads(
         subprocess.run([*command, "info", str(blob)], capture_output=True, check=True).stdout
     )
