@@ -2,7 +2,7 @@
 
 Same networks, images, emulator and cycle model for everybody, one thread, one image, whole network. Every figure is modelled:
 executed instructions per block under QEMU, weighted by llvm-mca (``deploy_arm/cycles.py``). Results of networks that were
-counted before come from the cache directory.
+counted before come from the cache directory, and rows of other networks and cores in a file of the same conditions stay.
 
 Ours includes normalization and quantization of the bytes; the peers are given normalized floats.
 """
@@ -159,12 +159,28 @@ def conditions(options: argparse.Namespace) -> str:
     return f"ort{ORT_VERSION}_ncnn{NCNN_VERSION}_{tools}_{caches}_1thread"
 
 
+def earlier_figures(path: Path) -> list[Figure]:
+    """What a file of the same conditions has; nothing where there is none.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    from benchmarks.arm_peers.report import read_csv
+
+    if not path.exists():
+        return []
+    try:
+        return read_csv(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not a file of this benchmark ({error}): move it away") from error
+
+
 def run(options: argparse.Namespace) -> int:
     import torch
 
     from benchmarks.arm_peers.figures import TARGETS, outcome
     from benchmarks.arm_peers.onnx_model import require_onnx
-    from benchmarks.arm_peers.report import chart, csv_text, outcome_table, table
+    from benchmarks.arm_peers.report import chart, csv_text, merged, outcome_table, table
     from benchmarks.arm_peers.workload import load_workload
     from deploy_arm import emulator, mca
     from deploy_arm.cores import CORES
@@ -189,14 +205,15 @@ def run(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
             comparison.add_network(workload, Path(folder))
         # After every network, so that an interrupted run leaves what it has.
-        write_atomically(path, csv_text(comparison.figures))
-        write_atomically(path.with_suffix(".svg"), chart(comparison.figures))
-    outcomes = [outcome(target, comparison.figures) for target in TARGETS]
+        figures = merged(earlier_figures(path), comparison.figures)
+        write_atomically(path, csv_text(figures))
+        write_atomically(path.with_suffix(".svg"), chart(figures))
+    outcomes = [outcome(target, figures) for target in TARGETS]
     if options.format == "json":
-        records = [figure.record() for figure in comparison.figures]
+        records = [figure.record() for figure in figures]
         print(json.dumps({"figures": records, "targets": [each.record() for each in outcomes]}, indent=1))
     else:
-        print(table(comparison.figures))
+        print(table(figures))
         print(outcome_table(outcomes))
     say(f"written: {path} and {path.with_suffix('.svg').name}")
     return 0

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arm_peers.sysroot import guest_options, guest_python, sysroot
+from benchmarks.arm_peers.sysroot import guest_options, guest_python, matrix_sysroot, sysroot
 from deploy_arm import emulator
-from deploy_arm.cores import CORES, Caches
+from deploy_arm.cores import CORES, Core
 from deploy_arm.counts import Counts
 
-CORE = CORES["a76"]  # of the sysroot's CPU description
+CORE = CORES["a76"]  # outputs are the same on all
 GUEST = Path(__file__).with_name("guest.py")
 SECONDS = 3000.0  # an inference of the largest network, counted with caches on a loaded machine
 
@@ -31,7 +31,7 @@ class PeerModel:
 
 
 def guest_command(
-    folder: Path, model: PeerModel, images: NDArray[np.float32], *, mark: bool
+    folder: Path, root: Path, model: PeerModel, images: NDArray[np.float32], *, mark: bool
 ) -> tuple[list[str], Path]:
     """The emulated command for some images, and the file its outputs go to."""
     outputs = folder / "outputs.npy"
@@ -45,7 +45,7 @@ def guest_command(
         "mark": mark,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
-    return [*guest_python(sysroot()), str(GUEST), str(folder / "settings.json")], outputs
+    return [*guest_python(root), str(GUEST), str(folder / "settings.json")], outputs
 
 
 def peer_outputs(model: PeerModel, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,26 +55,28 @@ def peer_outputs(model: PeerModel, images: NDArray[np.float32]) -> NDArray[np.fl
         UserError: the peer fails; its message is in the text.
     """
     with tempfile.TemporaryDirectory(prefix="peer-") as name:
-        command, outputs = guest_command(Path(name), model, images, mark=False)
-        qemu = [emulator.find_qemu() or "qemu-aarch64", "-cpu", CORE.emulated_cpu, *guest_options(sysroot())]
+        root = sysroot()
+        command, outputs = guest_command(Path(name), root, model, images, mark=False)
+        qemu = [emulator.find_qemu() or "qemu-aarch64", "-cpu", CORE.emulated_cpu, *guest_options(root)]
         emulator.execute([*qemu, *command], b"", SECONDS, f"{model.peer} (emulated)")
         return np.asarray(np.load(outputs), dtype=np.float32)
 
 
-def peer_counts(model: PeerModel, image: NDArray[np.float32], caches: Caches | None) -> Counts:
-    """What one inference executes, the second one of a loaded network; ``image`` is float [3, H, W].
+def has_matrix(core: Core) -> bool:
+    """Whether a core is emulated with i8mm: only QEMU's largest model has it."""
+    return core.emulated_cpu.startswith("max")
 
-    The peers choose their kernels by the features of one core, so what they execute is the same for all;
-    only ``caches`` (simulated where given) differ.
+
+def peer_counts(model: PeerModel, image: NDArray[np.float32], core: Core, *, caches: bool) -> Counts:
+    """What one inference executes, the second one of a loaded network; ``image`` is float [3, H, W].
 
     Raises:
         UserError: as ``peer_outputs``.
         ValueError: the counts are not complete.
     """
-    core = CORE if caches is None else replace(CORE, caches=caches)
+    root = matrix_sysroot() if has_matrix(core) else sysroot()
     with tempfile.TemporaryDirectory(prefix="peer-") as name:
-        command, _ = guest_command(Path(name), model, image[None], mark=True)
-        options: Sequence[str] = guest_options(sysroot())
+        command, _ = guest_command(Path(name), root, model, image[None], mark=True)
         return emulator.count_command(
-            command, b"", core, caches is not None, SECONDS, options=options, code=True
+            command, b"", core, caches, SECONDS, options=guest_options(root), code=True
         )

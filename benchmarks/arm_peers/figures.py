@@ -91,6 +91,7 @@ TARGETS = (
     Target("resnet18", SPARSE80, ORT_FP32, 7.46),
     Target("resnet18", SPARSE80, NCNN_FP32, 3.0),
     Target("resnet18", SPARSE80, INT8, 2.0),
+    Target("resnet18", DENSE4, ORT_FP32, 7.0, core="x2"),
     Target("resnet20", DENSE4, ((ORT, "int8"),), 1.3),
     Target("mobilenet_v2", DENSE4, INT8, 1.0),
 )

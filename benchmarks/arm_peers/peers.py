@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.arm_peers.emulated import PeerModel, peer_counts, peer_outputs
+from benchmarks.arm_peers.emulated import PeerModel, has_matrix, peer_counts, peer_outputs
 from benchmarks.arm_peers.figures import NCNN, ORT, Sanity, agreement
 from benchmarks.arm_peers.float_network import FloatNetwork, float_network
 from benchmarks.arm_peers.modelled import Modelled, kept, model_cycles
@@ -23,7 +23,7 @@ from benchmarks.arm_peers.onnx_model import quantize_onnx, write_onnx
 from benchmarks.arm_peers.sysroot import NCNN_VERSION, ORT_VERSION
 from benchmarks.arm_peers.workload import SMALL, Workload
 from deploy_arm.block_code import BlockCode
-from deploy_arm.cores import Caches, Core
+from deploy_arm.cores import Core
 from deploy_arm.counts import Counts
 from deploy_arm.storage import sha256
 from quantizers.errors import UserError
@@ -105,17 +105,18 @@ def measure_peer(
         UserError: the peer fails.
     """
     image = workload.normalized(workload.images[:1]).numpy()[0]
-    counted: dict[Caches | None, Counts] = {}
+    counted: dict[object, Counts] = {}
 
     def compute(core: Core) -> Modelled:
-        geometry = core.caches if caches else None
-        if geometry not in counted:
+        # Cores of the same instructions execute the same; only their caches differ.
+        kind = (has_matrix(core), core.caches if caches else None)
+        if kind not in counted:
             try:
-                counted[geometry] = peer_counts(variant.model, image, geometry)
+                counted[kind] = peer_counts(variant.model, image, core, caches=caches)
             except ValueError as error:
                 raise UserError(f"{variant.runtime} {variant.configuration}: {error}") from error
-        code = BlockCode(counted[geometry].code)
-        return model_cycles(code, code.listing, counted[geometry], core)
+        code = BlockCode(counted[kind].code)
+        return model_cycles(code, code.listing, counted[kind], core)
 
     key = (variant.identity(), digest(image), caches)
     return {core.target: kept(Modelled, (*key, core), partial(compute, core)) for core in cores}

@@ -51,6 +51,13 @@ def read_csv(text: str) -> list[Figure]:
     return figures
 
 
+def merged(earlier: Sequence[Figure], latest: Sequence[Figure]) -> list[Figure]:
+    """The latest figures after those of networks and cores that they leave out; sorted by network, then core."""
+    replaced = set(groups(latest))
+    kept = [figure for figure in earlier if (figure.model, figure.core) not in replaced]
+    return sorted([*kept, *latest], key=lambda figure: (figure.model, figure.core))
+
+
 def groups(figures: Sequence[Figure]) -> dict[tuple[str, str], list[Figure]]:
     """Figures by network and core, in order of appearance."""
     found: dict[tuple[str, str], list[Figure]] = {}
@@ -69,7 +76,7 @@ def table(figures: Sequence[Figure]) -> str:
             f"{first.multiplications / 1e6:.0f} M multiplications, {first.weights}"
         )
         lines.append(
-            f"  {'':<52}{'ms':>8}{'interval':>18}{'cycles/mult':>13}{'instr/mult':>12}{'top-1 agrees':>14}"
+            f"  {'':<52}{'ms':>8}{'interval':>18}{'cycles/mult':>13}{'instr/mult':>12}{'correlation':>13}{'top-1 agrees':>14}"
         )
         for figure in members:
             name = f"{figure.runtime} {figure.configuration}" + (
@@ -81,9 +88,10 @@ def table(figures: Sequence[Figure]) -> str:
                 if figure.top1_agreement is None
                 else f"{figure.top1_agreement:.0%} of {figure.checked_images}"
             )
+            correlation = "-" if figure.correlation is None else f"{figure.correlation:.4f}"
             lines.append(
                 f"  {name:<52}{figure.latency_ms:>8.2f}{interval:>18}{figure.cycles_per_multiplication:>13.4f}"
-                f"{figure.instructions / figure.multiplications:>12.3f}{agrees:>14}"
+                f"{figure.instructions / figure.multiplications:>12.3f}{correlation:>13}{agrees:>14}"
             )
         lines.append("")
     return "\n".join(lines)

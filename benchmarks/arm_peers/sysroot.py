@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,21 +24,24 @@ PACKAGES = ("python3.11", "libstdc++6", "libgomp1")
 ORT_VERSION, NCNN_VERSION, NUMPY_VERSION = "1.32.0", "1.0.20261020", "2.4.6"
 WHEELS = (f"onnxruntime=={ORT_VERSION}", f"ncnn=={NCNN_VERSION}", f"numpy=={NUMPY_VERSION}")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
-# What the kernels are chosen by: a Cortex-A76's own instructions, no SVE, no i8mm, no bfloat16. The host's file would
-# be that of another architecture.
+# What the peers choose their kernels by: no SVE, which the cycle models lack; i8mm and bfloat16 only in the second line. The
+# host's file would be that of another architecture.
 FEATURES = (
     "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 )
-CPU_INFORMATION = f"""processor\t: 0
+MATRIX_FEATURES = f"{FEATURES} i8mm bf16"
+CPU_INFORMATION = """processor\t: 0
 BogoMIPS\t: 50.00
-Features\t: {FEATURES}
+Features\t: {features}
 CPU implementer\t: 0x41
 CPU architecture: 8
 CPU variant\t: 0x3
-CPU part\t: 0xd0b
+CPU part\t: {part}
 CPU revision\t: 1
 
 """
+CORTEX_A76 = CPU_INFORMATION.format(features=FEATURES, part="0xd0b")
+CORTEX_X2 = CPU_INFORMATION.format(features=MATRIX_FEATURES, part="0xd48")
 APT_CONFIGURATION = """APT::Architecture "arm64";
 APT::Architectures {{ "arm64"; }};
 APT::Install-Recommends "false";
@@ -80,7 +84,7 @@ def sysroot() -> Path:
     Raises:
         UserError: no network, or apt-get, dpkg-deb or Debian's keyring are missing.
     """
-    content = repr((DEBIAN, PACKAGES, WHEELS, CPU_INFORMATION))
+    content = repr((DEBIAN, PACKAGES, WHEELS, CORTEX_A76))
     root = cache_directory("peers") / f"root-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     if root.exists():
         return root
@@ -91,12 +95,30 @@ def sysroot() -> Path:
         for package in fetch_packages(work / "apt"):
             run_command(["dpkg-deb", "-x", str(package), str(made)])
         fetch_wheels(work / "wheels", made / "site")
-        write_cpu_files(made)
+        write_cpu_files(made, CORTEX_A76)
         try:
             made.rename(root)
         except OSError:
             if not root.exists():  # somebody else may have finished first
                 raise
+    return root
+
+
+def matrix_sysroot() -> Path:
+    """The same system on a core with matrix instructions (i8mm); its files are links to the first one's.
+
+    Raises:
+        UserError: as ``sysroot``.
+    """
+    first = sysroot()
+    root = first.with_name(f"{first.name}-matrix")
+    if not root.exists():
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=".root-") as folder:
+            made = Path(folder, "root")
+            shutil.copytree(first, made, symlinks=True, copy_function=os.link)
+            (made / "proc" / "cpuinfo").unlink()
+            write_cpu_files(made, CORTEX_X2)
+            made.rename(root)
     return root
 
 
@@ -127,14 +149,15 @@ def fetch_wheels(folder: Path, site: Path) -> None:
             archive.extractall(site)
 
 
-def write_cpu_files(root: Path) -> None:
-    """One Cortex-A76, as Linux describes it: ONNX Runtime stops on import when it reads another architecture's."""
+def write_cpu_files(root: Path, information: str) -> None:
+    """One core, as Linux describes it: ONNX Runtime stops on import when it reads another architecture's."""
     (root / "proc").mkdir(exist_ok=True)
-    (root / "proc" / "cpuinfo").write_text(CPU_INFORMATION)
+    (root / "proc" / "cpuinfo").write_text(information)
     cpus = root / "sys" / "devices" / "system" / "cpu"
-    (cpus / "cpu0").mkdir(parents=True, exist_ok=True)
-    for name in ("online", "possible", "present", "kernel_max"):
-        (cpus / name).write_text("0\n")
+    if not cpus.exists():
+        (cpus / "cpu0").mkdir(parents=True)
+        for name in ("online", "possible", "present", "kernel_max"):
+            (cpus / name).write_text("0\n")
 
 
 def guest_options(root: Path) -> list[str]:

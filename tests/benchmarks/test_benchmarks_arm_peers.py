@@ -212,3 +212,10 @@ def test_the_chart_has_a_bar_per_figure_in_proportion() -> None:
     assert len(bars) == 3 and bars[1] == pytest.approx(3 * bars[0], rel=0.01)
     words = " ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text"))
     assert "modelled" in words and "fp32 <&>" in words and "on x1" in words
+
+
+def test_a_later_run_replaces_its_own_networks_and_cores_only() -> None:
+    earlier = [figure(OURS, "4-bit", 1.0), figure(ORT, "fp32", 2.0), figure(OURS, "4-bit", 3.0, core="x1")]
+    latest = [figure(OURS, "4-bit", 9.0), figure(OURS, "4-bit", 4.0, model="resnet50")]
+    found = [(each.model, each.core, each.cycles) for each in report.merged(earlier, latest)]
+    assert found == [("resnet18", "a76", 9.0), ("resnet18", "x1", 3.0), ("resnet50", "a76", 4.0)]
