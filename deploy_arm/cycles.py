@@ -28,7 +28,7 @@ from deploy_arm.elf import read_executable
 from deploy_arm.mca import BlockCycles
 from deploy_arm.throughput import throughput_bound
 
-MODEL_VERSION = 1  # raise it when a figure of this module changes its meaning
+MODEL_VERSION = 2  # raise it when a figure of this module changes its meaning
 COVERAGE = 0.995
 # Where llvm-mca is missing, only a throughput bound is known. The analyser's points for whole networks are 1.05 (dense
 # kernels) to 1.5 times (depthwise) this bound.
@@ -88,29 +88,35 @@ def is_branch(word: int) -> bool:
 
 
 def join_fall_through(blocks: Mapping[Block, int], code: mca.Code) -> dict[Block, int]:
-    """Joins blocks that always run one after the other.
+    """Joins blocks with the one that always runs next.
 
-    The emulator cuts a loop body at page ends and at its own limits; modelled apart, each piece would loop on itself. Two
-    neighbours are joined when the first does not end in a branch and both were executed equally often.
+    The emulator cuts a loop body at page ends and at its own limits; modelled apart, each piece would loop on itself. A block
+    is joined to all that end where it begins, not in a branch, when it was executed as often as they together.
     """
-    joined: dict[Block, int] = {}
-    by_address = {block.address: (block, count) for block, count in sorted(blocks.items(), reverse=True)}
-    taken: set[Block] = set()
-    for block in sorted(blocks):
-        if block in taken:
+    ending: dict[int, list[Block]] = {}
+    beginning: dict[int, int] = {}
+    for block in blocks:
+        end = block.address + block.size
+        beginning[block.address] = beginning.get(block.address, 0) + 1
+        if not is_branch(int.from_bytes(code.read(end - 4, 4), "little")):
+            ending.setdefault(end, []).append(block)
+    whole = {block: block for block in blocks}
+    for block in sorted(blocks, reverse=True):
+        before = ending.get(block.address, [])
+        if (
+            not before
+            or beginning[block.address] > 1
+            or sum(map(blocks.__getitem__, before)) != blocks[block]
+        ):
             continue
-        whole, count = block, blocks[block]
-        while True:
-            end = whole.address + whole.size
-            follower = by_address.get(end)
-            last_word = int.from_bytes(code.read(end - 4, 4), "little")
-            if is_branch(last_word) or follower is None or follower[1] != count or follower[0] in taken:
-                break
-            taken.add(follower[0])
-            whole = Block(
-                whole.address, whole.instructions + follower[0].instructions, whole.size + follower[0].size
+        rest = whole.pop(block)
+        for first in before:
+            whole[first] = Block(
+                first.address, first.instructions + rest.instructions, first.size + rest.size
             )
-        joined[whole] = count
+    joined: dict[Block, int] = {}
+    for first, result in whole.items():
+        joined[result] = joined.get(result, 0) + blocks[first]
     return joined
 
 

@@ -123,6 +123,13 @@ def test_only_fall_through_of_equal_counts_is_joined() -> None:
     }
     unequal = {first: 5, second: 6, third: 6}
     assert cycles.join_fall_through(unequal, executable) == unequal
+    # A loop cut at a page's end, entered from another block: both go on with its rest.
+    entry = Block(4, 1, 4)
+    assert cycles.join_fall_through({first: 5, entry: 1, second: 6, third: 6}, executable) == {
+        Block(0, 4, 16): 5,
+        Block(4, 3, 12): 1,
+        third: 6,
+    }
 
 
 def test_disassembly_goes_back_into_the_assembler() -> None:
