@@ -21,19 +21,23 @@ enum {
     PLANE_SLACK = 16 * VECTORS + SLACK,
 };
 
+/* ``count`` weights of one level. The first lies ``first`` bytes from the outputs' first activation; each has its distance from the
+ * one before, 0 for the first. A level has several runs where a sum would not fit or a distance not. */
 struct run {
     int32_t level, count;
+    uint32_t first;
 };
 
 struct grouped {
     struct run *runs;   /* of all output channels, one after the other */
-    uint32_t *places;   /* of all runs */
+    uint16_t *steps;    /* of all runs: distances between places */
     int32_t *first_run; /* by output channel, and the end */
-    uint32_t *first_place;
+    uint32_t *first_step;
     int32_t *start; /* by output channel: where the sum begins */
     int narrow;     /* activations fit 7 bits */
     int32_t shift;  /* taken from stored activations */
     int32_t phases, phase[4096]; /* row phase x stride_width + column phase */
+    int32_t *tap_phase;          /* by tap: its index among them */
     int32_t rows, width;         /* of a plane */
     int32_t vectors;             /* of outputs in a full band */
     size_t plane;                /* bytes from channel to channel */
@@ -98,49 +102,82 @@ static int worth_it(const struct plan *plan, const struct grouped *g) {
 
 static size_t room(const struct plan *plan) { return ((size_t)plan->k + 3) / 4 * TILE; }
 
-/* Runs and places of one output channel, whose weights lie at ``weights``; writes nothing where the arrays are NULL. */
-static void list_channel(const struct plan *plan, const struct grouped *g, const int8_t *weights, int32_t *run_count, uint32_t *place_count,
-                         struct run *runs, uint32_t *places) {
+/* By level, the run that is being filled. */
+struct open_run {
+    int32_t run, count; /* run: its index, or -1 */
+    uint32_t place;     /* the last */
+    uint32_t step;      /* index of the next */
+};
+
+/* Runs and steps of one output channel, whose weights lie at ``weights``. Two passes: the first, without ``runs``, counts the runs of
+ * each level and their weights; both go through the weights in the order of addresses, so that distances are not negative. */
+static void list_channel(const struct plan *plan, const struct grouped *g, const int8_t *weights, const uint32_t *first_place, int32_t *run_count,
+                         uint32_t *step_count, struct run *runs, uint16_t *steps) {
     const struct convolution *c = plan->convolution;
-    int32_t hits[256] = {0}, most = g->narrow ? RUN_7 : RUN_8;
-    uint32_t next[256], at = *place_count;
-    for (int32_t k = 0; k < plan->k; k++)
-        hits[(uint8_t)weights[k / 4 * TILE + k % 4]]++;
-    for (int32_t level = 0; level < 256; level++) {
-        next[level] = at;
-        for (int32_t left = level ? hits[level] : 0; left > 0; left -= most, (*run_count)++)
-            if (runs)
-                runs[*run_count] = (struct run){(int8_t)level, left < most ? left : most};
-        at += level ? (uint32_t)hits[level] : 0;
+    const int32_t most = g->narrow ? RUN_7 : RUN_8, taps = c->kernel_height * c->kernel_width;
+    struct open_run open[256];
+    int32_t used[256] = {0}, run_total[256] = {0};
+    for (int pass = 0; pass < (runs ? 2 : 1); pass++) {
+        int32_t next_run = *run_count;
+        uint32_t next_step = *step_count;
+        for (int32_t level = 0; level < 256; level++) {
+            open[level] = (struct open_run){pass ? next_run - 1 : -1, most, 0, next_step};
+            next_run += run_total[level];
+            next_step += (uint32_t)used[level];
+        }
+        for (int32_t p = 0; p < g->phases; p++)
+            for (int32_t d = 0; d < plan->depth; d++)
+                for (int32_t tap = 0; tap < taps; tap++) {
+                    int32_t k = tap * plan->depth + d;
+                    uint8_t level = (uint8_t)weights[k / 4 * TILE + k % 4];
+                    if (!level || g->tap_phase[tap] != p)
+                        continue;
+                    uint32_t place = (uint32_t)(((size_t)p * (size_t)plan->in->channels + (size_t)d) * g->plane) + first_place[tap];
+                    struct open_run *o = &open[level];
+                    int fresh = o->count == most || place - o->place > UINT16_MAX;
+                    if (!pass) {
+                        used[level]++;
+                        run_total[level] += fresh;
+                    } else {
+                        if (fresh)
+                            runs[++o->run] = (struct run){(int8_t)level, 0, place};
+                        runs[o->run].count++;
+                        steps[o->step++] = (uint16_t)(fresh ? 0 : place - o->place);
+                    }
+                    o->count = fresh ? 1 : o->count + 1;
+                    o->place = place;
+                }
     }
-    *place_count = at;
-    /* In the order of addresses: channel by channel, then the taps. */
-    for (int32_t d = 0; places && d < plan->depth; d++)
-        for (int32_t i = 0, k = d; i < c->kernel_height; i++)
-            for (int32_t j = 0; j < c->kernel_width; j++, k += plan->depth) {
-                uint8_t level = (uint8_t)weights[k / 4 * TILE + k % 4];
-                if (!level)
-                    continue;
-                size_t phase = (size_t)find_phase(g, phase_of(c, i, j)) * (size_t)plan->in->channels;
-                size_t row = (size_t)(i * c->dilation_height / c->stride_height);
-                size_t column = (size_t)(j * c->dilation_width / c->stride_width);
-                places[next[level]++] = (uint32_t)((phase + (size_t)d) * g->plane + row * (size_t)g->width + column);
-            }
+    for (int32_t level = 0; level < 256; level++) {
+        *run_count += run_total[level];
+        *step_count += (uint32_t)used[level];
+    }
 }
 
-static void list_all(const struct plan *plan, struct grouped *g, int8_t *decoded) {
+/* 0 when memory is short. */
+static int list_all(const struct plan *plan, struct grouped *g, int8_t *decoded) {
+    const struct convolution *c = plan->convolution;
     int32_t runs = 0;
-    uint32_t places = 0;
+    uint32_t steps = 0;
     size_t depth = ((size_t)plan->k + 3) / 4;
+    uint32_t *first_place = malloc((size_t)c->kernel_height * (size_t)c->kernel_width * sizeof *first_place);
+    if (!first_place)
+        return 0;
+    for (int32_t i = 0; i < c->kernel_height; i++)
+        for (int32_t j = 0; j < c->kernel_width; j++)
+            first_place[i * c->kernel_width + j] =
+                (uint32_t)(i * c->dilation_height / c->stride_height * g->width + j * c->dilation_width / c->stride_width);
     for (int32_t o = 0; o < plan->out->channels; o++) {
         if (o % 8 == 0)
             unpack_tiles(plan->convolution, (size_t)(o / 8) * depth, depth, decoded, TILE);
         g->first_run[o] = runs;
-        g->first_place[o] = places;
-        list_channel(plan, g, decoded + o % 8 * 4, &runs, &places, g->runs, g->places);
+        g->first_step[o] = steps;
+        list_channel(plan, g, decoded + o % 8 * 4, first_place, &runs, &steps, g->runs, g->steps);
     }
     g->first_run[plan->out->channels] = runs;
-    g->first_place[plan->out->channels] = places;
+    g->first_step[plan->out->channels] = steps;
+    free(first_place);
+    return 1;
 }
 
 int grouped_prepare(struct plan *plan) {
@@ -150,20 +187,23 @@ int grouped_prepare(struct plan *plan) {
     plan->grouped = g;
     int done = g && decoded;
     if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || worth_it(plan, g))) {
+        const struct convolution *c = plan->convolution;
         g->first_run = malloc((outs + 1) * sizeof *g->first_run);
-        g->first_place = malloc((outs + 1) * sizeof *g->first_place);
+        g->first_step = malloc((outs + 1) * sizeof *g->first_step);
         g->start = malloc(outs * sizeof *g->start);
-        done = g->first_run && g->first_place && g->start;
+        g->tap_phase = malloc((size_t)c->kernel_height * (size_t)c->kernel_width * sizeof *g->tap_phase);
+        done = g->first_run && g->first_step && g->start && g->tap_phase;
+        for (int32_t tap = 0; done && tap < c->kernel_height * c->kernel_width; tap++)
+            g->tap_phase[tap] = find_phase(g, phase_of(c, tap / c->kernel_width, tap % c->kernel_width));
+        done = done && list_all(plan, g, decoded); /* counts */
         if (done) {
-            list_all(plan, g, decoded); /* counts */
-            size_t runs = (size_t)g->first_run[outs], places = g->first_place[outs];
+            size_t runs = (size_t)g->first_run[outs], steps = g->first_step[outs];
             g->runs = malloc((runs + 1) * sizeof *g->runs);
-            g->places = malloc((places + 1) * sizeof *g->places);
-            done = g->runs && g->places;
-            plan->prepared_bytes += runs * sizeof *g->runs + places * sizeof *g->places + outs * 12;
+            g->steps = malloc((steps + 1) * sizeof *g->steps);
+            done = g->runs && g->steps && list_all(plan, g, decoded);
+            plan->prepared_bytes += runs * sizeof *g->runs + steps * sizeof *g->steps + outs * 12;
         }
         if (done) {
-            list_all(plan, g, decoded);
             for (size_t o = 0; o < outs; o++) {
                 uint32_t sum = 0;
                 for (int32_t r = g->first_run[o]; r < g->first_run[o + 1]; r++)
@@ -187,9 +227,10 @@ void grouped_free(struct grouped *g) {
     if (!g)
         return;
     free(g->runs);
-    free(g->places);
+    free(g->steps);
     free(g->first_run);
-    free(g->first_place);
+    free(g->first_step);
+    free(g->tap_phase);
     free(g->start);
     free(g);
 }
@@ -243,13 +284,15 @@ static void fill_planes(const struct plan *plan, const int8_t *in, int32_t first
 
 /* Sums of one output channel for 16 Q outputs whose activations begin at ``x``. */
 static inline __attribute__((always_inline)) void add_runs(const int Q, const int narrow, const int8_t *x, const struct run *run,
-                                                           const struct run *end, const uint32_t *place, int32_t start, int32x4_t *acc) {
+                                                           const struct run *end, const uint16_t *step, int32_t start, int32x4_t *acc) {
     UNROLL for (int i = 0; i < 4 * Q; i++)
         acc[i] = vdupq_n_s32(start);
     for (; run < end; run++) {
         int16x8_t sum[2 * VECTORS];
+        const int8_t *b = x + run->first;
         if (run->count & 1) {
-            const int8_t *a = x + *place++;
+            const int8_t *a = b;
+            step++;
             UNROLL for (int q = 0; q < Q; q++) {
                 int8x16_t value = vld1q_s8(a + 16 * q);
                 sum[2 * q] = vmovl_s8(vget_low_s8(value));
@@ -259,8 +302,9 @@ static inline __attribute__((always_inline)) void add_runs(const int Q, const in
             UNROLL for (int i = 0; i < 2 * Q; i++)
                 sum[i] = vdupq_n_s16(0);
         }
-        for (int32_t pairs = run->count / 2; pairs; pairs--, place += 2) {
-            const int8_t *a = x + place[0], *b = x + place[1];
+        for (int32_t pairs = run->count / 2; pairs; pairs--, step += 2) {
+            const int8_t *a = b + step[0];
+            b = a + step[1];
             UNROLL for (int q = 0; q < Q; q++) {
                 int8x16_t u = vld1q_s8(a + 16 * q), v = vld1q_s8(b + 16 * q);
                 if (narrow) {
@@ -286,7 +330,7 @@ static inline __attribute__((always_inline)) void channel_tile(const int Q, cons
                                                                const struct requantizer *r, int8_t *row, const int32_t *pixels, float *floats) {
     const struct grouped *g = plan->grouped;
     int32x4_t acc[4 * VECTORS];
-    add_runs(Q, narrowed, x, g->runs + g->first_run[o], g->runs + g->first_run[o + 1], g->places + g->first_place[o], g->start[o], acc);
+    add_runs(Q, narrowed, x, g->runs + g->first_run[o], g->runs + g->first_run[o + 1], g->steps + g->first_step[o], g->start[o], acc);
     if (floats) {
         const struct finish *finish = &plan->convolution->finish;
         int32_t sums[16 * VECTORS];
