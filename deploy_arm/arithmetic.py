@@ -144,6 +144,8 @@ def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> 
 
 @register("cat", "concat", "concatenate")
 def cat(state: Lowering, tensors: Sequence[Value], dim: int) -> Value:
+    if not all(isinstance(tensor, Value) for tensor in tensors):
+        raise Unsupported("a concatenation with weights")
     images = [state.image(tensor) for tensor in tensors]
     if dim not in (1, -3) or len({image.stored[:2] for image in images}) != 1:
         raise Unsupported("a concatenation along another axis than channels")

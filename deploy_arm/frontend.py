@@ -104,7 +104,11 @@ def _translate(state: Lowering, node: fx.Node) -> None:
             f"supported are {', '.join(OPERATORS)}. Replace it in the model, or choose another model"
         )
     try:
-        value = OPERATORS[operator](state, **_arguments(state, node, operator in ANY_LAYOUT))
+        arguments = _arguments(state, node, operator in ANY_LAYOUT)
+        known = [isinstance(arguments.get(name), Value) for name in ("input", "other")]
+        if isinstance(arguments.get("input"), fx.Node) and not (operator in ("add", "mul") and any(known)):
+            raise Unsupported("it computes with weights alone while the network runs")
+        value = OPERATORS[operator](state, **arguments)
     except Unsupported as error:
         raise UserError(
             f"operator {operator} in layer {state.layer} is not supported on ARM: {error}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -68,6 +70,30 @@ def test_an_unsupported_operator_is_named_with_its_layer(function: object, opera
 def test_a_model_that_does_not_run_on_the_image_size_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be exported"):
         check_supported(load_model("vgg_small", classes=10, image_size=32), (3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("make", "operator"),
+    [
+        (lambda x, weight: x + weight.sigmoid(), "sigmoid"),
+        (lambda x, weight: x * (weight * weight), "mul"),
+        (lambda x, weight: weight - x, "sub"),
+        (lambda x, weight: x + weight.reshape(4, 8, 8).contiguous().reshape(1, 4, 8, 8), "reshape"),
+        (lambda x, weight: torch.cat([x, weight.expand(2, 4, 8, 8)], 1), "expand"),
+        (lambda x, weight: x * weight, "mul"),
+    ],
+)
+def test_arithmetic_on_weights_is_named(make: Callable[[Tensor, Tensor], Tensor], operator: str) -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.weight = nn.Conv2d(3, 4, 1), nn.Parameter(torch.rand(4, 8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return make(self.conv(x), self.weight).flatten(1)
+
+    with pytest.raises(UserError, match=rf"operator {operator} in layer \S+ is not supported"):
+        check_supported(Weighted(), (3, 8, 8))
 
 
 def test_several_outputs_are_refused() -> None:
