@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
@@ -80,12 +81,12 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
     progress.status("building the kernel library")
-    build_program(settings.target)
+    program = build_program(settings.target)
     with Study(
         settings.folder,
         space,
         objectives=settings.objectives,
-        identity=identity(settings),
+        identity=identity(settings, program),
         sampler=settings.sampler,
         seed=settings.seed,
     ) as study:
@@ -116,8 +117,11 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
     }
 
 
-def identity(settings: Settings) -> dict[str, Any]:
-    """What a resumed study must agree on: figures that depend on other settings do not belong in one front."""
+def identity(settings: Settings, program: Path) -> dict[str, Any]:
+    """What a resumed study must agree on: figures that depend on other settings, or on another kernel library, do not belong
+    in one front."""
+    from pipeline.files import sha256
+
     keys = (
         "model",
         "data",
@@ -129,7 +133,8 @@ def identity(settings: Settings) -> dict[str, Any]:
         "batch_size",
         "learning_rate",
     )
-    return {key: value for key, value in settings.as_dict().items() if key in keys}
+    known = {key: value for key, value in settings.as_dict().items() if key in keys}
+    return {**known, "kernel_library": sha256(program)[:12]}
 
 
 def track(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:
