@@ -17,7 +17,7 @@ from pipeline import engine
 from pipeline.candidate import load_candidate
 from pipeline.checkpoints import checkpoint_path, read_checkpoint, record_path, rungs_of, save_checkpoint
 from pipeline.config import Settings
-from pipeline.evaluate import outputs
+from pipeline.evaluate import answering
 from pipeline.models import load_model
 from pipeline.records import Figures, Reference, Rung, TrialRecord
 from pipeline.stages import Bench, CandidateRun
@@ -112,7 +112,8 @@ def test_candidates_are_trained_compiled_checked_and_written(settings: Settings)
         )
         graph = compile_graph(candidate.hardened(), (3, *candidate.image_size), candidate.mean, candidate.std)
         expected = run_reference(graph, bench_images)
-        assert outputs(candidate, bench_images, "arm").tobytes() == expected.tobytes()
+        with answering(candidate, "arm") as answer:
+            assert answer(bench_images).tobytes() == expected.tobytes()
     small, large = (records[plan.hash].figures.size_bytes for plan in (chosen[1], chosen[0]))
     assert small is not None and large is not None and small < large / 2
     assert not (settings.folder / "trials" / chosen[0].hash).exists()  # nothing is kept of what is told
