@@ -303,8 +303,10 @@ static inline __attribute__((always_inline)) void add_runs(const int Q, const in
                 sum[i] = vdupq_n_s16(0);
         }
         for (int32_t pairs = run->count / 2; pairs; pairs--, step += 2) {
-            const int8_t *a = b + step[0];
-            b = a + step[1];
+            uint32_t two; /* one load for two distances; ARM programs are little-endian */
+            memcpy(&two, step, sizeof two);
+            const int8_t *a = b + (uint16_t)two;
+            b = a + (two >> 16);
             UNROLL for (int q = 0; q < Q; q++) {
                 int8x16_t u = vld1q_s8(a + 16 * q), v = vld1q_s8(b + 16 * q);
                 if (narrow) {
