@@ -208,8 +208,12 @@ class DevicePool:
             DeviceError: there is no ARM node and no emulator.
         """
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        pool = cls(ray.remote(PoolActor).options(num_cpus=0, max_concurrency=1000).remote(target))
+        # On the driver's own node: it must outlive any device's.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+        pool = cls(ray.remote(PoolActor).options(**options).remote(target))
         pool._get(pool._actor.start.remote())
         return pool
 

@@ -332,6 +332,11 @@ def read_records(folder: Path, interrupted: bool = False) -> list[TrialRecord]:
             f"{folder} holds no study ({FILE} is missing); studies lie in the output folder by name"
         )
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+        tables = {
+            name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")
+        }
+        if not {"trials", "trial_user_attributes"} <= tables:
+            return []  # the study is being created this moment
         rows = connection.execute(
             "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
             " where a.key = 'record' and not exists (select 1 from trial_user_attributes d"

@@ -290,3 +290,10 @@ def test_two_objectives_and_given_warm_starts(tmp_path: Path) -> None:
         assert study.front()[0].figures.objectives(("error", "size")) is not None
     with pytest.raises(UserError, match="other layers"):
         open_study(tmp_path / "b", warm_starts=[Plan.uniform(("x",), LayerPlan(8))])
+
+
+def test_a_study_that_is_being_created_has_no_trials_yet(tmp_path: Path) -> None:
+    import sqlite3
+
+    sqlite3.connect(tmp_path / "study.db").close()
+    assert read_records(tmp_path) == []
