@@ -74,8 +74,13 @@ class DifferentiableKMeans(WeightQuantizer):
             with torch.no_grad():
                 levels, scale, nearest = self._hard(weight)
                 return (levels.float() * scale)[nearest].to(weight.dtype)
-        values, centres = weight.float().flatten(), self.centres
-        temperature = self.temperature * self.unit
+        # Autocast would multiply memberships by weights in bfloat16: the centres would be off by percents.
+        with torch.autocast(weight.device.type, enabled=False):
+            return self._soft(weight.float().flatten()).reshape(weight.shape).to(weight.dtype)
+
+    def _soft(self, values: Tensor) -> Tensor:
+        """Weights [N] as mixtures of centres, which move."""
+        centres, temperature = self.centres, self.temperature * self.unit
         for _ in range(ITERATIONS):
             share = attention(values, centres, temperature)
             moved = (share.T @ values) / share.sum(0).clamp_min(1e-12)
@@ -86,8 +91,7 @@ class DifferentiableKMeans(WeightQuantizer):
             if not far:
                 break
         self.centres.copy_(centres.detach())
-        soft = attention(values, centres, temperature) @ centres
-        return soft.reshape(weight.shape).to(weight.dtype)
+        return attention(values, centres, temperature) @ centres
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:

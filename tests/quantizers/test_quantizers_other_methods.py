@@ -180,3 +180,19 @@ def test_untrained_it_is_k_means() -> None:
     for left, right in pairwise(sorted(book.levels.tolist())):
         border = (left + right) / 2 * float(book.scale[0])
         assert abs(border) < weight.abs().max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_changes_nothing(method: str) -> None:
+    weight = torch.randn(8, 40, generator=torch.Generator().manual_seed(4))
+    upstream = torch.randn(8, 40, generator=torch.Generator().manual_seed(5))
+    results = []
+    for enabled in (False, True):
+        latent = weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = made(method, weight)(latent)
+        (out * upstream).sum().backward()
+        assert latent.grad is not None
+        results.append((out.detach(), latent.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
