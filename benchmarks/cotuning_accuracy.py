@@ -18,7 +18,8 @@ Accuracy is judged once, after the last step, with hard weights, on the report h
 chosen on those. Choose between ``--learning-rates`` by the column ``search_top1``. ``bytes`` is the length of the blob that
 the ARM program loads (with 8-bit activations where the cell has float ones). A row is appended when its cell is done; a
 cell that the file has already is passed over. With ``--seconds`` no cell is begun after that time, so a long table is made
-in slices.
+in slices. One process at a time writes to a file: give processes that run together an ``--out`` each. ``seconds`` are not
+comparable between cells unless the machine did nothing else.
 """
 
 from __future__ import annotations
