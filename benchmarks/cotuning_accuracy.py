@@ -11,6 +11,7 @@ epochs, order and augmentation of images, distillation, peak learning rate. The 
     paper                  Gaussian mixtures, the published form (temperature 0.01)
     dkm                    differentiable k-means, temperature 0.05 standard deviations of a layer's weights
     lsq                    uniform, learned step
+    ewgs                   uniform in a learned interval, gradients scaled element by element (fixed factor 0.001)
     kmeans                 exact k-means, activations and batch-norm calibrated, nothing trained
     int8                   8 bits everywhere, nothing trained
 
@@ -39,7 +40,8 @@ from quantizers.errors import UserError
 from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 UNTRAINED = ("kmeans", "int8")
-METHODS = ("ours", "paper", "lsq", "dkm", *UNTRAINED)
+METHODS = ("ours", "paper", "lsq", "ewgs", "dkm", *UNTRAINED)
+QUANTIZER = {"lsq": "learned_step", "ewgs": "element_wise_scaling"}
 DKM = TemperatureSchedule(0.05, 0.05, "constant")
 
 
@@ -122,8 +124,8 @@ def plan_of(cell: Cell, names: list[str]) -> Plan:
     rest: dict[str, Any] = {"activation_bits": cell.activation_bits or 8}
     if cell.method in ("dkm", "kmeans"):
         rest |= {"quantizer": "differentiable_kmeans", "temperature": DKM}
-    elif cell.method == "lsq":
-        rest["quantizer"] = "learned_step"
+    elif cell.method in QUANTIZER:
+        rest["quantizer"] = QUANTIZER[cell.method]
     return Plan(layers, **rest)
 
 

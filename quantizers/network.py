@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from quantizers import differentiable_kmeans as _differentiable_kmeans  # noqa: F401  registers itself
+from quantizers import element_wise_scaling as _element_wise_scaling  # noqa: F401  registers itself
 from quantizers import learned_step as _learned_step  # noqa: F401  registers itself
 from quantizers import mixture as _mixture  # noqa: F401  registers itself
 from quantizers import uniform as _uniform  # noqa: F401  registers itself

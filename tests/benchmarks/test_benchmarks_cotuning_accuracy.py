@@ -44,21 +44,21 @@ def test_rows_are_made_once_and_a_foreign_file_is_refused(
 
     torch.save(load_model("resnet8", classes=10, image_size=(8, 8)).state_dict(), weights)
     command = ["--data", "digits", "--networks", "resnet8", "--weights", str(weights), "--epochs", "0.2"]
-    command += ["--out", str(out), "--methods", "ours", "dkm", "lsq", "kmeans", "int8"]
+    command += ["--out", str(out), "--methods", "ours", "dkm", "lsq", "ewgs", "kmeans", "int8"]
     assert table.main(command) == 0
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == ["ours", "dkm", "lsq", "kmeans", "int8"]
-    assert [int(row["steps"]) > 0 for row in rows] == [True, True, True, False, False]
+    assert [row["method"] for row in rows] == ["ours", "dkm", "lsq", "ewgs", "kmeans", "int8"]
+    assert [int(row["steps"]) > 0 for row in rows] == [True, True, True, True, False, False]
     sizes = {row["method"]: int(row["bytes"]) for row in rows}
-    assert max(sizes["ours"], sizes["dkm"], sizes["lsq"], sizes["kmeans"]) < sizes["int8"]
+    assert max(sizes[name] for name in sizes if name != "int8") < sizes["int8"]
     assert all(0 <= float(row["report_top1"]) <= 1 for row in rows)
     content = out.read_text()
     assert table.main(command) == 0
     assert out.read_text() == content
-    assert "5 of them done" in capsys.readouterr().err
+    assert "6 of them done" in capsys.readouterr().err
     assert table.main([*command, "--activations", "none", "--methods", "int8"]) == 0
-    assert len(table.read(out)) == 6
+    assert len(table.read(out)) == 7
     out.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="another --out"):
         table.main(command)

@@ -1,4 +1,4 @@
-"""The quantizers that mixtures are compared with: uniform learned steps and differentiable k-means."""
+"""The quantizers that mixtures are compared with: learned steps, element-wise scaling, differentiable k-means."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from quantizers.base import WeightQuantizer
 from quantizers.differentiable_kmeans import ITERATIONS, DifferentiableKMeans, attention
+from quantizers.element_wise_scaling import DELTA, ElementWiseScaling
 from quantizers.learned_step import LearnedStepWeight
 from quantizers.network import (
     QUANTIZERS,
@@ -28,7 +29,7 @@ from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 torch.set_num_threads(1)
 SOFT = TemperatureSchedule(0.5, 0.5, "constant")
-METHODS = ("learned_step", "differentiable_kmeans")
+METHODS = ("learned_step", "element_wise_scaling", "differentiable_kmeans")
 
 
 def made(method: str, weight: Tensor, bits: int = 2, schedule: TemperatureSchedule = SOFT) -> WeightQuantizer:
@@ -81,6 +82,62 @@ def test_the_learned_step_has_the_papers_start_and_gradient() -> None:
         float((by_step * upstream.numpy()).sum()) / (5 * 3) ** 0.5, rel=1e-5
     )
     assert weight.grad.tolist() == [[0.0, 2.0, -1.0, 0.5, 0.0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(bits=st.sampled_from([2, 3, 4]), seed=st.integers(0, 2**31), delta=st.sampled_from([0.0, DELTA, 0.5]))
+def test_element_wise_scaling_matches_a_slow_reference(bits: int, seed: int, delta: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(5, 8, generator=generator)
+    upstream = torch.randn(5, 8, generator=generator)
+    quantizer = ElementWiseScaling(bits, delta)
+    with torch.no_grad():
+        quantizer.lower.fill_(-0.9)
+        quantizer.upper.fill_(1.2)
+        quantizer.scale.fill_(0.7)
+    weight.requires_grad_()
+    out = quantizer(weight)
+    (out * upstream).sum().backward()
+
+    low, high, scale, steps = -0.9, 1.2, 0.7, 2**bits - 1
+    by_weight, by_low, by_high, by_scale = [], 0.0, 0.0, 0.0
+    for w, g, o in zip(weight.flatten().tolist(), upstream.flatten().tolist(), out.flatten().tolist()):
+        normal = min(max((w - low) / (high - low), 0.0), 1.0)
+        level = round(normal * steps) / steps
+        assert o == pytest.approx(scale * (2 * level - 1), abs=1e-6)
+        by_scale += g * (2 * level - 1)
+        by_level = g * 2 * scale
+        sign = (by_level > 0) - (by_level < 0)
+        by_normal = by_level * (1 + delta * sign * (normal - level)) * (low < w < high)
+        by_weight.append(by_normal / (high - low))
+        by_low += by_normal * (w - high) / (high - low) ** 2
+        by_high -= by_normal * (w - low) / (high - low) ** 2
+    assert weight.grad is not None
+    assert np.allclose(weight.grad.flatten(), by_weight, atol=1e-5)
+    for parameter, wanted in (
+        (quantizer.lower, by_low),
+        (quantizer.upper, by_high),
+        (quantizer.scale, by_scale),
+    ):
+        assert parameter.grad is not None
+        assert float(parameter.grad) == pytest.approx(wanted / 40**0.5, abs=1e-4)
+
+
+def test_element_wise_scaling_starts_at_three_deviations_and_never_has_an_empty_interval() -> None:
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(6))
+    quantizer = made("element_wise_scaling", weight, 3)
+    assert isinstance(quantizer, ElementWiseScaling)
+    assert quantizer.upper.item() == pytest.approx(3 * float(weight.std()), rel=1e-3)
+    assert float(quantizer(weight).detach().abs().mean()) == pytest.approx(
+        float(weight.abs().mean()), rel=1e-5
+    )
+    with torch.no_grad():
+        quantizer.upper.fill_(-5.0)
+        quantizer.scale.fill_(-1.0)
+    out = quantizer(weight)
+    assert torch.isfinite(out).all() and out.unique().numel() <= 8
+    out.square().sum().backward()
+    assert quantizer.scale.grad is not None and torch.isfinite(quantizer.scale.grad)
 
 
 def test_soft_clusters_match_a_slow_reference_and_their_gradient_is_exact() -> None:
