@@ -56,6 +56,8 @@ class Cell:
     zero_share: float | None  # None: natural
     epochs: float
     learning_rate: float
+    distillation: float  # share of the loss
+    distillation_temperature: float
     seed: int
     bfloat16: bool
     device: str
@@ -110,7 +112,8 @@ def cells(args: argparse.Namespace) -> list[Cell]:
         found[
             Cell(
                 network, method, 8 if method == "int8" else bits, activations, zeros,
-                args.epochs if trained else 0.0, rate if trained else 0.0, seed if trained else 0,
+                args.epochs if trained else 0.0, rate if trained else 0.0, args.distillation if trained else 0.0,
+                args.distillation_temperature if trained else 0.0, seed if trained else 0,
                 args.bfloat16 and trained, args.device, _name(args.data),
             )
         ] = None  # fmt: skip
@@ -155,6 +158,7 @@ def measure(cell: Cell, model: Any, data: Any, fp32_top1: float, show: Any) -> R
     started = time.perf_counter()
     settings = TrainSettings(
         epochs=cell.epochs or 1.0, learning_rate=cell.learning_rate or 0.01, seed=cell.seed,
+        distillation=cell.distillation, distillation_temperature=cell.distillation_temperature or 1.0,
         bfloat16=cell.bfloat16, form="paper" if cell.method == "paper" else "posterior",
     )  # fmt: skip
     plan = plan_of(cell, layer_names(model))
@@ -247,6 +251,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--zero-shares", nargs="+", type=_optional(float), default=[None])
     parser.add_argument("--epochs", type=float, default=0.25)
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[0.01])
+    parser.add_argument("--distillation", type=float, default=1.0, help="share of the loss, 0..1")
+    parser.add_argument("--distillation-temperature", type=float, default=4.0)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bfloat16", action="store_true")

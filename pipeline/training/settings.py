@@ -40,8 +40,8 @@ class TrainSettings:
     warm_up: float = 0.1
     weight_decay: float = 1e-4
     gradient_clip: float | None = 5.0
-    distillation: float = 0.5
-    distillation_temperature: float = 2.0
+    distillation: float = 1.0
+    distillation_temperature: float = 4.0
     label_smoothing: float = 0.0
     seed: int = 0
     images_per_epoch: int | None = None
