@@ -1,8 +1,13 @@
 """Accuracy of ways to few weight values at equal training and equal honest bytes.
 
     python -m benchmarks.cotuning_accuracy --data npz:CIFAR10.npz --weights RESNET20.th --bits 2 3 4 --epochs 1
-    python -m benchmarks.cotuning_accuracy --data npz:CIFAR10.npz --weights RESNET20.th --epochs 100 --device cuda \\
-        --bits 2 3 4 --activations 8 7 none --zero-shares none 0.7 0.8 --seeds 0 1 2 --seconds 3600
+
+The long table on a GPU, in slices of nine minutes; the same command goes on until no cell is left (exit status 3 says that
+some are):
+
+    python -m benchmarks.cotuning_accuracy --data npz:CIFAR10.npz --weights RESNET20.th --device cuda --bfloat16 \\
+        --epochs 200 --bits 2 3 4 --activations 8 7 none --zero-shares none 0.7 0.8 --seeds 0 1 2 \\
+        --parallel 4 --seconds 540 --candidates candidates
 
 Every cell starts from the same trained network (``--weights``, or trained here first) and takes the same steps: same
 epochs, order and augmentation of images, distillation, peak learning rate. The first and the last layer have 8 bits.
@@ -18,30 +23,41 @@ epochs, order and augmentation of images, distillation, peak learning rate. The 
 Accuracy is judged once, after the last step, with hard weights, on the report half of the validation images; nothing is
 chosen on those. Choose between ``--learning-rates`` by the column ``search_top1``. ``bytes`` is the length of the blob that
 the ARM program loads (with 8-bit activations where the cell has float ones). A row is appended when its cell is done; a
-cell that the file has already is passed over. With ``--seconds`` no cell is begun after that time, so a long table is made
-in slices. One process at a time writes to a file: give processes that run together an ``--out`` each. ``seconds`` are not
-comparable between cells unless the machine did nothing else.
+cell that the file has already is passed over.
+
+A cell keeps its state once a minute and goes on from there, step for step, when it was cut off. With ``--seconds`` no cell is
+begun after that time and the running ones stop at a checkpoint; give a machine that takes itself away half a minute more.
+``--parallel`` runs so many cells at once, also on one GPU; one process writes the file. ``--candidates`` keeps networks that
+``python -m pipeline.evaluate DIR/NAME --data npz:CIFAR10.npz`` judges again: of cells that differ only in seed, learning
+rate, data type and device, the one that is best on the search half. ``seconds`` (of all slices) are not comparable between
+cells unless the machine did nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
+import functools
+import hashlib
 import itertools
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks.cotuning_slices import TimeIsUp, is_over, side_by_side, train_in_slices
 from pipeline.config import Parser, main_guard
+from pipeline.lock import lock
 from quantizers.errors import UserError
 from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 UNTRAINED = ("kmeans", "int8")
 METHODS = ("ours", "paper", "lsq", "ewgs", "dkm", *UNTRAINED)
 QUANTIZER = {"lsq": "learned_step", "ewgs": "element_wise_scaling"}
+OPEN = 3  # exit status: some cells are not done yet
+DIVERGED = "diverged"
 DKM = TemperatureSchedule(0.05, 0.05, "constant")
 
 
@@ -80,8 +96,24 @@ class Row:
 
     def record(self) -> dict[str, str]:
         """As the file has it."""
-        values = {**asdict(self.cell), **{f.name: getattr(self, f.name) for f in fields(self)[1:]}}
-        return {key: _text(value) for key, value in values.items()}
+        rest = {f.name: _text(getattr(self, f.name)) for f in fields(self)[1:]}
+        return {**_record(self.cell), **rest}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs besides a cell. ``deadline`` is on ``time.monotonic``'s clock."""
+
+    data: str
+    weights: str | None
+    checkpoints: Path
+    candidates: Path | None
+    deadline: float | None
+
+    def checkpoint(self, cell: Cell) -> Path:
+        """Where the cell's state is kept while it trains."""
+        digest = hashlib.sha256(repr(key(_record(cell))).encode()).hexdigest()
+        return self.checkpoints / f"{cell.network}-{cell.method}-{digest[:16]}.pt"
 
 
 def _name(spec: str) -> str:
@@ -92,6 +124,10 @@ def _name(spec: str) -> str:
 
 def _text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _record(cell: Cell) -> dict[str, str]:
+    return {name: _text(value) for name, value in asdict(cell).items()}
 
 
 def key(record: dict[str, str]) -> tuple[str, ...]:
@@ -143,11 +179,17 @@ def _without_activations(network: Any) -> None:
             network.set_submodule(name, nn.Identity())
 
 
-def measure(cell: Cell, model: Any, data: Any, fp32_top1: float, show: Any) -> Row:
-    """Train and judge one cell."""
+def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show: Any) -> Row:
+    """Train and judge one cell.
+
+    Raises:
+        TimeIsUp: it stopped at a checkpoint.
+    """
     import numpy as np
     import torch
 
+    from benchmarks.cotuning_candidates import keep
+    from pipeline.evaluate import BATCH
     from pipeline.models import normalization
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
@@ -155,7 +197,6 @@ def measure(cell: Cell, model: Any, data: Any, fp32_top1: float, show: Any) -> R
     from quantizers.network import layer_names
 
     mean, std = normalization(cell.network)
-    started = time.perf_counter()
     settings = TrainSettings(
         epochs=cell.epochs or 1.0, learning_rate=cell.learning_rate or 0.01, seed=cell.seed,
         distillation=cell.distillation, distillation_temperature=cell.distillation_temperature or 1.0,
@@ -165,22 +206,30 @@ def measure(cell: Cell, model: Any, data: Any, fp32_top1: float, show: Any) -> R
     run = Cotuning(model, plan, data, settings, mean, std, device=cell.device, progress=show)
     if cell.activation_bits is None:
         _without_activations(run.network)
+    earlier = 0.0
     if cell.epochs:
-        run.run_until(cell.epochs)
+        train_in_slices(run, cell.epochs, job.checkpoint(cell), job.deadline)
+        earlier = run.seconds
+    judging = time.perf_counter()
     hardened = run.hardened()
-    judged = copy.deepcopy(hardened.network).to(cell.device)
-    report, search = (error_of(judged, half, mean, std) for half in (data.report, data.search))
+    # On the CPU in the batches of pipeline.evaluate, so that it can find the same accuracy again.
+    report, search = (
+        error_of(hardened.network, half, mean, std, BATCH) for half in (data.report, data.search)
+    )
     zeros = sum(int((book.integers == 0).sum()) for book in hardened.codebooks.values())
     total = sum(book.indices.size for book in hardened.codebooks.values())
-    size = _bytes(cell, model, data, hardened, plan, np.array(mean), np.array(std))
-    return Row(
-        cell, 1 - report, 1 - search, fp32_top1, zeros / total, size, run.step,
-        time.perf_counter() - started, torch.__version__,
+    blob = _blob(cell, model, data, hardened, plan, np.array(mean), np.array(std))
+    row = Row(
+        cell, 1 - report, 1 - search, fp32_top1, zeros / total, len(blob), run.step,
+        time.perf_counter() - judging + earlier, torch.__version__,
     )  # fmt: skip
+    if job.candidates is not None and cell.epochs and cell.activation_bits is not None:
+        keep(job.candidates, row, run, hardened, blob)
+    return row
 
 
-def _bytes(cell: Cell, model: Any, data: Any, hardened: Any, plan: Plan, mean: Any, std: Any) -> int:
-    """Length of the blob. With float activations: of the same weights behind untrained 8-bit activations."""
+def _blob(cell: Cell, model: Any, data: Any, hardened: Any, plan: Plan, mean: Any, std: Any) -> bytes:
+    """What the ARM program loads. With float activations: of the same weights behind untrained 8-bit activations."""
     from deploy_arm.blob import write_blob
     from deploy_arm.frontend import compile_graph
     from pipeline.images import normalize
@@ -193,7 +242,7 @@ def _bytes(cell: Cell, model: Any, data: Any, hardened: Any, plan: Plan, mean: A
             weight = cast(Any, network.get_submodule(name)).weight
             weight.copy_(cast(Any, hardened.network.get_submodule(name)).weight)
         hardened = Hardened(network, hardened.codebooks)
-    return len(write_blob(compile_graph(hardened, (3, *data.image_size), mean.tolist(), std.tolist())))
+    return write_blob(compile_graph(hardened, (3, *data.image_size), mean.tolist(), std.tolist()))
 
 
 def _first(count: int) -> Any:
@@ -256,47 +305,104 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bfloat16", action="store_true")
-    parser.add_argument("--seconds", type=float, help="begin no cell after this time")
+    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="cells at once, also on one GPU")
+    parser.add_argument("--seconds", type=float, help="stop at checkpoints after this time")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cotuning_accuracy.csv"))
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        metavar="DIR",
+        help="states of running cells (default: beside --out, ending in .cells)",
+    )
+    parser.add_argument("--candidates", type=Path, metavar="DIR", help="keep the best co-tuned networks here")
     args = parser.parse_args(argv)
     if args.weights and len(args.networks) > 1:
         raise UserError("--weights belong to one network; give one of --networks")
+    if args.parallel < 1:
+        raise UserError(f"--parallel {args.parallel}: give 1 or more")
+    deadline = None if args.seconds is None else time.monotonic() + args.seconds
+    checkpoints = args.checkpoints or args.out.with_suffix(".cells")
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with lock(checkpoints, "table"):
+        job = Job(args.data, args.weights, checkpoints, args.candidates, deadline)
+        left = _run(job, args)
+        if not any(checkpoints.glob("*.pt")):
+            shutil.rmtree(checkpoints)
+    return left
+
+
+def _run(job: Job, args: argparse.Namespace) -> int:
+    """Run the cells that are left; the exit status."""
+    done = {key(record) for record in read(args.out)}
+    wanted = cells(args)
+    # The file keeps text, so cells are compared as text.
+    left = [cell for cell in wanted if key(_record(cell)) not in done]
+    print(f"{len(wanted)} cells, {len(wanted) - len(left)} of them done", file=sys.stderr)
+    if job.weights is None and args.parallel > 1:  # trained once, here; the processes find it in the cache
+        for network in dict.fromkeys(cell.network for cell in left):
+            _start(job, network, args.device)
+    stopped = diverged = 0
+    for cell, outcome in side_by_side(functools.partial(work, job), left, args.parallel):
+        if isinstance(outcome, str):
+            diverged += outcome.startswith(DIVERGED)
+            stopped += not outcome.startswith(DIVERGED)
+            print(f"{_said(cell)}: {outcome}", file=sys.stderr, flush=True)
+            continue
+        append(args.out, outcome.record())
+        job.checkpoint(cell).unlink(missing_ok=True)
+        print(
+            f"{_said(cell)}: {100 * outcome.report_top1:.2f} % of the report half (fp32 "
+            f"{100 * outcome.fp32_report_top1:.2f}), {outcome.bytes:,} bytes, {outcome.seconds:.0f} s",
+            flush=True,
+        )
+    if stopped:
+        print(f"time is up, {stopped} cells are left; the same command goes on", file=sys.stderr)
+    return OPEN if stopped else int(diverged > 0)
+
+
+def work(job: Job, cell: Cell) -> Row | str:
+    """The cell's row, or in words why there is none yet."""
+    from pipeline.train import _Status
+    from pipeline.training.loop import Diverged
+
+    if is_over(job.deadline):
+        return "not begun"
+    model, data, fp32 = _start(job, cell.network, cell.device)
+    try:
+        return measure(job, cell, model, data, fp32, _Status())
+    except TimeIsUp as stop:
+        return str(stop)
+    except Diverged as error:
+        return f"{DIVERGED}: {error}"
+
+
+@functools.lru_cache(maxsize=1)
+def _data(spec: str) -> Any:
     from pipeline.data import load_data
+
+    return load_data(spec)
+
+
+@functools.lru_cache(maxsize=1)
+def _start(job: Job, network: str, device: str) -> tuple[Any, Any, float]:
+    """The trained fp32 network, the data, and the network's accuracy on the report half."""
     from pipeline.models import load_model, normalization
     from pipeline.train import _Status
     from pipeline.training.evaluation import error_of
     from pipeline.training.pretraining import pretrain
 
-    started = time.monotonic()
-    done = {key(record) for record in read(args.out)}
-    wanted = cells(args)
-    # The file keeps text, so cells are compared as text.
-    left = [c for c in wanted if key({k: _text(v) for k, v in asdict(c).items()}) not in done]
-    print(f"{len(wanted)} cells, {len(wanted) - len(left)} of them done", file=sys.stderr)
-    data = load_data(args.data)
-    show = _Status()
-    for network, group in itertools.groupby(left, lambda cell: cell.network):
-        mean, std = normalization(network)
-        model = load_model(
-            network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
-        )
-        if args.weights is None:
-            model = pretrain(
-                model, data, mean, std, name=network, device=args.device, progress=show
-            ).network.cpu()
-        fp32 = 1 - error_of(model, data.report, mean, std)
-        for cell in group:
-            if args.seconds is not None and time.monotonic() - started > args.seconds:
-                print("time is up; the same command goes on", file=sys.stderr)
-                return 0
-            row = measure(cell, model, data, fp32, show)
-            append(args.out, row.record())
-            print(
-                f"{network} {cell.method} {cell.bits} bits: {100 * row.report_top1:.2f} % of the report half "
-                f"(fp32 {100 * fp32:.2f}), {row.bytes:,} bytes, {row.seconds:.0f} s",
-                flush=True,
-            )
-    return 0
+    data = _data(job.data)
+    mean, std = normalization(network)
+    model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=job.weights)
+    if job.weights is None:
+        model = pretrain(
+            model, data, mean, std, name=network, device=device, progress=_Status()
+        ).network.cpu()
+    return model, data, 1 - error_of(model, data.report, mean, std)
+
+
+def _said(cell: Cell) -> str:
+    return f"{cell.network} {cell.method} {cell.bits} bits"
 
 
 if __name__ == "__main__":

@@ -39,7 +39,12 @@ class Candidate:
 
     @property
     def program(self) -> Path:
-        return self.folder / "program"
+        """Built for the candidate's target where the folder has none."""
+        if "program" in self.manifest["files"]:
+            return self.folder / "program"
+        from deploy_arm.program import build_program
+
+        return build_program(self.manifest["target"])
 
     @property
     def blob(self) -> Path:
@@ -90,7 +95,7 @@ def write_candidate(
     *,
     plan: Plan,
     hardened: Hardened,
-    program: Path,
+    program: Path | None,
     blob: bytes,
     model: str,
     target: str,
@@ -100,18 +105,21 @@ def write_candidate(
     std: Sequence[float],
     data: dict[str, Any],
     figures: Figures,
-    profile: Profile,
+    profile: Profile | None,
     details: str = "{}",
     references: Sequence[Reference] = (),
+    notes: dict[str, Any] | None = None,
 ) -> None:
     """Write the folder in one move; an existing one is replaced whole.
 
     Args:
+        program: None leaves it out: it is the same for all networks of a target, and can be built anew.
         target: the ARM CPU class the program is compiled for.
         data: what says which images were which: the data set's specification and its split manifest.
         figures: the objectives, of the trained network.
-        profile: the program's profile, layer by layer.
+        profile: the program's profile, layer by layer; None where it was not profiled.
         details: what was learned and packed by layer (``pipeline.details``), JSON text.
+        notes: where the network comes from, when not from a study.
     """
     import torch
 
@@ -123,8 +131,9 @@ def write_candidate(
         state = io.BytesIO()
         torch.save(hard_state(hardened), state)
         (new / "network.pt").write_bytes(state.getvalue())
-        shutil.copyfile(program, new / "program")
-        os.chmod(new / "program", 0o755)
+        if program is not None:
+            shutil.copyfile(program, new / "program")
+            os.chmod(new / "program", 0o755)
         (new / "weights.blob").write_bytes(blob)
         manifest = {
             "format": FORMAT,
@@ -135,10 +144,11 @@ def write_candidate(
             "classes": list(classes),
             "image_size": list(image_size),
             "normalization": {"mean": list(mean), "std": list(std)},
-            "files": {name: sha256(new / name) for name in FILES},
+            "files": {name: sha256(new / name) for name in FILES if (new / name).exists()},
             "figures": sourced(figures),
             "references": {reference.name: sourced(reference.figures) for reference in references},
-            "profile": dataclasses.asdict(profile),
+            "profile": None if profile is None else dataclasses.asdict(profile),
+            **({} if notes is None else {"notes": notes}),
         }
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""One driver per study."""
+"""One driver per study, one writer per table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import IO
 from quantizers.errors import UserError
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, what: str = "study") -> IO[str]:
     """An open, locked file in ``folder``; closing it unlocks. The lock ends with the process, however that ends.
+    ``what`` the folder holds is said to a person who finds it locked.
 
     Raises:
         UserError: another process holds it.
@@ -24,7 +25,7 @@ def lock(folder: Path) -> IO[str]:
         holder = stream.read().strip() or "unknown"
         stream.close()
         raise UserError(
-            f"the study in {folder} is being run by process {holder}; wait for it, or choose another name"
+            f"the {what} in {folder} is being run by process {holder}; wait for it, or choose another name"
         ) from error
     stream.truncate(0)
     stream.write(str(os.getpid()))

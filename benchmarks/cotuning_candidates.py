@@ -1,0 +1,72 @@
+"""The accuracy table's best networks as candidate folders, so that ``python -m pipeline.evaluate`` finds their accuracy again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import Settings
+from pipeline.records import Figures
+
+if TYPE_CHECKING:
+    from benchmarks.cotuning_accuracy import Cell, Row
+    from pipeline.training.cotuning import Cotuning
+    from quantizers.network import Hardened
+
+
+def name_of(cell: Cell) -> str:
+    """A folder's name: all that tells cells apart, but for seed and rates, among which the best is kept, and for machine and
+    data type."""
+    zeros = "" if cell.zero_share is None else f"-{100 * cell.zero_share:g}zeros"
+    return f"{cell.network}-{cell.method}-{cell.bits}bit-activations{cell.activation_bits}{zeros}-{cell.epochs:g}epochs"
+
+
+def keep(folder: Path, row: Row, run: Cotuning, hardened: Hardened, blob: bytes) -> bool:
+    """Write the cell's network under ``folder``, unless one that is as good on the search half lies there already.
+
+    The folder has no program: there is one for all networks, which ``pipeline.evaluate --on arm`` builds. In
+    ``manifest.json`` the row stands under ``notes``.
+
+    Returns:
+        Whether it was written.
+    """
+    from pipeline.candidate import write_candidate
+    from pipeline.data import split_manifest
+    from pipeline.details import dump_details, layer_details
+
+    data, place = run.data, folder / name_of(row.cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # another process may be at the same folder
+        if place.exists() and row.search_top1 <= _search_top1(place):
+            return False
+        write_candidate(
+            place,
+            plan=run.plan,
+            hardened=hardened,
+            program=None,
+            blob=blob,
+            model=row.cell.network,
+            target=Settings().target,
+            classes=data.classes,
+            image_size=data.image_size,
+            mean=run.mean,
+            std=run.std,
+            data={
+                "spec": row.cell.data,
+                "name": row.cell.data,
+                "splits": split_manifest(data) | {"data": row.cell.data},
+            },
+            figures=Figures(1 - row.search_top1, size_bytes=len(blob)),
+            profile=None,
+            details=dump_details(layer_details(run.network, hardened.codebooks)),
+            notes={"benchmark": "cotuning_accuracy", **row.record()},
+        )
+    return True
+
+
+def _search_top1(place: Path) -> float:
+    manifest = json.loads((place / "manifest.json").read_text())
+    return 1 - float(manifest["figures"]["error"]["value"])
