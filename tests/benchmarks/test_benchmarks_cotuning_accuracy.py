@@ -23,7 +23,8 @@ NAMES = ["first", "middle", "last"]
 def cell(method: str, **change: object) -> table.Cell:
     values: dict[str, object] = {
         "network": "resnet8", "method": method, "bits": 2, "activation_bits": 8, "zero_share": None, "epochs": 1.0,
-        "learning_rate": 0.01, "distillation": 1.0, "distillation_temperature": 4.0, "seed": 0, "bfloat16": False, "device": "cpu", "data": "digits",
+        "learning_rate": 0.01, "distillation": 1.0, "distillation_temperature": 4.0,
+        "seed": 0, "bfloat16": False, "device": "cpu", "data": "digits",
     }  # fmt: skip
     return table.Cell(**{**values, **change})  # type: ignore[arg-type]
 
