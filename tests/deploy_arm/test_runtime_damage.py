@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -15,11 +14,12 @@ from runtime_cases import GROUPED, Builder, random_network, with_checksum, with_
 
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
-from deploy_arm.program import KERNELS, build_program, compile_command
+from deploy_arm.fuzz.build import ENVIRONMENT, build_replay, sources, unpack_corpus
+from deploy_arm.program import build_program, compile_command
 from deploy_arm.targets import TARGETS
 from deploy_arm.toolchain import choose_compiler, is_arm
+from quantizers.errors import UserError
 
-HARNESS = Path(__file__).parent / "fuzz_blob.c"
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 
 
@@ -50,14 +50,13 @@ def network_graphs() -> list[g.Graph]:
     return [everything(), *(random_network(seed)[0] for seed in range(500, 508))]
 
 
-def fuzz(command: list[str], blob: Path, count: int, seed: int) -> tuple[int, int]:
-    """How many damaged copies were refused, and how many ran."""
-    environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}
+def replay(command: list[str], *arguments: str | Path) -> tuple[int, int]:
+    """How many blobs were refused, and how many ran."""
     done = subprocess.run(
-        [*command, str(blob), str(count), str(seed)],
+        [*command, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, **ENVIRONMENT},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -68,28 +67,13 @@ def fuzz(command: list[str], blob: Path, count: int, seed: int) -> tuple[int, in
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The harness for this machine with address and undefined-behaviour sanitizers."""
-    compiler = next((path for name in ("gcc", "clang", "clang-19") if (path := shutil.which(name))), None)
-    if compiler is None:
-        pytest.skip("no C compiler for this machine")
-    program = tmp_path_factory.mktemp("fuzz") / "fuzz_blob"
-    sources = [str(path) for path in KERNELS.glob("*.c") if path.name != "main.c"]
-    flags = [
-        "-std=c11",
-        "-O1",
-        "-g",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-    ]
-    command = [compiler, *flags, f"-I{KERNELS}", str(HARNESS), *sources, "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0 and "sanitize" in done.stderr:
-        pytest.skip(f"{compiler} has no sanitizers here: {done.stderr.strip()[-200:]}")
-    assert done.returncode == 0, done.stderr
-    return program
+    """The replay for this machine with address and undefined-behaviour sanitizers."""
+    try:
+        return build_replay(tmp_path_factory.mktemp("fuzz") / "replay")
+    except UserError as error:
+        if "error:" in str(error) and "sanitize" not in str(error).split("\n", 1)[1]:
+            raise  # the sources do not compile
+        pytest.skip(str(error))
 
 
 def test_damaged_blobs_under_sanitizers(sanitized: Path, tmp_path: Path) -> None:
@@ -97,23 +81,40 @@ def test_damaged_blobs_under_sanitizers(sanitized: Path, tmp_path: Path) -> None
     for number, graph in enumerate(network_graphs()):
         blob = tmp_path / f"{number}.blob"
         blob.write_bytes(write_blob(graph))
-        results = fuzz([str(sanitized)], blob, 600, number)
+        results = replay([str(sanitized)], "--damage", "600", str(number), blob)
         refused, ran = refused + results[0], ran + results[1]
     assert refused > 800 and ran > 400  # both sides of the checks were reached
 
 
-def test_damaged_blobs_with_the_vector_kernels(tmp_path: Path) -> None:
-    program = tmp_path / "fuzz_blob"
-    sources = [str(path) for path in KERNELS.glob("*.c") if path.name != "main.c"]
+def build_vector_replay(folder: Path) -> Path:
+    program = folder / "replay"
     command = compile_command(TARGETS["a76"], choose_compiler())
-    subprocess.run([*command, f"-I{KERNELS}", str(HARNESS), *sources, "-o", str(program)], check=True)
+    subprocess.run([*command, *sources("replay.c"), "-o", str(program)], check=True)
+    return program
+
+
+def test_what_the_fuzzer_kept_under_sanitizers(sanitized: Path, tmp_path: Path) -> None:
+    blobs = unpack_corpus(tmp_path)
+    refused, ran = replay([str(sanitized)], *blobs)
+    assert refused > 50 and ran > 10 and refused + ran >= len(blobs) > 100
+
+
+def test_what_the_fuzzer_kept_with_the_vector_kernels(tmp_path: Path) -> None:
+    program = build_vector_replay(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    refused, ran = replay([*QEMU, str(program)], *unpack_corpus(tmp_path / "corpus"))
+    assert refused > 50 and ran > 10
+
+
+def test_damaged_blobs_with_the_vector_kernels(tmp_path: Path) -> None:
+    program = build_vector_replay(tmp_path)
     refused = ran = 0
     for number, graph in enumerate(network_graphs()):
         blob = tmp_path / f"{number}.blob"
         blob.write_bytes(write_blob(graph))
         if number % 2:
             blob.write_bytes(with_kernel(blob.read_bytes(), GROUPED))
-        results = fuzz([*QEMU, str(program)], blob, 300, 100 + number)
+        results = replay([*QEMU, str(program)], "--damage", "300", str(100 + number), blob)
         refused, ran = refused + results[0], ran + results[1]
     assert refused > 400 and ran > 200
 

@@ -1,11 +1,11 @@
-/* fuzz_blob BLOB COUNT SEED: opens (and runs, where it is cheap) COUNT damaged copies of a blob. The checksum is put right again
- * most of the time, so that damage reaches the checks behind it. Prints how many were refused and how many ran; a
- * sanitizer or a signal ends it otherwise. */
-#include <stdio.h>
+#include "damage.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime.h"
+
+enum { HEADER = 64, MOST_STEPS = 1000000 /* of an inference that is run */ };
 
 static uint64_t state;
 
@@ -27,32 +27,37 @@ static void damage_word(uint8_t *at) {
     memcpy(at, &value, 4);
 }
 
-/* Damages a blob in place and returns its new length. */
-static size_t damage(uint8_t *data, size_t bytes) {
-    uint32_t tables;
-    memcpy(&tables, data + 28, 4); /* the operations: the tables that hold all offsets end behind them */
-    size_t end = 64 + 32 * 40 + 128 * (size_t)tables;
+size_t damage(uint8_t *data, size_t bytes, uint64_t seed) {
+    uint32_t operations;
+    state = seed;
+    memcpy(&operations, data + 28, 4); /* the tables that hold all offsets end behind them */
+    size_t end = HEADER + 32 * 40 + 128 * (size_t)operations;
     end = end < bytes ? end : bytes;
     for (uint32_t i = 1 + random_below(3); i; i--) {
         switch (random_below(8)) {
         case 0: data[random_below((uint32_t)bytes)] ^= (uint8_t)(1u << random_below(8)); break;
         case 1: damage_word(data + random_below((uint32_t)bytes / 4) * 4); break;
         case 2: damage_word(data + 24 + random_below(10) * 4); break;
-        default: damage_word(data + 64 + random_below((uint32_t)(end - 64) / 4) * 4);
+        default: damage_word(data + HEADER + random_below((uint32_t)(end - HEADER) / 4) * 4);
         }
     }
     if (random_below(20) == 0)
         bytes = 16 + random_below((uint32_t)bytes - 16);
-    if (random_below(20)) {
-        uint64_t total = bytes;
-        uint8_t padded[24] = {0};
-        memcpy(padded, data, 16);
-        memcpy(padded + 16, &total, 8);
-        memcpy(data, padded, bytes < 24 ? bytes : 24);
-        uint32_t crc = blob_crc32(data + 16, bytes - 16);
-        memcpy(data + 12, &crc, 4);
-    }
+    if (random_below(20))
+        put_right(data, bytes);
     return bytes;
+}
+
+int put_right(uint8_t *data, size_t bytes) {
+    uint8_t header[24];
+    uint64_t total = bytes;
+    if (bytes < sizeof header)
+        return 0;
+    memcpy(header, data, sizeof header);
+    memcpy(data + 16, &total, 8);
+    uint32_t crc = blob_crc32(data + 16, bytes - 16);
+    memcpy(data + 12, &crc, 4);
+    return memcmp(header, data, sizeof header) != 0;
 }
 
 /* Rough count of inner steps of an inference. */
@@ -77,34 +82,22 @@ static int64_t cost(const struct network *network) {
     return total;
 }
 
-int main(int count, char **arguments) {
-    uint8_t *blob;
-    size_t bytes;
-    if (count != 4 || network_read_file(arguments[1], &blob, &bytes) || bytes < 64)
-        return 2;
-    int64_t refused = 0, ran = 0;
-    state = strtoull(arguments[3], NULL, 10);
-    for (int64_t i = strtoll(arguments[2], NULL, 10); i; i--) {
-        uint8_t *copy = malloc(bytes);
-        struct network *network;
-        if (!copy)
-            return 3;
-        memcpy(copy, blob, bytes);
-        size_t length = damage(copy, bytes);
-        uint8_t *exact = realloc(copy, length); /* so that reading beyond the end is seen */
-        if (network_open_memory(exact, length, &network, NULL, NULL)) {
-            refused++;
-            continue;
-        }
+enum outcome try_blob(const uint8_t *data, size_t bytes, int value) {
+    uint8_t *exact = malloc(bytes ? bytes : 1); /* so that reading beyond the end is seen */
+    struct network *network;
+    if (!exact)
+        return REFUSED;
+    memcpy(exact, data, bytes);
+    if (network_open_memory(exact, bytes, &network, NULL, NULL))
+        return REFUSED;
+    enum outcome outcome = OPENED;
+    if (cost(network) < MOST_STEPS) {
         size_t size;
-        memset(network_input(network, &size), (int)i, 1);
-        if (cost(network) < 3000000) {
-            network_run(network);
-            ran++;
-        }
-        network_close(network);
+        uint8_t *image = network_input(network, &size);
+        memset(image, value, size);
+        network_run(network);
+        outcome = RAN;
     }
-    free(blob);
-    printf("%lld refused, %lld ran\n", (long long)refused, (long long)ran);
-    return 0;
+    network_close(network);
+    return outcome;
 }

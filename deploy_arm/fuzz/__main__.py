@@ -1,0 +1,115 @@
+"""Fuzzes the blob loader under sanitizers with libFuzzer.
+
+    python -m deploy_arm.fuzz --minutes 30               starts from the kept corpus, prints a line of CSV with what was done
+    python -m deploy_arm.fuzz --minutes 30 --keep        also keeps the smallest corpus that reaches all that was reached
+
+``--seeds FOLDER`` adds blobs to start from. Stops at the first finding: its file is written to the working directory as
+``finding-...``. Exit status: 0 nothing found, 1 a finding, 2 wrong usage or no fuzzer here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy_arm.emulator import tail
+from deploy_arm.fuzz.build import CLANGS, ENVIRONMENT, build_fuzzer, pack_corpus, unpack_corpus
+from deploy_arm.toolchain import version_of
+from quantizers.errors import UserError
+
+MOST_BYTES = 450_000  # of the kept corpus
+OPTIONS = (
+    "-max_len=16384",
+    "-rss_limit_mb=4096",
+    "-timeout=20",
+    "-print_final_stats=1",
+    "-artifact_prefix=finding-",
+)
+
+
+def statistics(log: str) -> dict[str, int]:
+    """Executions, edges and features covered, and files of the corpus, from libFuzzer's log.
+
+    Raises:
+        UserError: the log has none, since the fuzzer did not start.
+    """
+    progress = re.findall(r"^#(\d+)\s.*cov: (\d+) ft: (\d+) corp: (\d+)/", log, re.MULTILINE)
+    if not progress:
+        raise UserError(f"the fuzzer did not start:\n{tail(log)}")
+    done = re.findall(r"number_of_executed_units: (\d+)", log)
+    executions, edges, features, files = (int(value) for value in progress[-1])
+    return {
+        "executions": int(done[-1]) if done else executions,
+        "edges": edges,
+        "features": features,
+        "corpus_files": files,
+    }
+
+
+def fuzz(minutes: float, seeds: Path | None, keep: bool) -> dict[str, object]:
+    """One run of one process; the row that is printed."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        folder = Path(name)
+        fuzzer = str(build_fuzzer(folder / "fuzzer"))
+        found, start, small = folder / "found", folder / "start", folder / "small"
+        for made in (found, start, small):
+            made.mkdir()
+        unpack_corpus(start)
+        folders = [str(found), str(start), *([str(seeds)] if seeds else [])]
+        environment = {**os.environ, **ENVIRONMENT}
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [fuzzer, f"-max_total_time={max(1, round(60 * minutes))}", *OPTIONS, *folders]
+        run = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        row: dict[str, object] = {
+            "compiler": next((text for name in CLANGS if (text := version_of((name,)))), ""),
+            "sanitizers": "address undefined",
+            "options": " ".join(OPTIONS),
+            "cpu_minutes": round(
+                (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60, 1
+            ),
+            **statistics(run.stderr),
+            "findings": int(run.returncode != 0),
+        }
+        if run.returncode != 0:
+            print(tail(run.stderr, 60), file=sys.stderr)
+        elif keep:
+            merge = [fuzzer, "-set_cover_merge=1", *OPTIONS[:3], str(small), *folders]
+            subprocess.run(merge, env=environment, capture_output=True, check=True)
+            row["kept_files"] = pack_corpus(small.iterdir(), MOST_BYTES)
+        return row
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy_arm.fuzz", description="Fuzzes the blob loader.")
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long (default %(default)g)")
+    parser.add_argument("--seeds", type=Path, metavar="FOLDER", help="more blobs to start from")
+    parser.add_argument("--keep", action="store_true", help="keep what was reached as the new corpus")
+    options = parser.parse_args(arguments)
+    try:
+        if not 0 < options.minutes <= 1e5:
+            raise UserError(f"--minutes {options.minutes:g}: give a number above 0")
+        if options.seeds and not options.seeds.is_dir():
+            raise UserError(f"--seeds {options.seeds}: not a folder; name one with blobs in it")
+        row = fuzz(options.minutes, options.seeds, options.keep)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(row)
+    return 1 if row["findings"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
