@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from deploy_arm.float_lowering import FloatLowering
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.operators import affine, register, stored_value
 from deploy_arm.pending import Addition, Concatenation, Function, Product
@@ -46,6 +47,8 @@ from deploy_arm.pending import Addition, Concatenation, Function, Product
 )
 def elementwise(state: Lowering, input: Value, **rest: Any) -> Value:
     """Any function of one number: evaluated by PyTorch itself for each of the 256 values that a byte can stand for."""
+    if isinstance(state, FloatLowering):
+        return state.apply(input, state.operator, list(rest.values()))
     function = state.function(input)
     low, high = function.low, function.high
     assert state.node is not None and callable(state.node.target)
@@ -60,6 +63,14 @@ def elementwise(state: Lowering, input: Value, **rest: Any) -> Value:
     )
 
 
+def _with_number(state: Lowering, input: Value, scale: float, shift: float) -> Value:
+    """``input * scale + shift``: of integers a table, of floats part of what comes before."""
+    if not state.floating:
+        return elementwise(state, input)
+    channels = input.stored[2]
+    return affine(state, input, np.full(channels, float(scale)), np.full(channels, float(shift)))
+
+
 @register("add", any_layout=True)
 def add(state: Lowering, input: Any, other: Any, alpha: float = 1) -> Value:
     if not isinstance(input, Value):
@@ -68,7 +79,7 @@ def add(state: Lowering, input: Any, other: Any, alpha: float = 1) -> Value:
     if shift is not None:
         return affine(state, input, np.ones_like(shift), shift)
     if not isinstance(other, Value):
-        return elementwise(state, input)
+        return _with_number(state, input, 1.0, other * alpha)
     if alpha != 1 or input.shape != other.shape:
         raise Unsupported("an addition of unequal shapes, or with a factor")
     if input.strides != other.strides:
@@ -118,7 +129,7 @@ def multiply(state: Lowering, input: Any, other: Any) -> Value:
     if scale is not None:
         return affine(state, input, scale, np.zeros_like(scale))
     if not isinstance(other, Value):
-        return elementwise(state, input)
+        return _with_number(state, input, other, 0.0)
     if math.prod(other.shape) > math.prod(input.shape):
         input, other = other, input
     if input.strides != other.strides:
@@ -139,7 +150,11 @@ def multiply(state: Lowering, input: Any, other: Any) -> Value:
 def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> Value:
     if isinstance(other, Value | fx.Node):
         raise Unsupported("arithmetic between two activations, other than addition and multiplication")
-    return elementwise(state, input)
+    if rest.get("rounding_mode") is not None:
+        return elementwise(state, input)
+    if "alpha" in rest:  # of a subtraction
+        return _with_number(state, input, 1.0, -other * rest["alpha"])
+    return _with_number(state, input, 1.0 / other if other else math.inf, 0.0)
 
 
 @register("cat", "concat", "concatenate")
@@ -149,6 +164,8 @@ def cat(state: Lowering, tensors: Sequence[Value], dim: int) -> Value:
     images = [state.image(tensor) for tensor in tensors]
     if dim not in (1, -3) or len({image.stored[:2] for image in images}) != 1:
         raise Unsupported("a concatenation along another axis than channels")
+    if isinstance(state, FloatLowering):
+        return stored_value(state.concatenated(images))
     parts = tuple(state.function(image) for image in images)
     shape = (*images[0].stored[:2], sum(image.stored[2] for image in images))
     return stored_value(Concatenation(name=state.name, layer=state.layer, shape=shape, parts=parts))

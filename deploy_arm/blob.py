@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_arm import float_blob
 from deploy_arm import graph as g
 from deploy_arm.memory import plan_memory
 from deploy_arm.packing import pack_weights
 from quantizers.errors import UserError
 
 MAGIC = b"CNNBLOB1"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8sIIQIIIIIII3I")
 TENSOR = np.dtype(
     [
@@ -46,6 +47,7 @@ OPCODES: dict[type[g.Operation], int] = {
     g.Gather: 13,
     g.LayerNorm: 14,
     g.Limit: 15,
+    **float_blob.OPCODES,
 }
 
 
@@ -123,6 +125,8 @@ def _convolution(op: g.Convolution, writer: _Writer) -> list[int]:
 
 def _parameters(op: g.Operation, index: dict[str, int], writer: _Writer) -> list[int]:
     """Words 4 and following of one operation."""
+    if type(op) in float_blob.OPCODES:
+        return float_blob.parameters(op, index, writer)
     if isinstance(op, g.InputTable | g.Table):
         return [writer.add(_byte_table(op.table))]
     if isinstance(op, g.Convolution):

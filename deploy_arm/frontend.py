@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from deploy_arm import arithmetic, movement, normalization, pooling  # noqa: F401  they register their operators
 from deploy_arm import graph as g
+from deploy_arm.float_lowering import FloatLowering
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.operators import ANY_LAYOUT, OPERATORS
 from deploy_arm.passes import simplify
@@ -58,13 +59,6 @@ def _layer(node: fx.Node) -> str:
     return path or node.name
 
 
-def _operator(node: fx.Node) -> str:
-    """Name in ``OPERATORS``: no namespace, overload, or in-place underscore."""
-    packet = getattr(node.target, "overloadpacket", None)
-    name = packet.__name__ if packet is not None else getattr(node.target, "__name__", str(node.target))
-    return name.rstrip("_")
-
-
 def _arguments(state: Lowering, node: fx.Node, any_layout: bool) -> dict[str, Any]:
     """Arguments by schema name, defaults filled in, nodes replaced by their values (parameters stay nodes), which have the
     usual order of elements unless the handler takes ``any_layout``."""
@@ -97,7 +91,7 @@ def _translate(state: Lowering, node: fx.Node) -> None:
         UserError: it is not supported; the message names the operator and the layer.
     """
     state.node, state.layer = node, _layer(node)
-    operator = _operator(node)
+    operator = state.operator
     if operator not in OPERATORS:
         raise UserError(
             f"operator {operator} in layer {state.layer} is not supported on ARM; "
@@ -113,8 +107,8 @@ def _translate(state: Lowering, node: fx.Node) -> None:
         raise UserError(
             f"operator {operator} in layer {state.layer} is not supported on ARM: {error}"
         ) from error
-    if isinstance(value, Value) and state.rehearsal and len(node.users) > 1:
-        value = state.settled(value)
+    if isinstance(value, Value) and len(node.users) > 1:
+        value = state.shared(value)
     state.values[node] = value
     changed = node.args[0] if node.args else None
     in_place = str(getattr(node.target, "_opname", "")).endswith("_")
@@ -128,6 +122,7 @@ def _translate_all(
     mean: Sequence[float],
     std: Sequence[float],
     codebooks: Mapping[str, Codebook] | None,
+    kind: type[Lowering] = Lowering,
 ) -> g.Graph:
     if len(input_shape) != 3:
         raise UserError(f"input shape {tuple(input_shape)}: give (channels, height, width)")
@@ -148,7 +143,7 @@ def _translate_all(
     layers = {name: target.rpartition(".")[0] for name, target in targets.items()}
     image = g.Tensor("image", (height, width, channels))
     graph = g.Graph(image, "", {image.name: image})
-    state = Lowering(graph, codebooks, parameters, layers, BATCH)
+    state = kind(graph, codebooks, parameters, layers, BATCH)
     result: fx.Node | None = None
     for node in exported.graph.nodes:
         if node.op == "placeholder" and node.name not in parameters:
@@ -176,6 +171,8 @@ def _pixels(image: g.Tensor, mean: Sequence[float], std: Sequence[float]) -> Fun
 def _final(state: Lowering, value: Value) -> g.Tensor:
     value = state.plain(value)
     content = value.content
+    if state.floating:
+        return state.integer(value)
     if isinstance(content, Function) and content.exact:
         return content.clamped(state, output(state, content.source, state.layer))
     if isinstance(content, Pending):
@@ -201,6 +198,19 @@ def compile_graph(
         ValueError: a quantizer is missing where the graph needs one.
     """
     return _translate_all(hardened.network, input_shape, mean, std, hardened.codebooks)
+
+
+def compile_float(
+    network: nn.Module, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> g.Graph:
+    """The float32 graph of a network as it is (no quantizers); batch-norms are folded into what comes before.
+
+    Arguments are ``compile_graph``'s. The network is not changed.
+
+    Raises:
+        UserError: an operator that has no float form (the message names it and its layer), or weights that are not finite.
+    """
+    return _translate_all(network, input_shape, mean, std, None, FloatLowering)
 
 
 def check_supported(model: nn.Module, input_shape: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from torch import fx
 
 from deploy_arm import graph as g
 from deploy_arm.layout import places, same, usual, viewed
-from deploy_arm.pending import Function, Pending, Target, integers
+from deploy_arm.pending import FloatWeights, Function, Pending, Target, integers
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
 
@@ -56,6 +56,7 @@ class Lowering:
     batch: int
     node: fx.Node | None = None
     layer: str = ""
+    floating = False  # of the class: what is read becomes float tensors (float_lowering.py)
     values: dict[fx.Node, Any] = field(default_factory=dict)
 
     @property
@@ -67,6 +68,18 @@ class Lowering:
         """Name of the node being translated."""
         assert self.node is not None
         return self.node.name
+
+    @property
+    def operator(self) -> str:
+        """Name in ``OPERATORS`` of the node being translated: no namespace, overload, or in-place underscore."""
+        assert self.node is not None
+        packet = getattr(self.node.target, "overloadpacket", None)
+        name = (
+            packet.__name__
+            if packet is not None
+            else getattr(self.node.target, "__name__", str(self.node.target))
+        )
+        return name.rstrip("_")
 
     def result_shapes(self) -> list[tuple[int, ...]]:
         """PyTorch shapes without the batch of what the node returns.
@@ -86,6 +99,10 @@ class Lowering:
 
     def result_shape(self) -> tuple[int, ...]:
         return self.result_shapes()[0]
+
+    def shared(self, value: Value) -> Value:
+        """A value that several operations read: in a rehearsal a quantizer settles it."""
+        return self.settled(value) if self.rehearsal else value
 
     def settled(self, value: Value) -> Value:
         """In a rehearsal: the value after the quantizer that training would put here."""
@@ -134,6 +151,10 @@ class Lowering:
         return Function(
             name=self.name, layer=self.layer, shape=tensor.shape, source=tensor, values=real, exact=True
         )
+
+    def pending(self, value: Value) -> Pending:
+        """The value as something that can still be limited."""
+        return self.function(value) if isinstance(value.content, g.Tensor) else value.content
 
     def image(self, value: Value) -> Value:
         """The value with shape (channels, height, width), as convolutions and poolings want it."""
@@ -233,7 +254,7 @@ class Lowering:
             raise Unsupported("its weights are computed while the network runs")
         return self.parameters[node.name].detach().cpu().double().numpy()
 
-    def codebook(self, node: Any) -> Codebook:
+    def codebook(self, node: Any) -> Codebook | FloatWeights:
         """The compressed weights behind a weight placeholder, in PyTorch's shape; stand-ins in a rehearsal."""
         if not isinstance(node, fx.Node) or node.name not in self.parameters:
             raise Unsupported("its weights are computed while the network runs")

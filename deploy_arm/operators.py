@@ -58,6 +58,8 @@ def fake_quantize(
     state: Lowering, input: Value, scale: float, zero_point: int, quant_min: int, quant_max: int
 ) -> Value:
     """The mark of the quantizer: now the step is known, so a pending result becomes an operation."""
+    if state.floating:
+        raise Unsupported("a float program is compiled from a network without quantizers")
     if zero_point != 0 or not isinstance(scale, float):
         raise Unsupported("a quantizer needs a constant step and no zero point")
     content = input.content
@@ -224,10 +226,7 @@ def _per_channel(state: Lowering, tensor: g.Tensor, scale: np.ndarray, shift: np
 
 
 def _clamp(state: Lowering, input: Value, low: float, high: float) -> Value:
-    content = input.content
-    return input.holding(
-        (state.function(input) if isinstance(content, g.Tensor) else content).limited(low, high)
-    )
+    return input.holding(state.pending(input).limited(low, high))
 
 
 @register("relu", any_layout=True)

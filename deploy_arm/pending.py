@@ -114,12 +114,19 @@ def output(emitter: Emitter, source: g.Tensor, layer: str) -> g.Tensor:
     return emitter.emit(lambda name: g.Output((source.name,), name, layer), tensor)
 
 
+@dataclass(frozen=True)
+class FloatWeights:
+    """Weights of an uncompressed layer, in the tensor's shape, under the name that a codebook gives what has this shape."""
+
+    indices: Float64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sum(Pending):
     """A convolution or linear layer: ``acc * source.step * weights.scale[c] * scale[c] + shift[c]``."""
 
     source: g.Tensor
-    weights: Codebook
+    weights: Codebook | FloatWeights
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
@@ -134,20 +141,25 @@ class Sum(Pending):
 
     def _emit(self, emitter: Emitter, tensor: g.Tensor, finish: g.Requantize | g.Dequantize) -> g.Tensor:
         geometry = (self.stride, self.padding, self.dilation, self.groups)
-        source = (self.source.name,)
+        source, weights = (self.source.name,), self._codebook
         return emitter.emit(
-            lambda name: g.Convolution(source, name, self.layer, self.weights, *geometry, finish), tensor
+            lambda name: g.Convolution(source, name, self.layer, weights, *geometry, finish), tensor
         )
 
+    @property
+    def _codebook(self) -> Codebook:
+        assert isinstance(self.weights, Codebook)  # others become float operations
+        return self.weights
+
     def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
-        factor = self.source.step * self.weights.scale.astype(np.float64) * self.scale / target.step
-        bound = convolution_bound(self.weights, self.source.low, self.source.high)
+        factor = self.source.step * self._codebook.scale.astype(np.float64) * self.scale / target.step
+        bound = convolution_bound(self._codebook, self.source.low, self.source.high)
         finish = choose(self.layer, factor, self.shift / target.step, bound, *self.bounded(target))
         return self._emit(emitter, self.tensor(target), finish)
 
     def dequantize(self, emitter: Emitter) -> g.Tensor:
-        factor = self.source.step * self.weights.scale.astype(np.float64) * self.scale
-        bound = convolution_bound(self.weights, self.source.low, self.source.high)
+        factor = self.source.step * self._codebook.scale.astype(np.float64) * self.scale
+        bound = convolution_bound(self._codebook, self.source.low, self.source.high)
         check_sums(self.layer, factor, self.shift, bound)
         finish = g.Dequantize(factor.astype(np.float32), self.shift.astype(np.float32))
         return self.clamped(emitter, self._emit(emitter, self.float_tensor(), finish))

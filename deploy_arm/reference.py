@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_arm import float_reference
 from deploy_arm import graph as g
 
 Array = NDArray[np.int32]
@@ -85,7 +86,7 @@ def _products(tap: NDArray[Any], weights: NDArray[Any], groups: int) -> NDArray[
 
 def _pool(x: Array, op: g.MaxPool | g.AveragePool) -> Array | Float:
     shape = (len(x), len(op.rows), len(op.columns), x.shape[3])
-    result = np.zeros(shape, np.int32)
+    result = np.zeros(shape, x.dtype)
     for i, row in enumerate(op.rows):
         for j, column in enumerate(op.columns):
             steps = op.dilation if isinstance(op, g.MaxPool) else (1, 1)
@@ -155,7 +156,7 @@ def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor])
         return x.reshape(len(x), *tensors[-1].shape)
     if isinstance(op, g.Output):
         return x.astype(np.float32) * np.float32(tensors[0].step)
-    raise TypeError(f"no meaning for {type(op).__name__}")
+    return float_reference.execute(op, inputs)
 
 
 def trace(graph: g.Graph, images: NDArray[np.uint8]) -> dict[str, Array | Float]:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_arm import float_blob
 from deploy_arm import graph as g
 from deploy_arm.blob import OPCODES, TENSOR, WORDS, read_blob
+from deploy_arm.float_graph import FloatConcatenate
 from deploy_arm.packing import unpack_weights
 from quantizers.errors import UserError
 
@@ -56,6 +58,8 @@ def _convolution(reader: _Reader, words: list[int], source: g.Tensor, target: g.
 def _fields(reader: _Reader, words: list[int], source: g.Tensor, target: g.Tensor) -> tuple[Any, ...]:
     """What the operation's class takes after inputs, output and layer (not for concatenations)."""
     kind, signed = KINDS[words[0]], target.low < 0
+    if kind in float_blob.OPCODES:
+        return float_blob.fields(kind, reader, words, source, target)
     if kind is g.InputTable:
         return (reader.table(words[4], signed, (target.shape[2], 256)),)
     if kind is g.Table:
@@ -125,6 +129,10 @@ def read_graph(blob: bytes) -> g.Graph:
             names = tuple(tensors[part].name for part, _ in parts)
             tables = tuple(reader.table(offset, target.low < 0, 256) for _, offset in parts)
             graph.operations.append(g.Concatenate(names, target.name, layer, tables))
+        elif kind is FloatConcatenate:
+            parts = reader.array(words[5], "<i4", words[4]).tolist()
+            names = tuple(tensors[part].name for part in parts)
+            graph.operations.append(FloatConcatenate(names, target.name, layer))
         else:
             graph.operations.append(kind(names, target.name, layer, *_fields(reader, words, source, target)))
     return graph

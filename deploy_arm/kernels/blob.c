@@ -1,6 +1,6 @@
 /* The loader: trusts nothing in the file. Every test that fails says why in ``reason``. Sizes are int64 and bounded before
  * they are multiplied, so no arithmetic here can overflow. */
-#include "blob.h"
+#include "blob_checks.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,16 +10,6 @@
 #if defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>
 #endif
-
-enum {
-    HEADER_BYTES = 64,
-    TENSOR_BYTES = 32,
-    OPERATION_BYTES = 128,
-    MAXIMUM_DIMENSION = 1 << 24,
-    MAXIMUM_ELEMENTS = 1 << 28, /* of one tensor, padded too: larger ones do not belong on these machines */
-    MAXIMUM_NORM = 1 << 15,     /* channels under a layer norm: its sums fit 64 bits */
-    MAXIMUM_WINDOW = 1 << 16,   /* kernel, stride, dilation, padding */
-};
 
 uint32_t blob_crc32(const uint8_t *data, size_t bytes) {
     uint32_t crc = 0xffffffffu;
@@ -45,25 +35,6 @@ uint32_t blob_crc32(const uint8_t *data, size_t bytes) {
     return ~crc;
 }
 
-#define REQUIRE(condition, text)  \
-    do {                          \
-        if (!(condition)) {       \
-            blob->reason = text;  \
-            return 0;             \
-        }                         \
-    } while (0)
-
-/* ``count`` items of ``size`` bytes at a multiple of 16 inside the file? NULL if not. */
-static const void *at(const struct blob *blob, int32_t offset, int64_t count, int64_t size) {
-    if (offset < HEADER_BYTES || offset % 16 || count < 0 || count > (int64_t)blob->bytes / size)
-        return NULL;
-    if ((int64_t)offset + count * size > (int64_t)blob->bytes)
-        return NULL;
-    return blob->data + offset;
-}
-
-static int within(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
-
 /* Does a table give values of ``out``'s range for every byte that ``in`` can hold? */
 static int table_fits(const uint8_t *table, const struct tensor *in, const struct tensor *out) {
     for (int32_t value = in->low; value <= in->high; value++) {
@@ -74,8 +45,10 @@ static int table_fits(const uint8_t *table, const struct tensor *in, const struc
     return 1;
 }
 
-/* Bytes move unchanged from ``in`` to ``out``. */
+/* Bytes or floats move unchanged from ``in`` to ``out``. */
 static int same_range(const struct tensor *in, const struct tensor *out) {
+    if (in->floating || out->floating)
+        return in->floating && out->floating;
     return in->zero == out->zero && in->low >= out->low && in->high <= out->high;
 }
 
@@ -108,17 +81,16 @@ static int parse_finish(struct blob *blob, struct finish *finish, const struct t
     return parse_requantize(blob, finish, out, count, numbers);
 }
 
-static int parse_convolution(struct blob *blob, struct operation *operation, const int32_t *word) {
+int parse_geometry(struct blob *blob, struct operation *operation, const int32_t *word) {
     struct convolution *c = &operation->convolution;
     const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
-    REQUIRE(!in->floating, "a convolution reads a float tensor");
     for (int i = 4; i <= 14; i++) {
         int32_t least = i >= 8 && i <= 11 ? 0 : 1;
         REQUIRE(within(word[i], least, i == 14 ? MAXIMUM_DIMENSION : MAXIMUM_WINDOW), "a convolution's parameter is out of range");
     }
     c->kernel_height = word[4], c->kernel_width = word[5], c->stride_height = word[6], c->stride_width = word[7];
     c->top = word[8], c->left = word[9], c->bottom = word[10], c->right = word[11];
-    c->dilation_height = word[12], c->dilation_width = word[13], c->groups = word[14], c->bits = word[15];
+    c->dilation_height = word[12], c->dilation_width = word[13], c->groups = word[14];
     int64_t height = (int64_t)in->height + c->top + c->bottom, width = (int64_t)in->width + c->left + c->right;
     REQUIRE(height * width <= MAXIMUM_ELEMENTS / in->channels, "a convolution's padded input is too large");
     int64_t tall = (int64_t)(c->kernel_height - 1) * c->dilation_height + 1;
@@ -127,11 +99,21 @@ static int parse_convolution(struct blob *blob, struct operation *operation, con
     REQUIRE((height - tall) / c->stride_height + 1 == out->height && (width - wide) / c->stride_width + 1 == out->width,
             "a convolution's output shape does not follow from its input");
     REQUIRE(in->channels % c->groups == 0 && out->channels % c->groups == 0, "groups do not divide the channels");
+    c->depthwise = c->groups > 1 && c->groups == in->channels;
+    REQUIRE((int64_t)c->kernel_height * c->kernel_width <= MAXIMUM_ELEMENTS / in->channels, "a convolution's kernel is too large");
+    return 1;
+}
+
+static int parse_convolution(struct blob *blob, struct operation *operation, const int32_t *word) {
+    struct convolution *c = &operation->convolution;
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    REQUIRE(!in->floating, "a convolution reads a float tensor");
+    if (!parse_geometry(blob, operation, word))
+        return 0;
+    c->bits = word[15];
     REQUIRE(c->bits == 2 || c->bits == 3 || c->bits == 4 || c->bits == 8, "bits are not 2, 3, 4 or 8");
 
-    c->depthwise = c->groups > 1 && c->groups == in->channels;
     int64_t taps = (int64_t)c->kernel_height * c->kernel_width, tiles;
-    REQUIRE(taps <= MAXIMUM_ELEMENTS / in->channels, "a convolution's kernel is too large");
     if (c->depthwise)
         tiles = (taps * out->channels + 31) / 32;
     else
@@ -163,21 +145,28 @@ static int parse_windows(struct blob *blob, const struct window *windows, int32_
     return 1;
 }
 
+int parse_pool_windows(struct blob *blob, struct operation *operation, const int32_t *word) {
+    struct pool *pool = &operation->pool;
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    REQUIRE(in->channels == out->channels, "a pooling changes the channels");
+    pool->rows = at(blob, word[4], out->height, sizeof(struct window));
+    pool->columns = at(blob, word[5], out->width, sizeof(struct window));
+    pool->row_step = pool->column_step = 1;
+    return parse_windows(blob, pool->rows, out->height, in->height) && parse_windows(blob, pool->columns, out->width, in->width);
+}
+
 static int parse_pool(struct blob *blob, struct operation *operation, const int32_t *word) {
     struct pool *pool = &operation->pool;
     const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
-    REQUIRE(!in->floating && in->channels == out->channels, "a pooling changes the channels");
-    pool->rows = at(blob, word[4], out->height, sizeof(struct window));
-    pool->columns = at(blob, word[5], out->width, sizeof(struct window));
-    if (!parse_windows(blob, pool->rows, out->height, in->height) || !parse_windows(blob, pool->columns, out->width, in->width))
+    if (!parse_pool_windows(blob, operation, word))
         return 0;
-    pool->row_step = pool->column_step = 1;
     if (operation->opcode == MAX_POOL) {
-        REQUIRE(!out->floating && same_range(in, out), "a maximum changes the range");
+        REQUIRE(same_range(in, out), "a maximum changes the range");
         REQUIRE(within(word[6], 0, MAXIMUM_WINDOW) && within(word[7], 0, MAXIMUM_WINDOW), "a maximum's dilation is out of range");
         pool->row_step = word[6] + 1, pool->column_step = word[7] + 1;
         return 1;
     }
+    REQUIRE(!in->floating, "an average of integers reads a float tensor");
     pool->divisor_count = word[6];
     REQUIRE(within(pool->divisor_count, 1, 4096), "an average has no divisors, or too many");
     pool->divisors = at(blob, word[7], pool->divisor_count, 4);
@@ -260,7 +249,7 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
     case GATHER:
         operation->indices = at(blob, word[4], to[2], 4);
         REQUIRE(operation->indices && from[0] == to[0] && from[1] == to[1], "a gathering's indices lie outside the file, or its shapes differ");
-        REQUIRE(!in->floating && !out->floating && same_range(in, out), "a gathering changes the range");
+        REQUIRE(same_range(in, out), "a gathering changes the range");
         for (int32_t c = 0; c < to[2]; c++)
             REQUIRE(within(operation->indices[c], 0, from[2] - 1), "a gathering reads a channel that is not there");
         return 1;
@@ -277,7 +266,7 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
         return 1;
     case SLICE:
         memcpy(&operation->slice, word + 4, sizeof operation->slice);
-        REQUIRE(!in->floating && !out->floating && same_range(in, out), "a slice changes the range");
+        REQUIRE(same_range(in, out), "a slice changes the range");
         for (int axis = 0; axis < 3; axis++)
             REQUIRE(word[4 + axis] >= 0 && word[7 + axis] >= 1 &&
                         word[4 + axis] + (int64_t)(to[axis] - 1) * word[7 + axis] < from[axis],
@@ -285,15 +274,15 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
         return 1;
     case PAD:
         memcpy(&operation->pad, word + 4, sizeof operation->pad);
-        REQUIRE(!in->floating && !out->floating && same_range(in, out), "a padding changes the range");
+        REQUIRE(same_range(in, out), "a padding changes the range");
         for (int axis = 0; axis < 3; axis++)
             REQUIRE(word[4 + axis] >= 0 && word[7 + axis] >= 0 &&
                         (int64_t)from[axis] + word[4 + axis] + word[7 + axis] == to[axis],
                     "a padding's shapes do not add up");
         return 1;
     case RESHAPE:
-        REQUIRE(in->floating == out->floating && in->elements == out->elements, "a reshape changes the size");
-        REQUIRE(in->floating || same_range(in, out), "a reshape changes the range");
+        REQUIRE(in->elements == out->elements, "a reshape changes the size");
+        REQUIRE(same_range(in, out), "a reshape changes the range");
         return 1;
     case OUTPUT:
         REQUIRE(!in->floating && out->floating && in->elements == out->elements, "the output is out of place");
@@ -308,14 +297,15 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
     REQUIRE(within(operation->output, 0, blob->tensor_count - 1) && !written[operation->output],
             "an output tensor does not exist or is written twice");
     const struct tensor *out = &blob->tensors[operation->output];
-    int count = operation->opcode == ADD || operation->opcode == MULTIPLY ? 2 : operation->opcode == CONCATENATE ? 0 : 1;
+    int32_t code = operation->opcode;
+    int two = code == ADD || code == MULTIPLY || code == FLOAT_ADD || code == FLOAT_MULTIPLY;
+    int count = two ? 2 : code == CONCATENATE || code == FLOAT_CONCATENATE ? 0 : 1;
     for (int i = 0; i < count; i++) {
         REQUIRE(within(word[1 + i], 0, blob->tensor_count - 1) && written[word[1 + i]], "an input tensor is not there yet");
         const struct tensor *in = &blob->tensors[word[1 + i]];
         /* Element by element, an operation may write where it reads; everything else must not. */
         int in_place = in->offset == out->offset && in->bytes == out->bytes &&
-                       (operation->opcode == RESHAPE || operation->opcode == ADD || operation->opcode == MULTIPLY ||
-                        operation->opcode == TABLE || operation->opcode == LIMIT);
+                       (two || code == RESHAPE || code == TABLE || code == LIMIT || code == FLOAT_FUNCTION);
         REQUIRE(in_place || in->offset + in->bytes <= out->offset || out->offset + out->bytes <= in->offset, "memory overlaps");
     }
     int valid;
@@ -324,7 +314,7 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
     case MAX_POOL:
     case AVERAGE_POOL: valid = parse_pool(blob, operation, word); break;
     case CONCATENATE: valid = parse_concatenate(blob, operation, word, written); break;
-    default: valid = parse_simple(blob, operation, word);
+    default: valid = code >= FLOAT_INPUT ? parse_float(blob, operation, word, written) : parse_simple(blob, operation, word);
     }
     written[operation->output] = 1;
     return valid;
@@ -344,7 +334,7 @@ static int parse_tensor(struct blob *blob, struct tensor *tensor, const uint8_t 
         REQUIRE(within(tensor->low, -128, 0) && within(tensor->high, 0, tensor->low < 0 ? 127 : 255), "a tensor's range is not a byte's");
     tensor->zero = !tensor->floating && tensor->high > 127 ? -128 : 0;
     tensor->elements = (int64_t)word[0] * word[1] * word[2];
-    tensor->bytes = (size_t)tensor->elements * (tensor->floating ? 4 : 1);
+    tensor->bytes = (size_t)tensor->elements * element_bytes(tensor);
     REQUIRE(tensor->offset % 64 == 0 && (uint64_t)tensor->offset + tensor->bytes <= blob->arena_bytes,
             "a tensor lies outside the arena");
     return 1;
@@ -387,8 +377,8 @@ int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes) {
     }
     memcpy(word, data, sizeof word);
     memcpy(&total, data + 16, 8);
-    if (word[2] != 1) {
-        blob->reason = "the format version is not 1";
+    if (word[2] != 2) {
+        blob->reason = "the format version is not 2";
         return NETWORK_VERSION;
     }
     if (total != bytes || bytes > INT32_MAX || word[3] != blob_crc32(data + 16, bytes - 16)) {

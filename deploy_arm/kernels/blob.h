@@ -26,7 +26,16 @@ enum opcode {
     GATHER,
     LAYER_NORM,
     LIMIT,
+    FLOAT_INPUT = 32,
+    FLOAT_CONVOLUTION,
+    FLOAT_ADD,
+    FLOAT_MULTIPLY,
+    FLOAT_CONCATENATE,
+    FLOAT_AVERAGE_POOL,
+    FLOAT_FUNCTION,
 };
+
+enum function { LEAKY_RELU = 1, HARDSIGMOID, HARDSWISH, SIGMOID, SILU, TANH, LAST_FUNCTION = TANH };
 
 struct tensor {
     int32_t height, width, channels;
@@ -38,6 +47,8 @@ struct tensor {
     int64_t elements;
     size_t bytes;
 };
+
+static inline size_t element_bytes(const struct tensor *tensor) { return tensor->floating ? sizeof(float) : 1; }
 
 struct window {
     int32_t start, end, divisor;
@@ -60,6 +71,7 @@ struct convolution {
     const uint8_t *packed;
     size_t packed_bytes;
     struct finish finish;
+    float low, high; /* limits of a float convolution, whose weights are ``packed``, whose bias is ``finish.shift`` and which has 32 bits */
 };
 
 struct pool {
@@ -77,13 +89,14 @@ struct layer_norm {
 
 struct concatenate {
     int32_t count;
-    const int32_t *records; /* count x {tensor, offset of the table} */
+    const int32_t *records; /* count x {tensor, offset of the table}; of floats: the tensors alone */
 };
 
 struct operation {
     int32_t opcode, input, second, output;
     union {
         const uint8_t *table;
+        const float *float_table;
         struct convolution convolution;
         struct pool pool;
         struct finish multiply;
@@ -102,6 +115,10 @@ struct operation {
         struct {
             float low, high;
         } limit;
+        struct {
+            float low, high, parameter;
+            int32_t kind; /* an enum function */
+        } function;
     };
 };
 

@@ -2,24 +2,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "floats.h"
 #include "unpack.h"
 
 enum {
     BAND_BYTES = 256 * 1024, /* of padded input and of output worked on at a time: half of a second-level cache of 512 KB */
-    SEGMENT_DEPTH = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache */
+    SEGMENT_BYTES = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache */
 };
 
 const char *plan_kernel_name(const struct plan *plan) {
     static const char *const names[] = {"portable", "dense", "depthwise", "level-grouped"};
+    if (plan->in->floating)
+        return plan->kernel == KERNEL_DENSE ? "float dense" : plan->kernel == KERNEL_DEPTHWISE ? "float depthwise" : names[0];
     return plan->kernel == KERNEL_DENSE && plan->matrix ? "dense matrix" : names[plan->kernel];
 }
 
 void copy_band(const struct plan *plan, const int8_t *in, int32_t row, int32_t rows, int8_t *to) {
     const struct convolution *c = plan->convolution;
     const struct tensor *t = plan->in;
-    size_t left = (size_t)c->left * (size_t)t->channels, middle = (size_t)t->width * (size_t)t->channels;
-    size_t line = (size_t)plan->width * (size_t)t->channels;
+    size_t pixel = (size_t)t->channels * element_bytes(t);
+    size_t left = (size_t)c->left * pixel, middle = (size_t)t->width * pixel, line = (size_t)plan->width * pixel;
     for (int32_t i = 0; i < rows; i++, to += line) {
         int32_t y = row + i - c->top;
         if (y < 0 || y >= t->height) {
@@ -88,7 +90,7 @@ static int plan_segments(struct plan *plan) {
     /* Neighbouring taps of a kernel row lie side by side in memory when all channels are read. */
     int merged = c->groups == 1 && (c->dilation_width == 1 || c->kernel_width == 1);
     int32_t columns = merged ? 1 : c->kernel_width, real = merged ? plan->depth * c->kernel_width : plan->depth;
-    int32_t pieces = (real + SEGMENT_DEPTH - 1) / SEGMENT_DEPTH;
+    int32_t most = SEGMENT_BYTES / (int32_t)element_bytes(plan->in), pieces = (real + most - 1) / most;
     plan->aligned = real % 4 == 0;
     plan->segment_count = c->kernel_height * columns * pieces;
     plan->segments = malloc((size_t)plan->segment_count * sizeof *plan->segments);
@@ -98,8 +100,8 @@ static int plan_segments(struct plan *plan) {
     int32_t k = 0;
     for (int32_t i = 0; i < c->kernel_height; i++)
         for (int32_t j = 0; j < columns; j++)
-            for (int32_t first = 0; first < real; first += SEGMENT_DEPTH, segment++) {
-                int32_t length = real - first < SEGMENT_DEPTH ? real - first : SEGMENT_DEPTH;
+            for (int32_t first = 0; first < real; first += most, segment++) {
+                int32_t length = real - first < most ? real - first : most;
                 segment->offset = (i * c->dilation_height * plan->width + j * c->dilation_width) * plan->in->channels + first;
                 segment->real = length;
                 segment->depth = (length + 3) / 4 * 4;
@@ -116,8 +118,8 @@ static void plan_bands(struct plan *plan) {
     const struct tensor *in = plan->in, *out = plan->out;
     plan->copied = c->top || c->left || c->bottom || c->right;
     plan->width = in->width + c->left + c->right;
-    int64_t line = (int64_t)plan->width * in->channels, tall = (int64_t)(c->kernel_height - 1) * c->dilation_height + 1;
-    int64_t result = (int64_t)out->width * out->channels * (out->floating ? 4 : 1);
+    int64_t line = (int64_t)plan->width * in->channels * (int64_t)element_bytes(in), tall = (int64_t)(c->kernel_height - 1) * c->dilation_height + 1;
+    int64_t result = (int64_t)out->width * out->channels * (int64_t)element_bytes(out);
     int64_t rows = (BAND_BYTES - (tall - c->stride_height) * line) / (line * c->stride_height + result);
     rows = rows < 1 ? 1 : rows > out->height ? out->height : rows;
     int64_t bands = (plan->out->height + rows - 1) / rows;
@@ -193,7 +195,7 @@ int plan_convolution(struct plan *plan, const struct convolution *convolution, c
     plan->k = plan->depth * convolution->kernel_height * convolution->kernel_width;
     plan->blocks = (plan->outs + 7) / 8;
     plan->products = (int64_t)out->height * out->width * out->channels * plan->k;
-    plan->scratch_bytes = portable_scratch(plan);
+    plan->scratch_bytes = in->floating ? 0 : portable_scratch(plan);
     plan->prepared_bytes = sizeof *plan;
     plan_bands(plan);
 
@@ -208,6 +210,10 @@ int plan_convolution(struct plan *plan, const struct convolution *convolution, c
     bytes -= PADDED_OUTS * sizeof(int32_t);
     memcpy(plan->multiplier, finish->scale ? (const void *)finish->scale : finish->multiplier, bytes);
     memcpy(plan->offset, finish->scale ? (const void *)finish->shift : finish->offset, bytes);
+    if (in->floating) {
+        plan_float(plan);
+        return 1;
+    }
     plan_finish(plan);
     scan(plan, (uint32_t *)plan->compensation);
     for (int32_t o = 0; o < out->channels; o++) /* stored = real + zero, so real sums are stored sums - zero x weights */

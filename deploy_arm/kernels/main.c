@@ -157,10 +157,12 @@ static int command_bench(struct network *network, long repeat, long warmup, int 
 static int command_info(const struct network *network) {
     static const char *const names[] = {"",          "input_table",  "convolution", "add",   "concatenate", "max_pool",
                                         "average_pool", "table", "slice",       "pad", "reshape",     "output",
-                                        "multiply",  "gather",       "layer_norm",  "limit"};
+                                        "multiply",  "gather",       "layer_norm",  "limit",
+                                        [FLOAT_INPUT] = "float_input", "float_convolution", "float_add", "float_multiply",
+                                        "float_concatenate", "float_average_pool", "float_function"};
     const struct blob *blob = &network->blob;
     const struct tensor *in = &blob->tensors[blob->input], *out = &blob->tensors[blob->output];
-    int status = print("{\"version\": 1, \"blob_bytes\": %zu, \"input\": [%d, %d, %d], \"outputs\": %lld, \"tensors\": %d,\n"
+    int status = print("{\"version\": 2, \"blob_bytes\": %zu, \"input\": [%d, %d, %d], \"outputs\": %lld, \"tensors\": %d,\n"
                        " \"arena_bytes\": %u, \"scratch_bytes\": %zu, \"prepared_bytes\": %zu, \"memory_bytes\": %zu,\n \"operations\": [",
                        blob->bytes, (int)in->height, (int)in->width, (int)in->channels, (long long)out->elements, (int)blob->tensor_count,
                        (unsigned)blob->arena_bytes, network->scratch_bytes, network->prepared_bytes,

@@ -1,4 +1,5 @@
 /* Opening a network and running its operations in order. */
+#include "floats.h"
 #include "runtime.h"
 
 #include <fcntl.h>
@@ -39,11 +40,13 @@ static int prepare(struct network *network) {
         return NETWORK_MEMORY;
     for (int32_t i = 0; i < blob->operation_count; i++) {
         struct operation *operation = &blob->operations[i];
-        network->copy_image |= operation->opcode != INPUT_TABLE && operation->opcode != CONCATENATE && operation->input == blob->input;
-        network->copy_image |= operation->second == blob->input && operation->opcode != CONCATENATE;
+        int from_image = operation->opcode == INPUT_TABLE || operation->opcode == FLOAT_INPUT;
+        int listed = operation->opcode == CONCATENATE || operation->opcode == FLOAT_CONCATENATE;
+        network->copy_image |= !from_image && !listed && operation->input == blob->input;
+        network->copy_image |= !listed && operation->second == blob->input;
         for (int32_t r = 0; operation->opcode == CONCATENATE && r < operation->concatenate.count; r++)
             network->copy_image |= operation->concatenate.records[2 * r] == blob->input;
-        if (operation->opcode != CONVOLUTION)
+        if (operation->opcode != CONVOLUTION && operation->opcode != FLOAT_CONVOLUTION)
             continue;
         struct plan *plan = network->plans[i] = calloc(1, sizeof *plan);
         if (!plan || !plan_convolution(plan, &operation->convolution, &blob->tensors[operation->input], &blob->tensors[operation->output]))
@@ -122,7 +125,9 @@ static void run_part(void *argument, int32_t index) {
     const struct part part = plan_part(plan, index, network->thread_count);
     if (part.row == part.row_end)
         return;
-    if (plan->kernel == KERNEL_DENSE)
+    if (plan->in->floating)
+        float_convolution(plan, &part, (const float *)(const void *)in, out, scratch);
+    else if (plan->kernel == KERNEL_DENSE)
         dense_convolution(plan, &part, in, out, scratch);
     else if (plan->kernel == KERNEL_DEPTHWISE)
         depthwise_convolution(plan, &part, in, out, scratch);
@@ -144,7 +149,10 @@ static void run_convolution(const struct network *network, const struct plan *pl
         return;
     }
 #endif
-    portable_convolution(plan, in, out, network->scratch);
+    if (plan->in->floating)
+        portable_float_convolution(plan, (const float *)(const void *)in, out);
+    else
+        portable_convolution(plan, in, out, network->scratch);
 }
 
 void network_run_marked(struct network *network, void (*mark)(int32_t operation)) {
@@ -162,6 +170,8 @@ void network_run_marked(struct network *network, void (*mark)(int32_t operation)
             run_convolution(network, network->plans[i]);
             continue;
         }
+        if (float_operation(blob, operation, network->arena, network->image, network->portable))
+            continue;
 #if defined(__ARM_NEON)
         if (!network->portable && neon_operation(blob, operation, network->arena, network->image))
             continue;
