@@ -1,6 +1,6 @@
 """The float32 operations of a graph: the network as it is, without integers.
 
-Beside these, ``MaxPool``, ``Slice``, ``Pad``, ``Gather``, ``Reshape`` and ``Limit`` of ``graph.py`` take floats as they take bytes.
+Beside these, ``MaxPool``, ``Slice``, ``Pad``, ``Gather``, ``Reshape`` and ``Limit`` of ``graph.py`` take floats as they do bytes.
 
 Every rounding is named here, so that all implementations agree bit for bit; ``fma(a, b, c)`` rounds ``a * b + c`` once. Limits
 ``low``..``high`` at an operation's end mean: ``low`` where ``x <= low``, then ``high`` where that is above it.
@@ -33,8 +33,8 @@ class FloatInput(Operation):
 class FloatConvolution(Operation):
     """Convolution or linear layer; the geometry is ``graph.Convolution``'s.
 
-    ``weights`` is float32 OHWI, ``bias`` float32 [out]. The sum starts with the bias; for kernel rows, columns and input channels in
-    that order ``acc = fma(weight, x, acc)``, where x is zero in the padding; then the limits.
+    ``weights`` is float32 OHWI, ``bias`` float32 [out]. The sum starts with the bias; for kernel rows, columns and input channels
+    in that order ``acc = fma(weight, x, acc)``, where x is zero in the padding; then the limits.
     """
 
     weights: Float32

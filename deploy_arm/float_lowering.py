@@ -19,8 +19,6 @@ from deploy_arm.lowering import Lowering, Unsupported, Value
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
 
-UNLIMITED = (-f.INFINITY, f.INFINITY)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RealFunction(p.Pending):
@@ -57,11 +55,13 @@ def _float_weights(content: p.Sum) -> tuple[f.Float32, f.Float32]:
 
 @realize.register
 def _(content: p.Sum, emitter: p.Emitter) -> g.Tensor:
-    geometry = (content.stride, content.padding, content.dilation, content.groups)
-    weights, limits = _float_weights(content), (content.low, content.high)
-    inputs, layer = (content.source.name,), content.layer
+    weights, bias = _float_weights(content)
+    inputs, layer, limits = (content.source.name,), content.layer, (content.low, content.high)
+    stride, padding, dilation, groups = content.stride, content.padding, content.dilation, content.groups
     return emitter.emit(
-        lambda name: f.FloatConvolution(inputs, name, layer, *weights, *geometry, *limits),
+        lambda name: f.FloatConvolution(
+            inputs, name, layer, weights, bias, stride, padding, dilation, groups, *limits
+        ),
         content.float_tensor(),
     )
 

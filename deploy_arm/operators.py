@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy_arm import graph as g
 from deploy_arm.layout import last_is_channels
 from deploy_arm.lowering import Lowering, Unsupported, Value
-from deploy_arm.pending import INFINITY, Pending, Sum, Target
+from deploy_arm.pending import INFINITY, FloatWeights, Pending, Sum, Target
 from quantizers.codebook import Codebook
 from quantizers.registry import Registry
 
@@ -71,6 +72,11 @@ def fake_quantize(
     return input.holding(content.quantize(state, Target(scale, quant_min, quant_max)))
 
 
+def _arranged(weights: Any, indices: NDArray[Any]) -> Codebook | FloatWeights:
+    """The same weights in another arrangement of the same values."""
+    return dataclasses.replace(weights, indices=np.ascontiguousarray(indices))
+
+
 def _convolution(
     state: Lowering,
     source: Value,
@@ -83,7 +89,7 @@ def _convolution(
 ) -> Value:
     tensor = state.integer(state.image(source))
     found = state.codebook(weight)
-    weights = dataclasses.replace(found, indices=np.ascontiguousarray(found.indices.transpose(0, 2, 3, 1)))
+    weights = _arranged(found, found.indices.transpose(0, 2, 3, 1))
     out, kernel_height, kernel_width, _ = weights.indices.shape
     height = (tensor.shape[0] + padding[0] + padding[2] - dilation[0] * (kernel_height - 1) - 1) // stride[
         0
@@ -149,7 +155,7 @@ def linear(state: Lowering, input: Value, weight: Any, bias: Any) -> Value:
         layer=state.layer,
         shape=(1, 1, out),
         source=tensor,
-        weights=dataclasses.replace(found, indices=np.ascontiguousarray(indices)),
+        weights=_arranged(found, indices),
         scale=np.ones(out),
         shift=np.zeros(out) if shift is None else shift,
     )
@@ -169,7 +175,7 @@ def _by_position(state: Lowering, input: Value, weight: Any, bias: Any) -> Value
         layer=state.layer,
         shape=(*tensor.shape[:2], out),
         source=tensor,
-        weights=dataclasses.replace(found, indices=found.indices.reshape(out, 1, 1, channels)),
+        weights=_arranged(found, found.indices.reshape(out, 1, 1, channels)),
         scale=np.ones(out),
         shift=np.zeros(out) if shift is None else shift,
     )
