@@ -72,6 +72,18 @@ def _average(x: Float, op: f.FloatAveragePool) -> Float:
     return result
 
 
+def _maximum(x: Float, op: g.MaxPool) -> Float:
+    """One after the other, rows first: of two zeros the first stays."""
+    result = np.full((len(x), len(op.rows), len(op.columns), x.shape[3]), -np.inf, np.float32)
+    for i, row in enumerate(op.rows):
+        for j, column in enumerate(op.columns):
+            for y in range(row.start, row.end, op.dilation[0]):
+                for z in range(column.start, column.end, op.dilation[1]):
+                    most = result[:, i, j]
+                    result[:, i, j] = np.where(x[:, y, z] <= most, most, x[:, y, z])
+    return result
+
+
 def exponential(x: Float) -> Float:
     """exp by the steps of ``kernels/float_elementwise.c``."""
     x = limited(x, -87.0, 88.0)
@@ -118,6 +130,8 @@ def execute(op: g.Operation, inputs: Sequence[Any]) -> Float:
         return limited(x * inputs[1], op.low, op.high)
     if isinstance(op, f.FloatConcatenate):
         return np.concatenate(inputs, axis=-1)
+    if isinstance(op, g.MaxPool):
+        return _maximum(x, op)
     if isinstance(op, f.FloatAveragePool):
         return _average(x, op)
     if isinstance(op, f.FloatFunction):

@@ -86,7 +86,7 @@ def _products(tap: NDArray[Any], weights: NDArray[Any], groups: int) -> NDArray[
 
 def _pool(x: Array, op: g.MaxPool | g.AveragePool) -> Array | Float:
     shape = (len(x), len(op.rows), len(op.columns), x.shape[3])
-    result = np.zeros(shape, x.dtype)
+    result = np.zeros(shape, np.int32)
     for i, row in enumerate(op.rows):
         for j, column in enumerate(op.columns):
             steps = op.dilation if isinstance(op, g.MaxPool) else (1, 1)
@@ -134,7 +134,7 @@ def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor])
     if isinstance(op, g.Concatenate):
         parts = [table[part & 255].astype(np.int32) for table, part in zip(op.tables, inputs, strict=True)]
         return np.concatenate(parts, axis=-1)
-    if isinstance(op, g.MaxPool | g.AveragePool):
+    if isinstance(op, g.AveragePool) or (isinstance(op, g.MaxPool) and not tensors[-1].floating):
         return _pool(x, op)
     if isinstance(op, g.Table):
         return op.table[x & 255].astype(np.int32)

@@ -37,6 +37,10 @@ class Builder:
         self.graph.tensors[name] = g.Tensor(name, (height, width, channels), step, low, high, floating)
         return name
 
+    def like(self, x: g.Tensor, shape: Sequence[int]) -> str:
+        """A tensor of the range or kind of another."""
+        return self.tensor(shape, x.low, x.high, floating=x.floating)
+
     def emit(self, operation: g.Operation) -> str:
         self.graph.operations.append(operation)
         return operation.output
@@ -162,12 +166,12 @@ class Builder:
     def max_pool(self, source: str, kernel: int, stride: int, padding: int, dilation: int = 1) -> str:
         x = self.graph.tensors[source]
         rows, columns = (pool_windows(size, kernel, stride, padding, False, dilation) for size in x.shape[:2])
-        out = self.tensor((len(rows), len(columns), x.shape[2]), x.low, x.high)
+        out = self.like(x, (len(rows), len(columns), x.shape[2]))
         return self.emit(g.MaxPool((source,), out, "pool", rows, columns, (dilation, dilation)))
 
     def gather(self, source: str, indices: NDArray[np.int64]) -> str:
         x = self.graph.tensors[source]
-        out = self.tensor((*x.shape[:2], len(indices)), x.low, x.high)
+        out = self.like(x, (*x.shape[:2], len(indices)))
         return self.emit(g.Gather((source,), out, "gather", indices.astype(np.int32)))
 
     def shuffle(self, source: str, groups: int) -> str:
@@ -223,16 +227,16 @@ class Builder:
             (size - start + step - 1) // step
             for size, start, step in zip(x.shape, starts, steps, strict=True)
         ]
-        return self.emit(g.Slice((source,), self.tensor(shape, x.low, x.high), "slice", starts, steps))
+        return self.emit(g.Slice((source,), self.like(x, shape), "slice", starts, steps))
 
     def pad(self, source: str, before: tuple[int, int, int], after: tuple[int, int, int]) -> str:
         x = self.graph.tensors[source]
         shape = [sum(sizes) for sizes in zip(x.shape, before, after, strict=True)]
-        return self.emit(g.Pad((source,), self.tensor(shape, x.low, x.high), "pad", before, after))
+        return self.emit(g.Pad((source,), self.like(x, shape), "pad", before, after))
 
     def reshape(self, source: str, shape: tuple[int, int, int]) -> str:
         x = self.graph.tensors[source]
-        out = self.tensor(shape, x.low, x.high, floating=x.floating)
+        out = self.like(x, shape)
         return self.emit(g.Reshape((source,), out, "reshape"))
 
     def done(self, last: str) -> g.Graph:

@@ -26,7 +26,7 @@ def blob() -> bytes:
 
 def test_the_header_says_what_the_format_says(blob: bytes) -> None:
     header = read_blob(blob)
-    assert blob[:8] == b"CNNBLOB1" and struct.unpack_from("<I", blob, 8) == (1,)
+    assert blob[:8] == b"CNNBLOB1" and struct.unpack_from("<I", blob, 8) == (2,)
     assert struct.unpack_from("<I", blob, 12) == (zlib.crc32(blob[16:]),)
     assert struct.unpack_from("<Q", blob, 16) == (len(blob),) and len(blob) % 16 == 0
     assert (header.tensors, header.operations) == (4, 3)

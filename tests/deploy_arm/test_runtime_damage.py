@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from float_cases import everything_float
 from runtime_cases import GROUPED, Builder, random_network, with_checksum, with_kernel
 
 from deploy_arm import graph as g
@@ -47,7 +48,7 @@ def everything() -> g.Graph:
 
 
 def network_graphs() -> list[g.Graph]:
-    return [everything(), *(random_network(seed)[0] for seed in range(500, 508))]
+    return [everything(), everything_float(), *(random_network(seed)[0] for seed in range(500, 508))]
 
 
 def replay(command: list[str], *arguments: str | Path) -> tuple[int, int]:
@@ -136,7 +137,7 @@ def test_exit_statuses_say_what_is_wrong(tmp_path: Path) -> None:
     assert status(b"", tmp_path)[0] == 4
     assert status(b"PNG" + good[3:], tmp_path)[0] == 4
     other = bytearray(good)
-    struct.pack_into("<I", other, 8, 2)
+    struct.pack_into("<I", other, 8, 1)
     assert status(with_checksum(other), tmp_path)[0] == 5
     assert status(good[:-1], tmp_path)[0] == 6
     flipped = bytearray(good)
@@ -172,12 +173,27 @@ def test_exit_statuses_say_what_is_wrong(tmp_path: Path) -> None:
         (14, 7, 8, "arrays"),
         (15, 0, 11, "output"),
         (5, 6, -1, "dilation"),
+        (32, 4, 2**30, "table"),
+        (32, 3, 0, "written twice"),
+        (33, 14, 2, "groups"),
+        (33, 12, 60000, "kernel"),
+        (33, 15, 2**30, "outside"),
+        (33, 16, 4, "another size"),
+        (33, 17, 2**31 - 16, "outside"),
+        (33, 18, 0x7FC00000, "order"),  # not a number
+        (34, 5, -8388608, "order"),  # at most minus infinity
+        (34, 2, 0, "product of bytes"),
+        (36, 4, 2**20, "concatenation"),
+        (36, 5, 64, "concatenat"),
+        (37, 4, 64, "window"),
+        (38, 4, 0, "function"),
+        (38, 4, 99, "function"),
     ],
 )
 def test_what_is_wrong_with_an_operation_is_said(
     tmp_path: Path, opcode: int, word: int, value: int, reason: str
 ) -> None:
-    blob = bytearray(write_blob(everything()))
+    blob = bytearray(write_blob(everything_float() if opcode >= 32 else everything()))
     operations, table = struct.unpack_from("<2I", blob, 28)[0], struct.unpack_from("<I", blob, 36)[0]
     places = range(table, table + 128 * operations, 128)
     number, start = next(
