@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
 NOTES = (
-    "The fp32 network's size counts 4 bytes for each parameter and buffer value. There is no fp32 program, so it has no latency.",
+    "fp32's latency and size are those of a float program of the network as it was trained; its error is PyTorch's.",
 )
 
 

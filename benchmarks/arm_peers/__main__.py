@@ -45,6 +45,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="simulate the data caches: gives the interval's upper end, takes three times as long (default on)",
     )
     parser.add_argument("--check", choices=("on", "off"), default="on", help="compare the outputs too")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="NAME",
+        help="count only those of our configurations whose name begins so, and no peer; other rows of the file stay",
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument(
         "--out",
@@ -58,8 +64,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 class Comparison:
     """Collects the figures of networks, and says on stderr what it does."""
 
-    def __init__(self, cores: list[Core], *, caches: bool, check: bool) -> None:
-        self.cores, self.caches, self.check = cores, caches, check
+    def __init__(self, cores: list[Core], *, caches: bool, check: bool, only: str = "") -> None:
+        self.cores, self.caches, self.check, self.only = cores, caches, check, only
         self.figures: list[Figure] = []
 
     def add_network(self, workload: Workload, folder: Path) -> None:
@@ -72,7 +78,7 @@ class Comparison:
         from benchmarks.arm_peers.figures import OURS, Sanity
 
         multiplications = 0
-        for configuration, blob in ours.compile_ours(workload, folder):
+        for configuration, blob in ours.compile_ours(workload, folder, self.only):
             say(f"{workload.name}: {OURS} {configuration.name}")
             multiplications = multiplications or ours.multiplications(blob, self.cores[0])
             checked = self.check and configuration.checked
@@ -82,7 +88,7 @@ class Comparison:
                 modelled = ours.measure_ours(workload, blob, core, caches=self.caches)
                 named = (OURS, configuration.name, ours.version(core), settings)
                 self.add(workload, named, core, modelled, sanity, blob.stat().st_size, multiplications)
-        for variant in peers.write_variants(workload, folder):
+        for variant in [] if self.only else peers.write_variants(workload, folder):
             say(f"{workload.name}: {variant.runtime} {variant.configuration}")
             sanity = peers.check_peer(workload, variant) if self.check else Sanity()
             modelled_on = peers.measure_peer(workload, variant, self.cores, caches=self.caches)
@@ -197,6 +203,7 @@ def run(options: argparse.Namespace) -> int:
         [CORES[name] for name in options.cores.split(",")],
         caches=options.caches == "on",
         check=options.check == "on",
+        only=options.only,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"arm_peers_{conditions(options)}.csv"
@@ -205,7 +212,7 @@ def run(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
             comparison.add_network(workload, Path(folder))
         # After every network, so that an interrupted run leaves what it has.
-        figures = merged(earlier_figures(path), comparison.figures)
+        figures = merged(earlier_figures(path), comparison.figures, by_row=bool(options.only))
         write_atomically(path, csv_text(figures))
         write_atomically(path.with_suffix(".svg"), chart(figures))
     outcomes = [outcome(target, figures) for target in TARGETS]

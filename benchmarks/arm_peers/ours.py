@@ -18,7 +18,7 @@ from deploy_arm import emulator, mca
 from deploy_arm.blob import write_blob
 from deploy_arm.cores import Core
 from deploy_arm.elf import read_executable
-from deploy_arm.frontend import compile_graph
+from deploy_arm.frontend import compile_float, compile_graph
 from deploy_arm.program import build_program
 from deploy_arm.storage import sha256
 from quantizers.network import layer_names, quantize, synthetic
@@ -31,16 +31,17 @@ SETTINGS = "1 thread, every layer alike, first and last included"
 
 @dataclass(frozen=True)
 class Configuration:
-    """A plan for every layer. ``checked``: whether the untrained plan still computes the network."""
+    """A plan for every layer; None: the network as it is. ``checked``: whether the untrained plan still computes the network."""
 
     name: str
-    layer: LayerPlan
-    activation_bits: int
+    layer: LayerPlan | None
+    activation_bits: int = 32
     checked: bool = False
 
 
 def configurations() -> Iterator[Configuration]:
-    """Dense with 8, 4 and 2 bits, and 2 bits with growing shares of zeros."""
+    """The network as it is, dense with 8, 4 and 2 bits, and 2 bits with growing shares of zeros."""
+    yield Configuration("fp32", None, checked=True)
     yield Configuration("8-bit, 8-bit activations", LayerPlan(8), 8, checked=True)
     yield Configuration("4-bit, 8-bit activations", LayerPlan(4, 16), 8)
     yield Configuration("2-bit, 8-bit activations", LayerPlan(2, 4), 8)
@@ -49,8 +50,8 @@ def configurations() -> Iterator[Configuration]:
         yield Configuration(name, LayerPlan(2, 4, share / 100), 7)
 
 
-def compile_ours(workload: Workload, folder: Path) -> Iterator[tuple[Configuration, Path]]:
-    """Writes the blob of every configuration, one after the other.
+def compile_ours(workload: Workload, folder: Path, only: str = "") -> Iterator[tuple[Configuration, Path]]:
+    """Writes the blob of every configuration whose name begins with ``only``, one after the other.
 
     Configurations that differ only in their share of zeros take their levels from one quantized network: ``synthetic`` moves
     the weights, and finding the levels of a large network takes longer than all the rest.
@@ -64,6 +65,13 @@ def compile_ours(workload: Workload, folder: Path) -> Iterator[tuple[Configurati
     made: tuple[object, ...] = ()
     for configuration in configurations():
         layer = configuration.layer
+        if not configuration.name.startswith(only):
+            continue
+        if layer is None:
+            path = folder / "fp32.blob"
+            path.write_bytes(write_blob(compile_float(workload.model, shape, workload.mean, workload.std)))
+            yield configuration, path
+            continue
         plan = Plan.uniform(names, layer, activation_bits=configuration.activation_bits)
         kind = (layer.bits, layer.components, plan.activation_bits)
         if kind != made:

@@ -51,10 +51,16 @@ def read_csv(text: str) -> list[Figure]:
     return figures
 
 
-def merged(earlier: Sequence[Figure], latest: Sequence[Figure]) -> list[Figure]:
-    """The latest figures after those of networks and cores that they leave out; sorted by network, then core."""
-    replaced = set(groups(latest))
-    kept = [figure for figure in earlier if (figure.model, figure.core) not in replaced]
+def merged(earlier: Sequence[Figure], latest: Sequence[Figure], *, by_row: bool = False) -> list[Figure]:
+    """The latest figures after those of networks and cores that they leave out; sorted by network, then core. ``by_row``: after
+    those of runtimes and configurations that they leave out."""
+
+    def place(figure: Figure) -> tuple[str, ...]:
+        row = (figure.runtime, figure.configuration) if by_row else ()
+        return (figure.model, figure.core, *row)
+
+    replaced = {place(figure) for figure in latest}
+    kept = [figure for figure in earlier if place(figure) not in replaced]
     return sorted([*kept, *latest], key=lambda figure: (figure.model, figure.core))
 
 

@@ -219,3 +219,5 @@ def test_a_later_run_replaces_its_own_networks_and_cores_only() -> None:
     latest = [figure(OURS, "4-bit", 9.0), figure(OURS, "4-bit", 4.0, model="resnet50")]
     found = [(each.model, each.core, each.cycles) for each in report.merged(earlier, latest)]
     assert found == [("resnet18", "a76", 9.0), ("resnet18", "x1", 3.0), ("resnet50", "a76", 4.0)]
+    by_row = [each.cycles for each in report.merged(earlier, latest, by_row=True)]
+    assert by_row == [2.0, 9.0, 3.0, 4.0]
