@@ -76,6 +76,7 @@ class Network:
             meaning = MEANINGS.get(status, f"the library refuses it with status {status}")
             raise NetworkError(f"{os.fspath(blob)}: {meaning}", status)
         self._handle = handle
+        self._process = os.getpid() if threads > 1 else None
         shape, count = (ctypes.c_size_t * 3)(), ctypes.c_size_t()
         image = self._library.network_input(handle, shape)
         scores = self._library.network_output(handle, ctypes.byref(count))
@@ -106,6 +107,10 @@ class Network:
         with self._lock:
             if self._handle is None:
                 raise ValueError("the network is closed; open it again")
+            if self._is_copy():
+                raise ValueError(
+                    "a network with several threads does not survive fork(); open it in this process"
+                )
             for image, result in zip(batch, results):
                 self._image[...] = image
                 self._library.network_run(self._handle)
@@ -116,9 +121,14 @@ class Network:
         """Frees the network after the run in progress; a second time does nothing."""
         with self._lock:
             if self._handle is not None:
-                self._library.network_close(self._handle)
+                if not self._is_copy():
+                    self._library.network_close(self._handle)
                 self._handle = None
                 del self._image, self._scores
+
+    def _is_copy(self) -> bool:
+        """Whether this is a forked process, where the network's threads are not: to wait for them would be for ever."""
+        return self._process not in (None, os.getpid())
 
     def __enter__(self) -> Network:
         return self

@@ -19,7 +19,16 @@ KERNELS = Path(__file__).parent / "kernels"
 COMMAND_LINE = "main.c"  # the executable's alone; every other source is the library's
 LIBRARY = "libnetwork.so"
 # No contraction: a float result is two roundings, everywhere. Sections so that the linker drops what nobody calls.
-CODE = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-ffunction-sections", "-Wall", "-Wextra", "-pthread")
+CODE = (
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-ffunction-sections",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+)
 LINK = ("-s", "-Wl,--gc-sections")
 FLAGS = (*CODE, "-static", *LINK)
 # Only what network.h marks is seen from outside. zig's C library for it is glibc: musl's would not load beside a board's own.
@@ -82,7 +91,9 @@ def build_host_library() -> Path:
     """
     compiler = host_compiler()
     if compiler is None:
-        raise UserError("a C compiler for this machine is needed: `apt-get install gcc`, or `pip install ziglang`")
+        raise UserError(
+            "a C compiler for this machine is needed: `apt-get install gcc`, or `pip install ziglang`"
+        )
     return _build("host", ".so", [*compiler, *SHARED_FLAGS], version_of(tuple(compiler)), library_sources())
 
 
