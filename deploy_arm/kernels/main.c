@@ -108,8 +108,8 @@ static int open_network(const char *path, struct network **network) {
 
 /* Reads one image: 1, or 0 at the end of the input, or -1 where it ends within an image. */
 static int read_image(struct network *network) {
-    size_t bytes, done = 0;
-    uint8_t *image = network_input(network, &bytes);
+    size_t bytes = network->blob.tensors[network->blob.input].bytes, done = 0;
+    uint8_t *image = network_input(network, NULL);
     while (done < bytes) {
         ssize_t count = read(STDIN_FILENO, image + done, bytes - done);
         if (count < 0 && errno == EINTR)
