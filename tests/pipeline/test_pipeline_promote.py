@@ -22,6 +22,7 @@ from deploy_arm.program import build_program, compile_command
 from deploy_arm.storage import sha256
 from deploy_arm.targets import TARGETS
 from deploy_arm.toolchain import choose_compiler, is_arm
+from pipeline import devices
 from pipeline.champions import Champions
 from pipeline.config import Settings
 from pipeline.gates import Bounds, Evidence, Refused, choose, judge
@@ -366,6 +367,41 @@ def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Pat
 def test_mistakes_are_explained(study: Path, flags: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         run(study, *flags)
+
+
+@needs_tools
+def test_a_candidate_is_profiled_on_a_device(study: Path, tmp_path: Path) -> None:
+    good = json.loads((study / "names.json").read_text())[0]
+    printed: list[str] = []
+    folder = str(study / "candidates" / good)
+    assert devices.main(["--profile", folder, "--format", "json"], printed.append) == 0
+    profile = Profile.from_json("".join(printed))
+    assert profile.size_bytes == (study / "candidates" / good / "weights.blob").stat().st_size
+    with pytest.raises(UserError, match="not a candidate folder"):
+        devices.main(["--profile", str(tmp_path)])
+
+
+def test_a_person_is_told_of_a_measurement_that_is_not_steady(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hot = {"frequency_ghz": 1.8, "temperature_c": 84.0}
+    details = {"repetitions": 212, "narrow": True, "steady": True, "after": hot,
+               "before": {"frequency_ghz": 2.4, "temperature_c": None}}  # fmt: skip
+    profile = dataclasses.replace(MODELLED, source="measured", device="board cpu3", details=details)
+    monkeypatch.setattr(devices, "profile_candidate", lambda folder: profile)
+    devices.main(["--profile", "anything"])
+    text = capsys.readouterr().out
+    assert "2 ms (1.8 to 2.3) measured on board cpu3" in text and "warning" not in text
+    assert "212 repetitions, 2.4 GHz to 1.8 GHz, 84 degrees Celsius" in text
+    told = {"before_ms": 0.1, "after_ms": 0.125, "allowed": 0.03, "attempts": 3}
+    details.update(steady=False, narrow=False, canary=told)
+    devices.main(["--profile", "anything"])
+    text = capsys.readouterr().out
+    assert (
+        "warning: not steady: a fixed network took 0.1 ms before and 0.125 ms after, more than 3% apart"
+        in text
+    )
+    assert "warning: the interval did not become narrow" in text
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
