@@ -68,6 +68,23 @@ class Profile:
     layers: tuple[LayerProfile, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def steady(self) -> bool:
+        """Whether the device stayed as fast as it was while it measured; a model always does."""
+        return bool(self.details.get("steady", True))
+
+    @property
+    def warning(self) -> str:
+        """What a person must know before relying on the latency; empty where that is nothing."""
+        if self.steady:
+            return ""
+        canary = self.details["canary"]
+        return (
+            f"not steady: a fixed network took {canary['before_ms']:.4g} ms before and {canary['after_ms']:.4g} ms after, "
+            f"more than {canary['allowed']:.0%} apart, in each of {canary['attempts']} attempts; let the device cool, stop "
+            "what else runs there, and measure again"
+        )
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
@@ -129,7 +146,7 @@ class Device(ABC):
         """What one inference of a uint8 image [H, W, C] costs.
 
         ``layers`` names the model's layer of each operation. Profiles are kept in the cache directory by the hash of program,
-        blob and device; ``cached=False`` does it again (a measurement depends on the moment).
+        blob and device, except those that are not steady; ``cached=False`` does it again (a measurement depends on the moment).
 
         Raises:
             UserError: as ``run``.
@@ -139,7 +156,8 @@ class Device(ABC):
         profile = read_cached(path) if cached else None
         if profile is None:
             profile = self.measure(program, blob, image)
-            write_atomically(path, profile.to_json())
+            if profile.steady:
+                write_atomically(path, profile.to_json())
         return with_layers(profile, layers)
 
     def check(self, program: Path, blob: Path, expected: Mapping[str, str] | None) -> None:

@@ -1,4 +1,4 @@
-"""Builds the program that runs blobs: one static aarch64 executable per target, compiled once and kept."""
+"""Builds what runs blobs, once per target, and keeps it: a static aarch64 executable, and the same as a shared library."""
 
 from __future__ import annotations
 
@@ -6,36 +6,58 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from deploy_arm.emulator import host_compiler
 from deploy_arm.storage import cache_directory, write_atomically
 from deploy_arm.targets import TARGETS, Target
-from deploy_arm.toolchain import Tool, choose_compiler, is_arm
+from deploy_arm.toolchain import Tool, choose_compiler, is_arm, version_of
 from quantizers.errors import UserError
 
 KERNELS = Path(__file__).parent / "kernels"
+COMMAND_LINE = "main.c"  # the executable's alone; every other source is the library's
+LIBRARY = "libnetwork.so"
 # No contraction: a float result is two roundings, everywhere. Sections so that the linker drops what nobody calls.
-FLAGS = (
-    "-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-ffunction-sections", "-Wall", "-Wextra",
-    "-pthread", "-static", "-s", "-Wl,--gc-sections",
-)  # fmt: skip
+CODE = (
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-ffunction-sections",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+)
+LINK = ("-s", "-Wl,--gc-sections")
+FLAGS = (*CODE, "-static", *LINK)
+# Only what network.h marks is seen from outside. zig's C library for it is glibc: musl's would not load beside a board's own.
+SHARED_FLAGS = (*CODE, "-fPIC", "-fvisibility=hidden", "-shared", f"-Wl,-soname,{LIBRARY}", *LINK)
+ZIG_SYSTEM, ZIG_SHARED_SYSTEM = "aarch64-linux-musl", "aarch64-linux-gnu.2.28"
 COMPILE_SECONDS = 1200.0  # zig compiles its C library at first use, which takes minutes on a small machine
 
 
-def compile_command(target: Target, compiler: Tool) -> list[str]:
-    """The compiler with every flag, without sources and output."""
+def library_sources() -> list[Path]:
+    """The C sources behind ``network.h``."""
+    return [path for path in sorted(KERNELS.glob("*.c")) if path.name != COMMAND_LINE]
+
+
+def compile_command(target: Target, compiler: Tool, *, shared: bool = False) -> list[str]:
+    """The compiler with every flag, without sources and output; of the executable, or of the ``shared`` library."""
+    flags = SHARED_FLAGS if shared else FLAGS
     if compiler.name == "ziglang":
         # zig adds checks of undefined behaviour on its own; the sanitized build is a test's, not a user's.
+        system = ZIG_SHARED_SYSTEM if shared else ZIG_SYSTEM
         return [
             *compiler.command,
             "-target",
-            "aarch64-linux-musl",
+            system,
             f"-mcpu={target.zig_cpu}",
             "-fno-sanitize=all",
-            *FLAGS,
+            *flags,
         ]
     cross = [] if is_arm() or "gcc" in compiler.name else ["--target=aarch64-linux-gnu"]
-    return [*compiler.command, *cross, f"-march={target.architecture}", f"-mtune={target.tune}", *FLAGS]
+    return [*compiler.command, *cross, f"-march={target.architecture}", f"-mtune={target.tune}", *flags]
 
 
 def build_program(target: str) -> Path:
@@ -48,14 +70,41 @@ def build_program(target: str) -> Path:
     """
     compiler = choose_compiler()
     command = compile_command(TARGETS[target], compiler)
-    sources = sorted(KERNELS.glob("*.c"))
-    digest = hashlib.sha256(repr((command, compiler.version)).encode())
+    return _build(target, "", command, compiler.version, sorted(KERNELS.glob("*.c")))
+
+
+def build_library(target: str) -> Path:
+    """The shared library for ``target``: the five functions of ``kernels/network.h``, by the same tool chain and flags.
+
+    It needs the C library (glibc) of the machine it runs on. Raises UserError as ``build_program``.
+    """
+    compiler = choose_compiler()
+    command = compile_command(TARGETS[target], compiler, shared=True)
+    return _build(target, ".so", command, compiler.version, library_sources())
+
+
+def build_host_library() -> Path:
+    """The same library for this machine's own processor. Where that is no ARM one it is plain C: exact, and slow.
+
+    Raises:
+        UserError: no C compiler for this machine, or it fails.
+    """
+    compiler = host_compiler()
+    if compiler is None:
+        raise UserError(
+            "a C compiler for this machine is needed: `apt-get install gcc`, or `pip install ziglang`"
+        )
+    return _build("host", ".so", [*compiler, *SHARED_FLAGS], version_of(tuple(compiler)), library_sources())
+
+
+def _build(name: str, suffix: str, command: Sequence[str], version: str, sources: Sequence[Path]) -> Path:
+    digest = hashlib.sha256(repr((list(command), version)).encode())
     for path in (*sources, *sorted(KERNELS.glob("*.h"))):
         digest.update(path.name.encode() + path.read_bytes())
-    result = cache_directory("programs") / f"{target}-{digest.hexdigest()[:16]}"
+    result = cache_directory("programs") / f"{name}-{digest.hexdigest()[:16]}{suffix}"
     if not result.exists():
         with tempfile.TemporaryDirectory() as folder:
-            built = Path(folder, "program")
+            built = Path(folder, "built")
             _compile([*command, *map(str, sources), "-o", str(built)])
             write_atomically(result, built.read_bytes(), mode=0o755)
     return result

@@ -23,10 +23,15 @@ LEFT_OUT = (
 
 USAGE = """/* Classifies one raw image (uint8, {height} x {width} x {channels}, from standard input) and prints the scores.
  *
- *   on the ARM machine:  cc -O3 -ffp-contract=off -march={architecture} usage.c runtime/*.c -lm -o usage
+ *   with the library:    cc usage.c -L. -lnetwork -Wl,-rpath,'$ORIGIN' -o usage
+ *   with its sources:    cc -O3 -ffp-contract=off -march={architecture} usage.c runtime/*.c -lm -pthread -o usage
  *   cross-compiled:      the same with aarch64-linux-gnu-gcc -static in place of cc
  *
  *   ./usage weights.blob < image.raw
+ *
+ * The library itself, where the one here does not suit the machine's C library:
+ *
+ *   cc -O3 -ffp-contract=off -march={architecture} -fPIC -fvisibility=hidden -shared runtime/*.c -lm -pthread -o libnetwork.so
  */
 #include <stdio.h>
 
@@ -34,8 +39,9 @@ USAGE = """/* Classifies one raw image (uint8, {height} x {width} x {channels}, 
 
 int main(int arguments, char **argument) {{
     if (arguments < 2) return 2;
-    struct network *net; size_t bytes, count; int status = network_open(argument[1], &net); if (status) return status;
-    uint8_t *image = network_input(net, &bytes); if (fread(image, 1, bytes, stdin) != bytes) return 9; network_run(net);
+    struct network *net; size_t shape[3], count; int status = network_open(argument[1], 1, &net); if (status) return status;
+    uint8_t *image = network_input(net, shape); size_t bytes = shape[0] * shape[1] * shape[2];
+    if (fread(image, 1, bytes, stdin) != bytes) return 9; network_run(net);
     const float *scores = network_output(net, &count); for (size_t i = 0; i < count; i++) printf("%.9g\\n", scores[i]);
     network_close(net);
     return 0;
@@ -46,6 +52,7 @@ int main(int arguments, char **argument) {{
 def write_bundle(
     folder: Path,
     candidate: Candidate,
+    library: Path,
     figures: Mapping[str, Any],
     gates: Sequence[Mapping[str, Any]],
     study: str,
@@ -53,10 +60,11 @@ def write_bundle(
     """Write the bundle in one move; an existing one is replaced whole.
 
     It holds ``program``, ``weights.blob``, ``plan.json``, ``manifest.json`` (the candidate, the figures with their sources,
-    the gates that were passed, SHA-256 of every other file), ``usage.c`` with ``runtime/`` (the C sources of the program)
-    and ``README.md``.
+    the gates that were passed, SHA-256 of every other file), ``libnetwork.so`` (``library``) with ``network.py`` for Python,
+    ``usage.c`` with ``runtime/`` (the C sources, ``network.h`` among them), ``labels.txt`` and ``README.md``.
     """
-    from deploy_arm.program import KERNELS
+    from deploy_arm import binding
+    from deploy_arm.program import KERNELS, library_sources
     from deploy_arm.targets import TARGETS
 
     height, width = candidate.image_size
@@ -65,9 +73,13 @@ def write_bundle(
         for name in COPIED:
             shutil.copy2(candidate.folder / name, new / name)
         (new / "runtime").mkdir()
-        for path in sorted(KERNELS.glob("*.[ch]")):
-            if path.name != "main.c":  # the command line; usage.c has a main of its own
-                shutil.copyfile(path, new / "runtime" / path.name)
+        for path in [*library_sources(), *KERNELS.glob("*.h")]:
+            shutil.copyfile(path, new / "runtime" / path.name)
+        shutil.copyfile(library, new / binding.LIBRARY)
+        shutil.copyfile(binding.__file__, new / "network.py")
+        # A class is a line, whatever its name holds.
+        labels = (" ".join(str(name).split()) for name in candidate.manifest["classes"])
+        (new / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
         (new / "usage.c").write_text(
             USAGE.format(height=height, width=width, channels=3, architecture=architecture)
         )
@@ -96,9 +108,20 @@ def _readme(candidate: Candidate, figures: Mapping[str, Any], study: str) -> str
 Compressed in the study `{study}`, for `{manifest["target"]}`. Classes and normalization are in `manifest.json`; the program
 normalizes by itself and takes raw uint8 pixels, {height} x {width} x 3, images back to back.
 
-    ./program classify weights.blob < images.raw     # one class index per image
-    ./program run weights.blob < images.raw          # float32 scores
-    ./program bench weights.blob < image.raw         # times on this machine
+    ./program classify weights.blob < images.raw                               # one class index per image
+    ./program classify weights.blob --top 3 --labels labels.txt < images.raw   # the three best, with score and name
+    ./program run weights.blob < images.raw                                    # float32 scores
+    ./program bench weights.blob < image.raw                                   # times on this machine
+
+In Python, with numpy alone (`network.py` and `libnetwork.so` lie side by side):
+
+    from network import Network
+    with Network("weights.blob") as network:   # threads=4 shares an inference among four
+        scores = network.run(images)           # uint8 [N, {height}, {width}, 3] -> float32 [N, {len(manifest["classes"])}]
+
+In C, `runtime/network.h` describes five functions, `usage.c` shows them, and its head says how to link `libnetwork.so` or compile
+its sources, which is also the way where the machine's C library is older than glibc 2.34 (Debian 12, Ubuntu 22.04). `program`
+needs no library.
 
 | figure | value | source |
 |---|---|---|
@@ -107,7 +130,7 @@ normalizes by itself and takes raw uint8 pixels, {height} x {width} x 3, images 
 | size | {figures["size"]["value"]} bytes | {figures["size"]["source"]} |
 | peak memory | {figures["peak_memory"]["value"]} bytes | {figures["peak_memory"]["source"]} |
 
-`usage.c` shows the C interface in three lines; its head says how to compile it with `runtime/`. To check the files:
+To check the files:
 
     python3 -c 'import hashlib, json; [print(n, hashlib.sha256(open(n, "rb").read()).hexdigest() == d)
                 for n, d in json.load(open("manifest.json"))["files"].items()]'

@@ -5,7 +5,7 @@ figures are measured. Where it has none there is one emulated device, whose figu
 in one pool. Programs, blobs and images travel as bytes and arrays and profiles as JSON text, with checksums, so that
 nodes of different processors need to agree on nothing else.
 
-``python -m pipeline.devices`` lists the devices.
+``python -m pipeline.devices`` lists the devices; with ``--profile CANDIDATE`` it times a candidate on one.
 """
 
 from __future__ import annotations
@@ -375,6 +375,43 @@ def _cluster_devices() -> list[dict[str, str]]:
         ]
 
 
+def profile_candidate(folder: Path) -> Profile:
+    """What one inference of a candidate costs, anew, on a device as a search would use.
+
+    Raises:
+        UserError: no candidate, it is damaged, no device, or the program fails.
+    """
+    import numpy as np
+
+    from pipeline.candidate import load_candidate
+
+    candidate = load_candidate(folder)
+    # Times hardly depend on the pixels; noise at least meets every path.
+    image = np.random.default_rng(0).integers(0, 256, (*candidate.image_size, 3), dtype=np.uint8)
+    with devices_at_hand(candidate.manifest["target"]) as devices:
+        try:
+            return devices.profile(
+                candidate.program.read_bytes(), candidate.blob.read_bytes(), image, anew=True
+            )
+        except DeviceError as error:
+            raise UserError(str(error)) from error
+
+
+def _profile_text(profile: Profile) -> str:
+    details = profile.details
+    text = f"{profile.latency_ms:.4g} ms ({profile.low_ms:.4g} to {profile.high_ms:.4g}) {profile.source} on {profile.device}\n"
+    if profile.source == "measured":
+        told = [f"{details['repetitions']} repetitions"]
+        for key, form in (("frequency_ghz", "{:.3g} GHz"), ("temperature_c", "{:.0f} degrees Celsius")):
+            values = [details[when][key] for when in ("before", "after") if details[when][key] is not None]
+            told += [" to ".join(form.format(value) for value in values)] if values else []
+        text += ", ".join(told) + "\n"
+        if not details["narrow"]:
+            text += "warning: the interval did not become narrow in the time allowed\n"
+    text += f"peak memory {profile.peak_memory_bytes} bytes, blob {profile.size_bytes} bytes\n"
+    return text + (f"warning: {profile.warning}\n" if profile.warning else "")
+
+
 def _checksums(program: bytes, blob: bytes) -> dict[str, str]:
     return {"program": hashlib.sha256(program).hexdigest(), "blob": hashlib.sha256(blob).hexdigest()}
 
@@ -384,9 +421,16 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
     parser = Parser(
         prog="python -m pipeline.devices", description="List the ARM CPUs that programs can run on."
     )
+    parser.add_argument(
+        "--profile", type=Path, metavar="CANDIDATE", help="time the candidate of this folder on one, anew"
+    )
     parser.add_argument("--target", default="a76", metavar="CPU", help="ARM CPU class (default a76)")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output (default text)")
     arguments = parser.parse_args(argv)
+    if arguments.profile:
+        profile = profile_candidate(arguments.profile)
+        write(profile.to_json() + "\n" if arguments.format == "json" else _profile_text(profile))
+        return 0
     rows = list_devices(arguments.target)
     if arguments.format == "json":
         write(json.dumps(rows, indent=1) + "\n")

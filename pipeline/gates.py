@@ -103,7 +103,8 @@ def judge(evidence: Evidence, bounds: Bounds) -> list[Gate]:
         "latency",
         limit is None or profile.high_ms <= limit,
         f"{interval} {profile.source} on {profile.device}"
-        + ("; no bound given" if limit is None else f"; the upper end must be within {limit:g} ms"),
+        + ("; no bound given" if limit is None else f"; the upper end must be within {limit:g} ms")
+        + (f"; {profile.warning}" if profile.warning else ""),
     )
     measured = profile.source == "measured"
     source = Gate(

@@ -104,11 +104,13 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     Raises:
         Refused: a gate failed; nothing has changed.
     """
+    from deploy_arm.program import build_library
     from pipeline.bundle import write_bundle
     from pipeline.workspace import Workspace
 
     chosen, why = (name, "named by --candidate") if name else choose(_front(folder), bounds)
     candidate, checksums = sound(folder / "candidates" / chosen)
+    library = build_library(candidate.manifest["target"])  # before the long work, since it can fail
     workspace = Workspace.open(settings, _say)
     images = same_images(candidate, workspace)
     evidence = gather(candidate, workspace, limit)
@@ -117,7 +119,7 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
         raise Refused(gates)
     told = figures(candidate, evidence)
     place = bundle or folder / "promoted" / chosen
-    write_bundle(place, candidate, told, [asdict(gate) for gate in gates], settings.study_name)
+    write_bundle(place, candidate, library, told, [asdict(gate) for gate in gates], settings.study_name)
     before = champions.version()
     files = candidate.manifest["files"]
     digest = hashlib.sha256((files["program"] + files["weights.blob"]).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deploy_arm.emulator import tail
-from deploy_arm.program import KERNELS
+from deploy_arm.program import KERNELS, library_sources
 from quantizers.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -24,8 +24,7 @@ ENVIRONMENT = {"ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_
 
 def sources(main: str) -> list[str]:
     """The C files of a program whose entry is ``main`` of this folder, without the command line's."""
-    kernels = [path for path in sorted(KERNELS.glob("*.c")) if path.name != "main.c"]
-    return [f"-I{KERNELS}", *map(str, [FOLDER / main, FOLDER / "damage.c", *kernels])]
+    return [f"-I{KERNELS}", *map(str, [FOLDER / main, FOLDER / "damage.c", *library_sources()])]
 
 
 def _build(compilers: Iterable[str], sanitizers: str, main: str, target: Path) -> Path:

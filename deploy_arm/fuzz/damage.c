@@ -60,22 +60,22 @@ int put_right(uint8_t *data, size_t bytes) {
     return memcmp(header, data, sizeof header) != 0;
 }
 
-/* Rough count of inner steps of an inference. */
-static int64_t cost(const struct network *network) {
-    int64_t total = 0;
+/* Rough count of inner steps of an inference; floating, since a hostile shape may have any number. */
+static double cost(const struct network *network) {
+    double total = 0;
     for (int32_t i = 0; i < network->blob.operation_count; i++) {
         const struct operation *operation = &network->blob.operations[i];
         const struct tensor *out = &network->blob.tensors[operation->output];
-        int64_t steps = out->elements;
+        double steps = (double)out->elements;
         if (network->plans[i])
-            steps = network->plans[i]->products;
+            steps = (double)network->plans[i]->products;
         if (operation->opcode == MAX_POOL || operation->opcode == AVERAGE_POOL) {
-            int64_t tall = 1, wide = 1;
+            double tall = 1, wide = 1;
             for (int32_t y = 0; y < out->height; y++)
                 tall += operation->pool.rows[y].end - operation->pool.rows[y].start;
             for (int32_t x = 0; x < out->width; x++)
                 wide += operation->pool.columns[x].end - operation->pool.columns[x].start;
-            steps = tall * wide / out->height * out->channels;
+            steps = tall * wide * out->channels;
         }
         total += steps;
     }
@@ -92,9 +92,9 @@ enum outcome try_blob(const uint8_t *data, size_t bytes, int value) {
         return REFUSED;
     enum outcome outcome = OPENED;
     if (cost(network) < MOST_STEPS) {
-        size_t size;
-        uint8_t *image = network_input(network, &size);
-        memset(image, value, size);
+        size_t shape[3];
+        uint8_t *image = network_input(network, shape);
+        memset(image, value, shape[0] * shape[1] * shape[2]);
         network_run(network);
         outcome = RAN;
     }

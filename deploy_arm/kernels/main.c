@@ -1,15 +1,22 @@
 /* The program: a blob's network on the command line.
  *
- *   program info BLOB                                        JSON about the network
- *   program run BLOB [--threads N] [--portable]              standard input: raw uint8 images (height x width x channels)
- *                                                            back to back until it ends; standard output: float32 results
- *   program classify BLOB [--threads N] [--portable]         the same input; prints the index of the largest result per image
- *   program bench BLOB [--repeat N] [--warmup N] [--mark]    one image; JSON {"ns": [...]}, one figure per repetition
+ *   program info BLOB                     JSON about the network
+ *   program run BLOB [OPTIONS]            standard input: raw uint8 images (height x width x channels) back to back until it
+ *                                         ends; standard output: float32 results, back to back too
+ *   program classify BLOB [OPTIONS]       the same input; prints the index of the largest result, a line per image
+ *     --top K                             instead the K largest, largest first, a line each: number of the image, index, result
+ *     --labels FILE                       and the index's line of FILE; fields are separated by tabs; K is 1 unless given
+ *   program bench BLOB [OPTIONS]          one image; standard output: JSON {"ns": [...]}, one figure per repetition; standard
+ *                                         error: the same in words
+ *     --repeat N, --warmup N              repetitions (10) and runs before them that are not timed (1)
+ *     --mark                              for emulators: one repetition, and a harmless system call, getsid(-(1000000 + i)),
+ *                                         before operation i and once after the last
+ *   program help                          this in short
  *
- * --threads N shares an inference among 1 (the default) to 8 threads; bench takes it too. With --mark there is one repetition, and getsid(-(1000000 + i)) is called before operation i and once after the last: a
- * harmless system call that an emulator can see. --portable runs plain C instead of the vector kernels, to compare.
+ * All but info take --threads N, which shares an inference among 1 (the default) to 8 threads, and --portable, which runs plain C
+ * instead of the vector kernels, to compare.
  *
- * Exit status: 0 done; 2 wrong arguments; 3 to 8 as in network.h; 9 the input is not a whole number of images (or none);
+ * Exit status: 0 done; 2 wrong arguments; 3 to 8 as in network.h; 9 the input is not a whole number of images, or none;
  * 10 the output cannot be written; 11 the threads cannot be started. Messages go to standard error. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,8 +34,15 @@ enum { EXIT_USAGE = 2, EXIT_INPUT = 9, EXIT_OUTPUT = 10 };
 static const char USAGE[] =
     "usage: program info BLOB\n"
     "       program run BLOB [--threads N] [--portable] < images > results\n"
-    "       program classify BLOB [--threads N] [--portable] < images\n"
-    "       program bench BLOB [--repeat N] [--warmup N] [--mark] [--threads N] [--portable] < image\n";
+    "       program classify BLOB [--top K] [--labels FILE] [--threads N] [--portable] < images\n"
+    "       program bench BLOB [--repeat N] [--warmup N] [--mark] [--threads N] [--portable] < image\n"
+    "images: raw uint8, height x width x channels, back to back; results: float32\n";
+
+struct options {
+    const char *labels; /* a file's path */
+    long repeat, warmup, threads, top;
+    int marked, portable;
+};
 
 static int send_bytes(const void *bytes, size_t count) {
     const uint8_t *from = bytes;
@@ -94,8 +108,8 @@ static int open_network(const char *path, struct network **network) {
 
 /* Reads one image: 1, or 0 at the end of the input, or -1 where it ends within an image. */
 static int read_image(struct network *network) {
-    size_t bytes, done = 0;
-    uint8_t *image = network_input(network, &bytes);
+    size_t bytes = network->blob.tensors[network->blob.input].bytes, done = 0;
+    uint8_t *image = network_input(network, NULL);
     while (done < bytes) {
         ssize_t count = read(STDIN_FILENO, image + done, bytes - done);
         if (count < 0 && errno == EINTR)
@@ -113,19 +127,93 @@ static int image_missing(struct network *network) {
                     (int)t->height, (int)t->width, (int)t->channels);
 }
 
-static int command_run(struct network *network, int classify) {
-    int got;
-    while ((got = read_image(network)) == 1) {
+static int output_failed(void) { return complain(EXIT_OUTPUT, "standard output cannot be written\n"); }
+
+/* Runs ``each`` after the inference of every image. */
+static int for_images(struct network *network, int (*each)(const struct network *network, size_t image, void *context), void *context) {
+    size_t images = 0;
+    int got, status = 0;
+    for (; !status && (got = read_image(network)) == 1; images++) {
         network_run(network);
-        size_t count, best = 0;
-        const float *result = network_output(network, &count);
-        for (size_t i = 1; classify && i < count; i++)
-            best = result[i] > result[best] ? i : best;
-        int status = classify ? print("%zu\n", best) : send_bytes(result, count * sizeof *result);
-        if (status)
-            return complain(status, "standard output cannot be written\n");
+        status = each(network, images, context);
     }
-    return got < 0 ? image_missing(network) : 0;
+    if (status)
+        return output_failed();
+    return got < 0 || !images ? image_missing(network) : 0;
+}
+
+static int send_result(const struct network *network, size_t image, void *context) {
+    size_t count;
+    const float *result = network_output(network, &count);
+    (void)image, (void)context;
+    return send_bytes(result, count * sizeof *result);
+}
+
+struct labels {
+    char *text; /* lines that end with a zero byte each; NULL: no labels */
+    const char **lines;
+    size_t top; /* 0: print only the index */
+};
+
+/* Index of the largest result that comes after ``before`` in descending order, the lower index first of equals; ``count`` as
+ * ``before`` means none. */
+static size_t next_largest(const float *result, size_t count, size_t before) {
+    size_t best = count;
+    for (size_t i = 0; i < count; i++) {
+        int after = before == count || result[i] < result[before] || (result[i] == result[before] && i > before);
+        if (after && (best == count || result[i] > result[best]))
+            best = i;
+    }
+    return best;
+}
+
+static int print_class(const struct network *network, size_t image, void *context) {
+    const struct labels *labels = context;
+    size_t count, index;
+    const float *result = network_output(network, &count);
+    index = next_largest(result, count, count);
+    if (!labels->top)
+        return print("%zu\n", index);
+    for (size_t rank = 0; rank < labels->top && index < count; rank++, index = next_largest(result, count, index)) {
+        const char *label = labels->text ? labels->lines[index] : "";
+        if (print("%zu\t%zu\t%.6g%s", image, index, result[index], *label ? "\t" : "") || send_bytes(label, strlen(label)) || print("\n"))
+            return EXIT_OUTPUT;
+    }
+    return 0;
+}
+
+/* Splits a file into one label per result. */
+static int read_labels(const char *path, const struct network *network, struct labels *labels) {
+    size_t bytes, count, found = 0;
+    network_output(network, &count);
+    int status = network_read_file(path, (uint8_t **)&labels->text, &bytes);
+    labels->lines = status ? NULL : calloc(count, sizeof *labels->lines);
+    if (status || !labels->lines)
+        return complain(status ? status : NETWORK_MEMORY, "%s: %s\n", path, status_text(status ? status : NETWORK_MEMORY));
+    for (char *line = labels->text, *end = line + bytes; line < end; found++) {
+        char *stop = memchr(line, '\n', (size_t)(end - line));
+        stop = stop ? stop : end; /* there is a byte beyond the file's end */
+        *stop = 0;
+        if (stop > line && stop[-1] == '\r')
+            stop[-1] = 0;
+        if (found < count)
+            labels->lines[found] = line;
+        line = stop + 1;
+    }
+    if (found != count)
+        return complain(EXIT_USAGE, "%s has %zu lines, the network %zu results: one label per line is needed\n", path, found, count);
+    return 0;
+}
+
+static int command_classify(struct network *network, const struct options *options) {
+    struct labels labels = {.top = (size_t)options->top};
+    int status = options->labels ? read_labels(options->labels, network, &labels) : 0;
+    if (options->labels && !labels.top)
+        labels.top = 1;
+    status = status ? status : for_images(network, print_class, &labels);
+    free(labels.lines);
+    free(labels.text);
+    return status;
 }
 
 static void mark(int32_t operation) {
@@ -139,19 +227,43 @@ static int64_t now(void) {
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-static int command_bench(struct network *network, long repeat, long warmup, int marked) {
-    if (read_image(network) != 1)
-        return image_missing(network);
-    for (long i = 0; i < warmup; i++)
-        network_run(network);
-    int status = print("{\"ns\": [");
-    for (long i = 0; i < (marked ? 1 : repeat) && !status; i++) {
-        int64_t start = now();
-        network_run_marked(network, marked ? mark : NULL);
-        int64_t end = now();
-        status = print("%s%lld", i ? ", " : "", (long long)(end - start));
+static int ascending(const void *a, const void *b) {
+    int64_t left = *(const int64_t *)a, right = *(const int64_t *)b;
+    return (left > right) - (left < right);
+}
+
+static void summarize(int64_t *times, long count, const struct options *options) {
+    qsort(times, (size_t)count, sizeof *times, ascending);
+    double median = (double)(times[(count - 1) / 2] + times[count / 2]) / 2e6;
+    complain(0, "median %.4g ms of %ld (fastest %.4g, slowest %.4g; %.4g per second), %ld thread%s, %ld run%s before\n", median, count,
+             (double)times[0] / 1e6, (double)times[count - 1] / 1e6, 1e3 / median, options->threads, options->threads == 1 ? "" : "s",
+             options->warmup, options->warmup == 1 ? "" : "s");
+}
+
+static int command_bench(struct network *network, const struct options *options) {
+    long count = options->marked ? 1 : options->repeat;
+    int64_t *times = calloc((size_t)count + 1, sizeof *times);
+    if (!times)
+        return complain(NETWORK_MEMORY, "%s\n", status_text(NETWORK_MEMORY));
+    int status = read_image(network) == 1 ? 0 : image_missing(network);
+    if (!status) {
+        for (long i = 0; i < options->warmup; i++)
+            network_run(network);
+        for (long i = 0; i < count; i++) {
+            int64_t start = now();
+            network_run_marked(network, options->marked ? mark : NULL);
+            times[i] = now() - start;
+        }
+        status = print("{\"ns\": [");
+        for (long i = 0; i < count && !status; i++)
+            status = print("%s%lld", i ? ", " : "", (long long)times[i]);
+        if (status || print("]}\n"))
+            status = output_failed();
+        else if (count && !options->marked)
+            summarize(times, count, options);
     }
-    return status || print("]}\n") ? complain(EXIT_OUTPUT, "standard output cannot be written\n") : 0;
+    free(times);
+    return status;
 }
 
 static int command_info(const struct network *network) {
@@ -178,7 +290,7 @@ static int command_info(const struct network *network) {
                            (long long)plan->k * plan->out->channels, (long long)plan->zeros);
         status = status ? status : print("}");
     }
-    return status || print("\n ]}\n") ? complain(EXIT_OUTPUT, "standard output cannot be written\n") : 0;
+    return status || print("\n ]}\n") ? output_failed() : 0;
 }
 
 /* A count of at most a million, or -1. */
@@ -189,29 +301,39 @@ static long parse_count(const char *text) {
 }
 
 int main(int count, char **arguments) {
+    if (count == 2 && (!strcmp(arguments[1], "help") || !strcmp(arguments[1], "--help") || !strcmp(arguments[1], "-h")))
+        return print("%s", USAGE);
     if (count < 3)
         return complain(EXIT_USAGE, "%s", USAGE);
     const char *command = arguments[1];
     int is_info = !strcmp(command, "info"), is_run = !strcmp(command, "run"), is_classify = !strcmp(command, "classify");
-    int is_bench = !strcmp(command, "bench"), marked = 0, portable = 0;
-    long repeat = 10, warmup = 1, threads = 1;
+    int is_bench = !strcmp(command, "bench");
+    struct options options = {.repeat = 10, .warmup = 1, .threads = 1};
     if (!is_info && !is_run && !is_classify && !is_bench)
         return complain(EXIT_USAGE, "there is no command \"%s\"\n%s", command, USAGE);
     for (int i = 3; i < count; i++) {
         const char *option = arguments[i];
         if (!strcmp(option, "--portable") && !is_info) {
-            portable = 1;
+            options.portable = 1;
         } else if (!strcmp(option, "--mark") && is_bench) {
-            marked = 1;
+            options.marked = 1;
+        } else if (!strcmp(option, "--labels") && is_classify) {
+            options.labels = arguments[++i];
+            if (!options.labels)
+                return complain(EXIT_USAGE, "--labels needs a file\n");
+        } else if (!strcmp(option, "--top") && is_classify) {
+            options.top = parse_count(arguments[++i]);
+            if (options.top < 1)
+                return complain(EXIT_USAGE, "--top needs a number from 1 to 1000000\n");
         } else if (!strcmp(option, "--threads") && !is_info) {
-            threads = parse_count(arguments[++i]);
-            if (threads < 1 || threads > MAXIMUM_THREADS)
+            options.threads = parse_count(arguments[++i]);
+            if (options.threads < 1 || options.threads > MAXIMUM_THREADS)
                 return complain(EXIT_USAGE, "--threads needs a number from 1 to %d\n", MAXIMUM_THREADS);
         } else if ((!strcmp(option, "--repeat") || !strcmp(option, "--warmup")) && is_bench) {
             long value = parse_count(arguments[++i]);
             if (value < 0)
                 return complain(EXIT_USAGE, "%s needs a number from 0 to 1000000\n", option);
-            *(option[2] == 'r' ? &repeat : &warmup) = value;
+            *(option[2] == 'r' ? &options.repeat : &options.warmup) = value;
         } else {
             return complain(EXIT_USAGE, "%s does not take \"%s\"\n%s", command, option, USAGE);
         }
@@ -220,16 +342,16 @@ int main(int count, char **arguments) {
     int status = open_network(arguments[2], &network);
     if (status)
         return status;
-    network->portable = portable;
-    status = threads > 1 ? network_set_threads(network, (int)threads) : 0;
-    if (status) {
-        network_close(network);
-        return complain(status, "%ld threads cannot be started here\n", threads);
-    }
-    if (is_info)
+    network->portable = options.portable;
+    status = network_set_threads(network, (int)options.threads);
+    if (status)
+        complain(status, "%ld threads cannot be started here\n", options.threads);
+    else if (is_info)
         status = command_info(network);
+    else if (is_bench)
+        status = command_bench(network, &options);
     else
-        status = is_bench ? command_bench(network, repeat, warmup, marked) : command_run(network, is_classify);
+        status = is_classify ? command_classify(network, &options) : for_images(network, send_result, NULL);
     network_close(network);
     return status;
 }

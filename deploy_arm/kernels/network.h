@@ -1,47 +1,68 @@
-/* A compiled network: open a blob, fill the input, run, read the output, close.
+/* A compiled network in five functions: open a blob, fill the input, run, read the output, close.
  *
- *   struct network *net; size_t bytes, count; int status = network_open("weights.blob", &net); if (status) return status;
- *   memcpy(network_input(net, &bytes), image, bytes); network_run(net);              // image: uint8, height x width x channels
+ *   struct network *net; size_t shape[3], count;
+ *   int status = network_open("weights.blob", 1, &net); if (status) return status;
+ *   uint8_t *image = network_input(net, shape);   // write shape[0] * shape[1] * shape[2] bytes of pixels there
+ *   network_run(net);
  *   const float *scores = network_output(net, &count); use(scores, count); network_close(net);
  *
- * A network is used by one thread at a time; several networks are independent. Nothing here prints or exits. */
+ * Memory: a network owns everything it hands out. The pointers from network_input and network_output stay the same and
+ * valid until network_close; nothing of them is freed by the caller. The file is read whole by network_open and not needed later.
+ *
+ * Threads: one network is used by one thread at a time, any thread. Different networks are independent of each other and may be
+ * opened, run and closed at the same time. A network that shares its inferences among threads does not survive fork(); one with a
+ * single thread does.
+ *
+ * Errors: only network_open can fail, with a status below. Nothing here prints, exits, raises a signal or installs a handler; a
+ * damaged or hostile blob is refused with a status. Passing a NULL or a closed network is not allowed except to network_close.
+ *
+ * These declarations and numbers do not change: what is added later has new names. */
 #ifndef NETWORK_H
 #define NETWORK_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The shared library shows these five and hides everything else. */
+#define NETWORK_API __attribute__((visibility("default")))
+
 /* What network_open returns; the command line exits with the same numbers. */
 enum network_status {
     NETWORK_OK = 0,
     NETWORK_CANNOT_READ = 3, /* no such file, or a read failed */
     NETWORK_NOT_A_BLOB = 4,  /* too short, or another magic */
-    NETWORK_VERSION = 5,     /* a format version that this program does not know */
+    NETWORK_VERSION = 5,     /* a format version that this library does not know */
     NETWORK_CHECKSUM = 6,    /* truncated, or the checksum differs: the file was damaged */
     NETWORK_DAMAGED = 7,     /* the checksum holds, but an offset, shape or value is not allowed */
     NETWORK_MEMORY = 8,      /* not enough memory */
-    NETWORK_THREADS = 11,    /* threads cannot be started here, or not so many */
+    NETWORK_THREADS = 11,    /* so many threads cannot be started here, or it is no number from 1 to 8 */
 };
 
 struct network;
 
-/* Read, check and prepare a blob. On success *out is the network; otherwise a status above and *out is NULL. */
-int network_open(const char *path, struct network **out);
+/* Reads, checks and prepares the blob at ``path``. ``threads`` (1 to 8, the caller's among them) share each inference; results are
+ * the same for any number. On success *out is the network; otherwise a status above, and *out is NULL. */
+NETWORK_API int network_open(const char *path, int threads, struct network **out);
 
-/* Where the image goes: uint8, height x width x channels, *bytes of them. Kept between runs. */
-uint8_t *network_input(struct network *network, size_t *bytes);
+/* Where the image goes: uint8, row by row, the channels of a pixel side by side, not normalized. ``shape`` gets height, width and
+ * channels; it may be NULL. Zero at first; a run does not change it. */
+NETWORK_API uint8_t *network_input(struct network *network, size_t shape[3]);
 
-/* How many threads share an inference from now on, 1 (as opened) to 8. Results are the same for any number. NETWORK_THREADS or
- * NETWORK_MEMORY when they cannot be started: then it is one again. */
-int network_set_threads(struct network *network, int count);
+/* One inference. Deterministic; allocates nothing; cannot fail. */
+NETWORK_API void network_run(struct network *network);
 
-/* One inference. Deterministic, allocates nothing. */
-void network_run(struct network *network);
+/* The result of the last run, overwritten by the next; zeros before the first. ``count`` gets the number of floats; it may be NULL. */
+NETWORK_API const float *network_output(const struct network *network, size_t *count);
 
-/* The result of the last run: *count floats, valid until the next run. */
-const float *network_output(const struct network *network, size_t *count);
+/* Ends the network's threads and frees everything. NULL is allowed. */
+NETWORK_API void network_close(struct network *network);
 
-/* Free everything. NULL is allowed. */
-void network_close(struct network *network);
+#ifdef __cplusplus
+}
+#endif
 
 #endif

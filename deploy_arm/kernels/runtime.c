@@ -89,22 +89,36 @@ int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const
     return status;
 }
 
-int network_open(const char *path, struct network **out) {
+int network_open(const char *path, int threads, struct network **out) {
     uint8_t *file;
     size_t bytes;
     *out = NULL;
     int status = network_read_file(path, &file, &bytes);
-    return status ? status : network_open_memory(file, bytes, out, NULL, NULL);
+    if (!status)
+        status = network_open_memory(file, bytes, out, NULL, NULL);
+    if (!status)
+        status = network_set_threads(*out, threads);
+    if (status) {
+        network_close(*out);
+        *out = NULL;
+    }
+    return status;
 }
 
-uint8_t *network_input(struct network *network, size_t *bytes) {
-    *bytes = network->blob.tensors[network->blob.input].bytes;
+uint8_t *network_input(struct network *network, size_t shape[3]) {
+    const struct tensor *tensor = &network->blob.tensors[network->blob.input];
+    if (shape) {
+        shape[0] = (size_t)tensor->height;
+        shape[1] = (size_t)tensor->width;
+        shape[2] = (size_t)tensor->channels;
+    }
     return network->image;
 }
 
 const float *network_output(const struct network *network, size_t *count) {
     const struct tensor *tensor = &network->blob.tensors[network->blob.output];
-    *count = (size_t)tensor->elements;
+    if (count)
+        *count = (size_t)tensor->elements;
     return (const float *)(const void *)(network->arena + tensor->offset);
 }
 

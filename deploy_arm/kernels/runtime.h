@@ -27,6 +27,10 @@ int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const
 /* Read a whole file into memory from malloc. */
 int network_read_file(const char *path, uint8_t **file, size_t *bytes);
 
+/* How many threads share an inference from now on, 1 (as opened from memory) to 8. NETWORK_THREADS or NETWORK_MEMORY when they
+ * cannot be started: then it is one again. */
+int network_set_threads(struct network *network, int count);
+
 /* As network_run, calling ``mark(i)`` before operation i and ``mark(number of operations)`` after the last. */
 void network_run_marked(struct network *network, void (*mark)(int32_t operation));
 

@@ -1,7 +1,9 @@
 /* Between two layers lie microseconds, so threads look for the next work some time before they sleep. */
+#define _POSIX_C_SOURCE 200809L
 #include "threads.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -76,15 +78,19 @@ struct threads *threads_start(int32_t count) {
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->begun, NULL);
     pthread_cond_init(&t->finished, NULL);
-    for (int32_t i = 1; i < count; i++) {
+    /* Signals are the embedding program's: its threads get them, not these. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int32_t i = 1; i < count && t->started == i - 1; i++) {
         t->workers[i] = (struct worker){.threads = t, .index = i};
-        if (pthread_create(&t->workers[i].thread, NULL, serve, &t->workers[i])) {
-            threads_stop(t);
-            return NULL;
-        }
-        t->started++;
+        t->started += !pthread_create(&t->workers[i].thread, NULL, serve, &t->workers[i]);
     }
-    return t;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (t->started == count - 1)
+        return t;
+    threads_stop(t);
+    return NULL;
 }
 
 void threads_run(struct threads *t, void (*work)(void *argument, int32_t index), void *argument) {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from profile_programs import need_qemu
 from torch import Tensor, nn
 
-from deploy_arm import emulator, reference
+from deploy_arm import canary, emulator, reference
 from deploy_arm.blob import write_blob
 from deploy_arm.device import EmulatedDevice, NativeDevice, Profile, available_devices
 from deploy_arm.frontend import compile_graph
@@ -207,6 +207,8 @@ def test_native_timing_repeats_and_reports_its_conditions(
 ) -> None:
     """The native device's own code; where this is no ARM machine, with the emulator in front of the program."""
     monkeypatch.setattr("deploy_arm.native.LONGEST_S", 0.5)
+    monkeypatch.setattr("deploy_arm.native.CANARY_REPEAT", 9)
+    monkeypatch.setattr("deploy_arm.native.CANARY_WARM_UP", 1)
     launcher = [] if available_devices("a76")[0].name != "emulated a76" else [emulator.find_qemu() or "none"]
     if launcher == ["none"]:
         pytest.skip("qemu-user is not installed")
@@ -217,4 +219,11 @@ def test_native_timing_repeats_and_reports_its_conditions(
     assert 0 < profile.low_ms <= profile.latency_ms <= profile.high_ms
     assert profile.details["minimum_ms"] <= profile.latency_ms
     assert set(profile.details["before"]) == {"frequency_ghz", "temperature_c"}
+    told = profile.details["canary"]
+    apart = abs(told["after_ms"] - told["before_ms"]) / min(told["after_ms"], told["before_ms"])
+    assert (
+        profile.steady == (apart <= told["allowed"]) == (profile.warning == "") and 1 <= told["attempts"] <= 3
+    )
+    canary_scores = native.run(built.program, canary.canary_blob(), canary.IMAGE[None])
+    assert np.array_equal(canary_scores, reference.run(canary.canary_graph(), canary.IMAGE[None]))
     assert np.array_equal(native.run(*built.files, built.images), built.expected)

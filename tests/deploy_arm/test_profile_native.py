@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deploy_arm import canary
+from deploy_arm.blob import write_blob
 from deploy_arm.device import DEVICES, available_devices
-from deploy_arm.native import NativeDevice, conditions, fastest_cpu, median_interval
+from deploy_arm.native import ATTEMPTS, DRIFT, NativeDevice, conditions, fastest_cpu, median_interval
+from deploy_arm.reference import run
+from pipeline.gates import Bounds, Evidence, judge
 from quantizers.errors import UserError
 
 
@@ -73,3 +80,88 @@ def test_devices_say_what_they_are() -> None:
             NativeDevice("a76")
     with pytest.raises(UserError, match="CPU 9999 is not among"):
         NativeDevice("a76", cpu=9999, launcher=["qemu-aarch64"])
+
+
+class FakeDevice(NativeDevice):
+    """Programs that take as long as a speed says, which depends on how many inferences the CPU has done: its heat."""
+
+    def __init__(self, speed: Callable[[int], float]) -> None:
+        super().__init__("a76", launcher=[sys.executable])
+        self.speed, self.done, self.calls = speed, 0, list[str]()
+
+    def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
+        if arguments[0] == "info":
+            return b'{"memory_bytes": 4096}'
+        is_canary = arguments[1] == str(canary.canary_blob())
+        self.calls.append("canary" if is_canary else "network")
+        repeat, warm_up = (int(arguments[arguments.index(name) + 1]) for name in ("--repeat", "--warmup"))
+        times = []
+        for i in range(warm_up + repeat):
+            # The canary stands still while it is timed, so that its two medians are exact.
+            self.done += 0 if is_canary else 1
+            milliseconds = (0.1 if is_canary else 5.0) / self.speed(self.done)
+            times += [1e6 * milliseconds * (1 + 0.001 * (i % 3))] if i >= warm_up else []
+        return json.dumps({"ns": times}).encode()
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    monkeypatch.setattr("deploy_arm.profiling.cache_directory", lambda *_: tmp_path)
+    for name in ("program", "blob"):
+        (tmp_path / name).write_text(name)
+    return tmp_path / "program", tmp_path / "blob"
+
+
+IMAGE = np.zeros((4, 4, 3), np.uint8)
+
+
+def test_a_steady_cpu_is_measured_once_between_two_canaries(files: tuple[Path, Path]) -> None:
+    device = FakeDevice(lambda done: 1.0 - 0.02 * (done > 10))  # two percent slower: within what is allowed
+    profile = device.profile(*files, IMAGE)
+    assert device.calls == ["canary", "network", "canary"]
+    assert profile.steady and profile.warning == "" and profile.details["narrow"]
+    told = profile.details["canary"]
+    assert told["before_ms"] == pytest.approx(0.1001) and told["attempts"] == 1
+    assert told["after_ms"] == pytest.approx(0.1001 / 0.98)
+    device.profile(*files, IMAGE)
+    assert len(device.calls) == 3  # remembered
+
+
+def test_a_cpu_that_slows_down_once_is_measured_again(files: tuple[Path, Path]) -> None:
+    device = FakeDevice(lambda done: 1.0 if done < 20 else 0.8)
+    profile = device.profile(*files, IMAGE)
+    assert device.calls == ["canary", "network", "canary", "network", "canary"]
+    assert profile.steady and profile.details["canary"]["attempts"] == 2
+    assert profile.latency_ms == pytest.approx(5.005 / 0.8)  # all of it after the change
+    assert profile.details["canary"]["before_ms"] == pytest.approx(0.1001 / 0.8)
+
+
+@pytest.mark.parametrize("change", [0.93, 1.07])
+def test_a_cpu_that_keeps_changing_is_marked_and_not_remembered(
+    files: tuple[Path, Path], change: float
+) -> None:
+    device = FakeDevice(lambda done: change ** (done // 23))  # one batch is 20 repetitions after 3 warm-ups
+    profile = device.profile(*files, IMAGE)
+    assert device.calls.count("network") == ATTEMPTS and not profile.steady
+    told = profile.details["canary"]
+    assert abs(told["after_ms"] / told["before_ms"] - 1) > DRIFT
+    assert profile.warning.startswith(f"not steady: a fixed network took {told['before_ms']:.4g} ms before")
+    device.profile(*files, IMAGE)
+    assert device.calls.count("network") == 2 * ATTEMPTS
+    gates = judge(Evidence(10, 0.9, 0.9, device.name, profile), Bounds(1.0, None, False))
+    assert profile.warning in next(gate.text for gate in gates if gate.name == "latency")
+
+
+def test_the_steadiest_attempt_counts(files: tuple[Path, Path]) -> None:
+    speeds = [1.0, 0.9, 0.86, 0.7]  # after 0, 1, 2 and 3 batches: 11, 5 and 23 % apart
+    device = FakeDevice(lambda done: speeds[min(done // 23, 3)])
+    profile = device.profile(*files, IMAGE)
+    assert not profile.steady and profile.details["canary"]["before_ms"] == pytest.approx(0.1001 / 0.9)
+
+
+def test_the_canary_is_the_same_everywhere() -> None:
+    graph = canary.canary_graph()
+    assert write_blob(graph) == canary.canary_blob().read_bytes() == write_blob(canary.canary_graph())
+    # Its answer, and so its weights and image, must not change: times are compared with those of former measurements.
+    assert run(graph, canary.IMAGE[None])[0, :3].tolist() == [-7667.0, -9769.0, -10431.0]
+    assert canary.drift(2.0, 2.1) == canary.drift(2.1, 2.0) == pytest.approx(0.05)

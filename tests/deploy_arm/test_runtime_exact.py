@@ -177,29 +177,3 @@ def test_extreme_weights_and_activations(tmp_path: Path) -> None:
     check(cases, tmp_path, "a76")
     check(cases, tmp_path, "a76", kernel=GROUPED)
     check(cases, tmp_path, "a72")
-
-
-def test_classify_prints_the_largest_result(tmp_path: Path) -> None:
-    builder = Builder(np.random.default_rng(7), (4, 4, 3))
-    graph = builder.done(builder.convolution(builder.input(0, 255), 10, (4, 4), bits=8, to=None))
-    images = builder.images(5)
-    blob = tmp_path / "case.blob"
-    blob.write_bytes(write_blob(graph))
-    emulator = [] if is_arm() else ["qemu-aarch64"]
-    command = [*emulator, str(build_program("a76")), "classify", str(blob)]
-    done = subprocess.run(command, input=images.tobytes(), capture_output=True, check=True)
-    assert [int(line) for line in done.stdout.split()] == run(graph, images).argmax(axis=1).tolist()
-
-
-def test_bench_times_every_repetition(tmp_path: Path) -> None:
-    builder = Builder(np.random.default_rng(7), (4, 4, 3))
-    blob = tmp_path / "case.blob"
-    blob.write_bytes(
-        write_blob(builder.done(builder.convolution(builder.input(0, 255), 10, (4, 4), bits=8, to=None)))
-    )
-    emulator = [] if is_arm() else ["qemu-aarch64"]
-    for options, repetitions in ((["--repeat", "3", "--warmup", "0"], 3), (["--mark"], 1)):
-        command = [*emulator, str(build_program("a76")), "bench", str(blob), *options]
-        done = subprocess.run(command, input=bytes(48), capture_output=True, check=True)
-        nanoseconds = json.loads(done.stdout)["ns"]
-        assert len(nanoseconds) == repetitions and all(value > 0 for value in nanoseconds)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 import yaml
 
 from deploy_arm.device import available_devices
+from deploy_arm.emulator import host_compiler
 from deploy_arm.profiling import Profile
 from deploy_arm.program import build_program, compile_command
 from deploy_arm.storage import sha256
 from deploy_arm.targets import TARGETS
-from deploy_arm.toolchain import choose_compiler
+from deploy_arm.toolchain import choose_compiler, is_arm
+from pipeline import devices
 from pipeline.champions import Champions
 from pipeline.config import Settings
 from pipeline.gates import Bounds, Evidence, Refused, choose, judge
@@ -230,6 +233,9 @@ def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
         "plan.json",
         "usage.c",
         "README.md",
+        "labels.txt",
+        "libnetwork.so",
+        "network.py",
         "runtime/network.h",
     }
     assert all(sha256(bundle / name) == digest for name, digest in manifest["files"].items())
@@ -302,7 +308,7 @@ def test_damaged_files_and_other_images_are_refused(again: Path) -> None:
 
 
 @needs_tools
-def test_the_c_usage_in_the_bundle_compiles_and_answers_as_the_program(again: Path, tmp_path: Path) -> None:
+def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Path, tmp_path: Path) -> None:
     good = json.loads((again / "names.json").read_text())[0]
     bundle = Path(run(again, "--candidate", good, "--allow-modelled", "--limit", "20")[1]["bundle"])
     command = [*compile_command(TARGETS["a76"], choose_compiler()), str(bundle / "usage.c"),
@@ -314,6 +320,36 @@ def test_the_c_usage_in_the_bundle_compiles_and_answers_as_the_program(again: Pa
     scores = device.run(bundle / "program", bundle / "weights.blob", image)
     printed = device.execute(tmp_path / "usage", [str(bundle / "weights.blob")], image.tobytes(), 60.0)
     assert np.array_equal(np.array(printed.split(), dtype=np.float32), scores[0])
+    options = [
+        "classify",
+        str(bundle / "weights.blob"),
+        "--top",
+        "10",
+        "--labels",
+        str(bundle / "labels.txt"),
+    ]
+    lines = device.execute(bundle / "program", options, image.tobytes(), 60.0).decode().splitlines()
+    classes = json.loads((bundle / "manifest.json").read_text())["classes"]
+    assert [line.split("\t")[3] for line in lines] == [
+        classes[i] for i in np.argsort(-scores[0], kind="stable")
+    ]
+    # The Python binding as it lies in the bundle, without the project; on this machine's processor from the bundle's sources.
+    if not is_arm():
+        compiler = host_compiler() or pytest.skip("no C compiler for this machine")
+        flags = ["-O1", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"]
+        sources = map(str, sorted((bundle / "runtime").glob("*.c")))
+        subprocess.run([*compiler, *flags, *sources, "-o", str(bundle / "libnetwork.so")], check=True)
+    np.save(tmp_path / "image.npy", image)
+    script = (
+        "import sys, numpy; from network import Network\n"
+        "with Network('weights.blob') as network: numpy.save(sys.argv[2], network.run(numpy.load(sys.argv[1])))\n"
+        "assert 'deploy_arm' not in sys.modules"
+    )
+    files = [str(tmp_path / name) for name in ("image.npy", "scores.npy")]
+    subprocess.run(
+        [sys.executable, "-c", script, *files], cwd=bundle, env={"PATH": "/usr/bin:/bin"}, check=True
+    )
+    assert np.array_equal(np.load(tmp_path / "scores.npy"), scores)
 
 
 @needs_tools
@@ -331,6 +367,41 @@ def test_the_c_usage_in_the_bundle_compiles_and_answers_as_the_program(again: Pa
 def test_mistakes_are_explained(study: Path, flags: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         run(study, *flags)
+
+
+@needs_tools
+def test_a_candidate_is_profiled_on_a_device(study: Path, tmp_path: Path) -> None:
+    good = json.loads((study / "names.json").read_text())[0]
+    printed: list[str] = []
+    folder = str(study / "candidates" / good)
+    assert devices.main(["--profile", folder, "--format", "json"], printed.append) == 0
+    profile = Profile.from_json("".join(printed))
+    assert profile.size_bytes == (study / "candidates" / good / "weights.blob").stat().st_size
+    with pytest.raises(UserError, match="not a candidate folder"):
+        devices.main(["--profile", str(tmp_path)])
+
+
+def test_a_person_is_told_of_a_measurement_that_is_not_steady(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hot = {"frequency_ghz": 1.8, "temperature_c": 84.0}
+    details = {"repetitions": 212, "narrow": True, "steady": True, "after": hot,
+               "before": {"frequency_ghz": 2.4, "temperature_c": None}}  # fmt: skip
+    profile = dataclasses.replace(MODELLED, source="measured", device="board cpu3", details=details)
+    monkeypatch.setattr(devices, "profile_candidate", lambda folder: profile)
+    devices.main(["--profile", "anything"])
+    text = capsys.readouterr().out
+    assert "2 ms (1.8 to 2.3) measured on board cpu3" in text and "warning" not in text
+    assert "212 repetitions, 2.4 GHz to 1.8 GHz, 84 degrees Celsius" in text
+    told = {"before_ms": 0.1, "after_ms": 0.125, "allowed": 0.03, "attempts": 3}
+    details.update(steady=False, narrow=False, canary=told)
+    devices.main(["--profile", "anything"])
+    text = capsys.readouterr().out
+    assert (
+        "warning: not steady: a fixed network took 0.1 ms before and 0.125 ms after, more than 3% apart"
+        in text
+    )
+    assert "warning: the interval did not become narrow" in text
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
