@@ -43,7 +43,7 @@ from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainSettings
 from quantizers.activation import LearnedStep
 from quantizers.errors import UserError
-from quantizers.network import layer_names, quantizers_of
+from quantizers.network import layer_names, quantizers_of, without_steps
 from search_spaces.plan import LayerPlan, Plan
 
 STEPS = 10_000  # the training that the steps are taken from is this long
@@ -118,7 +118,7 @@ def runs(conditions: Conditions, model: nn.Module, data: ImageData, teacher: boo
     }
     if not teacher:
         found |= {
-            "weights": cotuned(_without_steps),
+            "weights": cotuned(without_steps),
             "activations": cotuned(_without_mixtures),
             "steps_fixed": cotuned(lambda network: (_without_mixtures(network), _fix_steps(network))[0]),
         }
@@ -127,12 +127,6 @@ def runs(conditions: Conditions, model: nn.Module, data: ImageData, teacher: boo
         run.batch = lambda step, batches=batches: batches[step % 4]  # type: ignore[method-assign, misc]
         run.called.train()
     return found
-
-
-def _without_steps(network: nn.Module) -> None:
-    for name, module in list(network.named_modules()):
-        if isinstance(module, LearnedStep) and "parametrizations" not in name:
-            network.set_submodule(name, nn.Identity())
 
 
 def _without_mixtures(network: nn.Module) -> None:
