@@ -168,17 +168,6 @@ def plan_of(cell: Cell, names: list[str]) -> Plan:
     return Plan(layers, **rest)
 
 
-def _without_activations(network: Any) -> None:
-    """Leave activations in float, for cells that are compared with weight-only results."""
-    from torch import nn
-
-    from quantizers.activation import FrozenStep, LearnedStep
-
-    for name, module in list(network.named_modules()):
-        if isinstance(module, (LearnedStep, FrozenStep)) and "parametrizations" not in name:
-            network.set_submodule(name, nn.Identity())
-
-
 def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show: Any) -> Row:
     """Train and judge one cell.
 
@@ -194,7 +183,7 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
     from pipeline.training.settings import TrainSettings
-    from quantizers.network import layer_names
+    from quantizers.network import layer_names, without_steps
 
     mean, std = normalization(cell.network)
     settings = TrainSettings(
@@ -205,7 +194,7 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
     plan = plan_of(cell, layer_names(model))
     run = Cotuning(model, plan, data, settings, mean, std, device=cell.device, progress=show)
     if cell.activation_bits is None:
-        _without_activations(run.network)
+        without_steps(run.network)
     earlier = 0.0
     if cell.epochs:
         train_in_slices(run, cell.epochs, job.checkpoint(cell), job.deadline)

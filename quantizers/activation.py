@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 SAMPLE = 20_000  # values that a first step is fitted to
 CLIPS = torch.linspace(0.2, 1.0, 41)  # shares of the largest magnitude that are tried as the range's end
 FLOOR = 1 / 64  # of the first step: a step never gets smaller
+ENOUGH = 1 << 18  # values of a batch from which a step's gradient is estimated when there are more: its first images,
+THINNEST = 8  # at least one in so many. Batches are in random order.
 
 
 def bounds(bits: int, signed: bool) -> tuple[int, int]:
@@ -19,14 +21,17 @@ def bounds(bits: int, signed: bool) -> tuple[int, int]:
 
 
 class _LearnedStep(torch.autograd.Function):
-    """Forward as deployed; gradients of LSQ, equation 3: straight through where nothing is clipped, and for the step."""
+    """Forward as deployed; gradients of LSQ, equation 3: straight through where nothing is clipped, and for the step.
+
+    With ``rectified`` the gradient also stops at 0, as that of the ReLU whose work an unsigned quantizer does.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int, rectified: bool) -> Tensor:
         value = x.float()
         out = _rounded(value, step, low, high)
         ctx.save_for_backward(value, out, step)
-        ctx.low, ctx.high = low, high
+        ctx.low, ctx.high, ctx.rectified = low, high, rectified
         return out.to(x.dtype)
 
     @staticmethod
@@ -35,6 +40,8 @@ class _LearnedStep(torch.autograd.Function):
         x, out, step = ctx.saved_tensors
         upstream = gradient.float()
         low, high = (ctx.low - 0.5) * step, (ctx.high + 0.5) * step
+        if ctx.rectified:
+            low = torch.zeros_like(step)
         if x.device.type == "cpu":  # one pass; elsewhere reading the bounds would wait for the device
             by_x = torch.ops.aten.hardtanh_backward(upstream, x, float(low), float(high))
         else:
@@ -42,9 +49,12 @@ class _LearnedStep(torch.autograd.Function):
         by_step = None
         if ctx.needs_input_grad[1]:
             # d out / d step is (out - x) / step inside and out / step where clipped.
-            share = 1 / (ctx.high * x[0].numel()) ** 0.5
-            by_step = ((_dot(upstream, out) - _dot(by_x, x)) * (share / step)).reshape(step.shape)
-        return by_x.to(gradient.dtype), by_step, None, None
+            size = len(x)
+            part = -(-size // min(THINNEST, max(1, x.numel() // ENOUGH)))
+            share = size / part / (ctx.high * x[0].numel()) ** 0.5
+            total = _dot(upstream[:part], out[:part]) - _dot(by_x[:part], x[:part])
+            by_step = (total * (share / step)).reshape(step.shape)
+        return by_x.to(gradient.dtype), by_step, None, None, None
 
 
 def _rounded(x: Tensor, step: Tensor | float, low: int, high: int) -> Tensor:
@@ -54,6 +64,9 @@ def _rounded(x: Tensor, step: Tensor | float, low: int, high: int) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of the products, in one pass where both lie alike in memory."""
+    if a.ndim == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     if a.is_contiguous() and b.is_contiguous():
         return torch.dot(a.view(-1), b.view(-1))
     return (a * b).sum()
@@ -90,6 +103,9 @@ class LearnedStep(nn.Module):
         bits: 8 or 7.
         signed: whether values can be negative.
         learned: False keeps the step that ``calibrate`` finds (the network's input).
+
+    Attributes:
+        rectifies: a ``LeftReLU`` stands before it and leaves clipping at 0 to it.
     """
 
     low: Tensor
@@ -103,6 +119,7 @@ class LearnedStep(nn.Module):
         self.register_buffer("low", torch.tensor(low))
         self.register_buffer("high", torch.tensor(high))
         self.register_buffer("floor", torch.tensor(1e-12))
+        self.rectifies = False
         self._range: tuple[int, int] | None = (
             None  # plain copies: reading a buffer each step would wait for the GPU
         )
@@ -144,11 +161,18 @@ class LearnedStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         step = _AtLeast.apply(self.step, self.floor)
-        return _LearnedStep.apply(x, step, *self.range)
+        return _LearnedStep.apply(x, step, *self.range, self.rectifies)
 
     def frozen(self) -> FrozenStep:
         """The same as deployed."""
         return FrozenStep(float(torch.maximum(self.step.detach(), self.floor)), *self.range)
+
+
+class LeftReLU(nn.Module):
+    """A ReLU directly before an unsigned ``LearnedStep``, which clips at 0 anyway: in training it costs nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training else torch.relu(x)
 
 
 class _AtLeast(torch.autograd.Function):

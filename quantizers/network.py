@@ -23,11 +23,11 @@ from quantizers import element_wise_scaling as _element_wise_scaling  # noqa: F4
 from quantizers import learned_step as _learned_step  # noqa: F401  registers itself
 from quantizers import mixture as _mixture  # noqa: F401  registers itself
 from quantizers import uniform as _uniform  # noqa: F401  registers itself
-from quantizers.activation import FrozenStep, LearnedStep
+from quantizers.activation import FrozenStep, LearnedStep, LeftReLU
 from quantizers.base import QUANTIZERS, WeightQuantizer
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
-from quantizers.placement import placements
+from quantizers.placement import RELU, Placement, kind, placements
 from search_spaces.plan import Plan
 
 INPUT_BITS = 8
@@ -71,7 +71,9 @@ def quantize(
     _check_layers(network, plan)
     for place in placements(network):
         bits = INPUT_BITS if place.is_input else plan.activation_bits
-        _insert(network, place.node, LearnedStep(bits, place.signed, learned=not place.is_input))
+        step = LearnedStep(bits, place.signed, learned=not place.is_input)
+        _insert(network, place.node, step)
+        _leave_relu_to(step, network, place)
     network.recompile()
     if calibration is not None:
         _calibrate(network, calibration)
@@ -127,6 +129,8 @@ def harden(network: nn.Module) -> Hardened:
     for name, module in list(hard.named_modules()):
         if isinstance(module, LearnedStep):
             hard.set_submodule(name, module.frozen())
+        elif isinstance(module, LeftReLU):
+            hard.set_submodule(name, nn.ReLU())
     return _with_weights(hard, books)
 
 
@@ -265,6 +269,25 @@ def _insert(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     with network.graph.inserting_after(node):
         new = network.graph.call_module(name, (node,))
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
+def _leave_relu_to(step: LearnedStep, network: fx.GraphModule, place: Placement) -> None:
+    """Let an unsigned quantizer do the work of a ReLU that nobody else reads."""
+    node = place.node
+    if node.op == "placeholder" or len(node.users) != 1 or kind(network, node) not in RELU:
+        return
+    name = f"left_{node.name}"
+    network.add_module(name, LeftReLU())
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.all_input_nodes[0],), {}
+    step.rectifies = True
+
+
+def without_steps(network: nn.Module) -> None:
+    """Leave activations in float: remove every activation quantizer from a network in training or hardened."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, (LearnedStep, FrozenStep)) and "parametrizations" not in name:
+            rectifies = isinstance(module, LearnedStep) and module.rectifies
+            network.set_submodule(name, nn.ReLU() if rectifies else nn.Identity())
 
 
 @torch.no_grad()
