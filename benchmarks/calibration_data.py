@@ -84,7 +84,9 @@ def varied(pixels: Tensor, size: int, mix: float, generator: torch.Generator) ->
     mirrored = torch.randint(0, 2, (count,), generator=generator).tolist()
     views = torch.stack(
         [
-            image[top : top + size, left : left + size].flip(1) if mirror else image[top : top + size, left : left + size]
+            image[top : top + size, left : left + size].flip(1)
+            if mirror
+            else image[top : top + size, left : left + size]
             for image, top, left, mirror in zip(pixels, tops, lefts, mirrored)
         ]
     )

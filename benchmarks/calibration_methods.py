@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,39 +21,55 @@ from quantizers.reconstruction import Reconstruction, reconstruct
 from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 BATCH = 32  # images at once where nothing is learned
-QUANTIZER = {
-    "ours": "gaussian_mixture",
-    "kmeans": "differentiable_kmeans",
-    "adaround": "adaptive_rounding",
-    "int8": "gaussian_mixture",
-}
-METHODS = tuple(QUANTIZER)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a method does; see ``benchmarks.calibration``.
+    """What a method does.
 
     Attributes:
-        even_channels: give output channels one size first.
-        match_norms: give batch-norms the statistics that keep the fp32 network's outputs.
-        layer_steps: steps of reconstruction per layer, 0 for none.
-        steps: of distillation through the whole network, 0 for none.
-        mix: largest share of another image in a training view.
+        quantizer: of the weights, by its registered name.
+        even_channels: give output channels one size first (``quantizers.channel_scale``).
+        match_norms: give batch-norms the statistics that keep the fp32 network's outputs (``quantizers.lockstep``).
+        layer_steps: steps of reconstruction for each layer (``quantizers.reconstruction``).
+        steps: of distillation through the whole network, each with ``batch`` views.
+        learning_rate: its peak, for weights.
+        temperature: of both soft-maxes in the distillation.
+        mix: largest share of another image in a view.
+        start: the mixtures' first temperature.
     """
 
-    method: str
-    bits: int
-    seed: int
-    even_channels: bool
-    match_norms: bool
-    layer_steps: int
-    steps: int
-    batch: int
-    learning_rate: float
-    temperature: float
-    mix: float
-    start: float
+    quantizer: str = "gaussian_mixture"
+    even_channels: bool = True
+    match_norms: bool = True
+    layer_steps: int = 0
+    steps: int = 0
+    batch: int = 16
+    learning_rate: float = 0.01
+    temperature: float = 4.0
+    mix: float = 0.0
+    start: float = 0.2
+
+    @property
+    def random(self) -> bool:
+        """Whether a seed makes a difference."""
+        return bool(self.layer_steps or self.steps)
+
+
+OURS = Recipe(layer_steps=300, steps=60)
+ADAROUND = Recipe("adaptive_rounding", layer_steps=1000)
+KMEANS = Recipe("differentiable_kmeans")
+METHODS = {
+    "ours": OURS,
+    "ours_layers_only": replace(OURS, steps=0),
+    "ours_distilled_only": replace(OURS, layer_steps=0),
+    "ours_uneven": replace(OURS, even_channels=False),
+    "adaround": replace(ADAROUND, even_channels=False, match_norms=False),
+    "adaround_even": ADAROUND,
+    "kmeans": replace(KMEANS, even_channels=False),
+    "kmeans_even": KMEANS,
+    "int8": Recipe(match_norms=False),
+}
 
 
 class FewImageCotuning(Cotuning):
@@ -93,19 +109,18 @@ class FewImageCotuning(Cotuning):
         self.network.load_state_dict(state, strict=False)
 
 
-def plan_of(recipe: Recipe, names: list[str]) -> Plan:
-    """The recipe's plan for layers ``names``; the first and the last have 8 bits."""
-    layer = LayerPlan(8) if recipe.bits == 8 else LayerPlan(recipe.bits, 2**recipe.bits)
+def plan_of(recipe: Recipe, bits: int, names: list[str]) -> Plan:
+    """The plan for layers ``names``; the first and the last have 8 bits."""
+    layer = LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits)
     layers = dict.fromkeys(names, layer) | {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
     schedule = TemperatureSchedule(recipe.start, min(recipe.start, 0.02))
-    return Plan(layers, schedule, quantizer=QUANTIZER[recipe.method])
+    return Plan(layers, schedule, quantizer=recipe.quantizer)
 
 
 def compress(
-    model: nn.Module, recipe: Recipe, few: FewImages, size: int, classes: int, mean: Any, std: Any,
-    show: Callable[[str], None] = lambda said: None,
+    model: nn.Module, recipe: Recipe, bits: int, seed: int, few: FewImages, size: int, classes: int, mean: Any, std: Any
 ) -> Hardened:  # fmt: skip
-    """The recipe's network. Only ``few.calibration`` is looked at, and no label.
+    """The network that a recipe makes. Only ``few.calibration`` is looked at, and no label.
 
     Args:
         size: side of the images that the network sees.
@@ -113,22 +128,21 @@ def compress(
     images = central(few.calibration, size)
     batches = [normalize(images.batch(part), mean, std) for part in torch.arange(len(images)).split(BATCH)]
     original = with_even_channels(model) if recipe.even_channels else model
-    data = ImageData("few images", tuple(map(str, range(classes))), (size, size), images, images, images, "none")
+    data = ImageData(
+        "few images", tuple(map(str, range(classes))), (size, size), images, images, images, "none"
+    )
     batch = min(recipe.batch, len(images))
     settings = TrainSettings(
-        epochs=max(recipe.steps, 1) / (len(images) // batch), batch_size=batch, learning_rate=recipe.learning_rate or 0.01,
-        weight_decay=0.0, distillation=1.0, distillation_temperature=recipe.temperature or 1.0, seed=recipe.seed,
+        epochs=max(recipe.steps, 1) / (len(images) // batch), batch_size=batch, learning_rate=recipe.learning_rate,
+        weight_decay=0.0, distillation=1.0, distillation_temperature=recipe.temperature, seed=seed, calibration_images=64,
     )  # fmt: skip
-    run = FewImageCotuning(
-        original, plan_of(recipe, layer_names(model)), data, settings, mean, std, stored=few.calibration, mix=recipe.mix
-    )
+    plan = plan_of(recipe, bits, layer_names(model))
+    run = FewImageCotuning(original, plan, data, settings, mean, std, stored=few.calibration, mix=recipe.mix)
     if recipe.layer_steps:
         network: Any = run.network
-        reconstruct(network, original, batches, Reconstruction(steps=recipe.layer_steps, seed=recipe.seed))
-        show("layers reconstructed")
+        reconstruct(network, original, batches, Reconstruction(steps=recipe.layer_steps, seed=seed))
     if recipe.match_norms:
         run.match_norms(original, batches)
     if recipe.steps:
         run.run_until(settings.epochs)
-        show(f"distilled, mean loss {run.take_loss():.4g}")
     return run.hardened()

@@ -12,8 +12,8 @@ from torch import fx, nn
 
 @torch.no_grad()
 def with_even_channels(model: nn.Module) -> nn.Module:
-    """A copy that gives the same answers in evaluation mode, in which every output channel's weights of a convolution have a root mean
-    square of 1, wherever nothing but a batch-norm reads the convolution."""
+    """A copy that gives the same answers in evaluation mode, in which every output channel's weights of a convolution have the root
+    mean square of the layer, wherever nothing but a batch-norm reads the convolution."""
     model = copy.deepcopy(model)
     for node in fx.symbolic_trace(model).graph.nodes:
         if node.op != "call_module" or len(node.users) != 1:
@@ -29,7 +29,8 @@ def _rescale(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Divide each output channel by its size, and let the batch-norm expect that."""
     if norm.running_mean is None or norm.running_var is None or not norm.affine:
         return
-    size = conv.weight.double().square().mean((1, 2, 3)).sqrt()
+    square = conv.weight.double().square().mean((1, 2, 3))
+    size = (square / square.mean()).sqrt()  # a layer keeps its size: learning rates are made for it
     size = torch.where(size > 0, size, torch.ones_like(size)).to(conv.weight.dtype)
     conv.weight.div_(size.view(-1, 1, 1, 1))
     if conv.bias is not None:

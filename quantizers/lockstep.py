@@ -71,8 +71,8 @@ def match_batch_norm(network: fx.GraphModule, original: nn.Module, batches: list
 def _statistics(values: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel over all batches [n, C, H, W], float64 [C]."""
     count = sum(x.numel() // x.shape[1] for x in values)
-    mean = torch.stack([x.sum((0, 2, 3), dtype=torch.float64) for x in values]).sum(0) / count
-    square = torch.stack([x.square().sum((0, 2, 3), dtype=torch.float64) for x in values]).sum(0) / count
+    mean = torch.stack([x.sum((0, 2, 3)).double() for x in values]).sum(0) / count
+    square = torch.stack([x.square().sum((0, 2, 3)).double() for x in values]).sum(0) / count
     return mean, (square - mean.square()).clamp(min=0)
 
 

@@ -29,7 +29,8 @@ class Reconstruction:
         steps: of Adam.
         positions: of the output, drawn from each image; ``batch`` of them are taken in a step.
         rate: of Adam for rounding variables; weights and mixtures take it in units of the weights' standard deviation.
-        penalty: weight of the rounding regulariser against the squared error, which is relative to the output's variance.
+        penalty: weight of the rounding regulariser, summed over the weights, against the squared error, summed over the outputs
+            and relative to their variance.
     """
 
     steps: int = 1000
@@ -75,7 +76,10 @@ def apply(weight: Tensor, seen: Tensor, groups: int) -> Tensor:
     return torch.einsum("pgk,gok->pgo", grouped, weight.reshape(groups, -1, grouped.shape[2])).flatten(1)
 
 
-def reconstruct(network: fx.GraphModule, original: nn.Module, batches: list[Tensor], how: Reconstruction) -> None:
+@torch.no_grad()
+def reconstruct(
+    network: fx.GraphModule, original: nn.Module, batches: list[Tensor], how: Reconstruction
+) -> None:
     """Let the weight quantizers of ``network`` learn, in the order of execution; 8-bit layers are left alone.
 
     A layer's inputs are those that the quantized network gives it; wanted is what the fp32 layer gives in the fp32 network, both
@@ -94,14 +98,24 @@ def reconstruct(network: fx.GraphModule, original: nn.Module, batches: list[Tens
         if name in layers:
             module = original.get_submodule(name)
             seen = _sample(module, values, how, numbers[name])
-            wanted[name] = _behind(traced, node)(apply(module.weight.detach(), seen, getattr(module, "groups", 1)))
+            wanted[name] = _behind(traced, node)(
+                apply(module.weight.detach(), seen, getattr(module, "groups", 1))
+            )
     for node, values in lockstep(network, batches):
         name = str(node.target)
         if name in layers:
             module = network.get_submodule(name)
             seen = _sample(module, values, how, numbers[name])
             quantizer, latent = layers[name]
-            _learn(quantizer, latent, seen, wanted.pop(name), _behind(network, node), getattr(module, "groups", 1), how)
+            learn(
+                quantizer,
+                latent,
+                seen,
+                wanted.pop(name),
+                _behind(network, node),
+                getattr(module, "groups", 1),
+                how,
+            )
 
 
 def _sample(module: nn.Module, values: list[Tensor], how: Reconstruction, number: int) -> Tensor:
@@ -141,7 +155,7 @@ def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor
     return run
 
 
-def _learn(
+def learn(
     quantizer: WeightQuantizer,
     latent: nn.Parameter,
     seen: Tensor,
@@ -160,6 +174,7 @@ def _learn(
         rest = [p for p in parameters if p is not getattr(quantizer, "mean", None)]
         sizes = [{"params": [latent, *scaled], "lr": how.rate * unit}, {"params": rest, "lr": how.rate}]
     optimizer = torch.optim.Adam([group for group in sizes if group["params"]])
+    learned = [p for group in optimizer.param_groups for p in group["params"]]
     peaks = [group["lr"] for group in optimizer.param_groups]
     variance = wanted.var().clamp(min=1e-12)
     generator = torch.Generator().manual_seed(how.seed)
@@ -175,9 +190,9 @@ def _learn(
             out = behind(apply(quantizer(latent), seen[rows], groups))
             loss = (out - wanted[rows]).square().mean() / variance
             if isinstance(quantizer, AdaptiveRounding):
-                loss = loss + how.penalty * quantizer.penalty(progress) / latent.numel()
+                loss = loss + how.penalty * quantizer.penalty(progress) / wanted.shape[1]
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward(inputs=learned)
             optimizer.step()
     quantizer.set_progress(1.0)
     quantizer.eval()
