@@ -126,7 +126,7 @@ def chance(first: int, second: int) -> float:
 
 
 def compare(rows: list[dict[str, str]]) -> list[str]:
-    """Lines that compare ``ours`` with every other method of equal bits, image by image; a method without seeds stands beside each."""
+    """Lines that compare ``ours`` with the other methods of equal bits, image by image; one without seeds stands beside each."""
     lines = []
     for bits in sorted({row["bits"] for row in rows if row["method"] == "ours"}, reverse=True):
         mine = {row["seed"]: row["agrees"] for row in rows if (row["method"], row["bits"]) == ("ours", bits)}
@@ -145,8 +145,8 @@ def compare(rows: list[dict[str, str]]) -> list[str]:
             )
             first = only_one_agrees([mine[seeds[0]]], [other.get(seeds[0], other.get("0", ""))])
             lines.append(
-                f"{bits} bits, ours against {method}: only ours agrees {a} times, only {method} {b} times over {len(seeds)} seeds; "
-                f"seed {seeds[0]}: {first[0]} and {first[1]}, by chance with probability {chance(*first):.2g}"
+                f"{bits} bits, ours against {method}: only ours agrees {a} times, only {method} {b} times over {len(seeds)} "
+                f"seeds; seed {seeds[0]}: {first[0]} and {first[1]}, by chance with probability {chance(*first):.2g}"
             )
     return lines
 
@@ -187,8 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         row = measure(model, cell, recipe, few, size)
         append(args.out, row)
         print(
-            f"{cell.method} {cell.bits} bits, seed {cell.seed}: {100 * float(row['agreement']):.1f} % agree with fp32 (divergence "
-            f"{row['divergence']}), {row['bytes']} bytes, {row['cpu_seconds']} CPU seconds",
+            f"{cell.method} {cell.bits} bits, seed {cell.seed}: {100 * float(row['agreement']):.1f} % agree with fp32 "
+            f"(divergence {row['divergence']}), {row['bytes']} bytes, {row['cpu_seconds']} CPU seconds",
             flush=True,
         )
     for line in compare(

@@ -1,11 +1,11 @@
-"""The few images of the calibration benchmark, and training on them."""
+"""The few images of the calibration benchmark: which calibrate, which judge, and views that teach."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def load_few(path: Path) -> FewImages:
         pixels = np.stack(
             [
                 np.asarray(Image.open(io.BytesIO(stream[start:end].tobytes())).convert("RGB"))
-                for start, end in zip(offset[:-1], offset[1:])
+                for start, end in pairwise(offset)
             ]
         )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -69,8 +69,8 @@ def central(images: ArrayImages, size: int) -> ArrayImages:
 
 
 def varied(pixels: Tensor, size: int, mix: float, generator: torch.Generator) -> Tensor:
-    """A random view of each image: a part of at least ``AREA`` of it, scaled to ``size``, mirrored half of the time, then blended with the
-    next image's view by a share drawn evenly from 0..``mix``.
+    """A random square of ``size`` pixels out of each image, mirrored half of the time, then blended with the next image's by a
+    share drawn evenly from 0..``mix``.
 
     Args:
         pixels: uint8 [n, H, W, 3].

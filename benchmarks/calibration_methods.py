@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from benchmarks.calibration_data import FewImages, central, varied
 from pipeline.data import ImageData
@@ -15,7 +14,6 @@ from pipeline.images import ArrayImages, normalize
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings
 from quantizers.channel_scale import with_even_channels
-from quantizers.lockstep import match_batch_norm
 from quantizers.network import Hardened, harden, layer_names
 from quantizers.reconstruction import Reconstruction, reconstruct
 from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
@@ -30,8 +28,8 @@ class Recipe:
     Attributes:
         quantizer: of the weights, by its registered name.
         even_channels: give output channels one size first (``quantizers.channel_scale``).
-        match_norms: give batch-norms the statistics that keep the fp32 network's outputs (``quantizers.lockstep``).
-        layer_steps: steps of reconstruction for each layer (``quantizers.reconstruction``).
+        match_norms: give batch-norms the statistics that keep the fp32 network's outputs (``quantizers.reconstruction``).
+        layer_steps: steps of reconstruction for each layer (the same).
         steps: of distillation through the whole network, each with ``batch`` views.
         learning_rate: its peak, for weights.
         temperature: of both soft-maxes in the distillation.
@@ -74,7 +72,7 @@ METHODS = {
 
 class FewImageCotuning(Cotuning):
     """Co-tuning by distillation on random views of few images. Batch-norm statistics are not those of a batch: they stay where
-    ``match_batch_norm`` put them for the hard weights, while scales and shifts learn."""
+    calibration put them for the hard weights, while scales and shifts learn."""
 
     def __init__(
         self, model: nn.Module, plan: Plan, data: ImageData, settings: TrainSettings, mean: Any, std: Any, *,
@@ -100,13 +98,6 @@ class FewImageCotuning(Cotuning):
 
     def _hard(self) -> Hardened:
         return harden(self.network)
-
-    def match_norms(self, original: nn.Module, batches: list[Tensor]) -> None:
-        """Take the statistics that fit the hard weights of this moment."""
-        hard: Any = harden(self.network).network
-        match_batch_norm(hard, original, batches)
-        state = {key: value for key, value in hard.state_dict().items() if "running_" in key}
-        self.network.load_state_dict(state, strict=False)
 
 
 def plan_of(recipe: Recipe, bits: int, names: list[str]) -> Plan:
@@ -138,11 +129,9 @@ def compress(
     )  # fmt: skip
     plan = plan_of(recipe, bits, layer_names(model))
     run = FewImageCotuning(original, plan, data, settings, mean, std, stored=few.calibration, mix=recipe.mix)
-    if recipe.layer_steps:
-        network: Any = run.network
-        reconstruct(network, original, batches, Reconstruction(steps=recipe.layer_steps, seed=seed))
-    if recipe.match_norms:
-        run.match_norms(original, batches)
+    if recipe.layer_steps or recipe.match_norms:
+        how = Reconstruction(recipe.layer_steps, seed=seed, match_norms=recipe.match_norms)
+        reconstruct(cast(fx.GraphModule, run.network), original, batches, how)
     if recipe.steps:
         run.run_until(settings.epochs)
     return run.hardened()

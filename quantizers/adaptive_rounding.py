@@ -22,7 +22,7 @@ CLIPS = torch.linspace(0.3, 1.0, 71)  # shares of the largest magnitude that are
 
 
 def best_step(weight: Tensor, bits: int) -> float:
-    """The step whose grid ``step * (-2**(bits - 1) .. 2**(bits - 1) - 1)`` has the least squared error to ``weight``; 1 for zeros."""
+    """The step whose grid ``step * (-2**(bits - 1) .. 2**(bits - 1) - 1)`` has the least squared error; 1 for zeros."""
     values = weight.detach().double().flatten()
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     steps = CLIPS.double() * float(values.abs().max()) / (high + 0.5)
@@ -35,8 +35,9 @@ def best_step(weight: Tensor, bits: int) -> float:
 @QUANTIZERS.register("adaptive_rounding")
 class AdaptiveRounding(WeightQuantizer):
     """``step * clamp(floor(w / step) + h, -2**(bits - 1), 2**(bits - 1) - 1)`` with ``h = clamp(1.2 * sigmoid(v) - 0.1, 0, 1)``
-    (equations 22 and 23); deployed, h is 0 or 1. Only v is learned, from the reconstruction of the layer's output plus ``penalty``
-    (``quantizers.reconstruction``). Untrained, this rounds to nearest. ``components`` and ``zero_share`` of the plan have no effect.
+    (equations 22 and 23); deployed, h is 0 or 1. Only v is learned, from the reconstruction of the layer's output plus
+    ``penalty`` (``quantizers.reconstruction``). Untrained, this rounds to nearest. ``components`` and ``zero_share`` of the plan
+    have no effect.
     """
 
     step: Tensor

@@ -1,5 +1,5 @@
-"""Channels of one size before they share a codebook: the batch-norm behind a convolution undoes any scale of its output channels, so one
-scale per channel costs no byte."""
+"""Channels of one size before they share a codebook: the batch-norm behind a convolution undoes any scale of its output channels, so
+one scale per channel costs no byte."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import fx, nn
 
 @torch.no_grad()
 def with_even_channels(model: nn.Module) -> nn.Module:
-    """A copy that gives the same answers in evaluation mode, in which every output channel's weights of a convolution have the root
-    mean square of the layer, wherever nothing but a batch-norm reads the convolution."""
+    """A copy that gives the same answers in evaluation mode, in which every output channel's weights of a convolution have the
+    root mean square of the layer, wherever nothing but a batch-norm reads the convolution."""
     model = copy.deepcopy(model)
     for node in fx.symbolic_trace(model).graph.nodes:
         if node.op != "call_module" or len(node.users) != 1:

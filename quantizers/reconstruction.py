@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from quantizers.activation import LearnedStep
 from quantizers.adaptive_rounding import AdaptiveRounding
 from quantizers.base import WeightQuantizer
-from quantizers.lockstep import lockstep
+from quantizers.lockstep import channel_statistics, lockstep, match_batch_norm
 from quantizers.network import quantizers_of
 from quantizers.uniform import Int8
 
@@ -26,7 +26,9 @@ class Reconstruction:
     """How a layer learns.
 
     Attributes:
-        steps: of Adam.
+        steps: of Adam for each layer; 0 leaves the weights alone.
+        match_norms: give each batch-norm, once the layers before it have learned, the statistics that keep mean and variance of
+            its outputs (``quantizers.lockstep.match_batch_norm``).
         positions: of the output, drawn from each image; ``batch`` of them are taken in a step.
         rate: of Adam for rounding variables; weights and mixtures take it in units of the weights' standard deviation.
         penalty: weight of the rounding regulariser, summed over the weights, against the squared error, summed over the outputs
@@ -39,6 +41,7 @@ class Reconstruction:
     rate: float = 0.01
     penalty: float = 0.01
     seed: int = 0
+    match_norms: bool = True
 
 
 def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
@@ -89,33 +92,36 @@ def reconstruct(
         network: made by ``quantizers.network.quantize`` from ``original``.
         batches: normalized images, float [n, C, H, W] each.
     """
-    layers = {name: (q, w) for name, q, w in quantizers_of(network) if not isinstance(q, Int8)}
+    layers = {name: (q, w) for name, q, w in quantizers_of(network) if how.steps and not isinstance(q, Int8)}
     numbers = {name: number for number, name in enumerate(layers)}
     wanted: dict[str, Tensor] = {}
+    statistics: dict[str, tuple[Tensor, Tensor]] = {}
     traced = fx.symbolic_trace(original)
     for node, values in lockstep(traced, batches):
         name = str(node.target)
+        module = traced.get_submodule(name)
         if name in layers:
-            module = original.get_submodule(name)
             seen = _sample(module, values, how, numbers[name])
-            wanted[name] = _behind(traced, node)(
-                apply(module.weight.detach(), seen, getattr(module, "groups", 1))
-            )
+            out = apply(cast(Tensor, module.weight), seen, getattr(module, "groups", 1))
+            wanted[name] = _behind(traced, node)(out)
+        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
+            statistics[name] = channel_statistics(values)
     for node, values in lockstep(network, batches):
         name = str(node.target)
+        module = network.get_submodule(name)
         if name in layers:
-            module = network.get_submodule(name)
             seen = _sample(module, values, how, numbers[name])
-            quantizer, latent = layers[name]
             learn(
-                quantizer,
-                latent,
+                *layers[name],
                 seen,
                 wanted.pop(name),
                 _behind(network, node),
                 getattr(module, "groups", 1),
                 how,
             )
+        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
+            source = cast(nn.BatchNorm2d, traced.get_submodule(name))
+            match_batch_norm(module, source, values, statistics[name])
 
 
 def _sample(module: nn.Module, values: list[Tensor], how: Reconstruction, number: int) -> Tensor:
