@@ -43,6 +43,7 @@ import itertools
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -240,13 +241,12 @@ def _first(count: int) -> Any:
     return torch.arange(count)
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of an earlier run; none when there is no file."""
+def read(path: Path, wanted: Iterable[str] = tuple(f.name for f in fields(Cell))) -> list[dict[str, str]]:
+    """The rows of an earlier run, which must have the columns ``wanted``; none when there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    wanted = [f.name for f in fields(Cell)]
     if rows and not set(wanted) <= set(rows[0]):
         raise UserError(f"{path} is not a table of this benchmark; give another --out")
     return rows
@@ -261,7 +261,7 @@ def append(path: Path, record: dict[str, str]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(record), lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*read(path), record])
+    writer.writerows([*read(path, record), record])
     write_atomically(path, text.getvalue())
 
 

@@ -1,0 +1,248 @@
+"""Layers reconstructed from few images: rounding against brute force, patches against convolutions, matched statistics."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantizers.adaptive_rounding import AdaptiveRounding, best_step
+from quantizers.base import QUANTIZERS
+from quantizers.channel_scale import with_even_channels
+from quantizers.lockstep import lockstep
+from quantizers.network import harden, layer_names, quantize, quantizers_of
+from quantizers.reconstruction import Reconstruction, apply, learn, output_size, patches, reconstruct
+from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
+
+HOW = Reconstruction(steps=400, batch=64)
+
+
+def rounding(weight: Tensor, bits: int) -> AdaptiveRounding:
+    made = QUANTIZERS["adaptive_rounding"].for_layer(
+        weight, LayerPlan(bits, 2**bits), TemperatureSchedule(), "posterior", initialise=True
+    )
+    assert isinstance(made, AdaptiveRounding)
+    return made
+
+
+def identity(out: Tensor) -> Tensor:
+    return out
+
+
+def error(weight: Tensor, seen: Tensor, wanted: Tensor) -> float:
+    return float((apply(weight, seen, 1) - wanted).double().square().mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_is_no_worse_than_to_nearest_and_close_to_the_best_of_all(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(1, 8, 1, 1, generator=generator)
+    mixing = torch.randn(8, 8, generator=generator)  # correlated inputs: what makes nearest rounding bad
+    seen = (torch.randn(512, 8, generator=generator) @ mixing)[:, :, None, None]
+    wanted = apply(weight, seen, 1)
+    quantizer = rounding(weight, 3)
+    nearest = quantizer.eval()(weight)
+    step, low, high = float(quantizer.step), quantizer.low, quantizer.high
+    assert torch.equal(nearest, (weight / step).round().clamp(low, high) * step)
+    learn(quantizer, nn.Parameter(weight), seen, wanted, identity, 1, HOW)
+    errors = []
+    for ups in itertools.product((0, 1), repeat=8):
+        whole = (torch.floor(weight / step) + torch.tensor(ups).view_as(weight)).clamp(low, high)
+        errors.append(error(whole * step, seen, wanted))
+    found = error(torch.from_numpy(quantizer.codebook(weight).dequantize()), seen, wanted)
+    assert min(errors) - 1e-9 <= found <= error(nearest, seen, wanted) + 1e-9
+    assert found == pytest.approx(min(errors), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("position", "inputs", "best"), [(0.4, 1.0, 0), (0.6, 1.0, 1), (0.4, 0.5, 1), (0.6, 2.0, 0)]
+)
+def test_a_single_weight_is_rounded_to_what_the_output_needs(
+    position: float, inputs: float, best: int
+) -> None:
+    """The quantized network gives the layer ``inputs`` times what the fp32 network gave."""
+    weight = torch.full((1, 1, 1, 1), position)
+    quantizer = rounding(weight, 4)
+    with torch.no_grad():
+        quantizer.step.fill_(1.0)
+        quantizer.choice.zero_()
+    seen = torch.randn(256, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    learn(quantizer, nn.Parameter(weight), inputs * seen, apply(weight, seen, 1), identity, 1, HOW)
+    assert quantizer.codebook(weight).integers.item() == best
+
+
+def test_the_step_is_the_best_that_any_grid_has_to_offer() -> None:
+    weight = torch.tensor([-4.0, 3.0, 2.0, -1.0, 0.0]) * 0.37
+    step = best_step(weight, 3)
+    assert step == pytest.approx(0.37, rel=0.02)
+    assert best_step(torch.zeros(5), 3) == 1.0
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(4, 6, 3, padding=1, bias=False),
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(2, 0), dilation=(1, 2), bias=False),
+        nn.Conv2d(4, 8, 3, padding="same", groups=2, bias=False),
+        nn.Conv2d(4, 4, 5, stride=3, groups=4, bias=False),
+        nn.Linear(7, 3, bias=False),
+    ],
+    ids=str,
+)
+def test_patches_give_the_layers_output(module: nn.Module) -> None:
+    shape = (3, 4, 9, 8) if isinstance(module, nn.Conv2d) else (5, 7)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    out = module(x)
+    rows, columns = output_size(module, x)
+    places = torch.randperm(len(x) * rows * columns, generator=torch.Generator().manual_seed(2))[:20]
+    flat = out.permute(0, 2, 3, 1).flatten(0, 2) if out.ndim == 4 else out
+    if out.ndim == 4:
+        assert (rows, columns) == tuple(out.shape[2:])
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    torch.testing.assert_close(
+        apply(weight, patches(module, x, places), getattr(module, "groups", 1)), flat[places]
+    )
+
+
+class Network(nn.Module):
+    """A branch, a depthwise layer, a linear layer: what an order of layers may not get wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(8)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.deep_norm = nn.BatchNorm2d(8)
+        self.side = nn.Conv2d(8, 8, 1, bias=False)
+        self.side_norm = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first_norm(self.first(x)))
+        x = self.relu(self.deep_norm(self.deep(x))) + self.side_norm(self.side(x))
+        return self.last(x.mean((2, 3)))
+
+
+@pytest.fixture
+def network() -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = Network()
+        for module in made.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.2, 2.0)
+                nn.init.normal_(module.bias)
+        made.train()
+        for _ in range(20):
+            made(torch.rand(16, 3, 8, 8) + torch.rand(16, 3, 1, 1))
+    return made.eval()
+
+
+@pytest.fixture
+def images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.rand(n, 3, 8, 8, generator=generator) for n in (8, 8, 5)]
+
+
+def plan(quantizer: str, bits: int = 3) -> Plan:
+    return Plan.uniform(layer_names(Network()), LayerPlan(bits, 2**bits), quantizer=quantizer)
+
+
+def test_lockstep_runs_the_network(network: Network, images: list[Tensor]) -> None:
+    traced = torch.fx.symbolic_trace(network)
+    seen = [(str(node.target), values) for node, values in lockstep(traced, images)]
+    assert [name for name, _ in seen] == [
+        "first", "first_norm", "relu", "deep", "deep_norm", "relu", "side", "side_norm", "last"
+    ]  # fmt: skip
+    for x, last in zip(images, seen[-1][1]):
+        torch.testing.assert_close(network.last(last), network(x))
+
+
+@pytest.mark.parametrize("quantizer", ["adaptive_rounding", "gaussian_mixture"])
+def test_layers_come_closer_to_the_fp32_network_the_same_way_each_time(
+    quantizer: str, network: Network, images: list[Tensor]
+) -> None:
+    def run(how: Reconstruction | None) -> tuple[float, list[bytes]]:
+        made = quantize(network, plan(quantizer), torch.cat(images))
+        if how:
+            reconstruct(made, network, images, how)
+        hardened = harden(made)
+        with torch.no_grad():
+            off = torch.cat([hardened.network(x) - network(x) for x in images]).square().mean()
+        for book in hardened.codebooks.values():
+            assert book.levels.dtype == "int8" and len(book.levels) <= 8 and book.scale.shape == (1,)
+            if quantizer == "adaptive_rounding":
+                assert book.levels.tolist() == list(range(-4, 4))
+        return float(off), [book.integers.tobytes() for book in hardened.codebooks.values()]
+
+    how = replace(HOW, steps=40, rate=0.03)
+    before, _ = run(None)
+    after, first = run(how)
+    again, second = run(how)
+    assert after < 0.7 * before
+    assert first == second and after == again
+    assert first != run(replace(how, seed=1))[1]
+
+
+def test_layers_of_8_bits_and_the_fp32_network_are_left_alone(network: Network, images: list[Tensor]) -> None:
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    layers = dict.fromkeys(layer_names(network), LayerPlan(8)) | {"side": LayerPlan(3, 8)}
+    made = quantize(network, Plan(layers), torch.cat(images))
+    reconstruct(made, network, images, replace(HOW, steps=20))
+    moved = {
+        name for name, _, latent in quantizers_of(made) if not torch.equal(latent, before[f"{name}.weight"])
+    }
+    assert moved == {"side"}
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_matched_batch_norms_keep_mean_and_variance_of_every_channel(
+    network: Network, images: list[Tensor]
+) -> None:
+    made = quantize(network, plan("gaussian_mixture", 2), torch.cat(images)).eval()
+
+    def outputs(of: nn.Module) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        hooks = [
+            module.register_forward_hook(lambda m, i, out, name=name: found.setdefault(name, []).append(out))
+            for name, module in of.named_modules()
+            if isinstance(module, nn.BatchNorm2d)
+        ]
+        with torch.no_grad():
+            for x in images:
+                of(x)
+        for hook in hooks:
+            hook.remove()
+        return {name: torch.cat(values).transpose(0, 1).flatten(1) for name, values in found.items()}
+
+    wanted = outputs(network)
+    unmatched = outputs(made)
+    reconstruct(made, network, images, Reconstruction(steps=0))
+    given = outputs(made)
+    for name, values in wanted.items():
+        # eps is added to both variances: hence not exactly.
+        torch.testing.assert_close(given[name].mean(1), values.mean(1), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(given[name].std(1), values.std(1), atol=2e-3, rtol=1e-3)
+    assert (
+        max(float((unmatched[name].mean(1) - values.mean(1)).abs().max()) for name, values in wanted.items())
+        > 0.05
+    )
+
+
+def test_even_channels_change_no_answer(network: Network, images: list[Tensor]) -> None:
+    with torch.no_grad():
+        network.first.weight[0] = 0  # a dead channel has no size to divide by
+        network.first.weight[1] *= 1e-3
+        network.deep.weight[2] *= 1e3
+    even = with_even_channels(network)
+    for x in images:
+        torch.testing.assert_close(even(x), network(x), atol=1e-4, rtol=1e-4)
+    squares = even.get_submodule("deep").weight.square().mean((1, 2, 3))  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(squares, network.deep.weight.detach().square().mean().expand(8))
+    assert torch.equal(even.get_submodule("last").weight, network.last.weight)  # type: ignore[arg-type]
+    assert float(network.deep.weight[2].detach().abs().max()) > 100  # the model itself is not changed
