@@ -7,7 +7,7 @@
 
 enum {
     BAND_BYTES = 256 * 1024, /* of padded input and of output worked on at a time: half of a second-level cache of 512 KB */
-    SEGMENT_DEPTH = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache */
+    SEGMENT_DEPTH = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache: see CHUNK_DEPTH */
 };
 
 const char *plan_kernel_name(const struct plan *plan) {

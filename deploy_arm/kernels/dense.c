@@ -173,7 +173,7 @@ static struct layout lay_out(const struct plan *plan) {
     ROOM(pairs, (size_t)plan->band_rows * (size_t)plan->pairs.line);
     ROOM(places, pixels * sizeof(int32_t));
     ROOM(panel, (size_t)CHUNK_DEPTH * WIDE);
-    ROOM(block, plan->aligned ? 0 : ((size_t)plan->k + 3) / 4 * TILE);
+    ROOM(block, plan->aligned ? 0 : ((size_t)plan->k + 3) / 4 * TILE * 2);
     ROOM(sums, (plan->read > CHUNK_DEPTH ? pixels : 0) * WIDE * sizeof(int32_t));
     l.bytes = at;
     return l;
@@ -199,14 +199,24 @@ static void decode_block(const struct plan *plan, size_t block, const struct seg
             unpack_tiles(plan->convolution, block * depth + first, end - first, out, stride);
         return;
     }
+    int8_t *rows = temporary + depth * TILE; /* the weights of each channel one after the other */
     unpack_tiles(plan->convolution, block * depth, depth, temporary, TILE);
+    for (size_t i = 0; i < depth; i++)
+        for (size_t o = 0; o < 8; o++)
+            memcpy(rows + (o * depth + i) * 4, temporary + i * TILE + o * 4, 4);
     for (; count; count--, segments++)
         for (int32_t i = 0; i < segments->depth; i += unit, out += stride)
-            for (int32_t o = 0; o < 8; o++)
-                for (int32_t j = 0; j < unit; j++) {
-                    int32_t k = segments->k + i + j;
-                    out[o * unit + j] = i + j < segments->real ? temporary[k / 4 * TILE + o * 4 + k % 4] : 0;
-                }
+            for (size_t o = 0; o < 8; o++) {
+                int32_t left = segments->real - i;
+                int8_t some[8]; /* what lies beyond the segment must be zero */
+                memcpy(some, rows + o * depth * 4 + segments->k + i, 8);
+                for (int32_t j = left < 0 ? 0 : left; j < unit; j++)
+                    some[j] = 0;
+                if (unit == 8)
+                    memcpy(out + o * 8, some, 8);
+                else
+                    memcpy(out + o * 4, some, 4);
+            }
 }
 
 /* One panel of output channels over the pixels of a band, some segments at a time. */

@@ -22,19 +22,28 @@ static inline int32x4_t upper(int32x4_t a, int32x4_t b) {
     return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
 }
 
+static inline void put_16(const int8_t *a, const int8_t *b, int8_t *to) {
+    int32x4_t first = vreinterpretq_s32_s8(vld1q_s8(a)), second = vreinterpretq_s32_s8(vld1q_s8(b));
+    vst1q_s8(to, vreinterpretq_s8_s32(lower(first, second)));
+    vst1q_s8(to + 16, vreinterpretq_s8_s32(upper(first, second)));
+}
+
 /* ``count`` records from ``from`` on, whose second pixels lie ``distance`` bytes further. */
 static int8_t *pack_records(const struct pairs *pairs, int32_t count, int64_t spacing, const int8_t *from, int64_t distance, int8_t *to) {
-    for (; count; count--, from += spacing) {
+    const int32_t bytes = pairs->bytes;
+    for (; count; count--, from += spacing, to += 2 * bytes) {
+        const int8_t *second = from + distance;
         int32_t at = 0;
-        for (; at + 16 <= pairs->bytes; at += 16, to += 32) {
-            int32x4_t a = vreinterpretq_s32_s8(vld1q_s8(from + at)), b = vreinterpretq_s32_s8(vld1q_s8(from + at + distance));
-            vst1q_s8(to, vreinterpretq_s8_s32(lower(a, b)));
-            vst1q_s8(to + 16, vreinterpretq_s8_s32(upper(a, b)));
+        for (; at + 32 <= bytes; at += 32) {
+            put_16(from + at, second + at, to + 2 * at);
+            put_16(from + at + 16, second + at + 16, to + 2 * at + 32);
         }
-        if (at < pairs->bytes) {
-            vst1q_s8(to, vcombine_s8(vld1_s8(from + at), vld1_s8(from + at + distance)));
-            to += 16;
+        if (bytes & 16) {
+            put_16(from + at, second + at, to + 2 * at);
+            at += 16;
         }
+        if (bytes & 8)
+            vst1q_s8(to + 2 * at, vcombine_s8(vld1_s8(from + at), vld1_s8(second + at)));
     }
     return to;
 }
@@ -77,7 +86,7 @@ MATRIX static inline __attribute__((always_inline)) void multiply(const int Q, c
         int8x16_t low[4], high[4];
         UNROLL for (int q = 0; q < Q; q++)
             pixels[q] = source + places[q] + segments->offset;
-        for (int32_t left = segments->depth / 16; left; left--) {
+        for (uint32_t left = (uint32_t)segments->depth / 16; left; left--) {
             UNROLL for (int q = 0; q < Q; q++) {
                 low[q] = vld1q_s8(pixels[q]), high[q] = vld1q_s8(pixels[q] + 16);
                 pixels[q] += 32;
@@ -111,9 +120,9 @@ MATRIX static inline __attribute__((always_inline)) void tile(const int Q, const
         }
 }
 
-/* Two channels at a time, for two pixels. */
+/* Two channels at a time, for two pixels; ``finish`` in vectors, offsets before their multipliers. */
 struct doubled {
-    int32_t start[2 * WIDE], multiplier[2 * WIDE], offset[2 * WIDE];
+    int32_t start[2 * WIDE], finish[4 * WIDE];
 };
 
 /* The bytes of the even pairs of two vectors, or the odd ones: of one pixel, or the other. */
@@ -122,26 +131,29 @@ static inline int8x16_t every_other(int8x16_t a, int8x16_t b, int odd) {
     return vreinterpretq_s8_s16(odd ? vuzp2q_s16(x, y) : vuzp1q_s16(x, y));
 }
 
-/* 2 Q pixels at a time, or for ``pixels`` < 2 Q one less: then the last place must be there, but is not stored. */
+/* 2 Q pixels at a time; with ``odd`` the last pixel is not there, and not stored. */
 MATRIX static inline __attribute__((always_inline)) void fused(const int Q, const int V, const struct work *w, const struct doubled *d,
-                                                               int32_t pixels, int8_t *out) {
+                                                               int32_t pixels, int odd, int8_t *out) {
     const struct work job = *w;
     const struct requantizer r = job.requantizer;
     const int64_t stride = job.stride;
     const int32_t *places = job.places;
     for (; pixels > 0; pixels -= 2 * Q, places += Q) {
         int32x4_t acc[4][8];
-        UNROLL for (int q = 0; q < Q; q++)
-            UNROLL for (int v = 0; v < 2 * V; v++)
-                acc[q][v] = again(d->start + 4 * v);
+        UNROLL for (int q = 0; q < Q; q++) {
+            const int32_t *start = d->start;
+            UNROLL for (int v = 0; v < 2 * V; v += 2)
+                again_two(&start, &acc[q][v], &acc[q][v + 1]);
+        }
         multiply(Q, V, acc, job.source, places, job.segments, job.segment_count, job.weights);
         UNROLL for (int q = 0; q < Q; q++, out += 2 * stride) {
+            const int32_t *finish = d->finish;
             int8x16_t bytes[2];
             UNROLL for (int v = 0; v < 2 * V; v++)
-                acc[q][v] = requantize_direct(&r, acc[q][v], vld1q_s32(d->multiplier + 4 * v), d->offset + 4 * v);
+                acc[q][v] = requantize_next(&r, acc[q][v], &finish);
             UNROLL for (int h = 0; h < V / 2; h++)
                 bytes[h] = narrow_direct(&r, acc[q][4 * h], acc[q][4 * h + 1], acc[q][4 * h + 2], acc[q][4 * h + 3]);
-            int there = 2 * q + 1 < pixels;
+            int there = q + 1 < Q || !odd;
             if (V == 4) {
                 vst1q_s8(out, every_other(bytes[0], bytes[1], 0));
                 if (there)
@@ -157,15 +169,15 @@ MATRIX static inline __attribute__((always_inline)) void fused(const int Q, cons
 
 typedef void tile_kernel(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count, const int8_t *weights,
                          const int32_t *start, int32_t stride, int32_t *sums);
-typedef void fused_kernel(const struct work *w, const struct doubled *d, int32_t pixels, int8_t *out);
+typedef void fused_kernel(const struct work *w, const struct doubled *d, int32_t pixels, int odd, int8_t *out);
 
 #define KERNELS(Q, V)                                                                                                               \
     MATRIX static void tile_##Q##_##V(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count,   \
                                       const int8_t *weights, const int32_t *start, int32_t stride, int32_t *sums) {                 \
         tile(Q, V, source, places, segments, count, weights, start, stride, sums);                                                  \
     }                                                                                                                               \
-    MATRIX static void fused_##Q##_##V(const struct work *w, const struct doubled *d, int32_t pixels, int8_t *out) {                \
-        fused(Q, V, w, d, pixels, out);                                                                                             \
+    MATRIX static void fused_##Q##_##V(const struct work *w, const struct doubled *d, int32_t pixels, int odd, int8_t *out) {       \
+        fused(Q, V, w, d, pixels, odd, out);                                                                                             \
     }
 KERNELS(1, 4)
 KERNELS(2, 4)
@@ -187,14 +199,15 @@ void matrix_fused(int32_t width, const struct work *w, int32_t pixels, int8_t *o
     int32_t step = width == WIDE ? WIDE_PIXELS : NARROW_PIXELS, whole = pixels / step * step;
     for (int32_t i = 0; i < 2 * width; i++) {
         int32_t channel = i / 4 * 2 + i % 2;
-        d.start[i] = w->start[channel], d.multiplier[i] = w->multiplier[channel], d.offset[i] = w->offset[channel];
+        d.start[i] = w->start[channel];
+        d.finish[i / 4 * 8 + i % 4] = w->offset[channel], d.finish[i / 4 * 8 + 4 + i % 4] = w->multiplier[channel];
     }
     fused_kernel *const *kernels = width == WIDE ? wide_fused : narrow_fused;
-    kernels[step / 2 - 1](w, &d, whole, out);
+    kernels[step / 2 - 1](w, &d, whole, 0, out);
     if (pixels == whole)
         return;
     struct work rest = *w;
     rest.places += whole / 2;
-    kernels[(pixels - whole + 1) / 2 - 1](&rest, &d, pixels - whole, out + whole * w->stride);
+    kernels[(pixels - whole + 1) / 2 - 1](&rest, &d, pixels - whole, pixels % 2, out + whole * w->stride);
 }
 #endif

@@ -53,6 +53,28 @@ static inline void store_interleaved(int8x16_t a, int8x16_t b, int8_t *out) {
     vst1q_s8(out + 16, vreinterpretq_s8_s32(vzip2q_s32(first, second)));
 }
 
+/* Two tiles as unpack_pairs stores them. */
+#define STORE_PAIR(bits)                                                                                                 \
+    static inline void store_pair_##bits(const uint8_t *in, int8_t *out, int8x16_t levels) {                             \
+        int8x16x2_t a = tile_##bits(in, levels), b = tile_##bits(in + 4 * bits, levels);                                 \
+        store_interleaved(a.val[0], b.val[0], out);                                                                      \
+        store_interleaved(a.val[1], b.val[1], out + 32);                                                                 \
+    }
+STORE_PAIR(2)
+STORE_PAIR(3)
+STORE_PAIR(8)
+
+/* The same with the bytes brought into order before the levels take their place: half as many. */
+static inline void store_pair_4(const uint8_t *in, int8_t *out, int8x16_t levels) {
+    const uint8x16_t mask = vdupq_n_u8(15);
+    uint32x4_t a = vreinterpretq_u32_u8(vld1q_u8(in)), b = vreinterpretq_u32_u8(vld1q_u8(in + 16));
+    uint8x16_t first = vreinterpretq_u8_u32(vzip1q_u32(a, b)), second = vreinterpretq_u8_u32(vzip2q_u32(a, b));
+    vst1q_s8(out, vqtbl1q_s8(levels, vandq_u8(first, mask)));
+    vst1q_s8(out + 16, vqtbl1q_s8(levels, vandq_u8(second, mask)));
+    vst1q_s8(out + 32, vqtbl1q_s8(levels, vshrq_n_u8(first, 4)));
+    vst1q_s8(out + 48, vqtbl1q_s8(levels, vshrq_n_u8(second, 4)));
+}
+
 #define UNPACK(bits)                                                                                                     \
     static void unpack_##bits(const uint8_t *in, size_t count, int8_t *out, size_t stride, int8x16_t levels) {           \
         for (; count; count--, in += 4 * bits, out += stride) {                                                          \
@@ -62,11 +84,8 @@ static inline void store_interleaved(int8x16_t a, int8x16_t b, int8_t *out) {
         }                                                                                                                \
     }                                                                                                                    \
     static void unpack_pairs_##bits(const uint8_t *in, size_t count, int8_t *out, size_t stride, int8x16_t levels) {     \
-        for (; count; count--, in += 8 * bits, out += stride) {                                                          \
-            int8x16x2_t a = tile_##bits(in, levels), b = tile_##bits(in + 4 * bits, levels);                             \
-            store_interleaved(a.val[0], b.val[0], out);                                                                  \
-            store_interleaved(a.val[1], b.val[1], out + 32);                                                             \
-        }                                                                                                                \
+        _Pragma("GCC unroll 2") for (; count; count--, in += 8 * bits, out += stride)                                    \
+            store_pair_##bits(in, out, levels);                                                                          \
     }
 UNPACK(2)
 UNPACK(3)
