@@ -117,9 +117,13 @@ def _convolution(op: g.Convolution, writer: _Writer) -> list[int]:
         offset = writer.add(np.pad(op.weights.levels, (0, 16 - levels)))
     zeros = int(op.weights.integers.size - np.count_nonzero(op.weights.integers))
     kernel = 0  # the program chooses
+    residual = 0
+    if op.residual:
+        r = op.residual
+        residual = writer.add(np.array([*r.multipliers, r.right, r.low, r.high], "<i4"))
     return [
         *(height, width, *op.stride, *op.padding, *op.dilation, op.groups, op.weights.bits, levels, offset),
-        *(writer.add(packed), packed.size, *_finish(op.finish, writer), kernel, zeros),
+        *(writer.add(packed), packed.size, *_finish(op.finish, writer), kernel, zeros, residual),
     ]
 
 

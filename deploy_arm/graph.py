@@ -82,12 +82,24 @@ class InputTable(Operation):
 
 
 @dataclass(frozen=True)
+class FusedAdd:
+    """An ``Add`` that a convolution's result goes through: the first multiplier is that of the convolution's byte (which has
+    the finish's range), the second that of the residual, the convolution's second input."""
+
+    multipliers: tuple[int, int]
+    right: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
 class Convolution(Operation):
     """Convolution or linear layer (1x1 on a (1, 1, C) tensor, or on a flattened one).
 
     ``weights.indices`` is OHWI: (out, kh, kw, in/groups), already permuted from PyTorch's OIHW. A linear layer after a
     flatten of (H, W, C) is a convolution whose kernel is H x W. Padding (top, left, bottom, right) adds integer zeros.
     acc[oh, ow, o] = sum over kernel and input channels of x * integer weight (int32, wraps never: the compiler checks).
+    With ``residual`` the output is that of an ``Add`` of the finished byte and the second input, which has the output's shape.
     """
 
     weights: Codebook
@@ -96,6 +108,7 @@ class Convolution(Operation):
     dilation: tuple[int, int]
     groups: int
     finish: Requantize | Dequantize
+    residual: FusedAdd | None = None
 
 
 @dataclass(frozen=True)

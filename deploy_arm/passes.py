@@ -1,4 +1,4 @@
-"""What is tidied in a finished graph: operations nobody reads, and slices of slices."""
+"""What is tidied in a finished graph: operations nobody reads, slices of slices, additions behind convolutions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from deploy_arm import graph as g
 
 
 def simplify(graph: g.Graph) -> g.Graph:
-    """An equal graph without operations whose result nobody reads, and with each chain of slices as one slice."""
-    return merge_slices(drop_unread(graph))
+    """An equal graph without operations whose result nobody reads, with each chain of slices as one slice, and with
+    additions as part of the convolution before them."""
+    return fuse_additions(merge_slices(drop_unread(graph)))
 
 
 def drop_unread(graph: g.Graph) -> g.Graph:
@@ -48,3 +49,30 @@ def merge_slices(graph: g.Graph) -> g.Graph:
             made[op.output] = op
         operations.append(op)
     return drop_unread(g.Graph(graph.input, graph.output, graph.tensors, operations))
+
+
+def fuse_additions(graph: g.Graph) -> g.Graph:
+    """An addition that alone reads a convolution's bytes becomes the convolution's last step, where the other summand is
+    already there when the convolution runs. The layer is then the convolution's."""
+    readers = Counter(name for op in graph.operations for name in op.inputs)
+    place = {op.output: index for index, op in enumerate(graph.operations)}
+    operations: list[g.Operation | None] = list(graph.operations)
+    for index, op in enumerate(graph.operations):
+        if not isinstance(op, g.Add):
+            continue
+        last = max((0, 1), key=lambda side: place.get(op.inputs[side], -1))
+        own, other = op.inputs[last], op.inputs[1 - last]
+        made = operations[place[own]] if own in place else None
+        if not isinstance(made, g.Convolution) or made.residual or readers[own] != 1 or own == graph.output:
+            continue
+        multipliers = (op.multipliers[last], op.multipliers[1 - last])
+        operations[place[own]] = dataclasses.replace(
+            made,
+            inputs=(*made.inputs, other),
+            output=op.output,
+            residual=g.FusedAdd(multipliers, op.right, op.low, op.high),
+        )
+        operations[index] = None
+        place[op.output] = place[own]
+    kept = [op for op in operations if op is not None]
+    return drop_unread(g.Graph(graph.input, graph.output, graph.tensors, kept))

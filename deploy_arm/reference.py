@@ -118,6 +118,12 @@ def normalized(x: Array, epsilon: int) -> NDArray[np.int64]:
     return ((count * q - total) * reciprocal + (np.int64(1) << (right - 1))) >> right
 
 
+def add(first: Any, second: Any, op: g.Add | g.FusedAdd) -> Array:
+    """The weighted sum of two activations, as ``graph.Add`` says."""
+    total = first * op.multipliers[0] + second * op.multipliers[1]
+    return np.clip((total + (1 << (op.right - 1))) >> op.right, op.low, op.high)
+
+
 def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor]) -> Array | Float:
     """One operation on whole arrays; ``tensors`` are the types of the inputs, then of the output."""
     x = inputs[0]
@@ -125,10 +131,10 @@ def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor])
         return op.table[np.arange(x.shape[3]), x].astype(np.int32)
     if isinstance(op, g.Convolution):
         magnitude = max(-tensors[0].low, tensors[0].high)
-        return _finish(accumulate(x, op, magnitude), op.finish)
+        result = _finish(accumulate(x, op, magnitude), op.finish)
+        return add(result, inputs[1], op.residual) if op.residual else result
     if isinstance(op, g.Add):
-        total = x * op.multipliers[0] + inputs[1] * op.multipliers[1]
-        return np.clip((total + (1 << (op.right - 1))) >> op.right, op.low, op.high)
+        return add(x, inputs[1], op)
     if isinstance(op, g.Multiply):
         return requantize(x * inputs[1], op.finish)
     if isinstance(op, g.Concatenate):

@@ -52,7 +52,12 @@ def _convolution(reader: _Reader, words: list[int], source: g.Tensor, target: g.
     weights = unpack_weights(reader.array(packed_at, "<u1", size), levels, bits, shape, groups)
     finish = reader.finish(words[20:27], target.shape[2])
     top, left, bottom, right = words[8:12]
-    return weights, (words[6], words[7]), (top, left, bottom, right), (words[12], words[13]), groups, finish
+    geometry = ((words[6], words[7]), (top, left, bottom, right), (words[12], words[13]))
+    residual = None
+    if words[29]:
+        first, second, *rest = reader.array(words[29], "<i4", 5).tolist()
+        residual = g.FusedAdd((first, second), *rest)
+    return weights, *geometry, groups, finish, residual
 
 
 def _fields(reader: _Reader, words: list[int], source: g.Tensor, target: g.Tensor) -> tuple[Any, ...]:

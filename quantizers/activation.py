@@ -11,7 +11,9 @@ from torch.autograd.function import once_differentiable
 SAMPLE = 20_000  # values that a first step is fitted to
 CLIPS = torch.linspace(0.2, 1.0, 41)  # shares of the largest magnitude that are tried as the range's end
 FLOOR = 1 / 64  # of the first step: a step never gets smaller
-ENOUGH = 1 << 18  # values of a batch from which a step's gradient is estimated when there are more: its first images,
+ENOUGH = (
+    1 << 18
+)  # values of a batch from which a step's gradient is estimated when there are more: its first images,
 THINNEST = 8  # at least one in so many. Batches are in random order.
 
 

@@ -81,6 +81,18 @@ static int parse_finish(struct blob *blob, struct finish *finish, const struct t
     return parse_requantize(blob, finish, out, count, numbers);
 }
 
+/* ``numbers``: two multipliers, right, low, high. */
+static int parse_addition(struct blob *blob, struct addition *addition, const struct tensor *in, const struct tensor *second,
+                          const struct tensor *out, const int32_t *numbers) {
+    REQUIRE(!in->floating && !second->floating && !out->floating, "an addition of floats");
+    REQUIRE(second->height == out->height && second->width == out->width && second->channels == out->channels, "an addition's shapes differ");
+    memcpy(addition, numbers, sizeof *addition);
+    REQUIRE(within(numbers[0], 0, 1 << 20) && within(numbers[1], 0, 1 << 20) && within(numbers[2], 1, 30),
+            "an addition's multipliers are out of range");
+    REQUIRE(numbers[3] <= numbers[4] && numbers[3] >= out->low && numbers[4] <= out->high, "an addition's range leaves the tensor's");
+    return 1;
+}
+
 int parse_geometry(struct blob *blob, struct operation *operation, const int32_t *word) {
     struct convolution *c = &operation->convolution;
     const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
@@ -134,7 +146,16 @@ static int parse_convolution(struct blob *blob, struct operation *operation, con
     REQUIRE(within(c->kernel, KERNEL_AUTOMATIC, KERNEL_GROUPED), "an unknown kernel is asked for");
     REQUIRE(c->kernel != KERNEL_DEPTHWISE || c->depthwise, "the depthwise kernel is asked for another convolution");
     REQUIRE(c->kernel != KERNEL_GROUPED || c->groups == 1, "the level-grouped kernel is asked for several groups");
-    return parse_finish(blob, &c->finish, out, word[20], word[21], word[22], out->channels, word + 23);
+    c->zero = out->zero;
+    if (!word[29])
+        return parse_finish(blob, &c->finish, out, word[20], word[21], word[22], out->channels, word + 23);
+    const int32_t *numbers = at(blob, word[29], 5, 4);
+    REQUIRE(numbers, "an addition lies outside the file");
+    /* What the finish gives is no tensor of the file; it must be one that could be. */
+    struct tensor bytes = {.low = word[25] < 0 ? -128 : 0, .high = word[25] < 0 ? 127 : 255};
+    c->zero = word[26] > 127 ? -128 : 0;
+    return parse_addition(blob, &c->residual, in, &blob->tensors[operation->second], out, numbers) &&
+           parse_finish(blob, &c->finish, &bytes, word[20], word[21], word[22], out->channels, word + 23);
 }
 
 static int parse_windows(struct blob *blob, const struct window *windows, int32_t count, int32_t limit) {
@@ -226,15 +247,8 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
         REQUIRE(table_fits(operation->table, in, out), "a table leaves the range");
         return 1;
     case ADD: {
-        const struct tensor *second = &blob->tensors[operation->second];
-        REQUIRE(second->height == from[0] && second->width == from[1] && second->channels == from[2] && same_shape,
-                "an addition's shapes differ");
-        REQUIRE(!in->floating && !second->floating && !out->floating, "an addition of floats");
-        memcpy(&operation->add, word + 4, sizeof operation->add);
-        REQUIRE(within(word[4], 0, 1 << 20) && within(word[5], 0, 1 << 20) && within(word[6], 1, 30),
-                "an addition's multipliers are out of range");
-        REQUIRE(word[7] <= word[8] && word[7] >= out->low && word[8] <= out->high, "an addition's range leaves the tensor's");
-        return 1;
+        REQUIRE(same_shape, "an addition's shapes differ");
+        return parse_addition(blob, &operation->add, in, &blob->tensors[operation->second], out, word + 4);
     }
     case MULTIPLY: {
         const struct tensor *second = &blob->tensors[operation->second];
@@ -298,7 +312,7 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
             "an output tensor does not exist or is written twice");
     const struct tensor *out = &blob->tensors[operation->output];
     int32_t code = operation->opcode;
-    int two = code == ADD || code == MULTIPLY || code == FLOAT_ADD || code == FLOAT_MULTIPLY;
+    int two = code == ADD || code == MULTIPLY || code == FLOAT_ADD || code == FLOAT_MULTIPLY || (code == CONVOLUTION && word[29]);
     int count = two ? 2 : code == CONCATENATE || code == FLOAT_CONCATENATE ? 0 : 1;
     for (int i = 0; i < count; i++) {
         REQUIRE(within(word[1 + i], 0, blob->tensor_count - 1) && written[word[1 + i]], "an input tensor is not there yet");

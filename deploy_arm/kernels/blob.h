@@ -61,6 +61,11 @@ struct finish {
     int32_t left, right, low, high;
 };
 
+/* A weighted sum of two activations. */
+struct addition {
+    int32_t multipliers[2], right, low, high;
+};
+
 enum kernel { KERNEL_AUTOMATIC, KERNEL_DENSE, KERNEL_DEPTHWISE, KERNEL_GROUPED };
 
 struct convolution {
@@ -72,6 +77,8 @@ struct convolution {
     size_t packed_bytes;
     struct finish finish;
     float low, high; /* limits of a float convolution, whose weights are ``packed``, whose bias is ``finish.shift`` and which has 32 bits */
+    struct addition residual; /* right 0: none; the operation's second input is then not read */
+    int32_t zero;             /* the stored byte of integer zero before it, else the output's */
 };
 
 struct pool {
@@ -103,9 +110,7 @@ struct operation {
         struct layer_norm layer_norm;
         const int32_t *indices;
         struct concatenate concatenate;
-        struct {
-            int32_t multipliers[2], right, low, high;
-        } add;
+        struct addition add;
         struct {
             int32_t starts[3], steps[3];
         } slice;

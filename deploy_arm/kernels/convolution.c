@@ -7,7 +7,7 @@
 
 enum {
     BAND_BYTES = 256 * 1024, /* of padded input and of output worked on at a time: half of a second-level cache of 512 KB */
-    SEGMENT_BYTES = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache */
+    SEGMENT_BYTES = 2048,    /* so that the decoded weights of 16 output channels stay in the first-level cache: see CHUNK_DEPTH */
 };
 
 const char *plan_kernel_name(const struct plan *plan) {
@@ -76,7 +76,7 @@ static void plan_finish(struct plan *plan) {
     const struct finish *finish = &plan->convolution->finish;
     if (plan->out->floating || finish->right < DIRECT_LEAST || finish->right > DIRECT_MOST)
         return;
-    int64_t added = ((int64_t)1 << (finish->right - 1)) + plan->out->zero * ((int64_t)1 << finish->right);
+    int64_t added = ((int64_t)1 << (finish->right - 1)) + plan->convolution->zero * ((int64_t)1 << finish->right);
     for (int32_t o = 0; o < plan->out->channels; o++)
         if (plan->offset[o] + added > INT32_MAX || plan->offset[o] + added < INT32_MIN)
             return;
@@ -85,14 +85,23 @@ static void plan_finish(struct plan *plan) {
     plan->direct = 1;
 }
 
+/* Do neighbouring taps of a kernel row lie side by side in memory? */
+static int merged(const struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    return c->kernel_width == 1 || (c->groups == 1 && c->dilation_width == 1);
+}
+
 static int plan_segments(struct plan *plan) {
     const struct convolution *c = plan->convolution;
-    /* Neighbouring taps of a kernel row lie side by side in memory when all channels are read. */
-    int merged = c->groups == 1 && (c->dilation_width == 1 || c->kernel_width == 1);
-    int32_t columns = merged ? 1 : c->kernel_width, real = merged ? plan->depth * c->kernel_width : plan->depth;
-    int32_t most = SEGMENT_BYTES / (int32_t)element_bytes(plan->in), pieces = (real + most - 1) / most;
-    plan->aligned = real % 4 == 0;
+    const struct pairs *p = &plan->pairs;
+    const int together = merged(plan) && (!p->line || p->by_output || plan->depth % 8 == 0);
+    const int32_t columns = together ? 1 : c->kernel_width, real = together ? plan->depth * c->kernel_width : plan->depth;
+    const int32_t most = SEGMENT_BYTES / (int32_t)element_bytes(plan->in), pieces = (real + most - 1) / most, unit = p->line ? 8 : 4;
+    const int64_t across = p->line ? 2 * p->bytes : plan->in->channels, down = p->line ? p->line : (int64_t)plan->width * plan->in->channels;
+    plan->aligned = real % unit == 0;
+    plan->read = 0;
     plan->segment_count = c->kernel_height * columns * pieces;
+    free(plan->segments);
     plan->segments = malloc((size_t)plan->segment_count * sizeof *plan->segments);
     if (!plan->segments)
         return 0;
@@ -102,9 +111,9 @@ static int plan_segments(struct plan *plan) {
         for (int32_t j = 0; j < columns; j++)
             for (int32_t first = 0; first < real; first += most, segment++) {
                 int32_t length = real - first < most ? real - first : most;
-                segment->offset = (i * c->dilation_height * plan->width + j * c->dilation_width) * plan->in->channels + first;
+                segment->offset = (int32_t)(i * c->dilation_height * down + j * c->dilation_width * across + (p->line ? 2 : 1) * first);
                 segment->real = length;
-                segment->depth = (length + 3) / 4 * 4;
+                segment->depth = (length + unit - 1) / unit * unit;
                 segment->k = k;
                 k += length;
                 plan->read += segment->depth;
@@ -118,7 +127,8 @@ static void plan_bands(struct plan *plan) {
     const struct tensor *in = plan->in, *out = plan->out;
     plan->copied = c->top || c->left || c->bottom || c->right;
     plan->width = in->width + c->left + c->right;
-    int64_t line = (int64_t)plan->width * in->channels * (int64_t)element_bytes(in), tall = (int64_t)(c->kernel_height - 1) * c->dilation_height + 1;
+    int64_t line = (int64_t)plan->width * in->channels * (int64_t)element_bytes(in) + plan->pairs.line;
+    int64_t tall = (int64_t)(c->kernel_height - 1) * c->dilation_height + 1;
     int64_t result = (int64_t)out->width * out->channels * (int64_t)element_bytes(out);
     int64_t rows = (BAND_BYTES - (tall - c->stride_height) * line) / (line * c->stride_height + result);
     rows = rows < 1 ? 1 : rows > out->height ? out->height : rows;
@@ -126,6 +136,29 @@ static void plan_bands(struct plan *plan) {
     plan->band = (int32_t)((plan->out->height + bands - 1) / bands);
     plan->band_rows = (int32_t)((plan->band - 1) * (int64_t)c->stride_height + tall);
 }
+
+#if defined(__ARM_FEATURE_DOTPROD)
+static int32_t round_up(int32_t value, int32_t unit) { return (value + unit - 1) / unit * unit; }
+
+/* The records of SMMLA's input, in the smaller of both forms; bands and segments follow from them. */
+static int plan_pairs(struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    struct pairs *p = &plan->pairs;
+    const int32_t width = plan->out->width, odd = width % 2, channels = plan->in->channels, reach = (c->kernel_width - 1) * c->dilation_width;
+    struct pairs inputs = {0, round_up(plan->depth, 8), width > 1 ? (width - 2) * c->stride_width + reach + 1 : 0, odd * (reach + 1), channels, 0};
+    struct pairs outputs = {1, round_up(plan->depth * c->kernel_width, 8), odd ? width - 1 : width / 2, odd, (int64_t)c->stride_width * channels * (2 - odd), 0};
+    inputs.line = 2 * (int64_t)inputs.bytes * (inputs.count + inputs.extra);
+    outputs.line = 2 * (int64_t)outputs.bytes * (outputs.count + outputs.extra);
+    *p = merged(plan) && outputs.line <= inputs.line ? outputs : inputs;
+    plan_bands(plan);
+    if (plan->band_rows * p->line > INT32_MAX) { /* places would not fit */
+        plan->matrix = 0;
+        memset(p, 0, sizeof *p);
+        plan_bands(plan);
+    }
+    return plan_segments(plan);
+}
+#endif
 
 #if defined(__ARM_NEON)
 static int plan_kernel(struct plan *plan) {
@@ -136,11 +169,17 @@ static int plan_kernel(struct plan *plan) {
     } else if (!c->depthwise) {
         plan->kernel = KERNEL_DENSE;
 #if defined(__ARM_FEATURE_DOTPROD)
-        plan->matrix = matrix_available();
+        plan->matrix = plan->out->height * plan->out->width > 1 && matrix_available();
+#endif
+        if (c->groups == 1 && c->kernel != KERNEL_DENSE && !grouped_prepare(plan))
+            return 0;
+        if (plan->kernel != KERNEL_DENSE)
+            return 1;
+#if defined(__ARM_FEATURE_DOTPROD)
+        if (plan->matrix && !plan_pairs(plan))
+            return 0;
 #endif
         plan->scratch_bytes = dense_scratch(plan);
-        if (c->groups == 1 && c->kernel != KERNEL_DENSE)
-            return grouped_prepare(plan);
     }
     return 1;
 }
@@ -185,11 +224,13 @@ struct part plan_part(const struct plan *plan, int32_t index, int32_t count) {
 #endif
 
 int plan_convolution(struct plan *plan, const struct convolution *convolution, const struct tensor *in,
-                     const struct tensor *out) {
+                     const struct tensor *residual, const struct tensor *out) {
     memset(plan, 0, sizeof *plan);
     plan->convolution = convolution;
     plan->in = in;
     plan->out = out;
+    plan->residual = residual;
+    plan->residual_distance = residual ? (int64_t)residual->offset - (int64_t)out->offset : 0;
     plan->depth = in->channels / convolution->groups;
     plan->outs = out->channels / convolution->groups;
     plan->k = plan->depth * convolution->kernel_height * convolution->kernel_width;

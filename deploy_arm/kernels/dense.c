@@ -2,7 +2,8 @@
  *
  * Weights of the channels are decoded once per band of rows into scratch, 4 k of each channel side by side. Activations are
  * read where they are: the inner loop loads 16 consecutive bytes of every pixel's segment and uses them lane by lane, so
- * nothing is rearranged; only padding makes a copy of the band. Loads per multiplication are those of an arranged panel. */
+ * nothing is rearranged; only padding makes a copy of the band. Loads per multiplication are those of an arranged panel.
+ * For small matrix products (matrix.c) 8 k of each channel lie side by side, and pixels in pairs. */
 #if defined(__ARM_NEON)
 #include "dense.h"
 #include "unpack.h"
@@ -125,7 +126,7 @@ static fused_kernel *const narrow_fused[] = {fused_1_2, fused_2_2, fused_3_2, fu
 /* Sums [pixels][4 V] of channels from ``channel`` on to bytes; ``count`` of the channels exist. */
 static inline __attribute__((always_inline)) void finish_bytes(const int V, const struct plan *plan, const int32_t *sums, int32_t pixels,
                                                                int32_t channel, int32_t count, int8_t *out) {
-    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
+    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->convolution->zero);
     int32x4_t multiplier[4], offset[4], t[4];
     UNROLL for (int v = 0; v < V; v++) {
         multiplier[v] = vld1q_s32(plan->multiplier + channel + 4 * v);
@@ -161,7 +162,7 @@ static void finish_floats(const struct plan *plan, const int32_t *sums, int32_t 
 
 /* Where things lie in the scratch memory. */
 struct layout {
-    size_t band, places, panel, arranged, block, sums, bytes;
+    size_t band, pairs, places, panel, block, sums, bytes;
 };
 
 static struct layout lay_out(const struct plan *plan) {
@@ -169,10 +170,10 @@ static struct layout lay_out(const struct plan *plan) {
     size_t at = 0, pixels = (size_t)plan->band * (size_t)plan->out->width;
 #define ROOM(field, size) l.field = at, at += ((size) + SLACK + 63) / 64 * 64
     ROOM(band, plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0);
+    ROOM(pairs, (size_t)plan->band_rows * (size_t)plan->pairs.line);
     ROOM(places, pixels * sizeof(int32_t));
     ROOM(panel, (size_t)CHUNK_DEPTH * WIDE);
-    ROOM(arranged, plan->matrix ? (size_t)CHUNK_DEPTH * WIDE * 2 : 0); /* twice: a segment of 4 takes the room of 8 */
-    ROOM(block, plan->aligned ? 0 : ((size_t)plan->k + 3) / 4 * TILE);
+    ROOM(block, plan->aligned ? 0 : ((size_t)plan->k + 3) / 4 * TILE * 2);
     ROOM(sums, (plan->read > CHUNK_DEPTH ? pixels : 0) * WIDE * sizeof(int32_t));
     l.bytes = at;
     return l;
@@ -183,24 +184,39 @@ size_t dense_scratch(const struct plan *plan) {
     return own > portable ? own : portable;
 }
 
-/* Weights of ``count`` segments for one block of 8 channels, every ``stride`` bytes 32 of them. */
-static void decode_block(const struct plan *plan, size_t block, const struct segment *segments, int32_t count, int8_t *out, size_t stride,
+/* Weights of ``count`` segments for one of ``blocks`` blocks of 8 channels: 4 k of each, or 8, then those of the next block. */
+static void decode_block(const struct plan *plan, size_t block, const struct segment *segments, int32_t count, int8_t *out, size_t blocks,
                          int8_t *temporary) {
+    const int32_t unit = plan->matrix ? 8 : 4;
+    const size_t stride = blocks * 8 * (size_t)unit;
     size_t depth = ((size_t)plan->k + 3) / 4;
     if (plan->aligned) { /* consecutive segments are consecutive tiles */
         const struct segment *last = segments + count - 1;
         size_t first = (size_t)segments->k / 4, end = (size_t)(last->k + last->depth) / 4;
-        unpack_tiles(plan->convolution, block * depth + first, end - first, out, stride);
+        if (plan->matrix)
+            unpack_pairs(plan->convolution, block * depth + first, (end - first) / 2, out, stride);
+        else
+            unpack_tiles(plan->convolution, block * depth + first, end - first, out, stride);
         return;
     }
+    int8_t *rows = temporary + depth * TILE; /* the weights of each channel one after the other */
     unpack_tiles(plan->convolution, block * depth, depth, temporary, TILE);
+    for (size_t i = 0; i < depth; i++)
+        for (size_t o = 0; o < 8; o++)
+            memcpy(rows + (o * depth + i) * 4, temporary + i * TILE + o * 4, 4);
     for (; count; count--, segments++)
-        for (int32_t i = 0; i < segments->depth; i += 4, out += stride)
-            for (int32_t o = 0; o < 8; o++)
-                for (int32_t j = 0; j < 4; j++) {
-                    int32_t k = segments->k + i + j;
-                    out[o * 4 + j] = i + j < segments->real ? temporary[k / 4 * TILE + o * 4 + k % 4] : 0;
-                }
+        for (int32_t i = 0; i < segments->depth; i += unit, out += stride)
+            for (size_t o = 0; o < 8; o++) {
+                int32_t left = segments->real - i;
+                int8_t some[8]; /* what lies beyond the segment must be zero */
+                memcpy(some, rows + o * depth * 4 + segments->k + i, 8);
+                for (int32_t j = left < 0 ? 0 : left; j < unit; j++)
+                    some[j] = 0;
+                if (unit == 8)
+                    memcpy(out + o * 8, some, 8);
+                else
+                    memcpy(out + o * 4, some, 4);
+            }
 }
 
 /* One panel of output channels over the pixels of a band, some segments at a time. */
@@ -217,18 +233,12 @@ static void panel(const struct plan *plan, const struct layout *l, uint8_t *scra
         for (next = s; next < plan->segment_count && depth + plan->segments[next].depth <= CHUNK_DEPTH; next++)
             depth += plan->segments[next].depth;
         for (int32_t b = 0; b < width / 8; b++)
-            decode_block(plan, block + (size_t)b, plan->segments + s, next - s, (int8_t *)scratch + l->panel + b * TILE, (size_t)width * 4,
+            decode_block(plan, block + (size_t)b, plan->segments + s, next - s, weights + b * (plan->matrix ? 2 : 1) * TILE, (size_t)width / 8,
                          (int8_t *)scratch + l->block);
         int last = next == plan->segment_count;
-#if defined(__ARM_FEATURE_DOTPROD)
-        if (plan->matrix) {
-            matrix_arrange(plan->segments + s, next - s, width, (int8_t *)scratch + l->panel, (int8_t *)scratch + l->arranged);
-            weights = (int8_t *)scratch + l->arranged;
-        }
-#endif
         if (!s && last && plan->direct && channels == width) {
             struct work w = {source, weights, places, plan->segments, plan->segment_count, plan->compensation + channel,
-                             plan->multiplier + channel, plan->offset + channel, make_requantizer(&plan->convolution->finish, plan->out->zero), plan->out->channels};
+                             plan->multiplier + channel, plan->offset + channel, make_requantizer(&plan->convolution->finish, plan->convolution->zero), plan->out->channels};
 #if defined(__ARM_FEATURE_DOTPROD)
             if (plan->matrix) {
                 matrix_fused(width, &w, pixels, (int8_t *)out + channel);
@@ -248,7 +258,7 @@ static void panel(const struct plan *plan, const struct layout *l, uint8_t *scra
             int32_t *to = last ? sums : kept + (int64_t)p * width;
 #if defined(__ARM_FEATURE_DOTPROD)
             if (plan->matrix)
-                matrix_tile(width, count, source, places + p, plan->segments + s, next - s, weights, start, s ? width : 0, to);
+                matrix_tile(width, count, source, places + p / 2, plan->segments + s, next - s, weights, start, s ? width : 0, to);
             else
 #endif
             (wide ? wide_tiles : narrow_tiles)[count - 1](source, places + p, plan->segments + s, next - s, weights, start, s ? width : 0, to);
@@ -271,24 +281,38 @@ void dense_convolution(const struct plan *plan, const struct part *part, const i
     int32_t *places = (int32_t *)(void *)(scratch + l.places);
     int32_t width = plan->out->width;
     int64_t across = (int64_t)c->stride_width * plan->in->channels, down = (int64_t)c->stride_height * plan->width * plan->in->channels;
-    for (int32_t i = 0; i < plan->band; i++)
+    for (int32_t i = 0; i < plan->band && !plan->matrix; i++)
         for (int32_t j = 0; j < width; j++)
             places[i * width + j] = (int32_t)(i * down + j * across);
+#if defined(__ARM_FEATURE_DOTPROD)
+    if (plan->matrix)
+        matrix_places(plan, places);
+#endif
     for (int32_t row = part->row; row < part->row_end; row += plan->band) {
         int32_t rows = part->row_end - row < plan->band ? part->row_end - row : plan->band;
+        const int32_t lines = plan->band_rows - (plan->band - rows) * c->stride_height;
         const int8_t *source = in + (int64_t)row * down;
         if (plan->copied) {
             source = (int8_t *)scratch + l.band;
-            copy_band(plan, in, row * c->stride_height, plan->band_rows - (plan->band - rows) * c->stride_height, (int8_t *)scratch + l.band);
+            copy_band(plan, in, row * c->stride_height, lines, (int8_t *)scratch + l.band);
         }
         int64_t element = (int64_t)row * width * plan->out->channels;
         void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
-        for (int32_t group = 0; group < c->groups; group++)
+        for (int32_t group = 0; group < c->groups; group++) {
+            const int8_t *from = source + (int64_t)group * plan->depth;
+#if defined(__ARM_FEATURE_DOTPROD)
+            if (plan->matrix) {
+                matrix_pack(plan, from, lines, (int8_t *)scratch + l.pairs);
+                from = (int8_t *)scratch + l.pairs;
+            }
+#endif
             for (int32_t first = c->groups > 1 ? 0 : part->channel, end = c->groups > 1 ? plan->outs : part->channel_end; first < end;) {
                 int32_t wide = end - first > NARROW;
-                panel(plan, &l, scratch, source + (int64_t)group * plan->depth, rows * width, group, first, to, wide);
+                panel(plan, &l, scratch, from, rows * width, group, first, to, wide);
                 first += wide ? WIDE : NARROW;
             }
+        }
+        add_residual(plan, part, row, rows, out);
     }
 }
 #endif

@@ -52,7 +52,7 @@ static inline struct sums multiply(struct sums s, const int8_t *x, const int32_t
 static inline __attribute__((always_inline)) void row(const struct plan *plan, const int8_t *source, const int32_t *places, const int8_t *weights,
                                                       const int32_t taps, int32_t channel, int32_t count, void *out, const int pairs) {
     const struct finish *finish = &plan->convolution->finish;
-    struct requantizer r = make_requantizer(finish, plan->out->zero);
+    struct requantizer r = make_requantizer(finish, plan->convolution->zero);
     struct sums start, multiplier, offset;
     for (int v = 0; v < 4; v++) {
         start.v[v] = vld1q_s32(plan->compensation + channel + 4 * v);
@@ -130,6 +130,7 @@ void depthwise_convolution(const struct plan *plan, const struct part *part, con
 #if defined(__ARM_FEATURE_DOTPROD)
         if (dots && rows > 1) {
             depthwise3_band(plan, part, source, rows, packed, (int8_t *)out + (int64_t)first * plan->out->width * channels);
+            add_residual(plan, part, first, rows, out);
             continue;
         }
 #endif
@@ -146,6 +147,7 @@ void depthwise_convolution(const struct plan *plan, const struct part *part, con
                     row(plan, source + y * down, places, weights, taps, channel, count, to, 0);
             }
         }
+        add_residual(plan, part, first, rows, out);
     }
 }
 #endif

@@ -69,7 +69,7 @@ static inline __attribute__((always_inline)) struct two_rows load_column(const i
 /* 8 channels of two rows of outputs; ``line`` bytes from row to row of the input. */
 static inline __attribute__((always_inline)) void two_rows(const int stride, const struct plan *plan, const int8_t *from, int64_t line,
                                                            const int8_t *packed, int32_t channel, int8_t *to, int8_t *below) {
-    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
+    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->convolution->zero);
     const int32_t *start = plan->compensation + channel, *offset = plan->offset + channel;
     const int32x4_t multiplier[2] = {vld1q_s32(plan->multiplier + channel), vld1q_s32(plan->multiplier + channel + 4)};
     const int64_t step = plan->out->channels;

@@ -44,79 +44,6 @@ static void map_table(const struct table *t, const uint8_t *from, uint8_t *to, i
     }
 }
 
-/* (a m + b n + constant) >> right of 4 elements; the constant holds the rounding and what the zeros add. */
-static inline int32x4_t weigh(int16x4_t a, int16x4_t b, int32x4_t m, int32x4_t n, int32x4_t constant, int32x4_t minus_right) {
-    return vshlq_s32(vmlaq_s32(vmlaq_s32(constant, vmovl_s16(a), m), vmovl_s16(b), n), minus_right);
-}
-
-/* The same for right shifts of 16 to 22. Multipliers are split into a low half (signed) and the rest, at most 16: what the low
- * halves give is needed only from bit 16 up, and all above it fits 16 bits, where 8 elements are worked on at a time. */
-static void add_direct(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
-    const struct tensor *one = &blob->tensors[operation->input], *two = &blob->tensors[operation->second];
-    const struct tensor *out = &blob->tensors[operation->output];
-    const int32_t *by = operation->add.multipliers, right = operation->add.right;
-    const struct finish finish = {.right = right, .low = operation->add.low, .high = operation->add.high};
-    const struct requantizer r = make_requantizer(&finish, out->zero);
-    int16_t low_m = (int16_t)(by[0] & 0xffff), low_n = (int16_t)(by[1] & 0xffff), above[8];
-    int8x8_t high_m = vdup_n_s8((int8_t)((by[0] - low_m) >> 16)), high_n = vdup_n_s8((int8_t)((by[1] - low_n) >> 16));
-    int32_t constant = (1 << (right - 1)) - one->zero * by[0] - two->zero * by[1] + out->zero * (1 << right), below[4];
-    for (int i = 0; i < 8; i++) {
-        below[i / 2] = constant & 0xffff;
-        above[i] = (int16_t)(constant >> 16);
-    }
-    const int8_t *x = (const int8_t *)arena + one->offset, *y = (const int8_t *)arena + two->offset;
-    int8_t *to = (int8_t *)arena + out->offset;
-    for (int64_t i = 0; i < out->elements; i += 16) {
-        int8x16_t a = vld1q_s8(x + i), b = vld1q_s8(y + i);
-        int16x8_t sum[2];
-        for (int half = 0; half < 2; half++) {
-            int8x8_t u = half ? vget_high_s8(a) : vget_low_s8(a), v = half ? vget_high_s8(b) : vget_low_s8(b);
-            int16x8_t wide_u = vmovl_s8(u), wide_v = vmovl_s8(v);
-            int32x4_t low = vmlal_n_s16(vmlal_n_s16(again(below), vget_low_s16(wide_u), low_m), vget_low_s16(wide_v), low_n);
-            int32x4_t high = vmlal_high_n_s16(vmlal_high_n_s16(again(below), wide_u, low_m), wide_v, low_n);
-            sum[half] = vmlal_s8(vmlal_s8(vld1q_s16(above), u, high_m), v, high_n);
-            sum[half] = vaddq_s16(sum[half], vuzp2q_s16(vreinterpretq_s16_s32(low), vreinterpretq_s16_s32(high)));
-            sum[half] = vshlq_s16(sum[half], r.minus_rest);
-        }
-        int8x16_t bytes = vmaxq_s8(vminq_s8(vqmovn_high_s16(vqmovn_s16(sum[0]), sum[1]), r.high), r.low);
-        if (out->elements - i >= 16) {
-            vst1q_s8(to + i, bytes);
-        } else {
-            int8_t some[16];
-            vst1q_s8(some, bytes);
-            memcpy(to + i, some, (size_t)(out->elements - i));
-        }
-    }
-}
-
-static void add(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
-    const struct tensor *one = &blob->tensors[operation->input], *two = &blob->tensors[operation->second];
-    const struct tensor *out = &blob->tensors[operation->output];
-    const int32_t *by = operation->add.multipliers, right = operation->add.right;
-    const struct finish finish = {.low = operation->add.low, .high = operation->add.high};
-    const struct requantizer r = make_requantizer(&finish, out->zero);
-    int32x4_t constant = vdupq_n_s32((1 << (right - 1)) - one->zero * by[0] - two->zero * by[1]);
-    int32x4_t m = vdupq_n_s32(by[0]), n = vdupq_n_s32(by[1]), shift = vdupq_n_s32(-right);
-    const int8_t *x = (const int8_t *)arena + one->offset, *y = (const int8_t *)arena + two->offset;
-    int8_t *to = (int8_t *)arena + out->offset;
-    for (int64_t i = 0; i < out->elements; i += 16) {
-        int64_t rest = out->elements - i;
-        int8x16_t a = vld1q_s8(x + i), b = vld1q_s8(y + i);
-        int16x8_t a0 = vmovl_s8(vget_low_s8(a)), a1 = vmovl_high_s8(a), b0 = vmovl_s8(vget_low_s8(b)), b1 = vmovl_high_s8(b);
-        int8x16_t sum = narrow(&r, weigh(vget_low_s16(a0), vget_low_s16(b0), m, n, constant, shift),
-                               weigh(vget_high_s16(a0), vget_high_s16(b0), m, n, constant, shift),
-                               weigh(vget_low_s16(a1), vget_low_s16(b1), m, n, constant, shift),
-                               weigh(vget_high_s16(a1), vget_high_s16(b1), m, n, constant, shift));
-        if (rest >= 16) {
-            vst1q_s8(to + i, sum);
-        } else {
-            int8_t some[16];
-            vst1q_s8(some, sum);
-            memcpy(to + i, some, (size_t)rest);
-        }
-    }
-}
-
 static int8x16_t most(const struct pool *pool, const int8_t *from, const struct window *row, const struct window *column, int64_t line,
                       int64_t step) {
     int8x16_t value = vdupq_n_s8(INT8_MIN);
@@ -126,12 +53,37 @@ static int8x16_t most(const struct pool *pool, const int8_t *from, const struct 
     return value;
 }
 
+enum { TAPS = 9 }; /* of the windows whose places are listed: nearly all that networks have */
+
+/* The same from listed places. */
+static inline int8x16_t most_of(const int8_t *from, const int64_t *places, int taps) {
+    int8x16_t value = vld1q_s8(from + places[0]);
+    for (int i = 1; i < taps; i++)
+        value = vmaxq_s8(value, vld1q_s8(from + places[i]));
+    return value;
+}
+
+static inline int8x16_t most_of_nine(const int8_t *from, const int64_t *places) {
+    int8x16_t value = vld1q_s8(from + places[0]);
+    _Pragma("GCC unroll 8") for (int i = 1; i < TAPS; i++)
+        value = vmaxq_s8(value, vld1q_s8(from + places[i]));
+    return value;
+}
+
 static void max_pool(const struct pool *pool, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to) {
     int64_t step = in->channels, line = in->width * step;
     for (int32_t y = 0; y < out->height; y++)
-        for (int32_t x = 0; x < out->width; x++, to += step)
+        for (int32_t x = 0; x < out->width; x++, to += step) {
+            const struct window *row = &pool->rows[y], *column = &pool->columns[x];
+            int64_t places[TAPS], taps = 0;
+            for (int32_t i = row->start; i < row->end; i += pool->row_step)
+                for (int32_t j = column->start; j < column->end; j += pool->column_step, taps++)
+                    if (taps < TAPS)
+                        places[taps] = i * line + j * step;
             for (int64_t c = 0; c < step; c += 16) {
-                int8x16_t value = most(pool, from + c, &pool->rows[y], &pool->columns[x], line, step);
+                int8x16_t value = taps == TAPS  ? most_of_nine(from + c, places)
+                                  : taps < TAPS ? most_of(from + c, places, (int)taps)
+                                                : most(pool, from + c, row, column, line, step);
                 if (c + 16 <= step) {
                     vst1q_s8(to + c, value);
                 } else {
@@ -140,6 +92,7 @@ static void max_pool(const struct pool *pool, const struct tensor *in, const str
                     memcpy(to + c, some, (size_t)(step - c));
                 }
             }
+        }
 }
 
 /* Sums of 16 channels over a window. */
@@ -255,12 +208,11 @@ int neon_operation(const struct blob *blob, const struct operation *operation, u
     switch (operation->opcode) {
     case INPUT_TABLE: return look_up_pixels(blob, operation, image, to);
     case SLICE: return slice_pixels(operation, in, out, from, to);
-    case ADD:
-        if (operation->add.right >= DIRECT_LEAST && operation->add.right <= DIRECT_MOST)
-            add_direct(blob, operation, arena);
-        else
-            add(blob, operation, arena);
+    case ADD: {
+        const struct tensor *second = &blob->tensors[operation->second];
+        neon_add(&operation->add, in, second, out, from, (const int8_t *)arena + second->offset, to);
         return 1;
+    }
     case GATHER: return neon_gather(operation, in, out, from, to);
     case LAYER_NORM: return neon_layer_norm(operation, out, from, to);
     case MULTIPLY: neon_multiply(blob, operation, arena); return 1;

@@ -400,7 +400,7 @@ static void store(const int8_t *rows, const int32_t *pixels, int32_t count, int6
 
 void grouped_convolution(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch) {
     const struct grouped *g = plan->grouped;
-    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->out->zero);
+    const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->convolution->zero);
     const int8_t *planes = (const int8_t *)scratch;
     int8_t *buffer = (int8_t *)scratch + planes_bytes(plan, g);
     int32_t *pixels = (int32_t *)(void *)(buffer + 16 * 16 * VECTORS), outs = plan->out->channels;
@@ -429,6 +429,7 @@ void grouped_convolution(const struct plan *plan, const struct part *part, const
                     store(buffer + 16 * (v - first), pixels + 16 * v, count, outs, bytes + o);
             }
         }
+        add_residual(plan, part, row, rows, out);
     }
 }
 #endif

@@ -22,12 +22,22 @@ struct segment {
     int32_t real, k; /* true length, and the first k in the packed order */
 };
 
+/* How SMMLA finds the bytes of two neighbouring outputs side by side: per row of input, ``count`` records, each of ``bytes`` bytes
+ * of the pixel at its place and as many of the pixel one stride further, 8 of each in turn. Records stand for every input pixel
+ * (``by_output`` 0), or hold all that two outputs read of the row. Where the outputs' width is odd, the last of a row and
+ * the first of the next are neighbours too, for whom ``extra`` records follow. */
+struct pairs {
+    int32_t by_output, bytes, count, extra;
+    int64_t spacing, line; /* bytes of the input from record to record; of all records of a row, 0 where there are none */
+};
+
 struct grouped;
 
 /* A convolution made ready at load. */
 struct plan {
     const struct convolution *convolution;
-    const struct tensor *in, *out;
+    const struct tensor *in, *out, *residual; /* residual: what is added to the result, or NULL */
+    int64_t residual_distance;                /* from a byte of the output to that of the residual, in the arena */
     enum kernel kernel;
     int32_t depth, outs, k, blocks; /* per group: input channels, output channels, products per output, 8-row blocks */
     int64_t products, zeros;        /* of the whole layer: multiply-accumulates, and weights that are zero */
@@ -35,7 +45,8 @@ struct plan {
     int32_t band, band_rows;        /* output rows per band, input rows of it */
     int32_t width;                  /* of the padded input */
     int matrix;                     /* the dense kernel's products are SMMLA */
-    int aligned;                    /* every segment is a whole number of packed tiles */
+    struct pairs pairs;             /* of its input; segments are then offsets and depths in the records */
+    int aligned;                    /* every segment is a whole number of packed tiles, or pairs of them for SMMLA */
     int32_t segment_count;
     int64_t read; /* bytes of all segments of a pixel */
     struct segment *segments;
@@ -48,7 +59,7 @@ struct plan {
 
 /* Fill ``plan``; 0 when memory is short. plan_free also after a failure. */
 int plan_convolution(struct plan *plan, const struct convolution *convolution, const struct tensor *in,
-                     const struct tensor *out);
+                     const struct tensor *residual, const struct tensor *out);
 void plan_free(struct plan *plan);
 const char *plan_kernel_name(const struct plan *plan);
 
@@ -60,6 +71,10 @@ size_t portable_scratch(const struct plan *plan);
 int8_t portable_requantize(int32_t acc, const struct finish *finish, int32_t channel, int32_t zero);
 void portable_put(void *out, int64_t index, uint32_t acc, const struct finish *finish, int32_t channel, int32_t zero);
 
+void portable_add(const struct addition *by, const struct tensor *one, const struct tensor *two, const struct tensor *out,
+                  const int8_t *first, const int8_t *second, int8_t *to);
+/* The bytes of a whole convolution at ``out`` become the sum with its residual. */
+void portable_add_residual(const struct plan *plan, int8_t *out);
 void portable_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena);
 void portable_layer_norm(const struct operation *operation, const struct tensor *out, const int8_t *from, void *to);
 void portable_gather(const struct operation *operation, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to);
@@ -94,6 +109,10 @@ void depthwise3_band(const struct plan *plan, const struct part *part, const int
 int grouped_prepare(struct plan *plan);
 void grouped_free(struct grouped *grouped);
 
+void neon_add(const struct addition *by, const struct tensor *one, const struct tensor *two, const struct tensor *out, const int8_t *first,
+              const int8_t *second, int8_t *to);
+/* Rows of a part, whose bytes the convolution just wrote at ``out``, become the sum with the residual, if there is one. */
+void add_residual(const struct plan *plan, const struct part *part, int32_t row, int32_t rows, void *out);
 void neon_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena);
 /* Each does the operation if it has a vectorised form, else returns 0. */
 int neon_layer_norm(const struct operation *operation, const struct tensor *out, const int8_t *from, void *to);

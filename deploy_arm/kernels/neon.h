@@ -66,6 +66,30 @@ static inline int32x4_t requantize_direct(const struct requantizer *r, int32x4_t
 #endif
 }
 
+/* The same with 4 offsets and their multipliers side by side, one load for both; ``*both`` goes on to the next. */
+static inline int32x4_t requantize_next(const struct requantizer *r, int32x4_t acc, const int32_t **both) {
+#if defined(__ARM_FEATURE_QRDMX)
+    int32x4_t result, multiplier, t = vqshlq_s32(acc, r->left);
+    __asm__("ldp %q0, %q1, [%2], #32\n\tsqrdmlah %0.4s, %3.4s, %1.4s"
+            : "=&w"(result), "=&w"(multiplier), "+r"(*both)
+            : "w"(t), "m"(*(const int32_t(*)[8])*both));
+    return result;
+#else
+    int32x4_t result = vqaddq_s32(vqrdmulhq_s32(vqshlq_s32(acc, r->left), vld1q_s32(*both + 4)), vld1q_s32(*both));
+    *both += 8;
+    return result;
+#endif
+}
+
+/* As again() for two vectors. */
+static inline void again_two(const int32_t **from, int32x4_t *first, int32x4_t *second) {
+#if defined(__aarch64__)
+    __asm__ volatile("ldp %q0, %q1, [%2], #32" : "=w"(*first), "=w"(*second), "+r"(*from) : "m"(*(const int32_t(*)[8])*from));
+#else
+    *first = again(*from), *second = again(*from + 4), *from += 8;
+#endif
+}
+
 static inline int8x16_t narrow_direct(const struct requantizer *r, int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
     int16x8_t low = vshlq_s16(vuzp2q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)), r->minus_rest);
     int16x8_t high = vshlq_s16(vuzp2q_s16(vreinterpretq_s16_s32(c), vreinterpretq_s16_s32(d)), r->minus_rest);

@@ -69,8 +69,10 @@ void portable_convolution(const struct plan *plan, const int8_t *in, void *out, 
         for (int32_t y = 0; y < t->height; y++)
             for (int32_t x = 0; x < t->width; x++)
                 portable_put(out, ((int64_t)y * t->width + x) * t->channels + o, sum(plan, in, y, x, group * plan->depth, own), &c->finish, o,
-                    t->zero);
+                    c->zero);
     }
+    if (plan->residual)
+        portable_add_residual(plan, out);
 }
 
 int32_t divisor_index(const struct pool *pool, int32_t row, int32_t column) {
@@ -102,16 +104,6 @@ static void pool(const struct operation *operation, const struct tensor *in, con
                     portable_put(to, index, total, &p->finish, divisor, out->zero);
             }
         }
-}
-
-static void add(const struct operation *operation, const struct tensor *a, const struct tensor *b, const struct tensor *out,
-                const int8_t *left, const int8_t *right, int8_t *to) {
-    for (int64_t i = 0; i < out->elements; i++) {
-        int32_t value = (left[i] - a->zero) * operation->add.multipliers[0] + (right[i] - b->zero) * operation->add.multipliers[1];
-        value = (value + (1 << (operation->add.right - 1))) >> operation->add.right;
-        value = value < operation->add.low ? operation->add.low : value > operation->add.high ? operation->add.high : value;
-        to[i] = (int8_t)(value + out->zero);
-    }
 }
 
 /* A graph's table on stored bytes: both sides lose or gain the flipped top bit. */
@@ -180,7 +172,7 @@ void portable_operation(const struct blob *blob, const struct operation *operati
     }
     case ADD: {
         const struct tensor *second = &blob->tensors[operation->second];
-        add(operation, in, second, out, from, (const int8_t *)arena + second->offset, to);
+        portable_add(&operation->add, in, second, out, from, (const int8_t *)arena + second->offset, to);
         break;
     }
     case MULTIPLY: portable_multiply(blob, operation, arena); break;

@@ -49,7 +49,8 @@ static int prepare(struct network *network) {
         if (operation->opcode != CONVOLUTION && operation->opcode != FLOAT_CONVOLUTION)
             continue;
         struct plan *plan = network->plans[i] = calloc(1, sizeof *plan);
-        if (!plan || !plan_convolution(plan, &operation->convolution, &blob->tensors[operation->input], &blob->tensors[operation->output]))
+        const struct tensor *residual = operation->convolution.residual.right ? &blob->tensors[operation->second] : NULL;
+        if (!plan || !plan_convolution(plan, &operation->convolution, &blob->tensors[operation->input], residual, &blob->tensors[operation->output]))
             return NETWORK_MEMORY;
         network->prepared_bytes += plan->prepared_bytes;
         network->scratch_bytes = plan->scratch_bytes > network->scratch_bytes ? plan->scratch_bytes : network->scratch_bytes;

@@ -12,4 +12,9 @@ enum { TILE = 32 }; /* entries that are packed together: 8 output channels x 4 k
 /* Decode ``count`` tiles from tile ``first`` on; tile i goes to out + i * stride. */
 void unpack_tiles(const struct convolution *convolution, size_t first, size_t count, int8_t *out, size_t stride);
 
+#if defined(__ARM_NEON)
+/* As unpack_tiles for pairs of tiles: two channels of 8 k side by side, then the next two; pair i goes to out + i * stride. */
+void unpack_pairs(const struct convolution *convolution, size_t first, size_t count, int8_t *out, size_t stride);
+#endif
+
 #endif

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -91,6 +92,22 @@ class Comparison(NamedTuple):
     wanted: np.ndarray
 
 
+def apart(graph: g.Graph) -> g.Graph:
+    """The graph with additions as operations of their own."""
+    tensors, operations = dict(graph.tensors), []
+    for op in graph.operations:
+        if not isinstance(op, g.Convolution) or op.residual is None:
+            operations.append(op)
+            continue
+        assert isinstance(op.finish, g.Requantize)
+        r, before = op.residual, f"{op.output} before"
+        tensors[before] = g.Tensor(before, tensors[op.output].shape, 1.0, op.finish.low, op.finish.high)
+        source, other = op.inputs
+        operations.append(dataclasses.replace(op, inputs=(source,), output=before, residual=None))
+        operations.append(g.Add((before, other), op.output, op.layer, r.multipliers, r.right, r.low, r.high))
+    return g.Graph(graph.input, graph.output, tensors, operations)
+
+
 def compare(network: nn.Module, graph: g.Graph, images: np.ndarray, x: Tensor) -> Comparison:
     """Every operation on the fake-quantized network's own integers, so that differences do not add up.
 
@@ -99,6 +116,7 @@ def compare(network: nn.Module, graph: g.Graph, images: np.ndarray, x: Tensor) -
     with torch.no_grad(), quantized_values(network) as found_values:
         wanted = network(x).reshape(len(x), -1).numpy()
     recorded = iter(found_values)
+    graph = apart(graph)
     moving = (g.MaxPool, g.Slice, g.Pad, g.Reshape, g.Gather)
     values: dict[str, np.ndarray] = {graph.input.name: images.astype(np.int32)}
     share, difference = 0.0, 0

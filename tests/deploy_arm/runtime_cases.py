@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm import graph as g
+from deploy_arm.passes import fuse_additions
 from deploy_arm.windows import average_windows, pool_windows
 from quantizers.codebook import Codebook
 
@@ -315,7 +316,8 @@ def random_network(seed: int, length: int = 8) -> tuple[g.Graph, NDArray[np.uint
         last = builder.convolution(last, 10, (height, width), bits=8, to=None)
     if builder.graph.tensors[last].floating and random.random() < 0.5:
         last = builder.limit(last, 0.0, float(random.choice([np.inf, 1.0])))
-    return builder.done(last), builder.images(3)
+    graph = builder.done(last)
+    return fuse_additions(graph) if random.random() < 0.6 else graph, builder.images(3)
 
 
 def _random_step(builder: Builder, last: str) -> str:

@@ -16,11 +16,13 @@ from runtime_cases import GROUPED, Builder, random_network, with_checksum, with_
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
 from deploy_arm.fuzz.build import ENVIRONMENT, build_replay, sources, unpack_corpus
+from deploy_arm.passes import fuse_additions
 from deploy_arm.program import build_program, compile_command
 from deploy_arm.targets import TARGETS
 from deploy_arm.toolchain import choose_compiler, is_arm
 from quantizers.errors import UserError
 
+RESIDUAL = -1  # stands for a convolution that ends in an addition
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 
 
@@ -31,6 +33,8 @@ def everything() -> g.Graph:
     last = builder.max_pool(last, 2, 2, 0)
     last = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), groups=16, bits=4, to=(0, 127))
     last = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), groups=2, bits=3, to=(0, 127))
+    side = builder.convolution(last, 16, (1, 1), bits=4, to=(-128, 127))
+    last = builder.add(last, side, 0, 127)  # becomes the end of the convolution
     other = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), bits=2, zero_share=0.9, to=(-64, 63))
     last = builder.add(builder.look_up(last, 0, 255), other, 0, 255)
     last = builder.multiply(
@@ -44,7 +48,8 @@ def everything() -> g.Graph:
     last = builder.average_pool(last, 3, 2, 1, (0, 255), count=False)
     height, width, channels = builder.graph.tensors[last].shape
     last = builder.reshape(last, (1, 1, height * width * channels))
-    return builder.done(builder.limit(builder.convolution(last, 10, (1, 1), bits=4, to=None), 0.0, 6.0))
+    last = builder.limit(builder.convolution(last, 10, (1, 1), bits=4, to=None), 0.0, 6.0)
+    return fuse_additions(builder.done(last))
 
 
 def network_graphs() -> list[g.Graph]:
@@ -188,6 +193,14 @@ def test_exit_statuses_say_what_is_wrong(tmp_path: Path) -> None:
         (37, 4, 64, "window"),
         (38, 4, 0, "function"),
         (38, 4, 99, "function"),
+        (RESIDUAL, 29, 8, "addition"),
+        (RESIDUAL, 29, 2**30, "addition"),
+        (RESIDUAL, 2, 1, "addition's shapes"),
+        (RESIDUAL, 2, 0, "overlaps"),
+        (RESIDUAL, 2, -1, "input tensor"),
+        (RESIDUAL, 25, -200, "range"),
+        (RESIDUAL, 26, 200, "range"),
+        (RESIDUAL, 20, 1, "finish"),
     ],
 )
 def test_what_is_wrong_with_an_operation_is_said(
@@ -196,9 +209,10 @@ def test_what_is_wrong_with_an_operation_is_said(
     blob = bytearray(write_blob(everything_float() if opcode >= 32 else everything()))
     operations, table = struct.unpack_from("<2I", blob, 28)[0], struct.unpack_from("<I", blob, 36)[0]
     places = range(table, table + 128 * operations, 128)
-    number, start = next(
-        (i, p) for i, p in enumerate(places) if struct.unpack_from("<i", blob, p)[0] == opcode
-    )
+    found = [struct.unpack_from("<32i", blob, place) for place in places]
+    wanted = (2, True) if opcode == RESIDUAL else (opcode, False)
+    number = next(i for i, words in enumerate(found) if (words[0], words[0] == 2 and words[29] > 0) == wanted)
+    start = table + 128 * number
     struct.pack_into("<i", blob, start + 4 * word, value)
     code, message = status(with_checksum(blob), tmp_path)
     assert code == 7 and f"operation {number}:" in message and reason in message

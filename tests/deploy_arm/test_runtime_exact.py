@@ -15,6 +15,7 @@ from runtime_cases import GROUPED, RANGES, Builder, random_convolution, random_n
 
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
+from deploy_arm.passes import fuse_additions
 from deploy_arm.program import build_program
 from deploy_arm.reference import run
 from deploy_arm.toolchain import is_arm
@@ -50,6 +51,8 @@ def check(cases: Iterable[Case], folder: Path, target: str, *options: str, kerne
         ("a76", random_network, range(500, 520), GROUPED, ()),
         ("a76", random_convolution, range(1000, 1030), 0, ("--portable",)),
         ("a76", random_network, range(1000, 1020), 0, ("--portable",)),
+        ("x2", random_convolution, range(3000, 3060), 0, ()),
+        ("x2", random_network, range(3000, 3010), 0, ()),
         ("a72", random_convolution, range(2000, 2040), 0, ()),
         ("a72", random_network, range(2000, 2020), GROUPED, ()),
     ],
@@ -84,6 +87,11 @@ def test_large_layers_are_split_into_bands_and_chunks(tmp_path: Path) -> None:
     ]
     check(cases, tmp_path, "a76")
     check([*cases[:4], cases[5]], tmp_path, "a76", kernel=GROUPED)
+    pairs = [
+        large(7, 640, 24, 7, 3, 4, padding=(1, 1, 1, 1)),  # an odd width: pairs of pixels across rows
+        large(8, 3, 40, 61, 7, 4, padding=(3, 3, 3, 3), stride=(2, 2)),
+    ]
+    check([*cases[:4], cases[5], *pairs], tmp_path, "x2")
 
 
 def test_shuffles_and_norms_of_whole_and_partial_vectors(tmp_path: Path) -> None:
@@ -177,3 +185,37 @@ def test_extreme_weights_and_activations(tmp_path: Path) -> None:
     check(cases, tmp_path, "a76")
     check(cases, tmp_path, "a76", kernel=GROUPED)
     check(cases, tmp_path, "a72")
+
+
+def residual_block(
+    seed: int, channels: int, size: int, *, fused: bool, groups: int = 1, **options: Any
+) -> Case:
+    """A convolution whose result meets its input's sibling in an addition."""
+    builder = Builder(np.random.default_rng(seed), (size, size, channels))
+    source = builder.input(*RANGES[seed % 4])
+    other = builder.look_up(source, *RANGES[seed // 4 % 4])
+    last = builder.convolution(
+        source, channels, (3, 3), padding=(1, 1, 1, 1), groups=groups, to=RANGES[seed // 2 % 4], **options
+    )
+    pair = (last, other) if seed % 3 else (other, last)
+    graph = builder.done(builder.add(*pair, *RANGES[seed // 3 % 4]))
+    return fuse_additions(graph) if fused else graph, builder.images(2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "target", "options"),
+    [(0, "a76", ()), (0, "x2", ()), (0, "a72", ()), (GROUPED, "a76", ()), (0, "a76", ("--portable",)),
+     (0, "x2", ("--threads", "3"))],
+)  # fmt: skip
+def test_an_addition_at_the_end_of_a_convolution(
+    tmp_path: Path, kernel: int, target: str, options: tuple[str, ...]
+) -> None:
+    cases = []
+    for seed in range(16):
+        channels, groups = ((32, 1), (17, 1), (16, 16), (20, 20), (24, 3), (40, 1))[seed % 6]
+        fused, images = residual_block(seed, channels, 9, fused=True, groups=groups, bits=(2, 4, 8)[seed % 3])
+        apart, _ = residual_block(seed, channels, 9, fused=False, groups=groups, bits=(2, 4, 8)[seed % 3])
+        assert len(fused.operations) == len(apart.operations) - 1
+        np.testing.assert_array_equal(run(fused, images), run(apart, images))
+        cases.append((fused, images))
+    check(cases, tmp_path, target, *options, kernel=kernel)
