@@ -46,6 +46,7 @@ OPCODES: dict[type[g.Operation], int] = {
     g.Gather: 13,
     g.LayerNorm: 14,
     g.Limit: 15,
+    g.Join: 24,
 }
 
 
@@ -138,6 +139,8 @@ def _parameters(op: g.Operation, index: dict[str, int], writer: _Writer) -> list
             [(index[name], table) for name, table in zip(op.inputs, tables, strict=True)], "<i4"
         )
         return [len(tables), writer.add(records)]
+    if isinstance(op, g.Join):
+        return [len(op.inputs), writer.add(np.array([(index[name], 0) for name in op.inputs], "<i4"))]
     if isinstance(op, g.MaxPool):
         skipped = [step - 1 for step in op.dilation]
         return [writer.add(_windows(op.rows)), writer.add(_windows(op.columns)), *skipped]

@@ -126,6 +126,11 @@ class Concatenate(Operation):
 
 
 @dataclass(frozen=True)
+class Join(Operation):
+    """Channels of several float results side by side, at the network's end: each keeps its own precision."""
+
+
+@dataclass(frozen=True)
 class Window:
     """One output row (or column) of a pooling: input rows [start, end) that exist, and the divisor's factor."""
 
@@ -136,7 +141,8 @@ class Window:
 
 @dataclass(frozen=True)
 class MaxPool(Operation):
-    """Maximum over windows, of whose rows and columns every ``dilation``-th counts; step and range stay."""
+    """Maximum over windows, of whose rows and columns every ``dilation``-th counts; step and range stay. Windows of one row
+    and column choose pixels: a nearest-neighbour resizing."""
 
     rows: tuple[Window, ...]
     columns: tuple[Window, ...]

@@ -133,6 +133,8 @@ def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor])
     if isinstance(op, g.Concatenate):
         parts = [table[part & 255].astype(np.int32) for table, part in zip(op.tables, inputs, strict=True)]
         return np.concatenate(parts, axis=-1)
+    if isinstance(op, g.Join):
+        return np.concatenate(inputs, axis=-1)
     if isinstance(op, g.MaxPool | g.AveragePool):
         return _pool(x, op)
     if isinstance(op, g.Table):

@@ -120,9 +120,10 @@ def read_graph(blob: bytes) -> g.Graph:
             )
         names = (source.name,) if second is None else (source.name, second.name)
         layer = f"operation {number}"
-        if kind is g.Concatenate:
+        if kind in (g.Concatenate, g.Join):
             parts = reader.array(words[5], "<i4", (words[4], 2)).tolist()
             names = tuple(tensors[part].name for part, _ in parts)
+        if kind is g.Concatenate:
             tables = tuple(reader.table(offset, target.low < 0, 256) for _, offset in parts)
             graph.operations.append(g.Concatenate(names, target.name, layer, tables))
         else:

@@ -200,17 +200,18 @@ static int parse_concatenate(struct blob *blob, struct operation *operation, con
     struct concatenate *c = &operation->concatenate;
     const struct tensor *out = &blob->tensors[operation->output];
     c->count = word[4];
-    REQUIRE(!out->floating && within(c->count, 1, out->channels), "a concatenation of no tensors, or into floats");
+    int join = operation->opcode == JOIN; /* of floats, without tables */
+    REQUIRE(out->floating == join && within(c->count, 1, out->channels), "a concatenation of no tensors, or into another type");
     c->records = at(blob, word[5], c->count, 8);
     REQUIRE(c->records, "a concatenation's records lie outside the file");
     int64_t channels = 0;
     for (int32_t i = 0; i < c->count; i++) {
         int32_t index = c->records[2 * i];
-        const uint8_t *table = at(blob, c->records[2 * i + 1], 256, 1);
+        const uint8_t *table = join ? NULL : at(blob, c->records[2 * i + 1], 256, 1);
         REQUIRE(within(index, 0, blob->tensor_count - 1) && written[index], "a concatenation reads a tensor that is not there");
         const struct tensor *in = &blob->tensors[index];
-        REQUIRE(!in->floating && in->height == out->height && in->width == out->width, "concatenated shapes differ");
-        REQUIRE(table && table_fits(table, in, out), "a concatenation's table lies outside the file or leaves the range");
+        REQUIRE(in->floating == join && in->height == out->height && in->width == out->width, "concatenated shapes or types differ");
+        REQUIRE(join || (table && table_fits(table, in, out)), "a concatenation's table lies outside the file or leaves the range");
         REQUIRE(in->offset + in->bytes <= out->offset || out->offset + out->bytes <= in->offset, "memory overlaps");
         channels += in->channels;
     }
@@ -308,7 +309,7 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
     REQUIRE(within(operation->output, 0, blob->tensor_count - 1) && !written[operation->output],
             "an output tensor does not exist or is written twice");
     const struct tensor *out = &blob->tensors[operation->output];
-    int count = operation->opcode == ADD || operation->opcode == MULTIPLY ? 2 : operation->opcode == CONCATENATE ? 0 : 1;
+    int count = operation->opcode == ADD || operation->opcode == MULTIPLY ? 2 : operation->opcode == CONCATENATE || operation->opcode == JOIN ? 0 : 1;
     for (int i = 0; i < count; i++) {
         REQUIRE(within(word[1 + i], 0, blob->tensor_count - 1) && written[word[1 + i]], "an input tensor is not there yet");
         const struct tensor *in = &blob->tensors[word[1 + i]];
@@ -323,7 +324,8 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
     case CONVOLUTION: valid = parse_convolution(blob, operation, word); break;
     case MAX_POOL:
     case AVERAGE_POOL: valid = parse_pool(blob, operation, word); break;
-    case CONCATENATE: valid = parse_concatenate(blob, operation, word, written); break;
+    case CONCATENATE:
+    case JOIN: valid = parse_concatenate(blob, operation, word, written); break;
     default: valid = parse_simple(blob, operation, word);
     }
     written[operation->output] = 1;

@@ -26,6 +26,7 @@ enum opcode {
     GATHER,
     LAYER_NORM,
     LIMIT,
+    JOIN = 24,
 };
 
 struct tensor {
@@ -77,7 +78,7 @@ struct layer_norm {
 
 struct concatenate {
     int32_t count;
-    const int32_t *records; /* count x {tensor, offset of the table} */
+    const int32_t *records; /* count x {tensor, offset of the table; 0 for a join} */
 };
 
 struct operation {

@@ -157,7 +157,7 @@ static int command_bench(struct network *network, long repeat, long warmup, int 
 static int command_info(const struct network *network) {
     static const char *const names[] = {"",          "input_table",  "convolution", "add",   "concatenate", "max_pool",
                                         "average_pool", "table", "slice",       "pad", "reshape",     "output",
-                                        "multiply",  "gather",       "layer_norm",  "limit"};
+                                        "multiply",  "gather",       "layer_norm",  "limit", [JOIN] = "join"};
     const struct blob *blob = &network->blob;
     const struct tensor *in = &blob->tensors[blob->input], *out = &blob->tensors[blob->output];
     int status = print("{\"version\": 1, \"blob_bytes\": %zu, \"input\": [%d, %d, %d], \"outputs\": %lld, \"tensors\": %d,\n"

@@ -134,6 +134,18 @@ static void concatenate(const struct blob *blob, const struct operation *operati
     }
 }
 
+static void join(const struct blob *blob, const struct operation *operation, const struct tensor *out, uint8_t *arena) {
+    const struct concatenate *c = &operation->concatenate;
+    float *to = (float *)(void *)(arena + out->offset);
+    for (int32_t i = 0; i < c->count; i++) {
+        const struct tensor *in = &blob->tensors[c->records[2 * i]];
+        const float *from = (const float *)(const void *)(arena + in->offset);
+        for (int64_t p = 0; p < (int64_t)out->height * out->width; p++)
+            memcpy(to + p * out->channels, from + p * in->channels, (size_t)in->channels * sizeof *to);
+        to += in->channels;
+    }
+}
+
 static void slice(const struct operation *operation, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to) {
     const int32_t *start = operation->slice.starts, *step = operation->slice.steps;
     for (int32_t y = 0; y < out->height; y++)
@@ -164,6 +176,10 @@ void portable_operation(const struct blob *blob, const struct operation *operati
     const struct tensor *out = &blob->tensors[operation->output];
     if (operation->opcode == CONCATENATE) {
         concatenate(blob, operation, out, arena);
+        return;
+    }
+    if (operation->opcode == JOIN) {
+        join(blob, operation, out, arena);
         return;
     }
     const struct tensor *in = &blob->tensors[operation->input];

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,9 @@ def load_boxes(path: str | Path, side: int) -> BoxImages:
     boxes = boxes.astype(np.float32)
     if boxes.ndim != 2 or boxes.shape[1] != 6 or not np.isfinite(boxes).all():
         raise UserError(f"detection data {path}: boxes has shape {boxes.shape}; [m, 6] finite numbers needed")
-    if len(boxes) and not (0 <= boxes[:, 0].min() and boxes[:, 0].max() < count and boxes[:, 1].min() >= 0):
+    if len(boxes) and not (boxes[:, 0].min() >= 0 and boxes[:, 0].max() < count and boxes[:, 1].min() >= 0):
         raise UserError(f"detection data {path}: a box names an image or a class that is not there")
-    streams = (jpeg[start:end].tobytes() for start, end in zip(offset[:-1], offset[1:], strict=True))
+    streams = (jpeg[start:end].tobytes() for start, end in pairwise(offset))
     pixels = torch.cat([_decoded(stream, side, path, i) for i, stream in enumerate(streams)])
     return BoxImages(pixels, boxes)
 

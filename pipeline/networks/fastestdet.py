@@ -33,7 +33,9 @@ class Block(nn.Module):
         super().__init__()
         used, half = (inputs if stride == 2 else inputs // 2), outputs // 2
         self.branch_main = nn.Sequential(
-            *_layer(used, half, 1), *_layer(half, half, 3, stride, relu=False), *_layer(half, outputs - used, 1)
+            *_layer(used, half, 1),
+            *_layer(half, half, 3, stride, relu=False),
+            *_layer(half, outputs - used, 1),
         )
         self.branch_proj = (
             nn.Sequential(*_layer(used, used, 3, stride, relu=False), *_layer(used, used, 1))
@@ -56,11 +58,11 @@ class Backbone(nn.Module):
             nn.Conv2d(3, STEM, 3, 2, 1, bias=False), nn.BatchNorm2d(STEM), nn.ReLU()
         )
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inputs = STEM
-        for number, (outputs, count) in enumerate(STAGES, 2):
-            blocks = [Block(inputs if i == 0 else outputs, outputs, 2 if i == 0 else 1) for i in range(count)]
-            self.add_module(f"stage{number}", nn.Sequential(*blocks))
-            inputs = outputs
+        widths = (STEM, *(channels for channels, _ in STAGES))
+        self.stage2, self.stage3, self.stage4 = (
+            nn.Sequential(Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(count - 1)))
+            for inputs, (outputs, count) in zip(widths[:-1], STAGES, strict=True)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fine = self.stage2(self.maxpool(self.first_conv(x)))
@@ -83,9 +85,10 @@ class ReceptiveFields(nn.Module):
     def __init__(self, inputs: int) -> None:
         super().__init__()
         self.Conv1x1 = PointWise(inputs, WIDTH)
-        for count in (1, 2, 3):
-            layers = [module for _ in range(count) for module in _layer(WIDTH, WIDTH, 5)]
-            self.add_module(f"S{count}", nn.Sequential(*layers))
+        self.S1, self.S2, self.S3 = (
+            nn.Sequential(*(module for _ in range(count) for module in _layer(WIDTH, WIDTH, 5)))
+            for count in (1, 2, 3)
+        )
         self.output = nn.Sequential(*_layer(3 * WIDTH, WIDTH, 1, relu=False))
 
     def forward(self, x: Tensor) -> Tensor:
