@@ -44,7 +44,7 @@ class Model:
     build: Callable[[int, tuple[int, int]], nn.Module]
     image_size: int
     normalization: Normalization = IMAGENET
-    detects: bool = False  # boxes, not one class per image; its images are blue, green, red
+    detects: bool = False  # its output are boxes; its images' channels are blue, green, red
 
 
 MODELS: Registry[Model] = Registry("model")
@@ -91,6 +91,25 @@ def check_name(name: str) -> None:
         raise UserError(
             f"unknown model {name!r}; allowed are {', '.join(MODELS)}, every torchvision classification network "
             f"(resnet18, resnet50, mobilenet_v2, ...) and package.module:function.{hint}"
+        )
+
+
+def is_detector(name: str) -> bool:
+    """Whether the network's output are boxes (see ``pipeline.detection``), not one class per image."""
+    return name in MODELS and MODELS[name].detects
+
+
+def check_classifier(name: str) -> None:
+    """Refuse networks that do not classify, where only those are co-tuned.
+
+    Raises:
+        UserError: a detector, or no network at all.
+    """
+    check_name(name)
+    if is_detector(name):
+        raise UserError(
+            f"{name} is a detector; search, training and evaluation are for classifiers so far. "
+            "python -m benchmarks.detection quantizes and compiles it"
         )
 
 

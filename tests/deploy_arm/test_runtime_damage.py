@@ -43,7 +43,9 @@ def everything() -> g.Graph:
     last = builder.average_pool(last, 3, 2, 1, (0, 255), count=False)
     height, width, channels = builder.graph.tensors[last].shape
     last = builder.reshape(last, (1, 1, height * width * channels))
-    return builder.done(builder.limit(builder.convolution(last, 10, (1, 1), bits=4, to=None), 0.0, 6.0))
+    last = builder.resize(last, [0], [0, 0])
+    branches = [builder.convolution(last, outs, (1, 1), bits=4, to=None) for outs in (1, 4, 5)]
+    return builder.done(builder.limit(builder.join(branches), 0.0, 6.0))
 
 
 def network_graphs() -> list[g.Graph]:
@@ -172,6 +174,10 @@ def test_exit_statuses_say_what_is_wrong(tmp_path: Path) -> None:
         (14, 7, 8, "arrays"),
         (15, 0, 11, "output"),
         (5, 6, -1, "dilation"),
+        (24, 4, 2, "add up"),
+        (24, 4, 11, "no tensors"),
+        (24, 5, 8, "records"),
+        (24, 3, 1, "written twice"),
     ],
 )
 def test_what_is_wrong_with_an_operation_is_said(
