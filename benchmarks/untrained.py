@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deploy_arm.blob import write_blob
 from deploy_arm.frontend import compile_graph
-from pipeline.models import default_image_size, load_model, normalization
+from pipeline.models import default_image_size, is_detector, load_model, normalization
 from quantizers.codebook import Codebook
 from quantizers.network import Hardened, harden, layer_names, quantize
 from search_spaces.plan import LayerPlan, Plan
@@ -62,7 +62,8 @@ def quantile_codebook(weight: Tensor, bits: int, zero_share: float) -> Codebook:
 def hardened_network(name: str, size: int, setting: Setting, seed: int) -> Hardened:
     """The model with random weights in the setting's bits. Activation steps come from one random image."""
     torch.manual_seed(seed)
-    model = load_model(name, classes=10 if size <= 64 else 1000, image_size=(size, size)).eval()
+    classes = 80 if is_detector(name) else 10 if size <= 64 else 1000
+    model = load_model(name, classes=classes, image_size=(size, size)).eval()
     plan = Plan.uniform(layer_names(model), LayerPlan(8), activation_bits=setting.activation_bits)
     network, codebooks = harden(quantize(model, plan, torch.randn(1, 3, size, size)))
     if setting.bits == 8:

@@ -11,9 +11,10 @@ import torch
 from torch import fx
 
 from deploy_arm.float_lowering import FloatLowering
+from deploy_arm import graph as g
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.operators import affine, register, stored_value
-from deploy_arm.pending import Addition, Concatenation, Function, Product
+from deploy_arm.pending import Addition, Concatenation, Function, Pending, Product
 
 
 @register(
@@ -157,6 +158,14 @@ def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> 
     return _with_number(state, input, 1.0 / other if other else math.inf, 0.0)
 
 
+def _part(state: Lowering, image: Value) -> Pending:
+    """What has no step yet stays so, since at the network's end it needs none."""
+    content = image.content
+    if isinstance(content, g.Tensor | Function) or state.rehearsal:
+        return state.function(image)
+    return content
+
+
 @register("cat", "concat", "concatenate")
 def cat(state: Lowering, tensors: Sequence[Value], dim: int) -> Value:
     if not all(isinstance(tensor, Value) for tensor in tensors):
@@ -166,6 +175,6 @@ def cat(state: Lowering, tensors: Sequence[Value], dim: int) -> Value:
         raise Unsupported("a concatenation along another axis than channels")
     if isinstance(state, FloatLowering):
         return stored_value(state.concatenated(images))
-    parts = tuple(state.function(image) for image in images)
+    parts = tuple(_part(state, image) for image in images)
     shape = (*images[0].stored[:2], sum(image.stored[2] for image in images))
     return stored_value(Concatenation(name=state.name, layer=state.layer, shape=shape, parts=parts))

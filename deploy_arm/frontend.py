@@ -173,8 +173,11 @@ def _final(state: Lowering, value: Value) -> g.Tensor:
     content = value.content
     if state.floating:
         return state.integer(value)
-    if isinstance(content, Function) and content.exact:
-        return content.clamped(state, output(state, content.source, state.layer))
+    if len(value.shape) < 3 and value.stored[:2] != (1, 1):
+        raise UserError(
+            f"the model's output in layer {state.layer} is an image of shape {value.stored} flattened; return it as "
+            "(N, C, H, W), and flatten it outside"
+        )
     if isinstance(content, Pending):
         return content.dequantize(state)
     return output(state, content, state.layer)
@@ -183,7 +186,7 @@ def _final(state: Lowering, value: Value) -> g.Tensor:
 def compile_graph(
     hardened: Any, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
 ) -> g.Graph:
-    """The integer graph of a hardened network.
+    """The integer graph of a hardened network. A result (N, C, H, W) leaves it in the order H, W, C.
 
     Args:
         hardened: ``network`` whose activation quantizers are constant ``torch.fake_quantize_per_tensor_affine`` calls, and

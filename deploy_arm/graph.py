@@ -149,7 +149,8 @@ class Window:
 
 @dataclass(frozen=True)
 class MaxPool(Operation):
-    """Maximum over windows, of whose rows and columns every ``dilation``-th counts; step and range stay."""
+    """Maximum over windows, of whose rows and columns every ``dilation``-th counts; step and range stay. Windows of one row
+    and column choose pixels: a nearest-neighbour resizing."""
 
     rows: tuple[Window, ...]
     columns: tuple[Window, ...]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm import graph as g
+from deploy_arm.float_graph import FloatConcatenate
 from deploy_arm.requantize import check_sums, choose, choose_add, convolution_bound, pool_divisors
 from quantizers.codebook import Codebook
 
@@ -225,6 +226,11 @@ class Function(Pending):
         kind = g.InputTable if table.ndim == 2 else g.Table
         return emitter.emit(lambda name: kind(source, name, self.layer, table), self.tensor(target))
 
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        if self.exact:
+            return self.clamped(emitter, output(emitter, self.source, self.layer))
+        return super().dequantize(emitter)
+
     def extent(self) -> tuple[float, float]:
         byte = integers(self.source)
         present = self.values[..., (byte >= self.source.low) & (byte <= self.source.high)]
@@ -233,19 +239,22 @@ class Function(Pending):
 
 @dataclass(frozen=True, kw_only=True)
 class Concatenation(Pending):
-    """Channels side by side. Each part is an elementwise function of a tensor."""
+    """Channels side by side. Each part is an elementwise function of a tensor; at the network's end it may be any result."""
 
-    parts: tuple[Function, ...]
+    parts: tuple[Pending, ...]
 
     def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
-        names = tuple(part.source.name for part in self.parts)
-        tables = tuple(part.table(target, self.low, self.high) for part in self.parts)
+        functions = [part for part in self.parts if isinstance(part, Function)]
+        if len(functions) < len(self.parts):
+            raise ValueError(f"{self.name} in layer {self.layer} joins results before they are quantized")
+        names = tuple(part.source.name for part in functions)
+        tables = tuple(part.table(target, self.low, self.high) for part in functions)
         return emitter.emit(lambda name: g.Concatenate(names, name, self.layer, tables), self.tensor(target))
 
-    def extent(self) -> tuple[float, float]:
-        extents = [part.extent() for part in self.parts]
-        low, high = min(low for low, _ in extents), max(high for _, high in extents)
-        return max(low, self.low), min(high, self.high)
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        names = tuple(part.dequantize(emitter).name for part in self.parts)
+        joined = emitter.emit(lambda name: FloatConcatenate(names, name, self.layer), self.float_tensor())
+        return self.clamped(emitter, joined)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from deploy_arm import graph as g
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.operators import pair, register, stored_value
@@ -41,6 +43,18 @@ def adaptive_max_pool2d(state: Lowering, input: Value, output_size: Any) -> tupl
     tensor, size = state.integer(state.image(input)), pair(output_size)
     axes = [adaptive_windows(tensor.shape[a], size[a]) for a in (0, 1)]
     return (_max_pool(state, tensor, axes[0], axes[1]),)
+
+
+@register("upsample_nearest2d", "_upsample_nearest_exact2d")
+def upsample_nearest2d(state: Lowering, input: Value, **rest: Any) -> Value:
+    """Maxima of single pixels; PyTorch itself says which, asked for an image of row and of column numbers."""
+    tensor = state.integer(state.image(input))
+    places = torch.meshgrid(*(torch.arange(float(size)) for size in tensor.shape[:2]), indexing="ij")
+    assert state.node is not None and callable(state.node.target)
+    chosen = state.node.target(torch.stack(places)[None], *state.node.args[1:], **state.node.kwargs).int()
+    rows, columns = chosen[0, 0, :, 0].tolist(), chosen[0, 1, 0].tolist()
+    windows = [tuple(g.Window(place, place + 1, 1) for place in axis) for axis in (rows, columns)]
+    return _max_pool(state, tensor, windows[0], windows[1])
 
 
 def _max_pool(

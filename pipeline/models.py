@@ -21,6 +21,7 @@ from torch import nn
 from pipeline.factories import find_factory, is_factory
 from pipeline.networks.cifar import CifarResNet, VggSmall, mobilenet_v2_cifar
 from pipeline.networks.darknet import TinyDarknet
+from pipeline.networks.fastestdet import FastestDet
 from pipeline.weights import fetch_weights, fit_weights, read_weights
 from quantizers.errors import UserError
 from quantizers.registry import Registry
@@ -43,6 +44,7 @@ class Model:
     build: Callable[[int, tuple[int, int]], nn.Module]
     image_size: int
     normalization: Normalization = IMAGENET
+    detects: bool = False  # its output are boxes; its images' channels are blue, green, red
 
 
 MODELS: Registry[Model] = Registry("model")
@@ -57,6 +59,7 @@ for _name, _blocks in {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7
 MODELS.register("vgg_small")(Model(VggSmall, 32))
 MODELS.register("mobilenet_v2_cifar")(Model(lambda classes, size: mobilenet_v2_cifar(classes), 32))
 MODELS.register("tiny_darknet")(Model(lambda classes, size: TinyDarknet(classes), 224, UNIT))
+MODELS.register("fastestdet")(Model(lambda classes, size: FastestDet(classes), 352, UNIT, detects=True))
 
 
 @cache
@@ -88,6 +91,25 @@ def check_name(name: str) -> None:
         raise UserError(
             f"unknown model {name!r}; allowed are {', '.join(MODELS)}, every torchvision classification network "
             f"(resnet18, resnet50, mobilenet_v2, ...) and package.module:function.{hint}"
+        )
+
+
+def is_detector(name: str) -> bool:
+    """Whether the network's output are boxes (see ``pipeline.detection``), not one class per image."""
+    return name in MODELS and MODELS[name].detects
+
+
+def check_classifier(name: str) -> None:
+    """Refuse networks that do not classify, where only those are co-tuned.
+
+    Raises:
+        UserError: a detector, or no network at all.
+    """
+    check_name(name)
+    if is_detector(name):
+        raise UserError(
+            f"{name} is a detector; search, training and evaluation are for classifiers so far. "
+            "python -m benchmarks.detection quantizes and compiles it"
         )
 
 

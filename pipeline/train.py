@@ -125,7 +125,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
 
     from pipeline.data import load_data, split_manifest
     from pipeline.files import write_atomically
-    from pipeline.models import default_image_size, load_model, normalization
+    from pipeline.models import check_classifier, default_image_size, load_model, normalization
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
     from pipeline.training.pretraining import pretrain
@@ -133,6 +133,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
 
     if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
+    check_classifier(args.model)
     mean, std = normalization(args.model)
     data = load_data(args.data, args.image_size, fallback=default_image_size(args.model))
     model = load_model(

@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.config import Settings
 from pipeline.data import ImageData, load_data, split_manifest
-from pipeline.models import default_image_size, load_model, normalization
+from pipeline.models import check_classifier, default_image_size, load_model, normalization
 from pipeline.train import pretrain, pretraining_settings
 
 
@@ -37,6 +37,7 @@ class Workspace:
         Raises:
             UserError: an unknown name, unreadable data or weights that do not fit.
         """
+        check_classifier(settings.model)
         data = load_data(settings.data, settings.image_size, fallback=default_image_size(settings.model))
         model = load_model(
             settings.model,

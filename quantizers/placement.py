@@ -4,7 +4,8 @@ Quantized are the network's input; the output of every convolution, linear layer
 concatenation, layer norm and standalone batch-norm, after the batch-norm and ReLU or ReLU6 that directly follow it with
 nobody else reading in between; and the output of every other activation function, whose input is then quantized too, so
 that it is a table of 256 entries. What only moves or selects values keeps its input's step. The network's last operation is
-left alone: its integers become floats. The compiler (``deploy_arm``) relies on these rules.
+left alone: its integers become floats. Where that is a concatenation, so are the operations before it. The compiler
+(``deploy_arm``) relies on these rules.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RESHAPING: frozenset[Any] = frozenset(
 )
 MOVING: frozenset[Any] = RESHAPING | frozenset(
     {nn.MaxPool2d, F.max_pool2d, nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, operator.getitem, F.pad}
+    | {nn.UpsamplingNearest2d, nn.Upsample, F.interpolate}  # by the nearest pixel; nothing else is compiled
     | {nn.ZeroPad2d, torch.chunk, torch.split, torch.transpose, torch.permute, nn.ChannelShuffle}
     | {"chunk", "split", "transpose", "permute"}
 )
@@ -121,11 +123,12 @@ def _chain(network: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _is_last(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether nothing but reshaping lies between a node and the network's output."""
+    """Whether nothing but reshaping and concatenation lies between a node and the network's output. (What is concatenated
+    there becomes floats part by part.)"""
     if len(node.users) != 1:
         return False
     (user,) = node.users
-    return user.op == "output" or (kind(network, user) in RESHAPING and _is_last(network, user))
+    return user.op == "output" or (kind(network, user) in RESHAPING | CONCATENATE and _is_last(network, user))
 
 
 def _never_negative(network: fx.GraphModule, tensors: set[fx.Node]) -> set[fx.Node]:

@@ -1,4 +1,4 @@
-/* Vector forms of the operations that are no convolution. What is not worth one (input tables, slices, padding) is left to
+/* Vector forms of the operations that are no convolution. What is not worth one (padding) is left to
  * portable.c. */
 #if defined(__ARM_NEON)
 #include "neon.h"
@@ -29,18 +29,24 @@ static inline uint8x16_t look_up(const struct table *t, uint8x16_t index) {
     return value;
 }
 
+/* After 16 elements from ``c`` on of ``run``: the last 16 come once more where they are no whole number of 16. */
+static inline int64_t next(int64_t c, int64_t run) { return c + 16 < run && c + 32 > run ? run - 16 : c + 16; }
+
 /* ``pixels`` runs of ``run`` bytes, ``in_step`` and ``out_step`` bytes apart. */
 static void map_table(const struct table *t, const uint8_t *from, uint8_t *to, int64_t pixels, int64_t run, int64_t in_step, int64_t out_step) {
     for (; pixels; pixels--, from += in_step, to += out_step) {
-        int64_t i = 0;
-        for (; i + 16 <= run; i += 16)
-            vst1q_u8(to + i, look_up(t, vld1q_u8(from + i)));
-        if (i < run) {
+        if (run < 16) {
             uint8_t some[16] = {0};
-            memcpy(some, from + i, (size_t)(run - i));
+            memcpy(some, from, (size_t)run);
             vst1q_u8(some, look_up(t, vld1q_u8(some)));
-            memcpy(to + i, some, (size_t)(run - i));
+            memcpy(to, some, (size_t)run);
+            continue;
         }
+        uint8x16_t last = vld1q_u8(from + run - 16); /* read first: ``to`` may be ``from`` */
+        for (int64_t i = 0; i + 16 <= run; i += 16)
+            vst1q_u8(to + i, look_up(t, vld1q_u8(from + i)));
+        if (run % 16)
+            vst1q_u8(to + run - 16, look_up(t, last));
     }
 }
 
@@ -80,7 +86,7 @@ static void max_pool(const struct pool *pool, const struct tensor *in, const str
                 for (int32_t j = column->start; j < column->end; j += pool->column_step, taps++)
                     if (taps < TAPS)
                         places[taps] = i * line + j * step;
-            for (int64_t c = 0; c < step; c += 16) {
+            for (int64_t c = 0; c < step; c = next(c, step)) {
                 int8x16_t value = taps == TAPS  ? most_of_nine(from + c, places)
                                   : taps < TAPS ? most_of(from + c, places, (int)taps)
                                                 : most(pool, from + c, row, column, line, step);
@@ -178,20 +184,27 @@ static int look_up_pixels(const struct blob *blob, const struct operation *opera
     return 1;
 }
 
-/* Slices that keep neighbouring channels together. */
+/* ``run`` bytes, at least 16, or (``step`` 2) every second of twice as many. */
+static void copy_run(const int8_t *from, int8_t *to, int64_t run, int32_t step) {
+    for (int64_t c = 0; c < run; c = next(c, run))
+        vst1q_s8(to + c, step == 2 ? vld2q_s8(from + 2 * c).val[0] : vld1q_s8(from + c));
+}
+
+/* Slices of neighbouring channels, and of every second one. */
 static int slice_pixels(const struct operation *operation, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to) {
     const int32_t *start = operation->slice.starts, *step = operation->slice.steps;
     const int64_t run = out->channels;
-    if (step[2] != 1)
+    if (step[2] > 2 || (step[2] == 2 && run < 16))
         return 0;
     for (int64_t y = 0; y < out->height; y++) {
         const int8_t *pixel = from + ((start[0] + y * step[0]) * in->width + start[1]) * in->channels + start[2];
         for (int32_t x = 0; x < out->width; x++, pixel += (int64_t)step[1] * in->channels, to += run) {
-            int64_t c = 0;
-            for (; c + 16 <= run; c += 16)
-                vst1q_s8(to + c, vld1q_s8(pixel + c));
-            if (c < run)
-                memcpy(to + c, pixel + c, (size_t)(run - c));
+            if (run < 16)
+                memcpy(to, pixel, (size_t)run);
+            else if (step[2] == 1)
+                copy_run(pixel, to, run, 1);
+            else
+                copy_run(pixel, to, run, 2);
         }
     }
     return 1;

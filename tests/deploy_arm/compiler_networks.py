@@ -114,7 +114,8 @@ def compare(network: nn.Module, graph: g.Graph, images: np.ndarray, x: Tensor) -
     ``x`` are the normalized ``images``. Both networks must quantize at the same places with the same steps.
     """
     with torch.no_grad(), quantized_values(network) as found_values:
-        wanted = network(x).reshape(len(x), -1).numpy()
+        result = network(x)
+        wanted = (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).reshape(len(x), -1).numpy()
     recorded = iter(found_values)
     graph = apart(graph)
     moving = (g.MaxPool, g.Slice, g.Pad, g.Reshape, g.Gather)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm import graph as g
+from deploy_arm.float_graph import FloatConcatenate
 from deploy_arm.passes import fuse_additions
 from deploy_arm.windows import average_windows, pool_windows
 from quantizers.codebook import Codebook
@@ -170,6 +171,18 @@ class Builder:
         out = self.like(x, (len(rows), len(columns), x.shape[2]))
         return self.emit(g.MaxPool((source,), out, "pool", rows, columns, (dilation, dilation)))
 
+    def resize(self, source: str, rows: Sequence[int], columns: Sequence[int]) -> str:
+        """Rows and columns chosen by number, as a nearest-neighbour resizing does."""
+        x = self.graph.tensors[source]
+        out = self.tensor((len(rows), len(columns), x.shape[2]), x.low, x.high)
+        windows = [tuple(g.Window(int(i), int(i) + 1, 1) for i in axis) for axis in (rows, columns)]
+        return self.emit(g.MaxPool((source,), out, "resize", windows[0], windows[1]))
+
+    def join(self, sources: Sequence[str]) -> str:
+        shapes = [self.graph.tensors[name].shape for name in sources]
+        out = self.tensor((*shapes[0][:2], sum(shape[2] for shape in shapes)), 0, 0, floating=True)
+        return self.emit(FloatConcatenate(tuple(sources), out, "join"))
+
     def gather(self, source: str, indices: NDArray[np.int64]) -> str:
         x = self.graph.tensors[source]
         out = self.like(x, (*x.shape[:2], len(indices)))
@@ -307,7 +320,10 @@ def random_network(seed: int, length: int = 8) -> tuple[g.Graph, NDArray[np.uint
     last = builder.input(*random_range(random))
     for _ in range(length):
         last = _random_step(builder, last)
-    if random.random() < 0.3:
+    if random.random() < 0.2:  # as of a detector
+        branches = [builder.convolution(last, outs, (1, 1), bits=4, to=None) for outs in (1, 4, 9)]
+        last = builder.join([*branches, builder.average_pool(last, 1, 1, 0, None)])
+    elif random.random() < 0.3:
         last = builder.average_pool(last, 1, 1, 0, None)
     elif random.random() < 0.2:
         last = builder.layer_norm(last, None)
@@ -325,7 +341,7 @@ def _random_step(builder: Builder, last: str) -> str:
     height, width, channels = builder.graph.tensors[last].shape
     to = random_range(random)
     bits = int(random.choice([2, 3, 4, 8]))
-    choice = random.integers(12)
+    choice = random.integers(13)
     if choice == 0:
         return builder.convolution(
             last, int(random.integers(1, 40)), (3, 3), bits=bits, padding=(1, 1, 1, 1), to=to
@@ -347,7 +363,8 @@ def _random_step(builder: Builder, last: str) -> str:
         return builder.look_up(last, *to)
     if choice == 6:
         starts = tuple(int(random.integers(0, min(size, 2))) for size in (height, width, channels))
-        return builder.slice(last, (starts[0], starts[1], starts[2]), (1, int(random.integers(1, 3)), 1))
+        steps = (1, int(random.integers(1, 3)), int(random.integers(1, 3)))
+        return builder.slice(last, (starts[0], starts[1], starts[2]), steps)
     if choice == 7:
         before, after = (tuple(int(value) for value in random.integers(0, 3, 3)) for _ in range(2))
         return builder.pad(last, (before[0], before[1], before[2]), (after[0], after[1], after[2]))
@@ -357,6 +374,8 @@ def _random_step(builder: Builder, last: str) -> str:
         return builder.layer_norm(last, to)
     if choice == 10:
         return builder.shuffle(last, int(random.integers(2, 4)))
+    if choice == 11 and max(height, width) < 20:
+        return builder.resize(last, np.arange(2 * height) // 2, random.integers(0, width, width + 3))
     other = last
     if random.random() < 0.7:  # as in squeeze-excitation, or all positions
         kernel = (height, width) if random.random() < 0.7 and height * width < 200 else (1, 1)

@@ -154,6 +154,23 @@ class SignedEnd(nn.Module):
         return F.adaptive_max_pool2d(torch.tanh(self.conv(x)), 1).flatten(1)
 
 
+class Detecting(nn.Module):
+    """Scales resized to one, every second channel, and at the end results of very different size side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.coarse = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 4, 3, 2, 1)
+        self.large, self.small = nn.Conv2d(10, 3, 1), nn.Conv2d(5, 1, 1)
+        self.norm = nn.BatchNorm2d(1)
+        self.large.weight.data *= 1000
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = F.interpolate(F.relu(self.first(x)), size=(10, 7), mode="nearest-exact")
+        coarse = F.interpolate(F.interpolate(self.coarse(x), scale_factor=2.0), size=(10, 7))
+        x = torch.cat((fine, coarse), 1)
+        return torch.cat((self.large(x), F.relu(self.norm(self.small(x[:, 1::2]))), coarse), 1)
+
+
 class LimitedEnd(nn.Module):
     """A limit that is no multiple of the step, behind an operation that keeps the step."""
 
@@ -229,6 +246,7 @@ def test_networks_agree_with_pytorch(name: str, size: int, bits: int) -> None:
         (ChannelsLast, 3),
         (LimitedEnd, 3),
         (SignedEnd, 1),
+        (Detecting, 3),
     ],
 )
 def test_unusual_operators_agree_with_pytorch(
@@ -240,6 +258,20 @@ def test_unusual_operators_agree_with_pytorch(
     images = photographs(24, 4, channels)
     check_supported(model, (channels, 24, 24))
     agree(harden(model, normalized(images, mean, std), 4, activation_bits), images, mean, std)
+
+
+def test_branches_keep_their_own_precision() -> None:
+    """At the network's end a branch of large numbers does not coarsen one of small numbers."""
+    torch.manual_seed(1)
+    model = scramble_norms(Detecting())
+    images = photographs(24, 4)
+    hardened = harden(model, normalized(images, MEAN, STD))
+    outputs = run(compile_graph(hardened, (3, 24, 24), MEAN, STD), images).reshape(4, 10, 7, 8)
+    with torch.no_grad():
+        wanted = hardened.network(normalized(images, MEAN, STD)).permute(0, 2, 3, 1).numpy()
+    large, small = (np.abs(wanted[..., part]).max() for part in (slice(3), slice(3, 4)))
+    assert large > 127 * small > 0  # in common steps of an eighth bit nothing of the small one would be left
+    assert np.abs(outputs[..., 3] - wanted[..., 3]).max() < 0.1 * small
 
 
 def test_pretrained_resnet20_answers_like_pytorch(shared: Path, cifar10: dict[str, np.ndarray]) -> None:

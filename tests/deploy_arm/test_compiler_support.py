@@ -46,7 +46,7 @@ class Network(nn.Module):
         (nn.ConvTranspose2d(4, 4, 2), "conv_transpose2d", r"stage\.0\.function"),
         (nn.InstanceNorm2d(4), "instance_norm", r"stage\.0\.function"),
         (nn.BatchNorm2d(4, track_running_stats=False), "batch_norm", r"stage\.0\.function"),
-        (nn.Upsample(scale_factor=2), "upsample_nearest2d", r"stage\.0\.function"),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), "upsample_bilinear2d", r"stage\.0\.function"),
         (nn.GroupNorm(2, 4), "group_norm", r"stage\.0\.function"),
         (nn.LayerNorm((4, 8, 8)), "layer_norm", r"stage\.0\.function"),
         (nn.PixelShuffle(2), "pixel_shuffle", r"stage\.0\.function"),
@@ -118,6 +118,13 @@ def test_torchvision_networks_are_accepted_unchanged(name: str) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     check_supported(model, (3, 64, 64))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_flattened_image_is_no_output() -> None:
+    """Its elements would come in another order than PyTorch's."""
+    with pytest.raises(UserError, match="flatten it outside"):
+        check_supported(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(1)), (3, 8, 8))
+    check_supported(nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(1)), (3, 8, 8))
 
 
 def test_refusals_name_the_layer_when_numbers_are_at_fault() -> None:

@@ -114,6 +114,21 @@ def test_shuffles_and_norms_of_whole_and_partial_vectors(tmp_path: Path) -> None
         check(cases, tmp_path, "a76", *options)
 
 
+def test_every_second_channel_and_tables_of_whole_and_partial_vectors(tmp_path: Path) -> None:
+    """Vectors that overlap at a pixel's end, or are shorter than a register, miss no byte and touch no neighbour."""
+    cases = []
+    for channels in (1, 15, 16, 17, 31, 32, 33, 40, 62, 64, 66, 96):
+        builder = Builder(np.random.default_rng(channels), (3, 5, channels))
+        source = builder.input(*RANGES[channels % 4])
+        halves = [builder.slice(source, (0, 0, start), (1, 1, 2)) for start in (0, min(1, channels - 1))]
+        last = builder.concatenate([halves[0], source, halves[1]], *RANGES[channels // 4 % 4])
+        last = builder.resize(builder.max_pool(last, 2, 1, 0), [0, 1, 1], [3, 2, 0, 0, 1])
+        last = builder.look_up(builder.look_up(last, 0, 255), -128, 127)
+        cases.append((builder.done(last), builder.images(3)))
+    for options in ((), ("--portable",)):
+        check(cases, tmp_path, "a76", *options)
+
+
 def information(blob: Path) -> dict[str, Any]:
     """What ``program info`` says on a core without matrix instructions."""
     emulator = [] if is_arm() else ["qemu-aarch64", "-cpu", QEMU_CPU["a76"]]

@@ -167,6 +167,22 @@ def test_the_output_is_left_alone(end: nn.Module) -> None:
     assert places(nn.Sequential(conv(3, 4), nn.ReLU(), end)) == {"input_1": "signed"}
 
 
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = conv(3, 4), conv(4, 2), conv(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(F.relu(self.conv(x)), scale_factor=2.0)
+        first = self.first(x)
+        return torch.cat((first, torch.relu(self.second(x)), F.max_pool2d(first, 1)), 1).contiguous()
+
+
+def test_branches_concatenated_at_the_end_are_left_alone() -> None:
+    # but for the one that is read elsewhere; resizing keeps the step
+    assert places(Branches()) == {"x": "signed", "relu": "unsigned", "first": "signed"}
+
+
 def test_squeeze_and_excitation() -> None:
     found = places(torchvision.ops.SqueezeExcitation(8, 4, scale_activation=nn.Hardsigmoid))
     # the average, the rectified and the plain convolution, and the scale as a table; the product is the output

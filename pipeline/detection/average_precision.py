@@ -1,0 +1,84 @@
+"""How good detections are: average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from pipeline.detection.decode import Detections
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """[k, 4] from centre x, centre y, width, height to left, top, right, bottom."""
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    return torch.cat((centre - half, centre + half), 1)
+
+
+RECALLS = np.linspace(0, 1, 101)
+
+
+def mean_precision(right: NDArray[np.bool_], present: int) -> float:
+    """The mean of a precision-recall curve over the recalls 0, 0.01, ... 1, as COCO's evaluation takes it.
+
+    Args:
+        right: of detections in the order of falling score.
+        present: how many objects were to be found.
+
+    At each recall counts the best precision at that recall or beyond, 0 where it is not reached.
+    """
+    hits = np.cumsum(right)
+    precision = hits / np.arange(1, len(right) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    first = np.searchsorted(hits, np.ceil(RECALLS * present - 1e-9))  # the detection that reaches each recall
+    return float(np.append(best, 0.0)[first].mean())
+
+
+def matched(found: Detections, wanted: Tensor, overlap: float) -> NDArray[np.bool_]:
+    """Whether each detection (best first) is right: of the wanted boxes [m, 4] that no better detection had, the one that it
+    overlaps most does so by at least ``overlap`` (intersection over union). All are of one class and image."""
+    right = np.zeros(len(found.scores), bool)
+    if not len(wanted):
+        return right
+    overlaps, taken = box_iou(found.boxes, wanted), torch.zeros(len(wanted), dtype=torch.bool)
+    for i, row in enumerate(overlaps):
+        row = torch.where(taken, -1.0, row)
+        best = int(row.argmax())
+        if row[best] >= overlap:
+            right[i], taken[best] = True, True
+    return right
+
+
+def average_precision(
+    found: Sequence[Detections], wanted: NDArray[np.float32], overlap: float = 0.5
+) -> float:
+    """The mean of :func:`mean_precision` over all classes that occur, 0 to 1.
+
+    Args:
+        found: the detections of each image.
+        wanted: [m, 6] image, class, centre x, centre y, width, height.
+        overlap: intersection over union from which a detection is right.
+
+    Raises:
+        ValueError: no box is wanted.
+    """
+    truth = torch.from_numpy(wanted)
+    if not len(truth):
+        raise ValueError("average precision of images without boxes")
+    curves = []
+    for number in truth[:, 1].unique():
+        of_class = truth[truth[:, 1] == number]
+        scores, right = [], []
+        for image, detections in enumerate(found):
+            mine = detections.classes == int(number)
+            chosen = Detections(detections.boxes[mine], detections.scores[mine], detections.classes[mine])
+            boxes = corners(of_class[of_class[:, 0] == image, 2:])
+            scores.append(chosen.scores.numpy())
+            right.append(matched(chosen, boxes, overlap))
+        order = np.argsort(-np.concatenate(scores), kind="stable")
+        curves.append(mean_precision(np.concatenate(right)[order], len(of_class)))
+    return float(np.mean(curves))

@@ -1,0 +1,72 @@
+"""Images with boxes, from one npz file."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from pipeline.images import resize
+from quantizers.errors import UserError
+
+ARRAYS = ("jpeg", "offset", "boxes")
+
+
+@dataclass(frozen=True)
+class BoxImages:
+    """``pixels`` uint8 [N, side, side, 3], channels blue, green, red; ``boxes`` float32 [m, 6]: image, class, centre x,
+    centre y, width, height, the last four relative to the image."""
+
+    pixels: Tensor
+    boxes: NDArray[np.float32]
+
+
+def load_boxes(path: str | Path, side: int) -> BoxImages:
+    """The images of ``path``, stretched to ``side`` x ``side`` pixels (as ``pipeline.images.resize``), and their boxes.
+
+    The file holds ``jpeg`` (uint8, all JPEG streams one after the other), ``offset`` (n + 1 numbers; stream i is
+    ``jpeg[offset[i]:offset[i + 1]]``) and ``boxes`` as in :class:`BoxImages`.
+
+    Raises:
+        UserError: no such file, one that lacks an array, or arrays that do not fit each other.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            jpeg, offset, boxes = (stored[name] for name in ARRAYS)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"detection data {str(path)!r}: there is no such file; give an .npz with {', '.join(ARRAYS)}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"detection data {path}: not an .npz with {', '.join(ARRAYS)} ({type(error).__name__}: {error})"
+        ) from error
+    offset = offset.astype(np.int64).reshape(-1)
+    if jpeg.dtype != np.uint8 or len(offset) < 2 or (np.diff(offset) <= 0).any() or offset[-1] > jpeg.size:
+        raise UserError(f"detection data {path}: offset does not cut jpeg into at least one stream")
+    count = len(offset) - 1
+    boxes = boxes.astype(np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 6 or not np.isfinite(boxes).all():
+        raise UserError(f"detection data {path}: boxes has shape {boxes.shape}; [m, 6] finite numbers needed")
+    if len(boxes) and not (boxes[:, 0].min() >= 0 and boxes[:, 0].max() < count and boxes[:, 1].min() >= 0):
+        raise UserError(f"detection data {path}: a box names an image or a class that is not there")
+    streams = (jpeg[start:end].tobytes() for start, end in pairwise(offset))
+    pixels = torch.cat([_decoded(stream, side, path, i) for i, stream in enumerate(streams)])
+    return BoxImages(pixels, boxes)
+
+
+def _decoded(stream: bytes, side: int, path: str | Path, index: int) -> Tensor:
+    try:
+        image = Image.open(io.BytesIO(stream), formats=["JPEG"]).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"detection data {path}: image {index} is no readable JPEG ({error})") from error
+    pixels = torch.from_numpy(np.asarray(image)[:, :, ::-1].copy())
+    return resize(pixels[None], (side, side))
