@@ -103,6 +103,7 @@ def _readme(candidate: Candidate, figures: Mapping[str, Any], study: str) -> str
     manifest = candidate.manifest
     height, width = candidate.image_size
     accuracy, latency = figures["accuracy"], figures["latency"]
+    warning = f"The latency is {latency['warning']}.\n\n" if latency["warning"] else ""
     return f"""# {manifest["model"]} for ARM, {manifest["hash"]}
 
 Compressed in the study `{study}`, for `{manifest["target"]}`. Classes and normalization are in `manifest.json`; the program
@@ -130,7 +131,7 @@ needs no library.
 | size | {figures["size"]["value"]} bytes | {figures["size"]["source"]} |
 | peak memory | {figures["peak_memory"]["value"]} bytes | {figures["peak_memory"]["source"]} |
 
-To check the files:
+{warning}To check the files:
 
     python3 -c 'import hashlib, json; [print(n, hashlib.sha256(open(n, "rb").read()).hexdigest() == d)
                 for n, d in json.load(open("manifest.json"))["files"].items()]'

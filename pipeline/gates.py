@@ -139,6 +139,7 @@ def figures(candidate: Candidate, evidence: Evidence) -> dict[str, Any]:
             "unit": "ms",
             "source": profile.source,
             "device": profile.device,
+            "warning": profile.warning,
             "details": profile.details,
         },
         "size": {"value": candidate.blob.stat().st_size, "unit": "bytes", "source": "length of weights.blob"},

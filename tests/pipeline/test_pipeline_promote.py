@@ -381,22 +381,21 @@ def test_a_candidate_is_profiled_on_a_device(study: Path, tmp_path: Path) -> Non
         devices.main(["--profile", str(tmp_path)])
 
 
-def test_a_person_is_told_of_a_measurement_that_is_not_steady(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_person_is_told_of_a_measurement_that_is_not_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     hot = {"frequency_ghz": 1.8, "temperature_c": 84.0}
     details = {"repetitions": 212, "narrow": True, "steady": True, "after": hot,
                "before": {"frequency_ghz": 2.4, "temperature_c": None}}  # fmt: skip
     profile = dataclasses.replace(MODELLED, source="measured", device="board cpu3", details=details)
     monkeypatch.setattr(devices, "profile_candidate", lambda folder: profile)
-    devices.main(["--profile", "anything"])
-    text = capsys.readouterr().out
+    printed: list[str] = []
+    devices.main(["--profile", "anything"], printed.append)
+    text = printed.pop()
     assert "2 ms (1.8 to 2.3) measured on board cpu3" in text and "warning" not in text
     assert "212 repetitions, 2.4 GHz to 1.8 GHz, 84 degrees Celsius" in text
     told = {"before_ms": 0.1, "after_ms": 0.125, "allowed": 0.03, "attempts": 3}
     details.update(steady=False, narrow=False, canary=told)
-    devices.main(["--profile", "anything"])
-    text = capsys.readouterr().out
+    devices.main(["--profile", "anything"], printed.append)
+    text = printed.pop()
     assert (
         "warning: not steady: a fixed network took 0.1 ms before and 0.125 ms after, more than 3% apart"
         in text
