@@ -23,7 +23,13 @@ class Detections:
 
     def above(self, score: float) -> Detections:
         """Those with at least that score."""
-        kept = self.scores >= score
+        return self._those(self.scores >= score)
+
+    def of(self, number: int) -> Detections:
+        """Those of one class."""
+        return self._those(self.classes == number)
+
+    def _those(self, kept: Tensor) -> Detections:
         return Detections(self.boxes[kept], self.scores[kept], self.classes[kept])
 
 

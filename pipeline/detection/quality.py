@@ -1,4 +1,4 @@
-"""How good detections are: average precision."""
+"""How good detections are: average precision, and agreement with those of another network."""
 
 from __future__ import annotations
 
@@ -74,11 +74,22 @@ def average_precision(
         of_class = truth[truth[:, 1] == number]
         scores, right = [], []
         for image, detections in enumerate(found):
-            mine = detections.classes == int(number)
-            chosen = Detections(detections.boxes[mine], detections.scores[mine], detections.classes[mine])
+            chosen = detections.of(int(number))
             boxes = corners(of_class[of_class[:, 0] == image, 2:])
             scores.append(chosen.scores.numpy())
             right.append(matched(chosen, boxes, overlap))
         order = np.argsort(-np.concatenate(scores), kind="stable")
         curves.append(mean_precision(np.concatenate(right)[order], len(of_class)))
     return float(np.mean(curves))
+
+
+def agreement(found: Detections, wanted: Detections, score: float = 0.3, overlap: float = 0.5) -> float:
+    """How alike two networks see one image, 0 to 1: of the detections of at least ``score``, the share (of both networks'
+    together) that pairs up by class and overlap (intersection over union). 1 where neither sees anything."""
+    found, wanted = found.above(score), wanted.above(score)
+    total = len(found.scores) + len(wanted.scores)
+    pairs = sum(
+        int(matched(found.of(number), wanted.of(number).boxes, overlap).sum())
+        for number in found.classes.unique().tolist()
+    )
+    return 2 * pairs / total if total else 1.0

@@ -1,0 +1,84 @@
+"""A detector quantized by a plan and taught by its own fp32 outputs: images are needed, boxes are not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.data import ImageData
+from pipeline.images import ArrayImages, normalize
+from pipeline.training.evaluation import reestimate_batch_norm
+from pipeline.training.loop import Loop, Progress
+from pipeline.training.settings import TrainSettings
+from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
+from search_spaces.plan import Plan
+
+
+def divergence(raw: Tensor, wanted: Tensor) -> Tensor:
+    """How far a raw output [N, 5 + classes, H, W] is from a wanted one, 0 where they are equal.
+
+    The Kullback-Leibler divergence of objectness, plus, in proportion to the wanted objectness, that of the classes and the
+    absolute differences of the box terms after their tanh and sigmoid; per wanted object.
+    """
+    objectness = wanted[:, 0].sigmoid()
+    given, best = (F.binary_cross_entropy_with_logits(x[:, 0], objectness) for x in (raw, wanted))
+    classes = F.kl_div(
+        raw[:, 5:].log_softmax(1), wanted[:, 5:].log_softmax(1), reduction="none", log_target=True
+    )
+    places = (raw[:, 1:3].tanh() - wanted[:, 1:3].tanh()).abs()
+    sizes = (raw[:, 3:5].sigmoid() - wanted[:, 3:5].sigmoid()).abs()
+    weighted = objectness * (classes.sum(1) + places.sum(1) + sizes.sum(1))
+    return ((given - best) * objectness.numel() + weighted.sum()) / objectness.sum()
+
+
+class Distillation(Loop):
+    """The training of one plan.
+
+    Args:
+        model: the fp32 detector; it is copied, not changed.
+        pixels: uint8 [N, H, W, 3], what it learns from.
+
+    Otherwise as ``Loop``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        pixels: Tensor,
+        settings: TrainSettings,
+        mean: Sequence[float],
+        std: Sequence[float],
+        progress: Progress | None = None,
+    ) -> None:
+        images = ArrayImages(
+            pixels, torch.zeros(len(pixels))
+        )  # the loop wants labels; the loss does not read them
+        data = ImageData("", ("any", "none"), images.image_size, images, images, images, "none")
+        self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        network = quantize(model, plan, normalize(pixels[: settings.calibration_images], mean, std))
+        groups = parameter_groups(network, settings.learning_rate, settings.weight_decay)
+        device = torch.device("cpu")
+        super().__init__(network, data, settings, mean, std, groups, device=device, progress=progress)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.teacher(images).float()
+        return divergence(self.called(images).float(), wanted)
+
+    def before_step(self, share: float) -> None:
+        set_progress(self.network, share)
+
+    def hardened(self) -> Hardened:
+        """The network as it would be deployed, its batch-norm statistics fitted to its weights."""
+        set_progress(self.network, self.step / self.total_steps)
+        hardened, s = harden(self.network), self.settings
+        images = self.data.train
+        reestimate_batch_norm(
+            hardened.network, images, s.batch_norm_images, self.mean, self.std, s.evaluation_batch
+        )
+        return hardened
