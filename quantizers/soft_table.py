@@ -27,27 +27,35 @@ FINEST = 400.0  # cells per logit unit, squared, for a jump as high as the large
 
 
 class Evaluation(NamedTuple):
-    """The soft weight at M points: value, derivative, and what the mixture's gradients need. All float64."""
+    """The soft weight at M points: value, derivative, and what the mixture's gradients need. All float64.
 
-    points: Tensor  # [M]
+    The derivative of the soft weight by log density k is ``pulling_k (mu_k - soft) / T``, in the paper's form less
+    ``responsibility_k mean_pull``. Sums of it over components or points are taken by matrix products with a few features.
+    """
+
+    features: Tensor  # [3, M] 1, the point moved inside the outermost means, and its square continued along its tangent
     soft: Tensor  # [M]
     slope: Tensor  # [M] derivative by the point
-    assignment: Tensor  # [M, K] phi
-    by_log: Tensor  # [M, K] derivative of the soft weight by the log densities
-    by_temperature: Tensor  # [M]
+    assignment: Tensor  # [K, M] phi
+    responsibility: Tensor  # [K, M]; phi again but in the paper's form
+    pulling: Tensor  # [K, M] phi, in the paper's form times the responsibility
+    mean_pull: Tensor | None  # [M], in the paper's form
 
     def gradients(self, upstream: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sums over the points of ``upstream`` times the derivative by mean, scale, log prior [K] and temperature []."""
-        flow = self.by_log * upstream[:, None]
-        inside = self.points.clamp(mixture.low, mixture.high)
-        inverse = mixture.scale.reciprocal()
-        total, first = flow.sum(0), self.points @ flow
-        moment = (inside * (2 * self.points - inside)) @ flow
-        by_mean = upstream @ self.assignment + (first - mixture.mean * total) * inverse**2
-        # The squared distance continued along its tangent: inside * (2 w - inside) - 2 mu w + mu^2.
-        square = moment - 2 * mixture.mean * first + mixture.mean**2 * total
-        by_scale = square * inverse**3 - total * inverse
-        return by_mean, by_scale, total, upstream @ self.by_temperature
+        mean, inverse = mixture.mean, mixture.scale.reciprocal()
+        moments = (self.features * upstream).t()
+        both = self.pulling @ torch.cat([moments, moments * self.soft[:, None]], 1)
+        flow = (mean[:, None] * both[:, :3] - both[:, 3:]) / mixture.temperature
+        if self.mean_pull is None:
+            by_temperature = -(mixture.coefficients * flow).sum() / mixture.temperature
+        else:
+            flow -= self.responsibility @ (moments * self.mean_pull[:, None])
+            by_temperature = -(upstream @ self.mean_pull) / mixture.temperature
+        total, first, second = flow.unbind(1)
+        by_mean = self.assignment @ upstream + (first - mean * total) * inverse**2
+        square = second - 2 * mean * first + mean**2 * total
+        return by_mean, square * inverse**3 - total * inverse, total, by_temperature
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,14 @@ class Mixture:
     @property
     def high(self) -> Tensor:
         return self.mean.max()
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Log densities as polynomials in ``Evaluation.features``, [K, 3]."""
+        precision = self.scale.reciprocal().square()
+        linear = self.mean * precision
+        constant = self.log_prior - self.scale.log() - 0.5 * self.mean * linear
+        return torch.stack([constant, linear, -0.5 * precision], 1)
 
     def log_density(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities, without the constant of the normal law, and their derivatives by the point: [..., K] each."""
@@ -112,19 +128,27 @@ class Mixture:
 
 def evaluate(points: Tensor, mixture: Mixture) -> Evaluation:
     """The soft weight and its derivatives at ``points`` [M] (float64)."""
-    logs, log_slope = mixture.log_density(points)
-    phi, responsibility = mixture.assignment(logs)
-    soft = phi @ mixture.mean
-    pull = phi * (mixture.mean - soft[:, None]).mul_(
-        mixture.temperature.reciprocal()
-    )  # by the arguments of the outer softmax
+    inside = points.clamp(mixture.low, mixture.high)
+    features = torch.stack([torch.ones_like(points), inside, inside * (2 * points - inside)])
+    cool = mixture.temperature.reciprocal()
+    mean, precision = mixture.mean, mixture.scale.reciprocal().square()
     if mixture.paper:
-        by_temperature = -(pull * responsibility).sum(1) / mixture.temperature
-        by_log = responsibility * (pull - (pull * responsibility).sum(1, keepdim=True))
+        responsibility = torch.softmax(mixture.coefficients @ features, 0)
+        phi = torch.softmax(responsibility * cool, 0)
+        pulling = responsibility * phi
     else:
-        by_temperature = -(pull * logs).sum(1) / mixture.temperature
-        by_log = pull
-    return Evaluation(points, soft, (by_log * log_slope).sum(1), phi, by_log, by_temperature)
+        responsibility = phi = pulling = torch.softmax((mixture.coefficients * cool) @ features, 0)
+    soft = mean @ phi
+    # The derivative of log density k by the point is precision_k (mu_k - inside).
+    rows = torch.stack([precision, precision * mean, precision * mean**2, torch.ones_like(mean), mean])
+    flat, first, second, total, centre = rows @ pulling
+    slope = (second - inside * first - soft * (first - inside * flat)) * cool
+    mean_pull = None
+    if mixture.paper:
+        mean_pull = (centre - soft * total) * cool
+        flat, first = rows[:2] @ responsibility
+        slope -= mean_pull * (first - inside * flat)
+    return Evaluation(features, soft, slope, phi, responsibility, pulling, mean_pull)
 
 
 @dataclass(frozen=True)

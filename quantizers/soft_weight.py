@@ -30,7 +30,7 @@ from quantizers.soft_table import CHUNK, Evaluation, Mixture, Table, build_table
 
 Form = Literal["posterior", "paper"]
 FORMS: tuple[str, ...] = ("posterior", "paper")
-DIRECT = 2048  # up to this many weights the weights are the knots
+DIRECT = 1 << 18  # up to this many weights times components the weights are the knots
 
 
 class _SoftWeight(torch.autograd.Function):
@@ -49,7 +49,7 @@ class _SoftWeight(torch.autograd.Function):
         mixture = Mixture(mean, scale, log_prior, temperature, form == "paper")
         flat = weight.reshape(-1)
         ctx.mixture = mixture
-        if flat.numel() <= DIRECT:
+        if flat.numel() * mean.numel() <= DIRECT:
             at = evaluate(flat.double(), mixture)
             ctx.table, ctx.at = None, at
             ctx.save_for_backward(flat)

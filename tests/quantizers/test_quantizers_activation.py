@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantizers.activation import FrozenStep, LearnedStep, bounds
+from quantizers.activation import ENOUGH, LARGE, FrozenStep, LearnedStep, LeftReLU, bounds
 
 torch.set_num_threads(1)
 KINDS = [(8, True), (8, False), (7, True), (7, False)]
@@ -18,13 +18,15 @@ def test_bounds() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(KINDS), st.floats(1e-4, 10.0), st.integers(0, 2**31))
+@given(
+    st.sampled_from(KINDS), st.floats(1e-4, 10.0), st.integers(0, 2**31), st.sampled_from([500, 2 * LARGE])
+)
 def test_forward_is_the_deployed_operation_bit_for_bit(
-    kind: tuple[int, bool], step: float, seed: int
+    kind: tuple[int, bool], step: float, seed: int, count: int
 ) -> None:
     low, high = bounds(*kind)
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(500, generator=generator) * 200 * step
+    x = torch.randn(count, generator=generator) * 200 * step
     x[:8] = torch.tensor([0.5, 1.5, -0.5, 2.5, 1e4, -1e4, 0.0, -0.0]) * step  # halves and clipping
     quantizer = LearnedStep(*kind)
     with torch.no_grad():
@@ -109,3 +111,46 @@ def test_half_precision_and_zeros() -> None:
     assert out.dtype == torch.bfloat16
     out.sum().backward()
     assert x.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("count", [500, 2 * LARGE])
+def test_what_is_not_a_number_stays_one_and_the_infinite_is_clipped(value: float, count: int) -> None:
+    x = torch.randn(count)
+    x[7] = value
+    out = LearnedStep(8, True)(x)[7]
+    assert out.isnan() if value != value else out in (-128.0, 127.0)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_relu_left_to_the_step_changes_neither_value_nor_gradient(channels_last: bool) -> None:
+    torch.manual_seed(0)
+    x = 3 * torch.randn(4, 8, 16, 40)
+    x[0, 0, 0, :3] = torch.tensor([0.0, -0.01, 0.01])
+    upstream = torch.randn_like(x)
+    if channels_last:
+        x, upstream = (t.contiguous(memory_format=torch.channels_last) for t in (x, upstream))
+    results = []
+    for left in (False, True):
+        quantizer, value = LearnedStep(8, False), x.clone().requires_grad_()
+        quantizer.rectifies = left
+        with torch.no_grad():
+            quantizer.step.fill_(0.02)
+        out = quantizer((LeftReLU() if left else torch.nn.ReLU())(value))
+        out.backward(upstream)
+        results.append((out.detach(), value.grad, quantizer.step.grad))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert torch.equal(results[0][1], results[1][1]) and (x > 5.11).any()
+    assert torch.equal(LeftReLU().eval()(x), x.relu())
+
+
+def test_a_large_batch_gives_the_gradient_of_its_first_images_times_their_rarity() -> None:
+    torch.manual_seed(0)
+    x, upstream = torch.randn(64, ENOUGH // 16), torch.randn(64, ENOUGH // 16)
+    gradients = []
+    for images in (64, 16):  # of the 64 a quarter is looked at
+        quantizer = LearnedStep(8, True)
+        quantizer(x[:images].clone().requires_grad_()).backward(upstream[:images])
+        gradients.append(quantizer.step.grad)
+    torch.testing.assert_close(gradients[0], 4 * gradients[1], rtol=1e-4, atol=1e-6)

@@ -95,8 +95,8 @@ def test_gradcheck_in_double(form: str, components: int) -> None:
 
 @pytest.mark.parametrize("form", ["posterior", "paper"])
 def test_few_weights_are_exact_tails_included(form: str) -> None:
-    weight, mixture = layer(DIRECT, 8, "heavy")
-    upstream = torch.randn(DIRECT)
+    weight, mixture = layer(DIRECT // 8, 8, "heavy")
+    upstream = torch.randn(DIRECT // 8)
     fast = [t.clone().requires_grad_() for t in (*mixture, torch.tensor(0.3, dtype=torch.float64))]
     slow = [t.detach().clone().requires_grad_() for t in fast]
     w = weight.clone().requires_grad_()
