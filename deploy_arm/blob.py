@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import typing
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ OPCODES: dict[type[g.Operation], int] = {
     g.LayerNorm: 14,
     g.Limit: 15,
 }
+KERNELS = typing.get_args(g.Kernel)  # in the order of their numbers
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _convolution(op: g.Convolution, writer: _Writer) -> list[int]:
         levels = len(op.weights.levels)
         offset = writer.add(np.pad(op.weights.levels, (0, 16 - levels)))
     zeros = int(op.weights.integers.size - np.count_nonzero(op.weights.integers))
-    kernel = 0  # the program chooses
+    kernel = KERNELS.index(op.kernel)
     return [
         *(height, width, *op.stride, *op.padding, *op.dilation, op.groups, op.weights.bits, levels, offset),
         *(writer.add(packed), packed.size, *_finish(op.finish, writer), kernel, zeros),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm import graph as g
-from deploy_arm.blob import OPCODES, TENSOR, WORDS, read_blob
+from deploy_arm.blob import KERNELS, OPCODES, TENSOR, WORDS, read_blob
 from deploy_arm.packing import unpack_weights
 from quantizers.errors import UserError
 
@@ -50,7 +50,12 @@ def _convolution(reader: _Reader, words: list[int], source: g.Tensor, target: g.
     weights = unpack_weights(reader.array(packed_at, "<u1", size), levels, bits, shape, groups)
     finish = reader.finish(words[20:27], target.shape[2])
     top, left, bottom, right = words[8:12]
-    return weights, (words[6], words[7]), (top, left, bottom, right), (words[12], words[13]), groups, finish
+    if not 0 <= words[27] < len(KERNELS):
+        raise UserError(
+            f"a convolution of the blob asks for the unknown kernel {words[27]}; compile the candidate again"
+        )
+    geometry = (words[6], words[7]), (top, left, bottom, right), (words[12], words[13]), groups
+    return weights, *geometry, finish, KERNELS[words[27]]
 
 
 def _fields(reader: _Reader, words: list[int], source: g.Tensor, target: g.Tensor) -> tuple[Any, ...]:

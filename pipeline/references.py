@@ -43,6 +43,7 @@ def _int8(workspace: Workspace) -> Reference:
 
     from deploy_arm.blob import write_blob
     from deploy_arm.frontend import compile_graph
+    from deploy_arm.kernel_choice import choose_kernels
     from deploy_arm.program import build_program
     from pipeline.devices import devices_at_hand
     from pipeline.images import normalize
@@ -56,6 +57,7 @@ def _int8(workspace: Workspace) -> Reference:
     plan = Plan.uniform(layer_names(workspace.model), LayerPlan(8))
     hardened = harden(quantize(workspace.model, plan, calibration))
     graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
+    graph = choose_kernels(graph, target)
     with torch.inference_mode():
         error = error_of(hardened.network, data.search, workspace.mean, workspace.std)
     image = data.search.batch(torch.tensor([0])).numpy()[0]

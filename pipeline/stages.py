@@ -171,6 +171,7 @@ class CandidateRun:
     def _compile(self, hardened: Hardened) -> tuple[bytes, Graph]:
         workspace = self.bench.workspace
         graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
+        graph = choose_kernels(graph, self.bench.settings.target)
         return write_blob(graph), graph
 
     def _profile(self, blob: bytes, graph: Graph) -> Profile:
