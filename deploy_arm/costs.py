@@ -1,9 +1,9 @@
 """What a convolution costs by each kernel that can compute it: quantities of work, and how many cycles each takes on a core.
 
-The quantities follow from the convolution alone (its shapes, bits, levels, number of zeros and range of activations), so a
-cost is known before anything is trained. A core's model is linear in them, with coefficients that are not negative, fitted to
-profiles (``deploy_arm.fit_costs``). Zeros are only in the level-grouped kernel's quantities, and more of them never make one
-larger: with more zeros the choice can only change towards that kernel.
+The quantities follow from the convolution alone (its shapes, bits, which weights are zero or share a level, range of
+activations), so a cost is known before anything is trained. A core's model is linear in them, with coefficients that are not negative, fitted to
+profiles (``deploy_arm.fit_costs``). Zeros are only in the level-grouped kernel's quantities, and another weight
+that becomes zero makes none of them larger: with more zeros the choice can only change towards that kernel.
 
 Band sizes, segments and planes repeat what ``kernels/convolution.c``, ``dense.c`` and ``grouped.c`` do.
 """
@@ -31,8 +31,8 @@ Quantities = dict[str, float]
 class Work:
     """A convolution of one group as far as its cost goes.
 
-    ``source`` and ``result`` are (height, width, channels); ``padding`` is top, left, bottom, right; ``levels`` counts those
-    that are not zero, ``zeros`` the weights that are; ``narrow`` says that activations fit 7 bits, ``floating`` that the
+    ``source`` and ``result`` are (height, width, channels); ``padding`` is top, left, bottom, right; ``nonzeros`` counts
+    weights, ``pairs`` the pairs of an output channel and a level other than zero that it has weights of; ``narrow`` says that activations fit 7 bits, ``floating`` that the
     result is float32.
     """
 
@@ -43,14 +43,16 @@ class Work:
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
     bits: int
-    levels: int
-    zeros: int
+    nonzeros: int
+    pairs: int
     narrow: bool
     floating: bool = False
 
     @classmethod
     def of(cls, operation: g.Convolution, source: g.Tensor, result: g.Tensor) -> Work:
         book = operation.weights
+        table = book.integers.reshape(len(book.indices), -1).view(np.uint8)
+        counts = np.stack([np.bincount(row, minlength=256) for row in table])[:, 1:]
         return cls(
             source.shape,
             result.shape,
@@ -59,20 +61,11 @@ class Work:
             operation.padding,
             operation.dilation,
             book.bits,
-            int(np.count_nonzero(np.unique(book.levels))),
-            int(book.integers.size - np.count_nonzero(book.integers)),
+            int(counts.sum()),
+            int(np.count_nonzero(counts)),
             source.low >= -64 and source.high <= 63 or source.low >= 0 and source.high <= 127,
             result.floating,
         )
-
-    @property
-    def products(self) -> int:
-        """Multiplications behind one output."""
-        return self.kernel[0] * self.kernel[1] * self.source[2]
-
-    @property
-    def weights(self) -> int:
-        return self.products * self.result[2]
 
     def bands(self) -> list[int]:
         """Output rows of each band."""
@@ -123,6 +116,7 @@ def dense(work: Work) -> Quantities:
         "activations loaded": float(total * read * (wide + narrow)),
         "segments": float(tiles * lines * len(pieces)),
         "tiles": float(tiles),
+        "panels": float(len(pixels) * (wide + narrow)),
         "outputs": float(total * lanes * (not work.floating)),
         "outputs of partial tiles": float(total * partial * (not work.floating)),
         "floats": float(total * outs * work.floating),
@@ -151,7 +145,7 @@ def tile_sizes(vectors: Sequence[int]) -> dict[int, int]:
 def level_grouped(work: Work) -> Quantities:
     """Planes of the input, one vector of 16 outputs per load, one multiplication per level.
 
-    How many weights share a level is taken as it is on average when they are independent.
+    A pair of channel and level is taken to have as many weights as they have on average.
     """
     outs, width = work.result[2], work.result[1]
     reach = [(work.kernel[i] - 1) * work.dilation[i] // work.stride[i] for i in (0, 1)]
@@ -163,11 +157,11 @@ def level_grouped(work: Work) -> Quantities:
     vectors = [-(-((count - 1) * across + width) // 16) for count in bands]
     tiles = tile_sizes(vectors)
     total, channels = sum(vectors), work.source[2]
-    nonzeros = work.weights - work.zeros
-    met = nonzeros / max(outs * work.levels, 1)
-    far = rows * across * channels * phases // FARTHEST  # steps that may be too far for 16 bits
-    runs = 1 - math.exp(-met) + met / (RUN_7 if work.narrow else RUN_8) + met * far / (met + far or 1)
-    runs *= outs * work.levels
+    nonzeros, pairs = work.nonzeros, max(work.pairs, 1)
+    runs = work.pairs + nonzeros / (RUN_7 if work.narrow else RUN_8)
+    far = rows * across * channels * phases / FARTHEST
+    if far > 1:  # distances of independent weights are exponential: some do not fit 16 bits
+        runs += nonzeros * math.exp(-nonzeros / (pairs * far))
     size, calls = (7 if work.narrow else 8), sum(tiles.values())
     filled = len(bands) * phases * rows * -(-across // 16)
     blocks = -(-outs // 16)

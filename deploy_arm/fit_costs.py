@@ -28,13 +28,13 @@ from deploy_arm.program import build_program
 from deploy_arm.storage import sha256, write_atomically
 from quantizers.errors import UserError
 
-SAMPLES = 90
+SAMPLES = 120
 
 Row = tuple[costs.Work, str, float]
 
 
-def profiled(graph: g.Graph, core: str) -> list[Row]:
-    """Modelled cycles of every convolution of one group.
+def operation_cycles(graph: g.Graph, core: str) -> list[float]:
+    """Modelled cycles of every operation of one inference.
 
     Raises:
         UserError: the program cannot be built or counted.
@@ -45,18 +45,17 @@ def profiled(graph: g.Graph, core: str) -> list[Row]:
         blob.write_bytes(write_blob(graph))
         image = np.random.default_rng(0).integers(0, 256, graph.input.shape, dtype=np.uint8)
         counts = emulator.count(program, blob, image, target=core, caches=False)
-    parts = cycles.estimate(program, counts, CORES[core]).operations
-    return [
-        (costs.Work.of(op, graph.tensors[op.inputs[0]], graph.tensors[op.output]), op.kernel, part.point)
-        for op, part in zip(graph.operations, parts, strict=True)
-        if isinstance(op, g.Convolution) and op.groups == 1
-    ]
+    return [part.point for part in cycles.estimate(program, counts, CORES[core]).operations]
 
 
 def rows(core: str, count: int) -> Iterator[Row]:
     """The profiles of ``count`` shapes in every setting."""
     for number, sample in enumerate(samples(count)):
-        yield from profiled(network(sample, number), core)
+        graph = network(sample, number)
+        for operation, found in zip(graph.operations, operation_cycles(graph, core), strict=True):
+            if isinstance(operation, g.Convolution):
+                tensors = graph.tensors[operation.inputs[0]], graph.tensors[operation.output]
+                yield costs.Work.of(operation, *tensors), operation.kernel, found
 
 
 def fit(found: Sequence[Row]) -> dict[str, costs.Model]:

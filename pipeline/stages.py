@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deploy_arm.blob import write_blob
 from deploy_arm.frontend import compile_graph
+from deploy_arm.kernel_choice import choose_kernels
 from deploy_arm.program import build_program
 from deploy_arm.reference import run as run_reference
 from pipeline.candidate import write_candidate
