@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.arm_kernels import print_table
 from benchmarks.untrained import Setting, untrained
-from deploy_arm import mca
 from deploy_arm import graph as g
+from deploy_arm import mca
 from deploy_arm.cores import CORES
 from deploy_arm.costs import KERNELS, Work
 from deploy_arm.fit_costs import operation_cycles
@@ -96,9 +96,13 @@ def compare(
             errors += abs(models[kernel].cost(KERNELS[kernel](work)) / cycles - 1)
     ms = CORES[core].frequency_ghz * 1e6
     figures = [round(value / ms, 4) for value in (chosen, best, sum(dense), sum(grouped))]
-    source = f"llvm-mca {mca.version()} {CORES[core].scheduler}" if mca.find_tools() else "own throughput table"
+    source = (
+        f"llvm-mca {mca.version()} {CORES[core].scheduler}" if mca.find_tools() else "own throughput table"
+    )
     regret, error = 100 * (chosen / best - 1), 100 * errors / (2 * layers)
-    return Row(model, setting.name, core, layers, right, used, *figures, round(regret, 2), round(error, 1), source)
+    return Row(
+        model, setting.name, core, layers, right, used, *figures, round(regret, 2), round(error, 1), source
+    )
 
 
 def rows(model: str, cores: Sequence[str], settings: Sequence[Setting]) -> Iterator[Row]:
@@ -123,7 +127,8 @@ def record(found: Sequence[Row], path: Path = RESULTS) -> None:
     if path.exists():
         kept = {tuple(list(row.values())[:3]): row for row in csv.DictReader(io.StringIO(path.read_text()))}
     kept |= {
-        (row.model, row.setting, row.core): {key: str(value) for key, value in asdict(row).items()} for row in found
+        (row.model, row.setting, row.core): {key: str(value) for key, value in asdict(row).items()}
+        for row in found
     }
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
@@ -135,7 +140,9 @@ def record(found: Sequence[Row], path: Path = RESULTS) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_costs", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as in pipeline.models")
-    parser.add_argument("--cores", nargs="+", default=["a76", "x1", "x2", "a72"], help=f"of {', '.join(CORES)}")
+    parser.add_argument(
+        "--cores", nargs="+", default=["a76", "x1", "x2", "a72"], help=f"of {', '.join(CORES)}"
+    )
     names = [setting.name for setting in SETTINGS]
     parser.add_argument("--settings", nargs="+", default=names, choices=names)
     parser.add_argument("--record", action="store_true", help=f"keep the rows in {RESULTS.name}")

@@ -43,7 +43,7 @@ def samples(count: int, seed: int = 0) -> Iterator[Sample]:
         stride = int(random.choice((1, 1, 1, 2))) if size >= 4 else 1
         weights = channels * outs * taps * taps
         macs = weights * (-(-size // stride)) ** 2
-        if weights <= WEIGHTS and 50_000 <= macs <= MACS or size == 1 and 4096 <= weights <= WEIGHTS:
+        if (weights <= WEIGHTS and 50_000 <= macs <= MACS) or (size == 1 and 4096 <= weights <= WEIGHTS):
             count -= 1
             yield Sample(size, channels, outs, taps, stride)
 
@@ -79,7 +79,13 @@ def network(sample: Sample, seed: int = 0) -> g.Graph:
         geometry = (sample.stride,) * 2, (sample.taps // 2,) * 4, (1, 1), 1
         emit(
             g.Convolution(
-                ("narrow" if narrow else "full",), name, "", weights(random, sample, bits, share), *geometry, finish, kernel
+                ("narrow" if narrow else "full",),
+                name,
+                "",
+                weights(random, sample, bits, share),
+                *geometry,
+                finish,
+                kernel,
             ),
             g.Tensor(name, result, high=127, floating=floating),
         )

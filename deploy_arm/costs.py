@@ -1,9 +1,9 @@
 """What a convolution costs by each kernel that can compute it: quantities of work, and how many cycles each takes on a core.
 
 The quantities follow from the convolution alone (its shapes, bits, which weights are zero or share a level, range of
-activations), so a cost is known before anything is trained. A core's model is linear in them, with coefficients that are not negative, fitted to
-profiles (``deploy_arm.fit_costs``). Zeros are only in the level-grouped kernel's quantities, and another weight
-that becomes zero makes none of them larger: with more zeros the choice can only change towards that kernel.
+activations), so a cost is known before anything is trained. A core's model is linear in them, with coefficients that are
+not negative, fitted to profiles (``deploy_arm.fit_costs``). Zeros are only in the level-grouped kernel's quantities: with more
+zeros its cost falls, and the choice can only change towards it.
 
 Band sizes, segments and planes repeat what ``kernels/convolution.c``, ``dense.c`` and ``grouped.c`` do.
 """
@@ -32,8 +32,8 @@ class Work:
     """A convolution of one group as far as its cost goes.
 
     ``source`` and ``result`` are (height, width, channels); ``padding`` is top, left, bottom, right; ``nonzeros`` counts
-    weights, ``pairs`` the pairs of an output channel and a level other than zero that it has weights of; ``narrow`` says that activations fit 7 bits, ``floating`` that the
-    result is float32.
+    weights, ``pairs`` the pairs of an output channel and a level other than zero that it has weights of; ``narrow`` says that
+    activations fit 7 bits, ``floating`` that the result is float32.
     """
 
     source: tuple[int, int, int]
@@ -63,7 +63,7 @@ class Work:
             book.bits,
             int(counts.sum()),
             int(np.count_nonzero(counts)),
-            source.low >= -64 and source.high <= 63 or source.low >= 0 and source.high <= 127,
+            (source.low >= -64 and source.high <= 63) or (source.low >= 0 and source.high <= 127),
             result.floating,
         )
 

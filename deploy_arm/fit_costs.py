@@ -61,7 +61,9 @@ def rows(core: str, count: int) -> Iterator[Row]:
 def fit(found: Sequence[Row]) -> dict[str, costs.Model]:
     """A model per kernel."""
     return {
-        kernel: costs.fit([(costs.KERNELS[kernel](work), cost) for work, used, cost in found if used == kernel])
+        kernel: costs.fit(
+            [(costs.KERNELS[kernel](work), cost) for work, used, cost in found if used == kernel]
+        )
         for kernel in costs.KERNELS
     }
 
@@ -72,23 +74,43 @@ def entry(core: str, models: Mapping[str, costs.Model], count: int) -> dict[str,
     return {
         "kernels": {kernel: asdict(model) for kernel, model in models.items()},
         "unit": "modelled cycles",
-        "model": f"llvm-mca {cycles.mca.version()} {CORES[core].scheduler}" if analyser else "own throughput table",
+        "model": f"llvm-mca {cycles.mca.version()} {CORES[core].scheduler}"
+        if analyser
+        else "own throughput table",
         "program": sha256(build_program(CORES[core].target))[:12],
         "shapes": count,
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
+def earlier(path: Path) -> dict[str, Any]:
+    """The table that there is, an empty one where there is none.
+
+    Raises:
+        UserError: the file is no such table.
+    """
+    if not path.exists():
+        return {"cores": {}}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        record["cores"].items()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is no table of kernel costs ({error}): move it away") from error
+    return record
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy_arm.fit_costs", description=__doc__)
-    parser.add_argument("--cores", nargs="+", default=list(CORES), metavar="CORE", help=f"of {', '.join(CORES)}")
+    parser.add_argument(
+        "--cores", nargs="+", default=list(CORES), metavar="CORE", help=f"of {', '.join(CORES)}"
+    )
     parser.add_argument("--shapes", type=int, default=SAMPLES, help="how many layer shapes are profiled")
     parser.add_argument("--output", type=Path, default=TABLE, help="the table")
     options = parser.parse_args(arguments)
     try:
         if options.shapes < 1:
             raise UserError(f"--shapes {options.shapes}: at least one shape is needed")
-        record = json.loads(options.output.read_text()) if options.output.exists() else {"cores": {}}
+        record = earlier(options.output)
         for core in options.cores:
             models = fit(list(rows(core, options.shapes)))
             record["cores"][core] = entry(core, models, options.shapes)

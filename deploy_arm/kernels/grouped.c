@@ -83,22 +83,15 @@ static size_t planes_bytes(const struct plan *plan, const struct grouped *g) {
     return (g->plane * (size_t)plan->in->channels * (size_t)g->phases + PLANE_SLACK + 63) / 64 * 64;
 }
 
-/* Cycles of both kernels, fitted to modelled profiles of a Cortex-A76-class core; only their order matters. */
-static int worth_it(const struct plan *plan, const struct grouped *g) {
+/* Where the compiler did not choose, by costs it knows (../kernel_costs.json): so many zeros that it pays on any core, several
+ * weights to a level, and a vector of outputs. */
+static int likely(const struct plan *plan) {
     const struct convolution *c = plan->convolution;
-    if (c->bits == 8)
-        return 0;
-    int levels = 0;
+    int64_t levels = 0, weights = (int64_t)plan->k * plan->out->channels, nonzero = weights - plan->zeros;
     for (int i = 0; i < 16; i++)
         levels += c->levels[i] != 0;
-    double outs = plan->out->channels, pixels = (double)plan->out->height * plan->out->width;
-    double bands = (plan->out->height + plan->band - 1) / plan->band, vectors = bands * g->vectors;
-    double nonzero = (double)plan->k * outs - (double)plan->zeros;
-    double product = plan->matrix ? 0.019 : 0.0335;
-    double dense = pixels * ((double)plan->read * ((plan->out->channels + 7) / 8 * 8) * product + outs);
-    double planes = bands * (double)planes_bytes(plan, g) * 0.4;
-    double grouped = vectors * (nonzero * (g->narrow ? 0.81 : 1.03) + outs * levels * 6 + outs * 40) + planes;
-    return grouped < dense;
+    return c->bits < 8 && nonzero * (plan->matrix ? 8 : 4) < weights && nonzero >= 4 * levels * plan->out->channels &&
+           plan->out->height * plan->out->width >= 16;
 }
 
 static size_t room(const struct plan *plan) { return ((size_t)plan->k + 3) / 4 * TILE; }
@@ -188,7 +181,7 @@ int grouped_prepare(struct plan *plan) {
     size_t outs = (size_t)plan->out->channels;
     plan->grouped = g;
     int done = g && decoded;
-    if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || worth_it(plan, g))) {
+    if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || likely(plan))) {
         const struct convolution *c = plan->convolution;
         g->first_run = malloc((outs + 1) * sizeof *g->first_run);
         g->first_step = malloc((outs + 1) * sizeof *g->first_step);
