@@ -63,7 +63,7 @@ def profile(network: Untrained, core: str, folder: Path) -> Profile:
         UserError: the program cannot be built or emulated.
     """
     blob = folder / "weights.blob"
-    blob.write_bytes(network.blob)
+    blob.write_bytes(network.blob(core))
     return EmulatedDevice(core).profile(build_program(core), blob, network.image, layers=network.layers)
 
 

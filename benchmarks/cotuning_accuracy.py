@@ -81,6 +81,9 @@ class Cell:
     data: str
 
 
+CONDITIONS = tuple(field.name for field in fields(Cell))
+
+
 @dataclass(frozen=True)
 class Row:
     """A cell and what came out; accuracies are shares of images, 0..1."""
@@ -241,7 +244,7 @@ def _first(count: int) -> Any:
     return torch.arange(count)
 
 
-def read(path: Path, wanted: Iterable[str] = tuple(f.name for f in fields(Cell))) -> list[dict[str, str]]:
+def read(path: Path, wanted: Iterable[str] = CONDITIONS) -> list[dict[str, str]]:
     """The rows of an earlier run, which must have the columns ``wanted``; none when there is no file."""
     if not path.exists():
         return []

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from deploy_arm.blob import write_blob
 from deploy_arm.frontend import compile_graph
+from deploy_arm.graph import Graph
+from deploy_arm.kernel_choice import choose_kernels
 from pipeline.models import default_image_size, is_detector, load_model, normalization
 from quantizers.codebook import Codebook
 from quantizers.network import Hardened, harden, layer_names, quantize
@@ -39,11 +41,23 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Untrained:
-    """A compiled network: its blob, an image for it (uint8 [H, W, 3]), and the layer of each operation."""
+    """A compiled network and an image for it (uint8 [H, W, 3])."""
 
-    blob: bytes
+    graph: Graph
     image: np.ndarray
-    layers: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layer of each operation."""
+        return tuple(operation.layer for operation in self.graph.operations)
+
+    def blob(self, core: str) -> bytes:
+        """What the program of a core loads.
+
+        Raises:
+            UserError: unknown core.
+        """
+        return write_blob(choose_kernels(self.graph, core))
 
 
 def quantile_codebook(weight: Tensor, bits: int, zero_share: float) -> Codebook:
@@ -86,4 +100,4 @@ def untrained(name: str, setting: Setting, *, size: int | None = None, seed: int
     mean, std = normalization(name)
     graph = compile_graph(hardened_network(name, size, setting, seed), (3, size, size), mean, std)
     image = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    return Untrained(write_blob(graph), image, tuple(operation.layer for operation in graph.operations))
+    return Untrained(graph, image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import typing
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ OPCODES: dict[type[g.Operation], int] = {
     g.Limit: 15,
     **float_blob.OPCODES,
 }
+KERNELS = typing.get_args(g.Kernel)  # in the order of their numbers
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,11 @@ def _convolution(op: g.Convolution, writer: _Writer) -> list[int]:
         levels = len(op.weights.levels)
         offset = writer.add(np.pad(op.weights.levels, (0, 16 - levels)))
     zeros = int(op.weights.integers.size - np.count_nonzero(op.weights.integers))
-    kernel = 0  # the program chooses
     residual = 0
     if op.residual:
         r = op.residual
         residual = writer.add(np.array([*r.multipliers, r.right, r.low, r.high], "<i4"))
+    kernel = KERNELS.index(op.kernel)
     return [
         *(height, width, *op.stride, *op.padding, *op.dilation, op.groups, op.weights.bits, levels, offset),
         *(writer.add(packed), packed.size, *_finish(op.finish, writer), kernel, zeros, residual),

@@ -19,6 +19,7 @@ m * 2**(left - 31 - right) plus b * 2**-right, rounded half up.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from quantizers.codebook import Codebook
 
 Int32 = NDArray[np.int32]
+Kernel = Literal["automatic", "dense", "depthwise", "level-grouped"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Convolution(Operation):
     flatten of (H, W, C) is a convolution whose kernel is H x W. Padding (top, left, bottom, right) adds integer zeros.
     acc[oh, ow, o] = sum over kernel and input channels of x * integer weight (int32, wraps never: the compiler checks).
     With ``residual`` the output is that of an ``Add`` of the finished byte and the second input, which has the output's shape.
+    ``kernel`` is what the program computes it with; it changes time and memory, never results.
     """
 
     weights: Codebook
@@ -109,6 +112,7 @@ class Convolution(Operation):
     groups: int
     finish: Requantize | Dequantize
     residual: FusedAdd | None = None
+    kernel: Kernel = "automatic"
 
 
 @dataclass(frozen=True)

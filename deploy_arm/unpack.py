@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deploy_arm import float_blob
 from deploy_arm import graph as g
-from deploy_arm.blob import OPCODES, TENSOR, WORDS, read_blob
+from deploy_arm.blob import KERNELS, OPCODES, TENSOR, WORDS, read_blob
 from deploy_arm.float_graph import FloatConcatenate
 from deploy_arm.packing import unpack_weights
 from quantizers.errors import UserError
@@ -52,12 +52,16 @@ def _convolution(reader: _Reader, words: list[int], source: g.Tensor, target: g.
     weights = unpack_weights(reader.array(packed_at, "<u1", size), levels, bits, shape, groups)
     finish = reader.finish(words[20:27], target.shape[2])
     top, left, bottom, right = words[8:12]
+    if not 0 <= words[27] < len(KERNELS):
+        raise UserError(
+            f"a convolution of the blob asks for the unknown kernel {words[27]}; compile the candidate again"
+        )
     geometry = ((words[6], words[7]), (top, left, bottom, right), (words[12], words[13]))
     residual = None
     if words[29]:
         first, second, *rest = reader.array(words[29], "<i4", 5).tolist()
         residual = g.FusedAdd((first, second), *rest)
-    return weights, *geometry, groups, finish, residual
+    return weights, *geometry, groups, finish, residual, KERNELS[words[27]]
 
 
 def _fields(reader: _Reader, words: list[int], source: g.Tensor, target: g.Tensor) -> tuple[Any, ...]:

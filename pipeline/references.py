@@ -67,6 +67,7 @@ def _int8(workspace: Workspace) -> Reference:
     import torch
 
     from deploy_arm.frontend import compile_graph
+    from deploy_arm.kernel_choice import choose_kernels
     from pipeline.images import normalize
     from pipeline.stages import figures_of
     from pipeline.training.evaluation import error_of, fixed_sample
@@ -78,6 +79,7 @@ def _int8(workspace: Workspace) -> Reference:
     plan = Plan.uniform(layer_names(workspace.model), LayerPlan(8))
     hardened = harden(quantize(workspace.model, plan, calibration))
     graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
+    graph = choose_kernels(graph, workspace.settings.target)
     with torch.inference_mode():
         error = error_of(hardened.network, data.search, workspace.mean, workspace.std)
     return Reference("int8", figures_of(error, _profile(workspace, graph)))

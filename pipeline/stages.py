@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deploy_arm.blob import write_blob
 from deploy_arm.frontend import compile_graph
+from deploy_arm.kernel_choice import choose_kernels
 from deploy_arm.program import build_program
 from deploy_arm.reference import run as run_reference
 from pipeline.candidate import write_candidate
@@ -171,6 +172,7 @@ class CandidateRun:
     def _compile(self, hardened: Hardened) -> tuple[bytes, Graph]:
         workspace = self.bench.workspace
         graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
+        graph = choose_kernels(graph, self.bench.settings.target)
         return write_blob(graph), graph
 
     def _profile(self, blob: bytes, graph: Graph) -> Profile:

@@ -78,14 +78,15 @@ class Comparison:
         from benchmarks.arm_peers.figures import OURS, Sanity
 
         multiplications = 0
-        for configuration, blob in ours.compile_ours(workload, folder, self.only):
+        for configuration, blobs in ours.compile_ours(workload, folder, self.cores, self.only):
+            blob = blobs[self.cores[0].target]
             say(f"{workload.name}: {OURS} {configuration.name}")
             multiplications = multiplications or ours.multiplications(blob, self.cores[0])
             checked = self.check and configuration.checked
             sanity = ours.check_ours(workload, blob, self.cores[0]) if checked else Sanity()
             settings = ours.SETTINGS if checked else f"{ours.SETTINGS}, plan not co-tuned: cost only"
             for core in self.cores:
-                modelled = ours.measure_ours(workload, blob, core, caches=self.caches)
+                modelled = ours.measure_ours(workload, blobs[core.target], core, caches=self.caches)
                 named = (OURS, configuration.name, ours.version(core), settings)
                 self.add(workload, named, core, modelled, sanity, blob.stat().st_size, multiplications)
         for variant in [] if self.only else peers.write_variants(workload, folder):

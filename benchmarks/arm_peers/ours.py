@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from deploy_arm.blob import write_blob
 from deploy_arm.cores import Core
 from deploy_arm.elf import read_executable
 from deploy_arm.frontend import compile_float, compile_graph
+from deploy_arm.kernel_choice import choose_kernels
 from deploy_arm.program import build_program
 from deploy_arm.storage import sha256
 from quantizers.network import layer_names, quantize, synthetic
@@ -50,8 +51,10 @@ def configurations() -> Iterator[Configuration]:
         yield Configuration(name, LayerPlan(2, 4, share / 100), 7)
 
 
-def compile_ours(workload: Workload, folder: Path, only: str = "") -> Iterator[tuple[Configuration, Path]]:
-    """Writes the blob of every configuration whose name begins with ``only``, one after the other.
+def compile_ours(
+    workload: Workload, folder: Path, cores: Sequence[Core], only: str = ""
+) -> Iterator[tuple[Configuration, dict[str, Path]]]:
+    """Writes the blobs, by core, of every configuration whose name begins with ``only``, one configuration after the other.
 
     Configurations that differ only in their share of zeros take their levels from one quantized network: ``synthetic`` moves
     the weights, and finding the levels of a large network takes longer than all the rest.
@@ -70,16 +73,17 @@ def compile_ours(workload: Workload, folder: Path, only: str = "") -> Iterator[t
         if layer is None:
             path = folder / "fp32.blob"
             path.write_bytes(write_blob(compile_float(workload.model, shape, workload.mean, workload.std)))
-            yield configuration, path
+            yield configuration, {core.target: path for core in cores}
             continue
         plan = Plan.uniform(names, layer, activation_bits=configuration.activation_bits)
         kind = (layer.bits, layer.components, plan.activation_bits)
         if kind != made:
             network, made = quantize(workload.model, plan, calibration), kind
         graph = compile_graph(synthetic(network, plan), shape, workload.mean, workload.std)
-        path = folder / f"{plan.hash}.blob"
-        path.write_bytes(write_blob(graph))
-        yield configuration, path
+        blobs = {core.target: folder / f"{plan.hash}-{core.target}.blob" for core in cores}
+        for core, path in blobs.items():
+            path.write_bytes(write_blob(choose_kernels(graph, core)))
+        yield configuration, blobs
 
 
 def measure_ours(workload: Workload, blob: Path, core: Core, *, caches: bool) -> Modelled:

@@ -21,8 +21,9 @@ enum {
     PLANE_SLACK = 16 * VECTORS + SLACK,
 };
 
-/* ``count`` weights of one level. The first lies ``first`` bytes from the outputs' first activation; each has its distance from the
- * one before, 0 for the first. A level has several runs where a sum would not fit or a distance not. */
+/* ``count`` weights of one level. The first lies ``first`` bytes from the outputs' first activation. Weights are taken in pairs, a
+ * single one at the end; both of a pair have their distance from the last of the pair before (of the first pair: from the first
+ * weight), so that an address waits for one addition per pair. A level has several runs where a sum would not fit or a distance not. */
 struct run {
     int32_t level, count;
     uint32_t first;
@@ -82,22 +83,15 @@ static size_t planes_bytes(const struct plan *plan, const struct grouped *g) {
     return (g->plane * (size_t)plan->in->channels * (size_t)g->phases + PLANE_SLACK + 63) / 64 * 64;
 }
 
-/* Cycles of both kernels, fitted to modelled profiles of a Cortex-A76-class core; only their order matters. */
-static int worth_it(const struct plan *plan, const struct grouped *g) {
+/* Where the compiler did not choose, by costs it knows (../kernel_costs.json): so many zeros that it pays on any core, several
+ * weights to a level, and a vector of outputs. */
+static int likely(const struct plan *plan) {
     const struct convolution *c = plan->convolution;
-    if (c->bits == 8)
-        return 0;
-    int levels = 0;
+    int64_t levels = 0, weights = (int64_t)plan->k * plan->out->channels, nonzero = weights - plan->zeros;
     for (int i = 0; i < 16; i++)
         levels += c->levels[i] != 0;
-    double outs = plan->out->channels, pixels = (double)plan->out->height * plan->out->width;
-    double bands = (plan->out->height + plan->band - 1) / plan->band, vectors = bands * g->vectors;
-    double nonzero = (double)plan->k * outs - (double)plan->zeros;
-    double product = plan->matrix ? 0.019 : 0.0335;
-    double dense = pixels * ((double)plan->read * ((plan->out->channels + 7) / 8 * 8) * product + outs);
-    double planes = bands * (double)planes_bytes(plan, g) * 0.4;
-    double grouped = vectors * (nonzero * (g->narrow ? 0.81 : 1.03) + outs * levels * 6 + outs * 40) + planes;
-    return grouped < dense;
+    return c->bits < 8 && nonzero * (plan->matrix ? 8 : 4) < weights && nonzero >= 4 * levels * plan->out->channels &&
+           plan->out->height * plan->out->width >= 16;
 }
 
 static size_t room(const struct plan *plan) { return ((size_t)plan->k + 3) / 4 * TILE; }
@@ -105,7 +99,7 @@ static size_t room(const struct plan *plan) { return ((size_t)plan->k + 3) / 4 *
 /* By level, the run that is being filled. */
 struct open_run {
     int32_t run, count; /* run: its index, or -1 */
-    uint32_t place;     /* the last */
+    uint32_t from;      /* where distances begin */
     uint32_t step;      /* index of the next */
 };
 
@@ -134,7 +128,7 @@ static void list_channel(const struct plan *plan, const struct grouped *g, const
                         continue;
                     uint32_t place = (uint32_t)(((size_t)p * (size_t)plan->in->channels + (size_t)d) * g->plane) + first_place[tap];
                     struct open_run *o = &open[level];
-                    int fresh = o->count == most || place - o->place > UINT16_MAX;
+                    int fresh = o->count == most || place - o->from > UINT16_MAX;
                     if (!pass) {
                         used[level]++;
                         run_total[level] += fresh;
@@ -142,10 +136,11 @@ static void list_channel(const struct plan *plan, const struct grouped *g, const
                         if (fresh)
                             runs[++o->run] = (struct run){(int8_t)level, 0, place};
                         runs[o->run].count++;
-                        steps[o->step++] = (uint16_t)(fresh ? 0 : place - o->place);
+                        steps[o->step++] = (uint16_t)(fresh ? 0 : place - o->from);
                     }
                     o->count = fresh ? 1 : o->count + 1;
-                    o->place = place;
+                    if (fresh || o->count % 2 == 0)
+                        o->from = place;
                 }
     }
     for (int32_t level = 0; level < 256; level++) {
@@ -186,7 +181,7 @@ int grouped_prepare(struct plan *plan) {
     size_t outs = (size_t)plan->out->channels;
     plan->grouped = g;
     int done = g && decoded;
-    if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || worth_it(plan, g))) {
+    if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || likely(plan))) {
         const struct convolution *c = plan->convolution;
         g->first_run = malloc((outs + 1) * sizeof *g->first_run);
         g->first_step = malloc((outs + 1) * sizeof *g->first_step);
@@ -290,23 +285,13 @@ static inline __attribute__((always_inline)) void add_runs(const int Q, const in
     for (; run < end; run++) {
         int16x8_t sum[2 * VECTORS];
         const int8_t *b = x + run->first;
-        if (run->count & 1) {
-            const int8_t *a = b;
-            step++;
-            UNROLL for (int q = 0; q < Q; q++) {
-                int8x16_t value = vld1q_s8(a + 16 * q);
-                sum[2 * q] = vmovl_s8(vget_low_s8(value));
-                sum[2 * q + 1] = vmovl_high_s8(value);
-            }
-        } else {
-            UNROLL for (int i = 0; i < 2 * Q; i++)
-                sum[i] = vdupq_n_s16(0);
-        }
+        UNROLL for (int i = 0; i < 2 * Q; i++)
+            sum[i] = vdupq_n_s16(0);
         for (int32_t pairs = run->count / 2; pairs; pairs--, step += 2) {
             uint32_t two; /* one load for two distances; ARM programs are little-endian */
             memcpy(&two, step, sizeof two);
             const int8_t *a = b + (uint16_t)two;
-            b = a + (two >> 16);
+            b += two >> 16;
             UNROLL for (int q = 0; q < Q; q++) {
                 int8x16_t u = vld1q_s8(a + 16 * q), v = vld1q_s8(b + 16 * q);
                 if (narrow) {
@@ -317,6 +302,14 @@ static inline __attribute__((always_inline)) void add_runs(const int Q, const in
                     sum[2 * q] = vaddw_s8(vaddw_s8(sum[2 * q], vget_low_s8(u)), vget_low_s8(v));
                     sum[2 * q + 1] = vaddw_high_s8(vaddw_high_s8(sum[2 * q + 1], u), v);
                 }
+            }
+        }
+        if (run->count & 1) {
+            b += *step++;
+            UNROLL for (int q = 0; q < Q; q++) {
+                int8x16_t value = vld1q_s8(b + 16 * q);
+                sum[2 * q] = vaddw_s8(sum[2 * q], vget_low_s8(value));
+                sum[2 * q + 1] = vaddw_high_s8(sum[2 * q + 1], value);
             }
         }
         int16x8_t level = vdupq_n_s16((int16_t)run->level);

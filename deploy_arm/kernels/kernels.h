@@ -105,7 +105,7 @@ void depthwise3_pack(const struct plan *plan, const int8_t *weights, int8_t *pac
 void depthwise3_band(const struct plan *plan, const struct part *part, const int8_t *source, int32_t rows, const int8_t *packed, int8_t *out);
 #endif
 
-/* Makes the plan level-grouped where that is asked for, or pays; 0 when memory is short. */
+/* Makes the plan level-grouped where that is asked for, or is likely to pay; 0 when memory is short. */
 int grouped_prepare(struct plan *plan);
 void grouped_free(struct grouped *grouped);
 

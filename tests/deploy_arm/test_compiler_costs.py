@@ -1,0 +1,228 @@
+"""Kernels are chosen by fitted costs: the fit, the quantities of work, the committed table, and what ends up in the blob."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_cases import Builder
+from test_runtime_exact import execute
+
+from deploy_arm import costs, fit_costs
+from deploy_arm import graph as g
+from deploy_arm.blob import write_blob
+from deploy_arm.cores import CORES
+from deploy_arm.cost_samples import network, samples
+from deploy_arm.kernel_choice import TABLE, cheapest, choose_kernels, models_of, read_table
+from deploy_arm.reference import run
+from deploy_arm.unpack import read_graph
+from quantizers.codebook import Codebook
+from quantizers.errors import UserError
+
+
+def test_a_fit_recovers_the_coefficients_it_was_made_of() -> None:
+    random = np.random.default_rng(0)
+    wanted = {"a": 3.0, "b": 0.02, "c": 0.0}
+    rows = []
+    for _ in range(50):
+        quantities = {
+            "a": float(random.integers(1, 9)),
+            "b": float(10 ** random.uniform(1, 6)),
+            "c": random.random(),
+        }
+        rows.append((quantities, sum(wanted[name] * amount for name, amount in quantities.items())))
+    model = costs.fit(rows)
+    assert model.error < 1e-4 and model.rows == 50
+    assert model.coefficients.get("c", 0.0) < 1e-3
+    assert model.coefficients["a"] == pytest.approx(3.0, rel=1e-3)
+    assert model.cost({"b": 100.0}) == pytest.approx(2.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("rows", [[], [({"a": 1.0}, 0.0)]])
+def test_nothing_is_fitted_to_no_rows_or_to_no_cycles(rows: list[tuple[dict[str, float], float]]) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        costs.fit(rows)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_the_fit_is_the_best_without_negative_coefficients(seed: int) -> None:
+    """Karush-Kuhn-Tucker: the residual falls along no coefficient that is above zero, nor by raising one that is zero."""
+    random = np.random.default_rng(seed)
+    matrix = random.normal(size=(12, 6))
+    matrix[:, 5] = matrix[:, 4]  # quantities that always go together
+    wanted = random.normal(size=12)
+    x = costs.non_negative_least_squares(matrix, wanted)
+    gradient = matrix.T @ (wanted - matrix @ x)
+    assert (x >= 0).all() and (gradient < 1e-6).all() and abs(gradient[x > 0]).max(initial=0.0) < 1e-6
+
+
+def convolution(
+    size: int,
+    channels: int,
+    outs: int,
+    taps: int,
+    stride: int,
+    share: float,
+    bits: int = 2,
+    narrow: bool = True,
+) -> g.Graph:
+    """One padded convolution with integer output."""
+    builder = Builder(np.random.default_rng(1), (size, size, channels))
+    source = builder.input(0, 127 if narrow else 255)
+    edge = taps // 2
+    last = builder.convolution(
+        source, outs, (taps, taps), bits=bits, stride=(stride, stride), padding=(edge,) * 4, zero_share=0.0
+    )
+    found = next(op for op in builder.graph.operations if isinstance(op, g.Convolution))
+    random = np.random.default_rng(2)
+    levels = np.arange(-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) + 1).astype(np.int8) * np.int8(7)
+    zero = int(np.flatnonzero(levels == 0)[0])
+    indices = random.integers(0, len(levels) - 1, found.weights.indices.shape)
+    indices += indices >= zero
+    order = np.random.default_rng(3).permutation(
+        indices.size
+    )  # the same weights go first, whatever the share
+    indices.reshape(-1)[order[: round(share * indices.size)]] = zero
+    book = Codebook(indices.astype(np.uint8), levels, np.ones(1, np.float32), bits)
+    object.__setattr__(found, "weights", book)
+    return builder.done(last)
+
+
+def work_of(graph: g.Graph) -> costs.Work:
+    operation = next(op for op in graph.operations if isinstance(op, g.Convolution))
+    return costs.Work.of(operation, graph.tensors[operation.inputs[0]], graph.tensors[operation.output])
+
+
+def test_work_counts_what_a_channel_has() -> None:
+    graph = convolution(6, 5, 4, 3, 1, 0.5)
+    work = work_of(graph)
+    weights = next(op for op in graph.operations if isinstance(op, g.Convolution)).weights.integers
+    assert work.nonzeros == np.count_nonzero(weights)
+    assert work.pairs == sum(len(set(channel.reshape(-1).tolist()) - {0}) for channel in weights)
+    assert work.narrow and not work_of(convolution(6, 5, 4, 3, 1, 0.5, narrow=False)).narrow
+    assert work.bands() == [6] and (work.source, work.result) == ((6, 6, 5), (6, 6, 4))
+
+
+@pytest.mark.parametrize("core", CORES)
+@given(
+    size=st.sampled_from([4, 7, 14, 28]),
+    channels=st.sampled_from([3, 16, 40, 64]),
+    outs=st.sampled_from([8, 16, 24]),
+    taps=st.sampled_from([1, 3]),
+    stride=st.sampled_from([1, 2]),
+    bits=st.sampled_from([2, 3, 4]),
+    narrow=st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_more_zeros_change_the_choice_once_at_most(
+    core: str, size: int, channels: int, outs: int, taps: int, stride: int, bits: int, narrow: bool
+) -> None:
+    works = [
+        work_of(convolution(size, channels, outs, taps, stride, share, bits, narrow))
+        for share in (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.99)
+    ]
+    models = models_of(core)
+    assert len({models["dense"].cost(costs.KERNELS["dense"](work)) for work in works}) == 1
+    grouped = [models["level-grouped"].cost(costs.KERNELS["level-grouped"](work)) for work in works]
+    assert grouped == sorted(grouped, reverse=True)
+    chosen = [cheapest(work, models) for work in works]
+    assert chosen == sorted(chosen)  # dense first
+
+
+def test_the_table_has_every_core_and_says_how_well_it_fits() -> None:
+    assert set(read_table()) == set(CORES)
+    for core in CORES:
+        for model in models_of(core).values():
+            assert model.rows > 100 and model.error < 0.06 and min(model.coefficients.values()) > 0
+    for entry in json.loads(TABLE.read_text())["cores"].values():
+        assert {"unit", "model", "program", "shapes", "date"} < set(entry)
+
+
+def test_cores_differ_where_they_should() -> None:
+    """Without dot products the level-grouped kernel pays early, with matrix instructions late."""
+    shares = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
+    works = [work_of(convolution(28, 128, 32, 3, 1, share)) for share in shares]
+    first = {
+        core: next(
+            share for share, work in zip(shares, works) if cheapest(work, models_of(core)) == "level-grouped"
+        )
+        for core in ("a72", "a76", "x1", "x2")
+    }
+    assert first["a72"] < first["a76"] <= first["x1"] < first["x2"]
+
+
+def test_unknown_cores_and_cores_without_costs_are_a_message(tmp_path: Path) -> None:
+    graph = convolution(6, 5, 4, 3, 1, 0.5)
+    with pytest.raises(UserError, match="unknown modelled core 'm1'; allowed: a53"):
+        choose_kernels(graph, "m1")
+    path = tmp_path / "table.json"
+    path.write_text('{"cores": {}}')
+    with pytest.raises(UserError, match=r"no kernel costs are known for core 'a76'.*fit_costs --cores a76"):
+        models_of("a76", path)
+    for text in ("", "[]", '{"cores": {"a76": {}}}', '{"cores": {"a76": {"kernels": {"dense": {"x": 1}}}}}'):
+        other = tmp_path / f"{len(text)}.json"
+        other.write_text(text)
+        with pytest.raises(UserError, match=re.escape(str(other))):
+            models_of("a76", other)
+
+
+@pytest.mark.parametrize(("core", "target"), [("a76", "a76"), ("a72", "a72"), ("x2", "x2")])
+def test_chosen_kernels_are_in_the_blob_and_change_no_result(tmp_path: Path, core: str, target: str) -> None:
+    builder = Builder(np.random.default_rng(5), (12, 12, 24))
+    last = builder.input(0, 127)
+    for share, bits, groups in ((0.0, 4, 1), (0.95, 2, 1), (0.97, 2, 1), (0.5, 8, 1), (0.9, 2, 24)):
+        last = builder.convolution(
+            last, 24, (3, 3), bits=bits, padding=(1, 1, 1, 1), zero_share=share, groups=groups, to=(0, 127)
+        )
+    graph = choose_kernels(builder.done(last), core)
+    kernels = [op.kernel for op in graph.operations if isinstance(op, g.Convolution)]
+    assert kernels == ["dense", "level-grouped", "level-grouped", "automatic", "automatic"]
+    path = tmp_path / "weights.blob"
+    path.write_bytes(write_blob(graph))
+    read = [op.kernel for op in read_graph(path.read_bytes()).operations if isinstance(op, g.Convolution)]
+    assert read == kernels
+    images = builder.images(3)
+    np.testing.assert_array_equal(
+        execute(target, path, images).view(np.uint32), run(graph, images).view(np.uint32)
+    )
+
+
+def test_fitting_anew_keeps_other_cores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "costs.json"
+    record = json.loads(TABLE.read_text())
+    record["cores"]["x1"]["date"] = "earlier"
+    path.write_text(json.dumps(record))
+    assert fit_costs.main(["--cores", "a76", "--shapes", "2", "--output", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("a76: mean relative error dense")
+    found = json.loads(path.read_text())["cores"]
+    assert found["x1"]["date"] == "earlier" and found["a76"]["shapes"] == 2
+    assert found["a76"]["kernels"]["dense"]["rows"] > 5
+    assert set(read_table(path)) == set(CORES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [(["--cores", "m1"], "m1"), (["--shapes", "0"], "--shapes 0")]
+)
+def test_wrong_arguments_of_the_fit_are_a_message(
+    arguments: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit_costs.main([*arguments, "--output", str(tmp_path / "costs.json")]) == 2
+    assert text in capsys.readouterr().err and not (tmp_path / "costs.json").exists()
+
+
+def test_samples_cover_every_kernel_and_setting() -> None:
+    shapes = list(samples(30))
+    assert shapes == list(samples(30)) and {shape.taps for shape in shapes} >= {1, 3}
+    graph = network(shapes[0])
+    found = [op for op in graph.operations if isinstance(op, g.Convolution)]
+    assert {op.kernel for op in found} == {"dense", "level-grouped"}
+    assert {op.weights.bits for op in found} == {2, 3, 4}
+    dense = dataclasses.replace(work_of(graph), narrow=False)
+    assert set(costs.KERNELS["dense"](dense)) == set(costs.KERNELS["dense"](work_of(graph)))
