@@ -7,7 +7,8 @@
  *   program bench BLOB [--repeat N] [--warmup N] [--mark]    one image; JSON {"ns": [...]}, one figure per repetition
  *
  * --threads N shares an inference among 1 (the default) to 8 threads; bench takes it too. With --mark there is one repetition, and getsid(-(1000000 + i)) is called before operation i and once after the last: a
- * harmless system call that an emulator can see. --portable runs plain C instead of the vector kernels, to compare.
+ * harmless system call that an emulator can see. bench --part I/N does only what thread I of N would do, for such counts; its
+ * results mean nothing. --portable runs plain C instead of the vector kernels, to compare.
  *
  * Exit status: 0 done; 2 wrong arguments; 3 to 8 as in network.h; 9 the input is not a whole number of images (or none);
  * 10 the output cannot be written; 11 the threads cannot be started. Messages go to standard error. */
@@ -186,6 +187,15 @@ static long parse_count(const char *text) {
     return text && *text && !*end && value >= 0 && value <= 1000000 ? value : -1;
 }
 
+/* I/N with N from 1 to MAXIMUM_THREADS, I below it; 0 if the text is something else. */
+static int parse_part(const char *text, struct network *network) {
+    int part, count, length = 0;
+    if (!text || sscanf(text, "%d/%d%n", &part, &count, &length) != 2 || text[length] || part < 0 || part >= count || count > MAXIMUM_THREADS)
+        return 0;
+    network->part = part, network->thread_count = count;
+    return 1;
+}
+
 int main(int count, char **arguments) {
     if (count < 3)
         return complain(EXIT_USAGE, "%s", USAGE);
@@ -193,6 +203,7 @@ int main(int count, char **arguments) {
     int is_info = !strcmp(command, "info"), is_run = !strcmp(command, "run"), is_classify = !strcmp(command, "classify");
     int is_bench = !strcmp(command, "bench"), marked = 0, portable = 0;
     long repeat = 10, warmup = 1, threads = 1;
+    const char *part = NULL;
     if (!is_info && !is_run && !is_classify && !is_bench)
         return complain(EXIT_USAGE, "there is no command \"%s\"\n%s", command, USAGE);
     for (int i = 3; i < count; i++) {
@@ -201,6 +212,8 @@ int main(int count, char **arguments) {
             portable = 1;
         } else if (!strcmp(option, "--mark") && is_bench) {
             marked = 1;
+        } else if (!strcmp(option, "--part") && is_bench) {
+            part = arguments[++i];
         } else if (!strcmp(option, "--threads") && !is_info) {
             threads = parse_count(arguments[++i]);
             if (threads < 1 || threads > MAXIMUM_THREADS)
@@ -224,7 +237,9 @@ int main(int count, char **arguments) {
         network_close(network);
         return complain(status, "%ld threads cannot be started here\n", threads);
     }
-    if (is_info)
+    if (part && !parse_part(part, network))
+        status = complain(EXIT_USAGE, "--part needs I/N with N from 1 to %d and I below N\n", MAXIMUM_THREADS);
+    else if (is_info)
         status = command_info(network);
     else
         status = is_bench ? command_bench(network, repeat, warmup, marked) : command_run(network, is_classify);
