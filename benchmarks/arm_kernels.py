@@ -2,13 +2,15 @@
 
 ``python -m benchmarks.arm_kernels --models resnet20 --layers`` prints one row per network, setting and core, and the
 roofline of each layer. Time is modelled (``deploy_arm.cycles``), counts are executed under emulation; nothing here ran on ARM
-hardware. ``--record LABEL`` keeps the rows in ``benchmarks/results/arm_kernels.csv``, in place of older ones of that label.
+hardware. ``--record LABEL`` keeps the rows in ``benchmarks/results/arm_kernels.csv``, in place of older ones of that label, and
+rooflines in ``arm_roofline_MODEL.csv`` beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from deploy_arm.cores import CORES
 from deploy_arm.device import EmulatedDevice
 from deploy_arm.profiling import LayerProfile, Profile
 from deploy_arm.program import build_program
+from deploy_arm.storage import write_atomically
 from deploy_arm.targets import TARGETS
 from quantizers.errors import UserError
 
@@ -85,18 +88,36 @@ def row(label: str, model: str, setting: str, core: str, profile: Profile) -> Ro
     )
 
 
-def roofline(profile: Profile, core: str) -> list[dict[str, Any]]:
-    """Per operation: share of the time, instructions and cycles per multiply-accumulate beside their least."""
+def bound_by(layer: LayerProfile, core: str) -> str:
+    """What most of a layer's modelled cycles are explained by."""
+    cycles = layer.ms * CORES[core].frequency_ghz * 1e6
+    multiplying = peak(layer, core)[1] * layer.multiplications if layer.kernel != "level-grouped" else 0.0
+    delivering = (layer.instructions or 0) / CORES[core].front_end[0]
+    if multiplying >= 0.85 * cycles:
+        return "multiply-accumulate units"
+    if delivering >= 0.95 * cycles:
+        return "instructions per cycle"
+    return "other vector work" if layer.multiplications else "vector and load units"
+
+
+def roofline(profile: Profile, setting: str, core: str) -> list[dict[str, Any]]:
+    """Per operation: share of the time, instructions and cycles per multiply-accumulate beside their least.
+
+    The least is that of a dense form; the level-grouped kernel, which leaves out zero weights, may stay below it.
+    """
     table = []
     for layer in profile.layers:
         cycles = layer.ms * CORES[core].frequency_ghz * 1e6
         entry: dict[str, Any] = {
+            "setting": setting,
+            "core": core,
             "layer": layer.layer,
             "operation": layer.kind,
             "kernel": layer.kernel,
             "megamacs": round(layer.multiplications / 1e6, 3),
             "share_of_time": round(layer.ms / profile.latency_ms, 4),
             "kilocycles": round(cycles / 1e3, 1),
+            "bound_by": bound_by(layer, core),
         }
         if layer.multiplications:
             instructions, least = peak(layer, core)
@@ -104,27 +125,34 @@ def roofline(profile: Profile, core: str) -> list[dict[str, Any]]:
                 "instructions_per_mac": round((layer.instructions or 0) / layer.multiplications, 4),
                 "least_instructions_per_mac": instructions,
                 "cycles_per_mac": round(cycles / layer.multiplications, 4),
+                "least_cycles_per_mac": round(least, 5),
                 "share_of_peak": round(least * layer.multiplications / cycles, 3),
             }
+        entry["source"] = profile.source
         table.append(entry)
     return table
 
 
 def record(rows: Sequence[Row], path: Path = RESULTS) -> None:
     """Adds rows to the table, in place of those of the same label, network, setting and core."""
+    merge(path, [asdict(row) for row in rows], ("label", "model", "setting", "core"))
+
+
+def merge(path: Path, fresh: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
+    """Adds rows to a table, in place of those that agree in ``keys``."""
     kept: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as file:
             kept = list(csv.DictReader(file))
-    keys = ("label", "model", "setting", "core")
-    fresh = [asdict(row) for row in rows]
     replaced = {tuple(row[key] for key in keys) for row in fresh}
     kept = [row for row in kept if tuple(row[key] for key in keys) not in replaced]
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in [*fresh, *kept] for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*kept, *fresh])
     path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, *fresh])
+    write_atomically(path, text.getvalue())
 
 
 def print_table(entries: Sequence[dict[str, Any]]) -> None:
@@ -154,12 +182,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     for core in options.cores:
                         profiled = profile(network, core, Path(folder))
                         rows.append(row(options.record or "now", model, setting, core, profiled))
-                        rooflines.append(roofline(profiled, core))
+                        rooflines.append(roofline(profiled, setting, core))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     if options.record:
         record(rows)
+    for model in options.models if options.record and options.layers else []:
+        tables = [table for entry, table in zip(rows, rooflines) if entry.model == model]
+        path = RESULTS.parent / f"arm_roofline_{model}.csv"
+        merge(path, [entry for table in tables for entry in table], ("setting", "core"))
     if options.format == "json":
         found = [asdict(row) for row in rows]
         if options.layers:

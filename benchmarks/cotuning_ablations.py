@@ -77,8 +77,8 @@ def _with_decay(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str
     return [{**group, "weight_decay": weight_decay} for group in groups]
 
 
-def _as_they_are(*arguments: Any) -> None:
-    reestimate_batch_norm(*arguments[:6], "none")
+def _as_they_are(net: nn.Module, images: Any, count: int, mean: Any, std: Any, batch: int, kind: str) -> None:
+    reestimate_batch_norm(net, images, count, mean, std, batch, "none")
 
 
 def _never(*arguments: Any) -> None:

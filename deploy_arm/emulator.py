@@ -227,18 +227,21 @@ def count(
     target: str = "a76",
     caches: bool = True,
     warm_up: int = 0,
+    part: tuple[int, int] = (0, 1),
     timeout: float = 600.0,
     route: Route | None = None,
 ) -> Counts:
     """Executed blocks of one inference of a uint8 image [H, W, C], per operation.
 
     ``route`` is ``choose_counter``'s by default; ``caches`` simulates the target's data caches (under unicorn only
-    where this machine has a C compiler); ``warm_up`` inferences run before, uncounted, to fill them.
+    where this machine has a C compiler); ``warm_up`` inferences run before, uncounted, to fill them. ``part`` (i, n) is
+    what thread i of n executes.
 
     Raises:
         UserError: the program fails or takes too long, or does not announce its operations.
     """
     arguments = ["bench", str(blob), "--repeat", "1", "--warmup", str(warm_up), "--mark"]
+    arguments += ["--part", f"{part[0]}/{part[1]}"] if part[1] > 1 else []
     given = checked_images(image[None])
     try:
         if (route or choose_counter()) == "qemu":

@@ -193,10 +193,22 @@ static int plan_kernel(struct plan *plan) {
 #if defined(__ARM_NEON)
 enum { SMALL = 32768 /* multiplications that are not worth waking a thread for */ };
 
-static int32_t share(int32_t total, int32_t index, int32_t count) { return (int32_t)((int64_t)total * index / count); }
+int32_t share(int32_t total, int32_t index, int32_t count) { return (int32_t)((int64_t)total * index / count); }
 
-/* The grid of rows x blocks of 16 channels whose largest part costs least, in products: every part decodes the weights of its
- * channels and copies its rows for itself, which counts as so many products. */
+/* What a part of so many rows and blocks of 16 channels costs. Every part decodes the weights of its channels and copies its rows
+ * for itself, which counts as so many products; the level-grouped kernel decodes nothing, but all parts make planes of their rows. */
+static double part_cost(const struct plan *plan, double height, double panels) {
+    const struct convolution *c = plan->convolution;
+    const double outputs = height * plan->out->width * panels * 16, line = (double)plan->width * plan->in->channels;
+    if (plan->kernel == KERNEL_GROUPED) {
+        double nonzero = (double)plan->k - (double)plan->zeros / plan->out->channels;
+        return outputs * (nonzero * 0.05 + 4) + (height * c->stride_height + c->kernel_height - 1) * line * 0.4;
+    }
+    double k = (double)plan->k;
+    return outputs * k + panels * 16 * k * 5 + (plan->copied ? height * c->stride_height * line * 3 : 0);
+}
+
+/* The grid of rows x blocks of 16 channels whose largest part costs least. */
 struct part plan_part(const struct plan *plan, int32_t index, int32_t count) {
     const struct tensor *out = plan->out;
     int32_t rows = out->height, blocks = (out->channels + 15) / 16, best_rows = 1, best_blocks = 1;
@@ -206,9 +218,7 @@ struct part plan_part(const struct plan *plan, int32_t index, int32_t count) {
         int32_t down = count / across < rows ? count / across : rows;
         if (across > blocks || (across > 1 && whole_channels))
             break;
-        double height = (rows + down - 1) / down, panels = (blocks + across - 1) / across, k = (double)plan->k;
-        double line = (double)plan->width * plan->in->channels * plan->convolution->stride_height;
-        double cost = height * out->width * panels * 16 * k + panels * 16 * k * 5 + (plan->copied ? height * line * 3 : 0);
+        double cost = part_cost(plan, (rows + down - 1) / down, (blocks + across - 1) / across);
         if (across == 1 || cost < least)
             least = cost, best_rows = down, best_blocks = across;
     }

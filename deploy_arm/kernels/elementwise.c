@@ -76,9 +76,11 @@ static inline int8x16_t most_of_nine(const int8_t *from, const int64_t *places) 
     return value;
 }
 
-static void max_pool(const struct pool *pool, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to) {
+static void max_pool(const struct pool *pool, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to,
+                     int32_t first, int32_t end) {
     int64_t step = in->channels, line = in->width * step;
-    for (int32_t y = 0; y < out->height; y++)
+    to += first * out->width * step;
+    for (int32_t y = first; y < end; y++)
         for (int32_t x = 0; x < out->width; x++, to += step) {
             const struct window *row = &pool->rows[y], *column = &pool->columns[x];
             int64_t places[TAPS], taps = 0;
@@ -165,18 +167,20 @@ static void concatenate(const struct blob *blob, const struct operation *operati
 }
 
 /* Tables of few channels, straight from the image: three instructions for a byte. */
-static int look_up_pixels(const struct blob *blob, const struct operation *operation, const uint8_t *image, int8_t *to) {
+static int look_up_pixels(const struct blob *blob, const struct operation *operation, const uint8_t *image, int8_t *to, int32_t row,
+                          int32_t row_end) {
     const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
     uint8_t table[3 * 256];
     if (operation->input != blob->input || (in->channels != 1 && in->channels != 3))
         return 0;
     for (int32_t i = 0; i < in->channels * 256; i++)
         table[i] = operation->table[i] ^ (uint8_t)out->zero;
+    const int64_t line = (int64_t)in->width * in->channels, end = row_end * line;
     if (in->channels == 1)
-        for (int64_t i = 0; i < in->elements; i++)
+        for (int64_t i = row * line; i < end; i++)
             to[i] = (int8_t)table[image[i]];
     else
-        for (int64_t i = 0; i < in->elements; i += 3) {
+        for (int64_t i = row * line; i < end; i += 3) {
             to[i] = (int8_t)table[image[i]];
             to[i + 1] = (int8_t)table[256 + image[i + 1]];
             to[i + 2] = (int8_t)table[512 + image[i + 2]];
@@ -210,6 +214,17 @@ static int slice_pixels(const struct operation *operation, const struct tensor *
     return 1;
 }
 
+int neon_rows(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image, int32_t row, int32_t row_end) {
+    if (operation->opcode != INPUT_TABLE && operation->opcode != MAX_POOL)
+        return 0;
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    int8_t *to = (int8_t *)arena + out->offset;
+    if (operation->opcode == INPUT_TABLE)
+        return look_up_pixels(blob, operation, image, to, row, row_end);
+    max_pool(&operation->pool, in, out, (const int8_t *)arena + in->offset, to, row, row_end);
+    return 1;
+}
+
 int neon_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image) {
     if (operation->opcode == CONCATENATE) {
         concatenate(blob, operation, arena);
@@ -219,7 +234,8 @@ int neon_operation(const struct blob *blob, const struct operation *operation, u
     const int8_t *from = (const int8_t *)arena + in->offset;
     int8_t *to = (int8_t *)arena + out->offset;
     switch (operation->opcode) {
-    case INPUT_TABLE: return look_up_pixels(blob, operation, image, to);
+    case INPUT_TABLE:
+    case MAX_POOL: return neon_rows(blob, operation, arena, image, 0, out->height);
     case SLICE: return slice_pixels(operation, in, out, from, to);
     case ADD: {
         const struct tensor *second = &blob->tensors[operation->second];
@@ -229,7 +245,6 @@ int neon_operation(const struct blob *blob, const struct operation *operation, u
     case GATHER: return neon_gather(operation, in, out, from, to);
     case LAYER_NORM: return neon_layer_norm(operation, out, from, to);
     case MULTIPLY: neon_multiply(blob, operation, arena); return 1;
-    case MAX_POOL: max_pool(&operation->pool, in, out, from, to); return 1;
     case AVERAGE_POOL: average_pool(&operation->pool, in, out, from, to); return 1;
     case TABLE: {
         const struct table table = load_table(operation->table, in, out);

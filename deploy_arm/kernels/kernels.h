@@ -89,6 +89,9 @@ struct part {
 typedef void partial_kernel(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch);
 partial_kernel dense_convolution, depthwise_convolution, grouped_convolution;
 
+/* Where part ``index`` of ``count`` of so many rows or the like begins, and the one before it ends. */
+int32_t share(int32_t total, int32_t index, int32_t count);
+
 /* Part ``index`` of ``count`` (threads) that a convolution is split into; empty where there is no more to split. */
 struct part plan_part(const struct plan *plan, int32_t index, int32_t count);
 
@@ -118,6 +121,8 @@ void neon_multiply(const struct blob *blob, const struct operation *operation, u
 int neon_layer_norm(const struct operation *operation, const struct tensor *out, const int8_t *from, void *to);
 int neon_gather(const struct operation *operation, const struct tensor *in, const struct tensor *out, const int8_t *from, int8_t *to);
 
+/* Rows ``row`` up to ``row_end`` of an operation that can be done row by row, else returns 0 (also for no rows). */
+int neon_rows(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image, int32_t row, int32_t row_end);
 /* Does the operation if there is a vectorised form of it, else returns 0. */
 int neon_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image);
 #endif

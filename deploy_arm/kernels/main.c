@@ -14,7 +14,8 @@
  *   program help                          this in short
  *
  * All but info take --threads N, which shares an inference among 1 (the default) to 8 threads, and --portable, which runs plain C
- * instead of the vector kernels, to compare.
+ * instead of the vector kernels, to compare. bench --part I/N does only what thread I of N would do, to count its instructions; its
+ * results mean nothing.
  *
  * Exit status: 0 done; 2 wrong arguments; 3 to 8 as in network.h; 9 the input is not a whole number of images, or none;
  * 10 the output cannot be written; 11 the threads cannot be started. Messages go to standard error. */
@@ -40,6 +41,7 @@ static const char USAGE[] =
 
 struct options {
     const char *labels; /* a file's path */
+    const char *part;   /* I/N, see parse_part */
     long repeat, warmup, threads, top;
     int marked, portable;
 };
@@ -300,6 +302,15 @@ static long parse_count(const char *text) {
     return text && *text && !*end && value >= 0 && value <= 1000000 ? value : -1;
 }
 
+/* I/N with N from 1 to MAXIMUM_THREADS, I below it; 0 if the text is something else. */
+static int parse_part(const char *text, struct network *network) {
+    int part, count, length = 0;
+    if (!text || sscanf(text, "%d/%d%n", &part, &count, &length) != 2 || text[length] || part < 0 || part >= count || count > MAXIMUM_THREADS)
+        return 0;
+    network->part = part, network->thread_count = count;
+    return 1;
+}
+
 int main(int count, char **arguments) {
     if (count == 2 && (!strcmp(arguments[1], "help") || !strcmp(arguments[1], "--help") || !strcmp(arguments[1], "-h")))
         return print("%s", USAGE);
@@ -317,6 +328,8 @@ int main(int count, char **arguments) {
             options.portable = 1;
         } else if (!strcmp(option, "--mark") && is_bench) {
             options.marked = 1;
+        } else if (!strcmp(option, "--part") && is_bench) {
+            options.part = arguments[++i];
         } else if (!strcmp(option, "--labels") && is_classify) {
             options.labels = arguments[++i];
             if (!options.labels)
@@ -346,6 +359,8 @@ int main(int count, char **arguments) {
     status = network_set_threads(network, (int)options.threads);
     if (status)
         complain(status, "%ld threads cannot be started here\n", options.threads);
+    else if (options.part && !parse_part(options.part, network))
+        status = complain(EXIT_USAGE, "--part needs I/N with N from 1 to %d and I below N\n", MAXIMUM_THREADS);
     else if (is_info)
         status = command_info(network);
     else if (is_bench)

@@ -129,6 +129,36 @@ struct convolution_work {
     const struct plan *plan;
 };
 
+enum { SMALL = 16384 /* bytes of output that are not worth waking a thread for */ };
+
+struct rows_work {
+    const struct network *network;
+    const struct operation *operation;
+};
+
+/* The rows of thread ``index`` of another operation. */
+static void run_rows(void *argument, int32_t index) {
+    const struct rows_work *work = argument;
+    const struct network *network = work->network;
+    int32_t height = network->blob.tensors[work->operation->output].height, count = network->thread_count;
+    int32_t row = share(height, index, count), end = share(height, index + 1, count);
+    if (row < end)
+        neon_rows(&network->blob, work->operation, network->arena, network->image, row, end);
+}
+
+static int run_vector(const struct network *network, const struct operation *operation) {
+    const struct blob *blob = &network->blob;
+    struct rows_work work = {network, operation};
+    if (network->thread_count == 1 || blob->tensors[operation->output].elements < SMALL ||
+        !neon_rows(blob, operation, network->arena, network->image, 0, 0))
+        return network->part || neon_operation(blob, operation, network->arena, network->image);
+    if (network->threads)
+        threads_run(network->threads, run_rows, &work);
+    else
+        run_rows(&work, network->part);
+    return 1;
+}
+
 /* The part of thread ``index`` of a convolution. */
 static void run_part(void *argument, int32_t index) {
     const struct convolution_work *work = argument;
@@ -136,7 +166,7 @@ static void run_part(void *argument, int32_t index) {
     const struct plan *plan = work->plan;
     const int8_t *in = (const int8_t *)network->arena + plan->in->offset;
     void *out = network->arena + plan->out->offset;
-    uint8_t *scratch = index ? network->more_scratch + (size_t)(index - 1) * network->scratch_room : network->scratch;
+    uint8_t *scratch = index && network->threads ? network->more_scratch + (size_t)(index - 1) * network->scratch_room : network->scratch;
     const struct part part = plan_part(plan, index, network->thread_count);
     if (part.row == part.row_end)
         return;
@@ -160,7 +190,7 @@ static void run_convolution(const struct network *network, const struct plan *pl
         if (network->threads && plan_part(plan, 1, network->thread_count).row_end)
             threads_run(network->threads, run_part, &work);
         else
-            run_part(&work, 0);
+            run_part(&work, network->part);
         return;
     }
 #endif
@@ -188,7 +218,7 @@ void network_run_marked(struct network *network, void (*mark)(int32_t operation)
         if (float_operation(blob, operation, network->arena, network->image, network->portable))
             continue;
 #if defined(__ARM_NEON)
-        if (!network->portable && neon_operation(blob, operation, network->arena, network->image))
+        if (!network->portable && run_vector(network, operation))
             continue;
 #endif
         portable_operation(blob, operation, network->arena, network->image);

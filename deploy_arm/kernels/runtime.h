@@ -17,6 +17,7 @@ struct network {
     uint8_t *more_scratch; /* of the other threads, each ``scratch_room`` bytes */
     size_t scratch_room;
     int portable;        /* plain C instead of the kernels */
+    int32_t part;        /* without ``threads``, only what thread ``part`` of ``thread_count`` would do is done: to count it */
     int copy_image;      /* some operation other than an input table reads the image */
 };
 

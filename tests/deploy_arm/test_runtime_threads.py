@@ -12,8 +12,10 @@ from runtime_cases import GROUPED, Builder, random_network
 from test_runtime_exact import Case, check, large
 
 from deploy_arm.blob import write_blob
+from deploy_arm.emulator import count
 from deploy_arm.program import KERNELS, build_program
 from deploy_arm.toolchain import is_arm
+from quantizers.errors import UserError
 
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 
@@ -33,9 +35,16 @@ def layers() -> list[Case]:
     ]
 
 
+def pooled() -> Case:
+    """An image and a pooling that are large enough to be split by rows."""
+    builder = Builder(np.random.default_rng(5), (97, 61, 3))
+    last = builder.convolution(builder.input(-128, 127), 8, (3, 3), to=(0, 255))
+    return builder.done(builder.max_pool(last, 3, 1, 1)), builder.images(2)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_layers_split_among_threads(tmp_path: Path, threads: int) -> None:
-    cases = layers()
+    cases = [*layers(), pooled()]
     check(cases, tmp_path, "a76", "--threads", str(threads))
     check([cases[0], cases[1], cases[7]], tmp_path, "a76", "--threads", str(threads), kernel=GROUPED)
     check(cases[:4], tmp_path, "x2", "--threads", str(threads))
@@ -60,6 +69,24 @@ def test_numbers_of_threads(tmp_path: Path) -> None:
             )
             assert done.returncode == status, done.stderr
             assert status == 0 or b"from 1 to 8" in done.stderr
+
+
+def test_parts_of_an_inference_add_up(tmp_path: Path) -> None:
+    """What each thread executes, on its own: together all of it, none of them nearly all of a layer that is split."""
+    graph, images = large(1, 64, 48, 24, 3, 4, padding=(1, 1, 1, 1))
+    blob = tmp_path / "case.blob"
+    blob.write_bytes(write_blob(graph))
+
+    def counted(index: int, threads: int) -> list[int]:
+        found = count(build_program("a76"), blob, images[0], caches=False, part=(index, threads))
+        return [operation.instructions for operation in found.operations]
+
+    whole, parts = counted(0, 1), [counted(index, 3) for index in range(3)]
+    assert whole[1] <= sum(part[1] for part in parts) < 1.15 * whole[1]
+    assert max(part[1] for part in parts) < 0.4 * whole[1]
+    assert parts[1][2] < 0.01 * whole[2] and parts[0][2] == pytest.approx(whole[2], rel=0.01)  # not split
+    with pytest.raises(UserError, match="--part"):
+        counted(3, 3)
 
 
 def test_one_thread_starts_none(tmp_path: Path) -> None:
