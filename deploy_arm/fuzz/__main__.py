@@ -2,26 +2,33 @@
 
     python -m deploy_arm.fuzz --minutes 30               starts from the kept corpus, prints a line of CSV with what was done
     python -m deploy_arm.fuzz --minutes 30 --keep        also keeps the smallest corpus that reaches all that was reached
+    python -m deploy_arm.fuzz --minutes 30 --log FILE    also appends the line to a log (benchmarks/results/blob_fuzzing.csv)
 
-``--seeds FOLDER`` adds blobs to start from. Stops at the first finding: its file is written to the working directory as
-``finding-...``. Exit status: 0 nothing found, 1 a finding, 2 wrong usage or no fuzzer here.
+What the loader accepts is also run, where that takes at most about a million steps. ``--seeds FOLDER`` adds blobs to start from.
+Stops at the first finding: its file is written to the working directory as ``finding-...``. Exit status: 0 nothing found, 1 a
+finding, 2 wrong usage or no fuzzer here.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import datetime
+import hashlib
+import io
 import os
 import re
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deploy_arm.emulator import tail
 from deploy_arm.fuzz.build import CLANGS, ENVIRONMENT, build_fuzzer, pack_corpus, unpack_corpus
+from deploy_arm.program import KERNELS
+from deploy_arm.storage import write_atomically
 from deploy_arm.toolchain import version_of
 from quantizers.errors import UserError
 
@@ -54,6 +61,43 @@ def statistics(log: str) -> dict[str, int]:
     }
 
 
+def sources_digest() -> str:
+    """What was fuzzed: the beginning of the SHA-256 of the C sources of the program and of the fuzzer."""
+    digest = hashlib.sha256()
+    for path in sorted([*KERNELS.glob("*.[ch]"), *Path(__file__).parent.glob("*.[ch]")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a log, none where it is not there yet.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--log {path} cannot be read: {error}") from error
+    if not {"executions", "cpu_minutes", "findings"} <= set(reader.fieldnames or ()):
+        raise UserError(f"--log {path} is not a log of this command; name another file")
+    return rows
+
+
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as CSV; a column that only some have is empty in the others."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def fuzz(minutes: float, seeds: Path | None, keep: bool) -> dict[str, object]:
     """One run of one process; the row that is printed."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
@@ -72,6 +116,8 @@ def fuzz(minutes: float, seeds: Path | None, keep: bool) -> dict[str, object]:
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         row: dict[str, object] = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "sources": sources_digest(),
             "compiler": next((text for name in CLANGS if (text := version_of((name,)))), ""),
             "sanitizers": "address undefined",
             "options": " ".join(OPTIONS),
@@ -95,19 +141,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default %(default)g)")
     parser.add_argument("--seeds", type=Path, metavar="FOLDER", help="more blobs to start from")
     parser.add_argument("--keep", action="store_true", help="keep what was reached as the new corpus")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append what is printed to this CSV file")
     options = parser.parse_args(arguments)
     try:
         if not 0 < options.minutes <= 1e5:
             raise UserError(f"--minutes {options.minutes:g}: give a number above 0")
         if options.seeds and not options.seeds.is_dir():
             raise UserError(f"--seeds {options.seeds}: not a folder; name one with blobs in it")
+        if options.log:
+            read_log(options.log)
         row = fuzz(options.minutes, options.seeds, options.keep)
+        if options.log:
+            write_atomically(options.log, as_csv([*read_log(options.log), row]))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(row)
+    sys.stdout.write(as_csv([row]))
     return 1 if row["findings"] else 0
 
 
