@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
     ``responsibility_k mean_pull``. Sums of it over components or points are taken by matrix products with a few features.
     """
 
-    features: Tensor  # [3, M] 1, the point moved inside the outermost means, and its square continued along its tangent
+    features: Tensor  # [3, M] 1, the point, and its square, continued along its tangent beyond the outermost means
     soft: Tensor  # [M]
     slope: Tensor  # [M] derivative by the point
     assignment: Tensor  # [K, M] phi
@@ -44,13 +44,15 @@ class Evaluation(NamedTuple):
     def gradients(self, upstream: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sums over the points of ``upstream`` times the derivative by mean, scale, log prior [K] and temperature []."""
         mean, inverse = mixture.mean, mixture.scale.reciprocal()
-        moments = (self.features * upstream).t()
-        both = self.pulling @ torch.cat([moments, moments * self.soft[:, None]], 1)
+        moments = upstream.new_empty(6, len(upstream))
+        torch.mul(self.features, upstream, out=moments[:3])
+        torch.mul(moments[:3], self.soft, out=moments[3:])
+        both = self.pulling @ moments.t()
         flow = (mean[:, None] * both[:, :3] - both[:, 3:]) / mixture.temperature
         if self.mean_pull is None:
             by_temperature = -(mixture.coefficients * flow).sum() / mixture.temperature
         else:
-            flow -= self.responsibility @ (moments * self.mean_pull[:, None])
+            flow -= self.responsibility @ (moments[:3] * self.mean_pull).t()
             by_temperature = -(upstream @ self.mean_pull) / mixture.temperature
         total, first, second = flow.unbind(1)
         by_mean = self.assignment @ upstream + (first - mean * total) * inverse**2
@@ -129,26 +131,35 @@ class Mixture:
 def evaluate(points: Tensor, mixture: Mixture) -> Evaluation:
     """The soft weight and its derivatives at ``points`` [M] (float64)."""
     inside = points.clamp(mixture.low, mixture.high)
-    features = torch.stack([torch.ones_like(points), inside, inside * (2 * points - inside)])
+    features = points.new_ones(3, len(points))
+    features[1] = points
+    torch.mul(inside, 2 * points - inside, out=features[2])
     cool = mixture.temperature.reciprocal()
     mean, precision = mixture.mean, mixture.scale.reciprocal().square()
     if mixture.paper:
-        responsibility = torch.softmax(mixture.coefficients @ features, 0)
-        phi = torch.softmax(responsibility * cool, 0)
+        responsibility = _softmax(mixture.coefficients @ features)
+        phi = _softmax(responsibility * cool)
         pulling = responsibility * phi
     else:
-        responsibility = phi = pulling = torch.softmax((mixture.coefficients * cool) @ features, 0)
+        responsibility = phi = pulling = _softmax((mixture.coefficients * cool) @ features)
     soft = mean @ phi
     # The derivative of log density k by the point is precision_k (mu_k - inside).
-    rows = torch.stack([precision, precision * mean, precision * mean**2, torch.ones_like(mean), mean])
-    flat, first, second, total, centre = rows @ pulling
-    slope = (second - inside * first - soft * (first - inside * flat)) * cool
+    rows = torch.stack([precision, precision * mean, precision * mean**2])
+    flat, first, second = rows @ pulling
+    slope = second.addcmul_(first, inside + soft, value=-1).addcmul_(flat, inside * soft).mul_(cool)
     mean_pull = None
     if mixture.paper:
-        mean_pull = (centre - soft * total) * cool
+        mean_pull = (mean @ pulling - soft * pulling.sum(0)) * cool
         flat, first = rows[:2] @ responsibility
         slope -= mean_pull * (first - inside * flat)
     return Evaluation(features, soft, slope, phi, responsibility, pulling, mean_pull)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the first dimension, overwriting the logits. Nothing is smaller than exp(-100): sums of denormal numbers, of which
+    there would be many, take several times as long."""
+    shares = logits.sub_(logits.amax(0)).clamp_(min=-100.0).exp_()
+    return shares.div_(shares.sum(0))
 
 
 @dataclass(frozen=True)
