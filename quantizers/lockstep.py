@@ -1,7 +1,7 @@
 """A network run node by node over all its images, so that what a node needs can be settled before anything behind it runs.
 
-Calibration layer by layer would otherwise run the network once for each layer. Held in memory are, for all images, the values that
-nodes still to come will read.
+Layer by layer, calibration would otherwise run the network once for each. In memory are, for all images, the values that nodes
+still to come will read.
 """
 
 from __future__ import annotations
