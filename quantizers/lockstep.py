@@ -31,7 +31,7 @@ def lockstep(network: fx.GraphModule, batches: Iterable[Tensor]) -> Iterator[tup
         for source in node.all_input_nodes:
             last_reader[source] = node
     for node in network.graph.nodes:
-        if node.op == "call_module":
+        if node.op == "call_module" and node.args:
             yield node, [run.env[node.args[0]] for run in runs]
         for run in runs:
             with torch.no_grad():  # the reader of a generator may have switched gradients on
