@@ -1,5 +1,5 @@
-"""Channels of one size before they share a codebook: the batch-norm behind a convolution undoes any scale of its output channels, so
-one scale per channel costs no byte."""
+"""Channels of one size before they share a codebook: the batch-norm behind a convolution undoes any scale of its output channels,
+so one scale per channel costs no byte."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A network run node by node over all its images, so that what a node needs can be settled before anything behind it runs.
 
-Calibration layer by layer would otherwise run the network once for each layer. Held in memory are, for all images, the values that
-nodes still to come will read.
+Layer by layer, calibration would otherwise run the network once for each. In memory are, for all images, the values that nodes
+still to come will read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def lockstep(network: fx.GraphModule, batches: Iterable[Tensor]) -> Iterator[tup
         for source in node.all_input_nodes:
             last_reader[source] = node
     for node in network.graph.nodes:
-        if node.op == "call_module":
+        if node.op == "call_module" and node.args:
             yield node, [run.env[node.args[0]] for run in runs]
         for run in runs:
             with torch.no_grad():  # the reader of a generator may have switched gradients on

@@ -50,22 +50,19 @@ def command(place: Path, out: str, *more: str) -> list[str]:
 
 
 def test_rows_are_made_once_with_their_conditions(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = command(
-        place, "a.csv", "--bits", "3", "--seeds", "0", "1", "--methods", "ours", "adaround", "kmeans", "int8"
-    )
+    asked = command(place, "a.csv", "--bits", "3", "--seeds", "0", "1", "--methods", "ours", "kmeans", "int8")
     assert table.main(asked) == 0
     said = capsys.readouterr().out
     rows = table.read(place / "a.csv", ["agrees"])
     found = [(row["method"], row["bits"], row["seed"]) for row in rows]
     assert found == [
-        ("ours", "3", "0"), ("adaround", "3", "0"), ("kmeans", "3", "0"), ("int8", "8", "0"),
-        ("ours", "3", "1"), ("adaround", "3", "1"),
+        ("ours", "3", "0"), ("kmeans", "3", "0"), ("int8", "8", "0"), ("ours", "3", "1")
     ]  # fmt: skip
     for row in rows:
         assert row["calibration_images"] == row["judged_images"] == "20" == str(len(row["agrees"]))
         assert float(row["agreement"]) == row["agrees"].count("1") / 20
         assert row["judged_on"] == "odd rows" and row["data"] == "images.npz"
-    assert int(rows[0]["bytes"]) < 0.8 * int(rows[3]["bytes"])
+    assert int(rows[0]["bytes"]) < 0.8 * int(rows[2]["bytes"])
     assert "3 bits, ours against kmeans: " in said and "over 2 seeds" in said
     content = (place / "a.csv").read_text()
     assert table.main(asked) == 0
