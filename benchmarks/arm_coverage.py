@@ -1,4 +1,4 @@
-"""Which torchvision classification networks compile for ARM, and whether their programs are exact.
+"""Which torchvision classification networks and detectors compile for ARM, and whether their programs are exact.
 
     python -m benchmarks.arm_coverage [--models a,b] [--images 2] [--out benchmarks/results/arm_coverage.csv]
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RESULT = Path(__file__).parent / "results" / "arm_coverage.csv"
+DETECTORS = ("fastestdet",)
 TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 IMAGE_SIZE = 64
 LARGER = {"inception_v3": 75}  # the smallest it takes
@@ -200,8 +201,8 @@ def table(names: Sequence[str], images: int, out: Path) -> list[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the table; 1 when a convolutional network is not covered."""
-    parser = argparse.ArgumentParser(description="Which torchvision networks compile for ARM, bit for bit.")
-    parser.add_argument("--models", help="names, separated by commas (default: every classification network)")
+    parser = argparse.ArgumentParser(description="Which networks compile for ARM, bit for bit.")
+    parser.add_argument("--models", help="names, separated by commas (default: all)")
     parser.add_argument("--images", type=int, default=2, help="images per network (default 2)")
     parser.add_argument("--out", type=Path, default=RESULT, help="the CSV file (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -211,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
     from quantizers.errors import UserError
 
     torch.set_num_threads(1)
-    names = args.models.split(",") if args.models else list(torchvision_names())
+    names = args.models.split(",") if args.models else [*torchvision_names(), *DETECTORS]
     try:
         for name in names:
             check_name(name)

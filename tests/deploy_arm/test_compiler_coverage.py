@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.arm_coverage import RESULT, cover, is_transformer, main
+from benchmarks.arm_coverage import DETECTORS, RESULT, cover, is_transformer, main
 from pipeline.models import torchvision_names
 
 # What these have and others have not; resnet, mobilenet_v2 and squeezenet are in test_compiler_networks.py, the layer norms
 # of convnext in test_runtime_exact.py.
-QUICK = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "regnet_y_400mf")
+QUICK = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "regnet_y_400mf", "fastestdet")
 FAMILIES = {
     *("alexnet", "convnext", "densenet", "efficientnet", "efficientnet_v2", "googlenet", "inception_v3"),
     *(
@@ -40,12 +40,12 @@ def test_the_table_names_every_network(tmp_path: Path) -> None:
     """The committed table, made by ``python -m benchmarks.arm_coverage``: nothing convolutional is missing."""
     with RESULT.open(encoding="utf-8", newline="") as file:
         rows = {row["network"]: row for row in csv.DictReader(file)}
-    assert set(rows) == set(torchvision_names())
+    assert set(rows) == {*torchvision_names(), *DETECTORS}
     for name, row in rows.items():
         if is_transformer(name):
             assert row["covered"] == "not covered" and row["missing_operator"]
         else:
-            assert any(name.startswith(family) for family in FAMILIES)
+            assert name in DETECTORS or any(name.startswith(family) for family in FAMILIES)
             assert row["covered"] == "yes" and row["exact"] == row["images"] != "0", name
             assert row["different"] == row["images"], name  # the images' results are not all alike
 

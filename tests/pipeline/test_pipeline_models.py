@@ -14,7 +14,15 @@ from PIL import Image
 from torch import nn
 
 from pipeline.images import normalize
-from pipeline.models import MODELS, check_name, default_image_size, load_model, model_names, normalization
+from pipeline.models import (
+    MODELS,
+    check_name,
+    default_image_size,
+    is_detector,
+    load_model,
+    model_names,
+    normalization,
+)
 from pipeline.weights import read_weights
 from quantizers.errors import UserError
 
@@ -76,7 +84,8 @@ def test_every_registered_model_runs(name: str) -> None:
     assert not network.training
     with torch.inference_mode():
         logits = network(torch.randn(2, 3, size, size))
-    assert logits.shape == (2, 7) and logits.dtype == torch.float32 and logits.isfinite().all()
+    shape = (2, 5 + 7, size // 16, size // 16) if is_detector(name) else (2, 7)
+    assert logits.shape == shape and logits.dtype == torch.float32 and logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", MODELS)
