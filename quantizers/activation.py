@@ -172,6 +172,7 @@ class LearnedStep(nn.Module):
         self.step.fill_(float(step))
         self.floor.fill_(float(step) * FLOOR)
 
+    @torch.compiler.disable  # a compiled network calls it as it is
     def forward(self, x: Tensor) -> Tensor:
         step = _AtLeast.apply(self.step, self.floor)
         return _LearnedStep.apply(x, step, *self.range, self.rectifies)

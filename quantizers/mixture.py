@@ -153,6 +153,7 @@ class GaussianMixture(WeightQuantizer):
 
     # ---- use
 
+    @torch.compiler.disable  # a compiled network calls it as it is
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return self._hard_weight(weight)

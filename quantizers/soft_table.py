@@ -33,7 +33,9 @@ class Evaluation(NamedTuple):
     ``responsibility_k mean_pull``. Sums of it over components or points are taken by matrix products with a few features.
     """
 
-    features: Tensor  # [3, M] 1, the point, and its square, continued along its tangent beyond the outermost means
+    features: (
+        Tensor  # [3, M] 1, the point, and its square, continued along its tangent beyond the outermost means
+    )
     soft: Tensor  # [M]
     slope: Tensor  # [M] derivative by the point
     assignment: Tensor  # [K, M] phi

@@ -25,7 +25,9 @@ from quantizers.network import (
     quantizers_of,
     set_progress,
     synthetic,
+    without_steps,
 )
+from quantizers.soft_weight import Regions
 from search_spaces.plan import LayerPlan, Plan
 
 torch.set_num_threads(1)
@@ -260,3 +262,73 @@ def test_mistakes_are_named(model: nn.Module, images: Tensor) -> None:
         quantize(model, Plan({**PLAN.layers, "conv9": LayerPlan(8)}), images)
     with pytest.raises(UserError, match="quantizer"):
         quantize(model, Plan(PLAN.layers, quantizer="gausian_mixture"), images)
+
+
+def _gradients(network: nn.Module, called: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    loss = called(images).float().square().mean()
+    loss.backward()
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **found}
+
+
+def test_a_compiled_network_trains_alike() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 12, 12)
+    network = quantize(Small(), PLAN, images).train()
+    set_progress(network, 0.3)
+    twin = copy.deepcopy(network)
+    plain = _gradients(network, network, images)
+    compiled = _gradients(twin, torch.compile(twin, backend="aot_eager"), images)
+    assert plain.keys() == compiled.keys() and any("raw_scale" in name for name in plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_autocast_trains_with_finite_gradients_close_to_those_without() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(16, 3, 12, 12)
+    network = quantize(Small(), PLAN, images).train()
+    set_progress(network, 0.3)
+    twin = copy.deepcopy(network)
+    plain = _gradients(network, network, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = _gradients(twin, twin, images)
+    assert plain.keys() == halved.keys()
+    torch.testing.assert_close(halved["loss"], plain["loss"], rtol=0.05, atol=1e-3)
+    for name in ("parametrizations.weight.original", "parametrizations.weight.0.mean"):
+        a, b = halved[f"conv3.{name}"].flatten(), plain[f"conv3.{name}"].flatten()
+        assert a.dtype == torch.float32 and torch.cosine_similarity(a, b, dim=0) > 0.95
+
+
+def test_without_steps_activations_are_those_of_the_float_network() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 12, 12)
+    model = Small()
+    plan = Plan.uniform(layer_names(model), LayerPlan(8))
+    for mode in (True, False):
+        network = quantize(model, plan, images).train(mode)
+        without_steps(network)
+        for name in layer_names(model):  # float weights too
+            torch.nn.utils.parametrize.remove_parametrizations(network.get_submodule(name), "weight", False)
+        torch.testing.assert_close(network(images), copy.deepcopy(model).train(mode)(images))
+
+
+def test_evaluation_projects_each_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(8, 3, 12, 12)
+    network = quantize(Small(), PLAN, images).eval()
+    calls: list[int] = []
+    project = Regions.assign
+    monkeypatch.setattr(
+        Regions, "assign", lambda self, weight: (calls.append(weight.numel()), project(self, weight))[1]
+    )
+    for part in images.split(2):
+        network(part)
+    assert sorted(calls) == sorted(
+        weight.numel() for _, quantizer, weight in quantizers_of(network) if quantizer.mixture_parameters()
+    )
+    calls.clear()
+    hardened = harden(network).network
+    projected = len(calls)
+    for part in images.split(2):
+        hardened(part)
+    assert projected and len(calls) == projected
