@@ -63,8 +63,8 @@ def pack_floats(weights: f.Float32, groups: int) -> NDArray[np.float32]:
     """OHWI weights in the order that the kernels read them (FORMAT.md), as one stream."""
     out = len(weights)
     if _depthwise(weights, groups):
-        taps = weights.reshape(out, -1).T
-        return np.pad(taps, ((0, 0), (0, -out % 4))).reshape(-1).astype("<f4")
+        blocks = np.pad(weights.reshape(out, -1), ((0, -out % 4), (0, 0))).reshape(-(-out // 4), 4, -1)
+        return blocks.transpose(0, 2, 1).reshape(-1).astype("<f4")
     parts = []
     for group in weights.reshape(groups, out // groups, -1):
         for first, width in _panels(len(group)):
@@ -77,7 +77,8 @@ def unpack_floats(packed: NDArray[np.float32], shape: tuple[int, ...], groups: i
     """The inverse of :func:`pack_floats` for OHWI ``shape``."""
     out = shape[0]
     if _depthwise(shape, groups):
-        return np.ascontiguousarray(packed.reshape(-1, -(-out // 4) * 4)[:, :out].T).reshape(shape)
+        blocks = packed.reshape(-(-out // 4), -1, 4).transpose(0, 2, 1)
+        return blocks.reshape(-(-out // 4) * 4, -1)[:out].reshape(shape)
     outs, k, position = out // groups, int(np.prod(shape[1:])), 0
     rows = []
     for _ in range(groups):

@@ -25,6 +25,8 @@ def layer_norm(
     eps: float,
     cudnn_enable: bool,
 ) -> Value:
+    if state.floating:
+        raise Unsupported("float programs know no normalization whose statistics are taken while they run")
     channels = input.stored[2]
     over_channels = last_is_channels(input.shape, state.strides(input), channels)
     if len(normalized_shape) != 1 or not over_channels or channels > MOST_CHANNELS:

@@ -20,8 +20,8 @@ static int whole_depthwise(const struct plan *plan) { return plan->convolution->
 static const float *weights_of(const struct plan *plan, int32_t channel, int64_t *step) {
     const float *weights = (const float *)(const void *)plan->convolution->packed;
     if (whole_depthwise(plan)) {
-        *step = ((int64_t)plan->out->channels + 3) / 4 * 4;
-        return weights + channel;
+        *step = 4;
+        return weights + (int64_t)channel / 4 * 4 * plan->k + channel % 4;
     }
     int32_t inner = channel % plan->outs, first = inner / FLOAT_WIDE * FLOAT_WIDE;
     *step = plan->outs - first > FLOAT_NARROW ? FLOAT_WIDE : FLOAT_NARROW;
@@ -211,51 +211,60 @@ struct row {
     float32x4_t low, high;
 };
 
-static inline __attribute__((always_inline)) void store_pixels(const int P, const struct row *r, const float32x4_t *acc, float *to, int64_t channel) {
+/* Channels from ``channel`` on, four or (not ``whole``) what is left of them. */
+static inline __attribute__((always_inline)) void store_pixels(const int P, const int whole, const struct row *r, const float32x4_t *acc, float *to,
+                                                               int64_t channel) {
     UNROLL for (int p = 0; p < P; p++) {
         float32x4_t value = limit4(acc[p], r->low, r->high);
-        if (channel + 4 <= r->channels)
+        if (whole)
             vst1q_f32(to + p * r->channels + channel, value);
         else
             store_some(to + p * r->channels + channel, value, (int32_t)(r->channels - channel));
     }
 }
 
-static inline __attribute__((always_inline)) void any_pixels(const int P, const struct row *r, const float *from, float *to) {
-    int64_t step = (r->channels + 3) / 4 * 4;
-    for (int64_t channel = r->first; channel < r->end; channel += 4) {
-        float32x4_t acc[4];
+static inline __attribute__((always_inline)) void any_taps(const int P, const int whole, const struct row *r, const float *from, float *to,
+                                                           int64_t channel) {
+    const float *weights = r->weights + channel * r->taps;
+    float32x4_t acc[4];
+    UNROLL for (int p = 0; p < P; p++)
+        acc[p] = vld1q_f32(r->bias + channel);
+    for (int32_t tap = 0; tap < r->taps; tap++, weights += 4) {
+        float32x4_t w = vld1q_f32(weights);
+        const float *x = from + r->segments[tap].offset + channel;
         UNROLL for (int p = 0; p < P; p++)
-            acc[p] = vld1q_f32(r->bias + channel);
-        for (int32_t tap = 0; tap < r->taps; tap++) {
-            float32x4_t w = vld1q_f32(r->weights + tap * step + channel);
-            const float *x = from + r->segments[tap].offset + channel;
-            UNROLL for (int p = 0; p < P; p++)
-                acc[p] = vfmaq_f32(acc[p], w, vld1q_f32(x + p * r->across));
-        }
-        store_pixels(P, r, acc, to, channel);
+            acc[p] = vfmaq_f32(acc[p], w, vld1q_f32(x + p * r->across));
     }
+    store_pixels(P, whole, r, acc, to, channel);
 }
 
 /* 3 x 3 taps side by side: a column that several pixels see is loaded once. */
-static inline __attribute__((always_inline)) void three_pixels(const int P, const int stride, const struct row *r, const float *from, float *to) {
-    int64_t step = (r->channels + 3) / 4 * 4;
-    for (int64_t channel = r->first; channel < r->end; channel += 4) {
-        float32x4_t acc[4], x[9];
-        UNROLL for (int p = 0; p < P; p++)
-            acc[p] = vld1q_f32(r->bias + channel);
-        UNROLL for (int i = 0; i < 3; i++) {
-            const float *line = from + i * r->line + channel, *weights = r->weights + 3 * i * step + channel;
-            _Pragma("GCC unroll 9") for (int j = 0; j < (P - 1) * stride + 3; j++)
-                x[j] = vld1q_f32(line + j * r->channels);
-            UNROLL for (int j = 0; j < 3; j++) {
-                float32x4_t w = vld1q_f32(weights + j * step);
-                UNROLL for (int p = 0; p < P; p++)
-                    acc[p] = vfmaq_f32(acc[p], w, x[p * stride + j]);
-            }
+static inline __attribute__((always_inline)) void three_taps(const int P, const int stride, const int whole, const struct row *r, const float *from,
+                                                             float *to, int64_t channel) {
+    const float *weights = r->weights + channel * 9, *line = from + channel;
+    float32x4_t acc[4], x[9];
+    UNROLL for (int p = 0; p < P; p++)
+        acc[p] = vld1q_f32(r->bias + channel);
+    UNROLL for (int i = 0; i < 3; i++, line += r->line, weights += 12) {
+        _Pragma("GCC unroll 9") for (int j = 0; j < (P - 1) * stride + 3; j++)
+            x[j] = vld1q_f32(line + j * r->channels);
+        UNROLL for (int j = 0; j < 3; j++) {
+            float32x4_t w = vld1q_f32(weights + 4 * j);
+            UNROLL for (int p = 0; p < P; p++)
+                acc[p] = vfmaq_f32(acc[p], w, x[p * stride + j]);
         }
-        store_pixels(P, r, acc, to, channel);
     }
+    store_pixels(P, whole, r, acc, to, channel);
+}
+
+/* P pixels side by side; ``stride`` 0: any taps, else 3 x 3. */
+static inline __attribute__((always_inline)) void pixels(const int P, const int stride, const struct row *given, const float *from, float *to) {
+    const struct row r = *given; /* which no store can change */
+    int64_t channel = r.first;
+    for (; channel + 4 <= r.end; channel += 4)
+        stride ? three_taps(P, stride, 1, &r, from, to, channel) : any_taps(P, 1, &r, from, to, channel);
+    if (channel < r.end)
+        stride ? three_taps(P, stride, 0, &r, from, to, channel) : any_taps(P, 0, &r, from, to, channel);
 }
 
 static void depthwise_row(const struct plan *plan, const struct row *r, const float *from, float *to) {
@@ -265,17 +274,17 @@ static void depthwise_row(const struct plan *plan, const struct row *r, const fl
     int32_t x = 0;
     for (; x + 4 <= plan->out->width; x += 4, from += 4 * r->across, to += 4 * r->channels) {
         if (stride == 1)
-            three_pixels(4, 1, r, from, to);
+            pixels(4, 1, r, from, to);
         else if (stride == 2)
-            three_pixels(4, 2, r, from, to);
+            pixels(4, 2, r, from, to);
         else
-            any_pixels(4, r, from, to);
+            pixels(4, 0, r, from, to);
     }
     for (; x < plan->out->width; x++, from += r->across, to += r->channels) {
         if (stride)
-            three_pixels(1, 1, r, from, to);
+            pixels(1, 1, r, from, to);
         else
-            any_pixels(1, r, from, to);
+            pixels(1, 0, r, from, to);
     }
 }
 
