@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.group_skipping`` prices every convolution of real networks three ways, with independent zeros and all
 levels equally frequent: dense and level-grouped by the tables of ``deploy_arm.kernel_choice``, skipping by a bound. A group of 4
-consecutive products is all zero with probability share ** 4. One that is not costs, for 32 outputs of a channel, 8 vector loads and
+consecutive products is all zero with probability share ** 4. One that is not costs, for 32 outputs of a channel, 8 loads and
 8 SDOT, in no more cycles than two loads per cycle and the front end allow (4 + 8 + 5 instructions at 4 or 5 a cycle); laying
 out the input, outputs and stores cost what the level-grouped kernel's do, without its copies by channel.
 ``--record`` keeps the rows in ``benchmarks/results/group_skipping.csv``.

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deploy_arm import graph as g
 from deploy_arm.cores import CORES
@@ -53,9 +53,9 @@ def models_of(core: str, path: Path = TABLE) -> Models:
     return table[core]
 
 
-def cheapest(work: Work, models: Models) -> str:
+def cheapest(work: Work, models: Models) -> g.Kernel:
     """The kernel with the least cost; the first in the alphabet, which is the dense one, of equals."""
-    return min(KERNELS, key=lambda kernel: models[kernel].cost(KERNELS[kernel](work)))
+    return cast(g.Kernel, min(KERNELS, key=lambda kernel: models[kernel].cost(KERNELS[kernel](work))))
 
 
 def choose_kernels(graph: g.Graph, core: str) -> g.Graph:
