@@ -184,7 +184,7 @@ def measure(bench: Bench, setting: Setting, steps: int, learning_rate: float, im
         f"{CALIBRATION} calibrate{taught}, torch {torch.__version__}, {time.process_time() - start:.0f} s of CPU"
     )
     compiled: dict[str, Any] = {}
-    if hardened and not setting.one_step:
+    if hardened and images and not setting.one_step:
         compiled = program_figures(bench, hardened, images)
     return Row(
         setting=setting.name,
@@ -277,7 +277,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--learning-rate", type=float, default=0.003, help="of teaching (default %(default)s)"
     )
-    parser.add_argument("--images", type=count(1), default=3, help="run by the program (default %(default)s)")
+    parser.add_argument(
+        "--images", type=count(0), default=3, help="run by the program; 0 makes none (default %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=RESULT, help="the CSV file (default: %(default)s)")
     args = parser.parse_args(argv)
     exact = True
