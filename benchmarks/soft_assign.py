@@ -1,6 +1,6 @@
 """Cost of the soft assignment: the table (O(N + M K)) against the K x N form written straight in PyTorch.
 
-    python -m benchmarks.soft_assign [--format json] [--repeat 5] [--threads N]
+    python -m benchmarks.soft_assign [--format json] [--repeat 5] [--threads N] [--record FILE.csv]
 
 One row for each number of weights and components: forward and backward with respect to weights, means, scales and priors in
 the published form at temperature 0.01. Times are the best of several repetitions. Memory is what a fresh process of its own
@@ -13,12 +13,16 @@ costs what its table costs, 2 to 4 ms, no less than the straight form at K = 4. 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
+import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SIZES = (36_864, 2_359_296)
@@ -115,6 +119,20 @@ def rows(repeat: int, threads: int) -> list[dict[str, Any]]:
     return found
 
 
+def record(path: Path, found: list[dict[str, Any]], repeat: int) -> None:
+    """Write the rows and their conditions."""
+    import torch
+
+    from pipeline.files import write_atomically
+
+    about = {"repeat": repeat, "machine": platform.machine(), "torch": torch.__version__}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*found[0], *about], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | about for row in found)
+    write_atomically(path, text.getvalue().encode())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the rows."""
     parser = argparse.ArgumentParser(description="Cost of the soft assignment, table against the K x N form.")
@@ -123,8 +141,11 @@ def main(argv: list[str] | None = None) -> int:
         "--repeat", type=int, default=5, help="repetitions of which the best counts (default 5)"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--record", type=Path, help="CSV file to write")
     args = parser.parse_args(argv)
     found = rows(args.repeat, args.threads)
+    if args.record:
+        record(args.record, found, args.repeat)
     if args.format == "json":
         print(json.dumps(found, indent=1))
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ ENOUGH = (
     1 << 18
 )  # values of a batch from which a step's gradient is estimated when there are more: its first images,
 THINNEST = 8  # at least one in so many. Batches are in random order.
+
+with warnings.catch_warnings():  # PyTorch means to drop this operation in time, and says so at the first call
+    warnings.simplefilter("ignore")
+    torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
 
 
 def bounds(bits: int, signed: bool) -> tuple[int, int]:
