@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from deploy_arm.float_lowering import FloatLowering
 from deploy_arm import graph as g
+from deploy_arm.float_lowering import FloatLowering
 from deploy_arm.lowering import Lowering, Unsupported, Value
 from deploy_arm.operators import affine, register, stored_value
 from deploy_arm.pending import Addition, Concatenation, Function, Pending, Product
