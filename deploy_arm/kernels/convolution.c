@@ -196,14 +196,10 @@ enum { SMALL = 32768 /* multiplications that are not worth waking a thread for *
 int32_t share(int32_t total, int32_t index, int32_t count) { return (int32_t)((int64_t)total * index / count); }
 
 /* What a part of so many rows and blocks of 16 channels costs. Every part decodes the weights of its channels and copies its rows
- * for itself, which counts as so many products; the level-grouped kernel decodes nothing, but all parts make planes of their rows. */
+ * for itself, which counts as so many products. */
 static double part_cost(const struct plan *plan, double height, double panels) {
     const struct convolution *c = plan->convolution;
     const double outputs = height * plan->out->width * panels * 16, line = (double)plan->width * plan->in->channels;
-    if (plan->kernel == KERNEL_GROUPED) {
-        double nonzero = (double)plan->k - (double)plan->zeros / plan->out->channels;
-        return outputs * (nonzero * 0.05 + 4) + (height * c->stride_height + c->kernel_height - 1) * line * 0.4;
-    }
     double k = (double)plan->k;
     return outputs * k + panels * 16 * k * 5 + (plan->copied ? height * c->stride_height * line * 3 : 0);
 }

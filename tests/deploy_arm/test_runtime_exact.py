@@ -51,7 +51,6 @@ def check(cases: Iterable[Case], folder: Path, target: str, *options: str, kerne
         ("a76", random_network, range(500, 520), GROUPED, ()),
         ("a76", random_convolution, range(1000, 1030), 0, ("--portable",)),
         ("a76", random_network, range(1000, 1020), 0, ("--portable",)),
-        ("x2", random_convolution, range(3000, 3060), 0, ()),
         ("x2", random_network, range(3000, 3010), 0, ()),
         ("a72", random_convolution, range(2000, 2040), 0, ()),
         ("a72", random_network, range(2000, 2020), GROUPED, ()),

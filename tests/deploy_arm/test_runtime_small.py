@@ -58,9 +58,9 @@ def test_matrix_instructions_are_chosen_when_the_processor_has_them(tmp_path: Pa
     """One program: its kernels on processors with and without SMMLA, with the same results."""
     cases = [random_convolution(seed) for seed in range(3000, 3060)]
     cases += [
-        large(1, 640, 24, 5, 3, 2, padding=(1, 1, 1, 1)),
         large(2, 1030, 9, 3, 3, 3),
         large(3, 4100, 20, 1, 1, 8),
+        large(1, 640, 24, 5, 3, 2, padding=(1, 1, 1, 1)),  # of one pixel there are no pairs: not the last
     ]
     check(cases, tmp_path, "x2")
     if is_arm():
