@@ -15,6 +15,7 @@ from runtime_cases import GROUPED, Builder, random_network, with_checksum, with_
 
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
+from deploy_arm.fuzz import __main__ as fuzzing
 from deploy_arm.fuzz.build import ENVIRONMENT, build_replay, sources, unpack_corpus
 from deploy_arm.passes import fuse_additions
 from deploy_arm.program import build_program, compile_command
@@ -217,3 +218,32 @@ def test_what_is_wrong_with_an_operation_is_said(
     struct.pack_into("<i", blob, start + 4 * word, value)
     code, message = status(with_checksum(blob), tmp_path)
     assert code == 7 and f"operation {number}:" in message and reason in message
+
+
+def test_what_is_accepted_is_run_unless_that_is_long(sanitized: Path, tmp_path: Path) -> None:
+    blob = tmp_path / "case.blob"
+    blob.write_bytes(write_blob(everything()))
+    assert replay([str(sanitized)], blob) == (0, 1)
+    builder = Builder(np.random.default_rng(0), (64, 64, 8))
+    many = builder.convolution(builder.input(0, 255), 64, (3, 3), to=None)  # 17.7 million products
+    blob.write_bytes(write_blob(builder.done(many)))
+    assert replay([str(sanitized)], blob) == (0, 0)
+    builder = Builder(np.random.default_rng(0), (64, 64, 2))
+    many = builder.max_pool(builder.input(0, 255), 63, 1, 31)  # 19 million values looked at
+    blob.write_bytes(write_blob(builder.done(many)))
+    assert replay([str(sanitized)], blob) == (0, 0)
+
+
+def test_the_fuzzer_keeps_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, row = tmp_path / "log.csv", {"cpu_minutes": 30.1, "executions": 7, "findings": 0}
+    monkeypatch.setattr(fuzzing, "fuzz", lambda *_: row)
+    assert fuzzing.main(["--log", str(log)]) == 0
+    assert log.read_text() == capsys.readouterr().out == "cpu_minutes,executions,findings\n30.1,7,0\n"
+    row |= {"findings": 1, "kept_files": 3}
+    assert fuzzing.main(["--log", str(log)]) == 1
+    assert log.read_text() == "cpu_minutes,executions,findings,kept_files\n30.1,7,0,\n30.1,7,1,3\n"
+    log.write_text("method,accuracy\nours,0.9\n")
+    assert fuzzing.main(["--log", str(log)]) == 2 and "not a log" in capsys.readouterr().err
+    assert log.read_text() == "method,accuracy\nours,0.9\n"
