@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 SAMPLE = 20_000  # values that a first step is fitted to
 CLIPS = torch.linspace(0.2, 1.0, 41)  # shares of the largest magnitude that are tried as the range's end
 FLOOR = 1 / 64  # of the first step: a step never gets smaller
-ENOUGH = (
-    1 << 18
-)  # values of a batch from which a step's gradient is estimated when there are more: its first images,
-THINNEST = 8  # at least one in so many. Batches are in random order.
+# From so many values of a batch on, a step's gradient is estimated from its first images, at least one in THINNEST of them;
+# batches are in random order.
+ENOUGH = 1 << 18
+THINNEST = 8
 
 
 def bounds(bits: int, signed: bool) -> tuple[int, int]:
