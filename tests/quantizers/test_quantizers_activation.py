@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantizers.activation import ENOUGH, LARGE, FrozenStep, LearnedStep, LeftReLU, bounds
+from quantizers.activation import ENOUGH, FrozenStep, LearnedStep, LeftReLU, bounds
 
 torch.set_num_threads(1)
 KINDS = [(8, True), (8, False), (7, True), (7, False)]
@@ -18,9 +18,7 @@ def test_bounds() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.sampled_from(KINDS), st.floats(1e-4, 10.0), st.integers(0, 2**31), st.sampled_from([500, 2 * LARGE])
-)
+@given(st.sampled_from(KINDS), st.floats(1e-4, 10.0), st.integers(0, 2**31), st.sampled_from([500, 32_768]))
 def test_forward_is_the_deployed_operation_bit_for_bit(
     kind: tuple[int, bool], step: float, seed: int, count: int
 ) -> None:
@@ -114,7 +112,7 @@ def test_half_precision_and_zeros() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("count", [500, 2 * LARGE])
+@pytest.mark.parametrize("count", [500, 32_768])
 def test_what_is_not_a_number_stays_one_and_the_infinite_is_clipped(value: float, count: int) -> None:
     x = torch.randn(count)
     x[7] = value
