@@ -4,7 +4,6 @@ so one scale per channel costs no byte."""
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
 from torch import fx, nn
@@ -34,7 +33,7 @@ def _rescale(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     size = torch.where(size > 0, size, torch.ones_like(size)).to(conv.weight.dtype)
     conv.weight.div_(size.view(-1, 1, 1, 1))
     if conv.bias is not None:
-        cast(torch.Tensor, conv.bias).div_(size)
+        conv.bias.div_(size)
     spread = (norm.running_var + norm.eps).sqrt()
     norm.running_mean.div_(size)
     norm.running_var.div_(size.square())

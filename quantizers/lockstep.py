@@ -25,7 +25,7 @@ def lockstep(network: fx.GraphModule, batches: Iterable[Tensor]) -> Iterator[tup
     batches = list(batches)
     runs = [fx.Interpreter(network, garbage_collect_values=False) for _ in batches]
     for run, batch in zip(runs, batches):
-        run.args_iter = iter((batch,))  # type: ignore[assignment]
+        run.args_iter = iter((batch,))
     last_reader: dict[fx.Node, fx.Node] = {}
     for node in network.graph.nodes:
         for source in node.all_input_nodes:
