@@ -76,7 +76,7 @@ def shapes(name: str) -> list[dict[str, Any]]:
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(see)  # type: ignore[arg-type]
+            module.register_forward_hook(see)
     with torch.inference_mode():
         model(torch.zeros(1, 3, size, size))
     return found

@@ -95,13 +95,25 @@ def compare(
         for kernel, cycles in (("dense", one), ("level-grouped", other)):
             errors += abs(models[kernel].cost(KERNELS[kernel](work)) / cycles - 1)
     ms = CORES[core].frequency_ghz * 1e6
-    figures = [round(value / ms, 4) for value in (chosen, best, sum(dense), sum(grouped))]
+    taken, least, plain, sparse = (round(value / ms, 4) for value in (chosen, best, sum(dense), sum(grouped)))
     source = (
         f"llvm-mca {mca.version()} {CORES[core].scheduler}" if mca.find_tools() else "own throughput table"
     )
     regret, error = 100 * (chosen / best - 1), 100 * errors / (2 * layers)
     return Row(
-        model, setting.name, core, layers, right, used, *figures, round(regret, 2), round(error, 1), source
+        model,
+        setting.name,
+        core,
+        layers,
+        right,
+        used,
+        taken,
+        least,
+        plain,
+        sparse,
+        round(regret, 2),
+        round(error, 1),
+        source,
     )
 
 
