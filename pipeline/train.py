@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import Parser, main_guard
 from pipeline.training.settings import TrainSettings, pretraining_settings
 from quantizers.errors import UserError
+from quantizers.forms import FORMS
 from search_spaces.plan import Plan
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         "--images-per-epoch", type=int, metavar="N", help="training images in an epoch (default all)"
     )
     parser.add_argument(
-        "--form", choices=("posterior", "paper"), default="posterior", help="soft assignment of the mixtures"
+        "--form", choices=FORMS, default=TrainSettings.form, help="what training sees of the mixtures"
     )
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")

@@ -1,8 +1,9 @@
 """One Gaussian mixture per layer: the mixture is the codebook, its zero component prunes (DGMS).
 
 Dong et al., "Finding the Task-Optimal Low-Bit Sub-Distribution in Deep Neural Networks", ICML 2022. Component 0 has its mean
-pinned at 0. In training a weight becomes its soft assignment (``soft_weight``); in evaluation the mean of its most probable
-component, as an int8 level times one scale per tensor.
+pinned at 0. In evaluation a weight is the mean of its most probable component, as an int8 level times one scale per tensor. In
+training it is that mean too (form ``straight``), or its soft assignment (``posterior``, ``paper``); in all forms the gradients are
+those of the soft assignment (``soft_weight``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 from quantizers.base import QUANTIZERS, WeightQuantizer
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
+from quantizers.forms import FORMS
 from quantizers.kmeans import kmeans
 from quantizers.sample import Sample, most_weighty_half, sample_of, shift_for_share
-from quantizers.soft_weight import FORMS, Regions, regions, soft_weight
+from quantizers.soft_weight import Regions, regions, soft_weight
 
 if TYPE_CHECKING:
     from search_spaces.plan import LayerPlan, TemperatureSchedule
@@ -160,8 +162,12 @@ class GaussianMixture(WeightQuantizer):
         if self._due:
             self._due = False
             self._maintain(weight)
+        hard, form = None, self.form
+        if form == "straight":
+            form = "posterior"
+            hard = self.means().detach().to(weight.dtype)[self.regions().assign(weight.detach())]
         return soft_weight(
-            weight, self.means(), self.scales(), self.log_priors(), self.temperature, self.form
+            weight, self.means(), self.scales(), self.log_priors(), self.temperature, form, hard
         )
 
     def set_progress(self, progress: float) -> None:

@@ -29,7 +29,6 @@ from torch.autograd.function import once_differentiable
 from quantizers.soft_table import CHUNK, Evaluation, Mixture, Table, build_table, evaluate
 
 Form = Literal["posterior", "paper"]
-FORMS: tuple[str, ...] = ("posterior", "paper")
 DIRECT = 1 << 18  # up to this many weights times components the weights are the knots
 
 
@@ -45,6 +44,7 @@ class _SoftWeight(torch.autograd.Function):
         log_prior: Tensor,
         temperature: Tensor,
         form: str,
+        hard: Tensor | None,
     ) -> Tensor:
         mixture = Mixture(mean, scale, log_prior, temperature, form == "paper")
         flat = weight.reshape(-1)
@@ -53,10 +53,12 @@ class _SoftWeight(torch.autograd.Function):
             at = evaluate(flat.double(), mixture)
             ctx.table, ctx.at = None, at
             ctx.save_for_backward(flat)
-            return at.soft.to(weight.dtype).reshape(weight.shape)
+            return hard if hard is not None else at.soft.to(weight.dtype).reshape(weight.shape)
         table = build_table(flat, mixture)
         ctx.table, ctx.at = table, table.at
         ctx.save_for_backward(flat)
+        if hard is not None:
+            return hard
         out = torch.empty_like(flat)
         for start in range(0, flat.numel(), table.chunk):
             piece = slice(start, start + table.chunk)
@@ -101,8 +103,8 @@ class _SoftWeight(torch.autograd.Function):
             by_knot = by_knot[: at.soft.numel()]
         shaped = None if by_weight is None else by_weight.reshape(gradient.shape)
         if not any(wanted[1:5]):
-            return shaped, None, None, None, None, None
-        return shaped, *at.gradients(by_knot, ctx.mixture), None
+            return shaped, None, None, None, None, None, None
+        return shaped, *at.gradients(by_knot, ctx.mixture), None, None
 
 
 def soft_weight(
@@ -112,6 +114,7 @@ def soft_weight(
     log_prior: Tensor,
     temperature: Tensor | float,
     form: str = "posterior",
+    hard: Tensor | None = None,
 ) -> Tensor:
     """Soft weights, differentiable in everything.
 
@@ -120,12 +123,16 @@ def soft_weight(
         mean, scale, log_prior: [K]; scale positive; log_prior up to a constant.
         temperature: positive.
         form: "posterior" or "paper".
+        hard: values of the weight's shape that are returned instead, with the gradients of the soft weights (straight through,
+            Bengio et al. 2013, but by the slope of the soft assignment instead of 1).
 
     The tail points (smallest and largest mean) count as constants in the gradient. Errors of the interpolation: about 1e-4 of
     the largest mean for the result, 1e-2 (in norm) for each gradient.
     """
     temperature = torch.as_tensor(temperature, dtype=torch.float64, device=weight.device)
-    return _SoftWeight.apply(weight, mean.double(), scale.double(), log_prior.double(), temperature, form)
+    return _SoftWeight.apply(
+        weight, mean.double(), scale.double(), log_prior.double(), temperature, form, hard
+    )
 
 
 def soft_weight_exact(
@@ -197,4 +204,4 @@ def regions(mean: Tensor, scale: Tensor, log_prior: Tensor) -> Regions:
     return Regions(point, torch.cat([label[:1], after]))
 
 
-__all__ = ["CHUNK", "FORMS", "Form", "Regions", "regions", "soft_weight", "soft_weight_exact"]
+__all__ = ["CHUNK", "Form", "Regions", "regions", "soft_weight", "soft_weight_exact"]

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from quantizers.errors import UserError
+from quantizers.forms import FORMS
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainSettings:
         seed: decides the order of images and their augmentation.
         images_per_epoch: how many training images one epoch takes, others each time; None takes all.
         augment: one of ``pipeline.images.AUGMENTATIONS``; None does what the data set says.
-        form: which soft assignment the mixtures use, ``posterior`` or ``paper``.
+        form: what training sees of the mixtures, one of ``quantizers.forms.FORMS``.
         batch_norm_images: training images over which batch-norm statistics are re-estimated before each evaluation.
         calibration_images: training images from which first activation steps are taken.
         evaluation_batch: images in a batch where nothing is learned.
@@ -72,6 +73,7 @@ class TrainSettings:
             self.distillation_temperature,
             "above 0",
         )
+        _require(self.form in FORMS, "form", self.form, f"among {', '.join(FORMS)}")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(
             self.images_per_epoch is None or self.images_per_epoch >= 2,

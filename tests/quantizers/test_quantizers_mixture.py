@@ -226,3 +226,28 @@ def test_int8(seed: int, linear: bool) -> None:
     torch.testing.assert_close(out.detach(), deployed)
     out.backward(torch.ones_like(out) * 3)
     assert torch.equal(latent.grad, torch.full_like(weight, 3.0))
+
+
+@pytest.mark.parametrize("count", [500, 200_000])  # the weights as knots, and a table
+def test_straight_sees_hard_weights_and_learns_by_the_soft_ones(count: int) -> None:
+    weight = torch.randn(count, generator=torch.Generator().manual_seed(1)) * 0.05
+    schedule = TemperatureSchedule(0.5, 0.5, "constant")
+    upstream = torch.randn(count, generator=torch.Generator().manual_seed(2))
+    results = {}
+    for form in ("straight", "posterior"):
+        mixture = GaussianMixture.for_layer(weight, LayerPlan(2, 4), schedule, form, initialise=True)
+        latent = weight.clone().requires_grad_()
+        value = mixture.train()(latent)
+        value.backward(upstream)
+        results[form] = (value.detach(), latent.grad, *(p.grad for p in mixture.parameters()))
+        hard = mixture.means().detach()[mixture.regions().assign(weight)]
+    straight, posterior = results["straight"], results["posterior"]
+    torch.testing.assert_close(straight[0], hard)
+    assert not torch.allclose(posterior[0], hard)
+    for mine, other in zip(straight[1:], posterior[1:], strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(UserError, match="straight, posterior, paper"):
+        GaussianMixture(4, 2, None, TemperatureSchedule(), "magic")
