@@ -12,7 +12,8 @@ some are):
 Every cell starts from the same trained network (``--weights``, or trained here first) and takes the same steps: same
 epochs, order and augmentation of images, distillation, peak learning rate. The first and the last layer have 8 bits.
 
-    ours                   Gaussian mixtures, posterior form, annealed
+    ours                   Gaussian mixtures, hard weights with the soft ones' gradients
+    posterior              Gaussian mixtures, soft weights, the temperature annealed
     paper                  Gaussian mixtures, the published form (temperature 0.01)
     dkm                    differentiable k-means, temperature 0.05 standard deviations of a layer's weights
     lsq                    uniform, learned step
@@ -52,10 +53,11 @@ from benchmarks.cotuning_slices import TimeIsUp, is_over, side_by_side, train_in
 from pipeline.config import Parser, main_guard
 from pipeline.lock import lock
 from quantizers.errors import UserError
+from quantizers.forms import FORMS
 from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 UNTRAINED = ("kmeans", "int8")
-METHODS = ("ours", "paper", "lsq", "ewgs", "dkm", *UNTRAINED)
+METHODS = ("ours", "posterior", "paper", "lsq", "ewgs", "dkm", *UNTRAINED)
 QUANTIZER = {"lsq": "learned_step", "ewgs": "element_wise_scaling"}
 OPEN = 3  # exit status: some cells are not done yet
 DIVERGED = "diverged"
@@ -146,7 +148,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
         args.seeds, args.networks, args.activations, args.bits, args.zero_shares, args.methods, args.learning_rates
     )  # fmt: skip
     for seed, network, activations, bits, zeros, method, rate in asked:
-        if zeros is not None and method not in ("ours", "paper"):
+        if zeros is not None and method not in ("ours", *FORMS):
             continue  # the others have no control of zeros
         trained = method not in UNTRAINED
         found[
@@ -193,7 +195,7 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
     settings = TrainSettings(
         epochs=cell.epochs or 1.0, learning_rate=cell.learning_rate or 0.01, seed=cell.seed,
         distillation=cell.distillation, distillation_temperature=cell.distillation_temperature or 1.0,
-        bfloat16=cell.bfloat16, form="paper" if cell.method == "paper" else "posterior",
+        bfloat16=cell.bfloat16, form=cell.method if cell.method in FORMS else TrainSettings.form,
     )  # fmt: skip
     plan = plan_of(cell, layer_names(model))
     run = Cotuning(model, plan, data, settings, mean, std, device=cell.device, progress=show)

@@ -27,7 +27,11 @@ TABLE = Path("benchmarks/results/cotuning_accuracy.csv")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 300, 60, 20, 46, 40
 COLUMNS = 2
 COLOURS = dict(
-    zip(METHODS, ("#1b7f5c", "#b5542c", "#3b6fb6", "#8a5bb0", "#c29a1d", "#7d8597", "#222222"), strict=True)
+    zip(
+        METHODS,
+        ("#1b7f5c", "#7fbf9f", "#b5542c", "#3b6fb6", "#8a5bb0", "#c29a1d", "#7d8597", "#222222"),
+        strict=True,
+    )
 )
 
 

@@ -2,8 +2,8 @@
 
 Dong et al., "Finding the Task-Optimal Low-Bit Sub-Distribution in Deep Neural Networks", ICML 2022. Component 0 has its mean
 pinned at 0. In evaluation a weight is the mean of its most probable component, as an int8 level times one scale per tensor. In
-training it is that mean too (form ``straight``), or its soft assignment (``posterior``, ``paper``); in all forms the gradients are
-those of the soft assignment (``soft_weight``).
+training it is that mean too (form ``straight``), or its soft assignment (``posterior``, ``paper``); in all forms the gradients
+are those of the soft assignment (``soft_weight``).
 """
 
 from __future__ import annotations
