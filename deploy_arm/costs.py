@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deploy_arm import graph as g
 from quantizers.registry import Registry
 
-BAND_BYTES, SEGMENT_DEPTH, CHUNK_DEPTH = 256 * 1024, 2048, 2048
+BAND_BYTES, SEGMENT_DEPTH, CHUNK_DEPTH = 256 * 1024, 2048, 2304
 WIDE, NARROW, WIDE_PIXELS, NARROW_PIXELS = 16, 8, 6, 8
 VECTORS, RUN_7, RUN_8, FARTHEST = 4, 510, 254, 65535
 
@@ -82,6 +82,36 @@ class Work:
 KERNELS: Registry[Callable[[Work], Quantities]] = Registry("kernel with a cost")
 
 
+def in_pairs(work: Work) -> Quantities:
+    """What SMMLA does besides: the band's pixels are laid side by side in pairs (``kernels/matrix.c``), products are of whole
+    pairs and eights of weights. Cores without it hardly need these."""
+    height, width, _ = work.result
+    depth, odd, reach = work.source[2], width % 2, (work.kernel[1] - 1) * work.dilation[1]
+    if height * width == 1:  # such layers use dot products everywhere
+        return dict.fromkeys(
+            ("records", "bytes in pairs", "products in pairs", "weights rearranged in eights"), 0.0
+        )
+    by_input = ((width - 2) * work.stride[1] + reach + 1 if width > 1 else 0) + odd * (reach + 1)
+    by_output = width - 1 + odd if odd else width // 2
+    record, wide_record = -(-depth // 8) * 8, -(-depth * work.kernel[1] // 8) * 8
+    merged = work.dilation[1] == 1 or work.kernel[1] == 1
+    wide = merged and by_output * wide_record <= by_input * record
+    records, size = (by_output, wide_record) if wide else (by_input, record)
+    together = wide or (merged and depth % 8 == 0)
+    read = work.kernel[0] * (wide_record if together else work.kernel[1] * record)
+    unaligned = (depth * work.kernel[1] if together else depth) % 8 != 0
+    tall = (work.kernel[0] - 1) * work.dilation[0] + 1
+    rows = sum((band - 1) * work.stride[0] + tall for band in work.bands())
+    pairs = sum(-(-band * width // 2) for band in work.bands())
+    lanes = -(-work.result[2] // NARROW) * NARROW
+    return {
+        "records": float(rows * records),
+        "bytes in pairs": float(rows * records * 2 * size),
+        "products in pairs": float(2 * pairs * read * lanes),
+        "weights rearranged in eights": float(len(work.bands()) * read * lanes * unaligned),
+    }
+
+
 @KERNELS.register("dense")
 def dense(work: Work) -> Quantities:
     """Tiles of channels and pixels in registers, over weights that are decoded once per band."""
@@ -109,6 +139,7 @@ def dense(work: Work) -> Quantities:
     tall = (work.kernel[0] - 1) * work.dilation[0] + 1
     copied = sum((rows - 1) * work.stride[0] + tall for rows in work.bands()) if padded else 0
     return {
+        **in_pairs(work),
         "call": 1.0,
         "products": float(total * read * lanes),
         "products of 8": float(total * read_8 * lanes),
