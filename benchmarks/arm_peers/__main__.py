@@ -34,7 +34,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.arm_peers", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--models", default=MODELS, help=f"networks, comma-separated (default {MODELS})")
+    parser.add_argument(
+        "--models",
+        default=MODELS,
+        help=f"networks, comma-separated, or single layers like conv64x56to128s2 (default {MODELS})",
+    )
     parser.add_argument(
         "--cores", default=DEFAULT_CORES, help=f"modelled cores, comma-separated (default {DEFAULT_CORES})"
     )
@@ -157,13 +161,24 @@ def say(line: str) -> None:
 
 
 def conditions(options: argparse.Namespace) -> str:
-    """What the result files are called by: everything that the figures of one file share."""
+    """What the result files are called by: everything that the figures of one file share.
+
+    Raises:
+        UserError: networks and single layers together.
+    """
+    from benchmarks.arm_peers.single_layers import is_single_layer
     from benchmarks.arm_peers.sysroot import NCNN_VERSION, ORT_VERSION
     from deploy_arm import mca
 
     tools = f"qemu{emulator_version().split()[-1]}_mca{mca.version()}"
     caches = "caches" if options.caches == "on" else "nocaches"
-    return f"ort{ORT_VERSION}_ncnn{NCNN_VERSION}_{tools}_{caches}_1thread"
+    single = {is_single_layer(name) for name in options.models.split(",")}
+    if len(single) > 1:
+        raise UserError(
+            f"--models {options.models}: whole networks and single layers have files of their own"
+        )
+    layers = "_layers" if single == {True} else ""
+    return f"ort{ORT_VERSION}_ncnn{NCNN_VERSION}_{tools}_{caches}_1thread{layers}"
 
 
 def earlier_figures(path: Path) -> list[Figure]:

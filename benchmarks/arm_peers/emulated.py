@@ -49,7 +49,7 @@ def guest_command(
 
 
 def peer_outputs(model: PeerModel, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs [N, K] for normalized float images [N, 3, H, W].
+    """Outputs [N, K] for normalized float images [N, C, H, W].
 
     Raises:
         UserError: the peer fails; its message is in the text.
@@ -68,7 +68,7 @@ def has_matrix(core: Core) -> bool:
 
 
 def peer_counts(model: PeerModel, image: NDArray[np.float32], core: Core, *, caches: bool) -> Counts:
-    """What one inference executes, the second one of a loaded network; ``image`` is float [3, H, W].
+    """What one inference executes, the second one of a loaded network; ``image`` is float [C, H, W].
 
     Raises:
         UserError: as ``peer_outputs``.

@@ -85,7 +85,7 @@ def array(tensor: Tensor) -> Floats:
 
 
 def float_network(model: nn.Module, images: Tensor) -> FloatNetwork:
-    """The layers of a model in evaluation mode; ``images`` (normalized float [N, 3, H, W]) calibrate.
+    """The layers of a model in evaluation mode; ``images`` (normalized float [N, C, H, W]) calibrate.
 
     Raises:
         UserError: the model has a layer that is not among the kinds above.
@@ -98,7 +98,7 @@ def float_network(model: nn.Module, images: Tensor) -> FloatNetwork:
     for node in traced.graph.nodes:
         builder.visit(node)
     largest = {name: recorder.largest[builder.sources[name]] for name in builder.sources}
-    return FloatNetwork(tuple(builder.layers.values()), (3, *pair(images.shape[2:])), largest)
+    return FloatNetwork(tuple(builder.layers.values()), (images.shape[1], *pair(images.shape[2:])), largest)
 
 
 class _Builder:

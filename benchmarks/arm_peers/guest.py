@@ -3,7 +3,7 @@
     guest.py SETTINGS.json       {"peer": "onnxruntime" | "ncnn", "model": [FILES], "images": NPY, "outputs": NPY,
                                   "options": {...}, "mark": true | false}
 
-Images are float32 [N, 3, H, W]. With ``mark`` the first image is run twice, the second time between two announcements (a
+Images are float32 [N, C, H, W]. With ``mark`` the first image is run twice, the second time between two announcements (a
 system call that does nothing, see ``deploy_arm/plugin/counter.c``): what is counted is one inference with everything loaded.
 """
 

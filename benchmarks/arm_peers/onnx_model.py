@@ -28,7 +28,7 @@ def require_onnx() -> None:
 
 
 def write_onnx(network: FloatNetwork, path: Path) -> None:
-    """Writes the float32 model; its input is [1, 3, H, W]."""
+    """Writes the float32 model; its input is [1, C, H, W]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -107,7 +107,7 @@ def write_layer(layer: Layer, output: str, add: Any, constant: Any) -> None:
 def quantize_onnx(source: Path, target: Path, images: NDArray[np.float32], *, signed: bool) -> None:
     """Static quantization, per channel, QDQ format; activations 8 bits (``signed`` or not), weights signed.
 
-    ``images`` are float32 [N, 3, H, W]; the ranges are the smallest and largest values that occur.
+    ``images`` are float32 [N, C, H, W]; the ranges are the smallest and largest values that occur.
     """
     from onnxruntime import quantization
 

@@ -64,7 +64,7 @@ def compile_ours(
     """
     names = layer_names(workload.model)
     calibration = workload.normalized(workload.calibration[:CALIBRATION])
-    shape = (3, workload.size, workload.size)
+    shape = (len(workload.mean), workload.size, workload.size)
     made: tuple[object, ...] = ()
     for configuration in configurations():
         layer = configuration.layer

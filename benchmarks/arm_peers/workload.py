@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.arm_peers.single_layers import is_single_layer, single_layer
 from pipeline.models import default_image_size, load_model, normalization
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -24,7 +26,7 @@ SMALL = 64  # pixels a side up to which many images are checked
 
 @dataclass(frozen=True)
 class Workload:
-    """A network in evaluation mode with its images, uint8 [N, H, W, 3]; the first is the one that is timed."""
+    """A network in evaluation mode with its images, uint8 [N, H, W, C]; the first is the one that is timed."""
 
     name: str
     model: nn.Module
@@ -40,9 +42,14 @@ class Workload:
         return int(self.images.shape[1])
 
     def normalized(self, images: NDArray[np.uint8]) -> Tensor:
-        """Float [N, 3, H, W]."""
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        """Float [N, C, H, W]."""
+        return normalized(images, self.mean, self.std)
+
+
+def normalized(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Float [N, C, H, W] of uint8 [N, H, W, C]."""
+    middle, spread = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - middle) / spread
 
 
 def data_folder() -> Path:
@@ -56,6 +63,8 @@ def load_workload(name: str, weights: Path | None = None) -> Workload:
     Raises:
         UserError: unknown name, or weights that do not fit.
     """
+    if is_single_layer(name):
+        return layer_workload(name)
     size = default_image_size(name)
     small = size <= SMALL
     if weights is None and (found := sorted((data_folder() / "weights").glob(f"{name}-*.th"))):
@@ -65,7 +74,7 @@ def load_workload(name: str, weights: Path | None = None) -> Workload:
     )
     images, source = (cifar if small else imagenet)(size)
     if weights is None:
-        settle(model, name, images)
+        settle(model, *normalization(name), images)
     described = f"trained ({weights.name})" if weights else "untrained, batch-norms settled on the images"
     mean, std = normalization(name)
     checked = CHECKED_SMALL if small else CHECKED_LARGE
@@ -81,10 +90,23 @@ def load_workload(name: str, weights: Path | None = None) -> Workload:
     )
 
 
-def settle(model: nn.Module, name: str, images: NDArray[np.uint8]) -> None:
+def layer_workload(name: str) -> Workload:
+    """A network of one layer.
+
+    Raises:
+        UserError: as ``SingleLayer``.
+    """
+    model, images = single_layer(name)
+    mean, std = (0.45,) * model.channels, (0.225,) * model.channels
+    settle(model, mean, std, images)
+    checked = images[:CHECKED_LARGE], images[CHECKED_LARGE : CHECKED_LARGE + CALIBRATION]
+    untrained = "untrained, batch-norm settled on the images"
+    return Workload(name, model.eval(), untrained, checked[0], "made-up smooth images", checked[1], mean, std)
+
+
+def settle(model: nn.Module, mean: Sequence[float], std: Sequence[float], images: NDArray[np.uint8]) -> None:
     """Batch-norm statistics of an untrained network from a few images, so that its activations have trained ranges."""
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in normalization(name))
-    batch = (torch.from_numpy(images[:16]).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    batch = normalized(images[:16], mean, std)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.arm_peers import report
+from benchmarks.arm_peers.__main__ import main
 from benchmarks.arm_peers.figures import NCNN, ORT, OURS, Figure, Target, agreement, outcome
 from benchmarks.arm_peers.float_network import FloatNetwork, Layer, float_network
 from benchmarks.arm_peers.ncnn_model import INT8_TAG, write_ncnn
+from benchmarks.arm_peers.ours import check_ours, compile_ours
+from benchmarks.arm_peers.single_layers import single_layer
+from benchmarks.arm_peers.workload import load_workload
+from deploy_arm.cores import CORES
 from pipeline.models import load_model
 from quantizers.errors import UserError
 
@@ -221,3 +227,37 @@ def test_a_later_run_replaces_its_own_networks_and_cores_only() -> None:
     assert found == [("resnet18", "a76", 9.0), ("resnet18", "x1", 3.0), ("resnet50", "a76", 4.0)]
     by_row = [each.cycles for each in report.merged(earlier, latest, by_row=True)]
     assert by_row == [2.0, 9.0, 3.0, 4.0]
+
+
+def test_single_layers_are_what_their_names_say() -> None:
+    network, images = single_layer("conv24x14to32k1s2")
+    assert images.shape == (24, 14, 14, 24) and images.dtype == np.uint8
+    assert network.conv.weight.shape == (32, 24, 1, 1) and network.conv.stride == (2, 2)
+    depthwise, _ = single_layer("depthwise16x8")
+    assert depthwise.conv.groups == 16 and depthwise.conv.padding == (1, 1)
+    again, same = single_layer("conv24x14to32k1s2")
+    assert torch.equal(again.conv.weight, network.conv.weight) and np.array_equal(same, images)
+
+
+@pytest.mark.parametrize("name", ["conv0x8", "conv8x8k9", "depthwise8x8to16", "convx", "conv8x8s0"])
+def test_layers_that_cannot_be_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=name):
+        single_layer(name)
+
+
+def test_a_single_layer_is_compared_like_a_network(tmp_path: Path) -> None:
+    workload = load_workload("conv16x8to24")
+    network = float_network(workload.model, workload.normalized(workload.calibration))
+    assert network.shape == (16, 8, 8) and network.layers[0].kind == "convolution"
+    for configuration, blobs in compile_ours(workload, tmp_path, [CORES["a76"]], "8-bit"):
+        sanity = check_ours(workload, blobs["a76"], CORES["a76"])
+        assert (
+            configuration.activation_bits == 8
+            and sanity.correlation is not None
+            and sanity.correlation > 0.99
+        )
+
+
+def test_networks_and_layers_do_not_share_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--models", "resnet18,conv8x8"]) == 2
+    assert "files of their own" in capsys.readouterr().err
