@@ -160,24 +160,28 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def conditions(options: argparse.Namespace) -> str:
-    """What the result files are called by: everything that the figures of one file share.
+def are_single_layers(models: str) -> bool:
+    """Whether the comma-separated names are all of single layers.
 
     Raises:
         UserError: networks and single layers together.
     """
     from benchmarks.arm_peers.single_layers import is_single_layer
+
+    single = {is_single_layer(name) for name in models.split(",")}
+    if len(single) > 1:
+        raise UserError(f"--models {models}: whole networks and single layers have files of their own")
+    return single == {True}
+
+
+def conditions(options: argparse.Namespace) -> str:
+    """What the result files are called by: everything that the figures of one file share."""
     from benchmarks.arm_peers.sysroot import NCNN_VERSION, ORT_VERSION
     from deploy_arm import mca
 
     tools = f"qemu{emulator_version().split()[-1]}_mca{mca.version()}"
     caches = "caches" if options.caches == "on" else "nocaches"
-    single = {is_single_layer(name) for name in options.models.split(",")}
-    if len(single) > 1:
-        raise UserError(
-            f"--models {options.models}: whole networks and single layers have files of their own"
-        )
-    layers = "_layers" if single == {True} else ""
+    layers = "_layers" if are_single_layers(options.models) else ""
     return f"ort{ORT_VERSION}_ncnn{NCNN_VERSION}_{tools}_{caches}_1thread{layers}"
 
 
@@ -209,6 +213,7 @@ def run(options: argparse.Namespace) -> int:
     from deploy_arm.storage import write_atomically
 
     torch.set_num_threads(1)
+    are_single_layers(options.models)
     require_onnx()
     mca.tools()
     if emulator.choose_counter() != "qemu":
