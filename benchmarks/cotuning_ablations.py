@@ -92,10 +92,15 @@ def _schedule(start: float, end: float, shape: str) -> dict[str, Any]:
 ABLATIONS: dict[str, Ablation] = {
     "as it stands": Ablation(),
     "published form, temperature 0.01": Ablation({"form": "paper"}),
-    "temperature constant at 0.02": Ablation(plan=_schedule(0.02, 0.02, "constant")),
-    "temperature constant at 1": Ablation(plan=_schedule(1.0, 1.0, "constant")),
-    "temperature on a cosine": Ablation(plan=_schedule(1.0, 0.02, "cosine")),
-    "temperature down to 0.2 only": Ablation(plan=_schedule(1.0, 0.2, "exponential")),
+    "soft weights, temperature from 1 to 0.02": Ablation(
+        {"form": "posterior"}, _schedule(1.0, 0.02, "exponential")
+    ),
+    "soft weights, temperature on a cosine": Ablation({"form": "posterior"}, _schedule(1.0, 0.02, "cosine")),
+    "soft weights, temperature 0.5": Ablation({"form": "posterior"}),
+    "temperature 0.25": Ablation(plan=_schedule(0.25, 0.25, "constant")),
+    "temperature 1": Ablation(plan=_schedule(1.0, 1.0, "constant")),
+    "temperature from 1 to 0.02": Ablation(plan=_schedule(1.0, 0.02, "exponential")),
+    "temperature from 1 to 0.2 on a cosine": Ablation(plan=_schedule(1.0, 0.2, "cosine")),
     "mixtures as fast as weights": Ablation(patch=lambda: replaced(network, "MIXTURE_RATE", 1.0)),
     "mixtures fixed after k-means": Ablation(patch=lambda: replaced(network, "MIXTURE_RATE", 0.0)),
     "weight decay on everything": Ablation(patch=lambda: replaced(cotuning, "parameter_groups", _with_decay)),

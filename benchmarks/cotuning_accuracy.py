@@ -62,6 +62,7 @@ QUANTIZER = {"lsq": "learned_step", "ewgs": "element_wise_scaling"}
 OPEN = 3  # exit status: some cells are not done yet
 DIVERGED = "diverged"
 DKM = TemperatureSchedule(0.05, 0.05, "constant")
+ANNEALED = TemperatureSchedule(1.0, 0.02, "exponential")
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ def plan_of(cell: Cell, names: list[str]) -> Plan:
     rest: dict[str, Any] = {"activation_bits": cell.activation_bits or 8}
     if cell.method in ("dkm", "kmeans"):
         rest |= {"quantizer": "differentiable_kmeans", "temperature": DKM}
+    elif cell.method == "posterior":
+        rest["temperature"] = ANNEALED
     elif cell.method in QUANTIZER:
         rest["quantizer"] = QUANTIZER[cell.method]
     return Plan(layers, **rest)

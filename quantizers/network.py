@@ -55,14 +55,14 @@ def layer_names(model: nn.Module) -> list[str]:
 
 
 def quantize(
-    model: nn.Module, plan: Plan, calibration: Tensor | None, *, form: str = "posterior"
+    model: nn.Module, plan: Plan, calibration: Tensor | None, *, form: str = "straight"
 ) -> fx.GraphModule:
     """A copy of ``model`` to be co-tuned by ``plan``.
 
     Args:
         calibration: normalized float images [N, C, H, W] from which first activation steps are taken, with the fp32
             weights; None gives a skeleton whose state is to be loaded.
-        form: of the mixture's soft assignment, ``posterior`` or ``paper``.
+        form: what training sees of mixtures, one of ``quantizers.forms.FORMS``.
 
     Raises:
         UserError: the model cannot be traced, or the plan names other layers than the model has.

@@ -58,9 +58,9 @@ class Space:
     activation_bits: tuple[int, ...] = ACTIVATION_BITS
     zero_shares: tuple[float | None, ...] = ZERO_SHARES
     components: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: COMPONENTS)
-    temperature_start: Grid = Grid(0.5, 2.0, 0.25)
-    temperature_end: Grid = Grid(0.01, 0.1, 0.01)
-    temperature_shapes: tuple[str, ...] = ("exponential", "cosine", "constant")
+    temperature_start: Grid = Grid(0.25, 1.0, 0.25)
+    temperature_end: Grid = Grid(0.05, 0.2, 0.05)
+    temperature_shapes: tuple[str, ...] = ("constant", "exponential", "cosine")
     quantizer: str = "gaussian_mixture"
 
     def __post_init__(self) -> None:
@@ -220,9 +220,9 @@ class Space:
 
     def _schedule(self) -> TemperatureSchedule:
         shape = self.temperature_shapes[0]
-        start = self.temperature_start.snap(1.0)
+        start = self.temperature_start.snap(0.5)
         return TemperatureSchedule(
-            start, start if shape == "constant" else self.temperature_end.snap(0.02), shape
+            start, start if shape == "constant" else self.temperature_end.snap(0.05), shape
         )
 
 

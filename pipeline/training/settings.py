@@ -47,7 +47,7 @@ class TrainSettings:
     seed: int = 0
     images_per_epoch: int | None = None
     augment: str | None = None
-    form: str = "posterior"
+    form: str = "straight"
     batch_norm_images: int = 1024
     calibration_images: int = 256
     evaluation_batch: int = 256

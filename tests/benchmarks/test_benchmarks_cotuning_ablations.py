@@ -44,7 +44,7 @@ def test_every_choice_gives_a_valid_plan_and_is_undone() -> None:
     assert plans["first and last layer 2 bits"].layers["first"].bits == 2
     assert plans["as it stands"].layers["first"].bits == 8
     assert plans["zeros 70 %"].layers["middle"].zero_share == 0.7
-    assert plans["temperature on a cosine"].temperature.shape == "cosine"
+    assert plans["soft weights, temperature on a cosine"].temperature.shape == "cosine"
 
 
 def test_nearest_mean_is_the_nearest() -> None:

@@ -15,6 +15,8 @@ from quantizers.mixture import GaussianMixture
 from quantizers.uniform import Int8
 from search_spaces.plan import LayerPlan, TemperatureSchedule
 
+ANNEALED = TemperatureSchedule(1.0, 0.02, "exponential")
+
 torch.set_num_threads(1)
 
 
@@ -23,7 +25,7 @@ def mixture_of(
 ) -> GaussianMixture:
     bits = max(2, int(np.ceil(np.log2(components))))
     layer = LayerPlan(bits, components, zero_share)
-    return GaussianMixture.for_layer(weight, layer, TemperatureSchedule(), form, initialise=True)
+    return GaussianMixture.for_layer(weight, layer, ANNEALED, form, initialise=True)
 
 
 def weights(*shape: int, seed: int = 0, heavy: bool = False) -> torch.Tensor:
@@ -136,7 +138,7 @@ def test_training_resumes_exactly(form: str, share: float | None) -> None:
     first, part = mixture_of(start, 4, share, form), start.clone().requires_grad_()
     train(first, part, range(9))
     layer = LayerPlan(2, 4, share)
-    second = GaussianMixture.for_layer(start, layer, TemperatureSchedule(), form, initialise=False)
+    second = GaussianMixture.for_layer(start, layer, ANNEALED, form, initialise=False)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     rest = part.detach().clone().requires_grad_()
     train(second, rest, range(9, 20))
@@ -152,7 +154,7 @@ def test_temperature_follows_the_schedule_and_paper_keeps_its_own() -> None:
     for progress in (0.0, 0.5, 1.0):
         annealed.set_progress(progress)
         paper.set_progress(progress)
-        assert float(annealed.temperature) == pytest.approx(TemperatureSchedule().at(progress))
+        assert float(annealed.temperature) == pytest.approx(ANNEALED.at(progress))
         assert float(paper.temperature) == 0.01
         gaps.append((annealed.train()(weight) - annealed.eval()(weight)).norm().item())
     assert gaps[0] > gaps[1] > gaps[2]

@@ -79,7 +79,7 @@ def model(images: Tensor) -> nn.Module:
     return model.eval()
 
 
-def trained(model: nn.Module, images: Tensor, steps: int = 4, form: str = "posterior") -> nn.Module:
+def trained(model: nn.Module, images: Tensor, steps: int = 4, form: str = "straight") -> nn.Module:
     network = quantize(model, PLAN, images, form=form)
     optimizer = torch.optim.SGD(parameter_groups(network, 0.02, 1e-4), momentum=0.9)
     torch.manual_seed(2)

@@ -75,7 +75,7 @@ def test_size_is_the_number_of_distinct_plans() -> None:
         with pytest.raises(IndexError):
             small.plan_at(index)
     layer = 1 + 6 * (2 + 3 + 3)
-    assert Space(LAYERS).size() == layer**3 * (7 + 2 * 7 * 10) * 2
+    assert Space(LAYERS).size() == layer**3 * (4 + 2 * 4 * 4) * 2
 
 
 @given(st.integers(0, small.size() - 1))
