@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cotuning_accuracy import Cell, append, plan_of, read
+from benchmarks.cotuning_accuracy import DKM, Cell, append, plan_of, read
 from pipeline.config import Parser, main_guard
 from pipeline.data import ImageData, load_data
 from pipeline.models import load_model, normalization
@@ -101,6 +101,14 @@ ABLATIONS: dict[str, Ablation] = {
     "temperature 1": Ablation(plan=_schedule(1.0, 1.0, "constant")),
     "temperature from 1 to 0.02": Ablation(plan=_schedule(1.0, 0.02, "exponential")),
     "temperature from 1 to 0.2 on a cosine": Ablation(plan=_schedule(1.0, 0.2, "cosine")),
+    "output channels of one size": Ablation({"even_channels": True}),
+    "learned uniform steps": Ablation(plan={"quantizer": "learned_step"}),
+    "uniform steps, gradients scaled element by element": Ablation(
+        plan={"quantizer": "element_wise_scaling"}
+    ),
+    "differentiable k-means": Ablation(
+        plan={"quantizer": "differentiable_kmeans", "temperature": DKM},
+    ),
     "mixtures as fast as weights": Ablation(patch=lambda: replaced(network, "MIXTURE_RATE", 1.0)),
     "mixtures fixed after k-means": Ablation(patch=lambda: replaced(network, "MIXTURE_RATE", 0.0)),
     "weight decay on everything": Ablation(patch=lambda: replaced(cotuning, "parameter_groups", _with_decay)),

@@ -17,6 +17,7 @@ from pipeline.records import Rung
 from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
 from pipeline.training.loop import Loop, Progress, Wrap
 from pipeline.training.settings import TrainSettings
+from quantizers.channel_scale import with_even_channels
 from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
 from search_spaces.plan import Plan
 
@@ -62,7 +63,8 @@ class Cotuning(Loop):
         if settings.distillation:
             self.teacher = copy.deepcopy(model).eval().requires_grad_(False).to(where)
         calibration = None if state is not None else _calibration(data, settings, mean, std)
-        network = quantize(model, plan, calibration, form=settings.form).to(where)
+        start = with_even_channels(model) if settings.even_channels else model
+        network = quantize(start, plan, calibration, form=settings.form).to(where)
         groups = parameter_groups(network, settings.learning_rate, settings.weight_decay)
         super().__init__(
             network, data, settings, mean, std, groups,

@@ -28,6 +28,8 @@ class TrainSettings:
         images_per_epoch: how many training images one epoch takes, others each time; None takes all.
         augment: one of ``pipeline.images.AUGMENTATIONS``; None does what the data set says.
         form: what training sees of the mixtures, one of ``quantizers.forms.FORMS``.
+        even_channels: give a layer's output channels one size before they share a codebook: a scale for each channel, which the
+            batch-norm behind a convolution takes up, so it costs no byte; see ``quantizers.channel_scale``.
         batch_norm_images: training images over which batch-norm statistics are re-estimated before each evaluation.
         calibration_images: training images from which first activation steps are taken.
         evaluation_batch: images in a batch where nothing is learned.
@@ -48,6 +50,7 @@ class TrainSettings:
     images_per_epoch: int | None = None
     augment: str | None = None
     form: str = "straight"
+    even_channels: bool = False
     batch_norm_images: int = 1024
     calibration_images: int = 256
     evaluation_batch: int = 256
