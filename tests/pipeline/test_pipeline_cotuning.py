@@ -150,6 +150,33 @@ def test_the_hard_state_stands_alone(digits: ImageData, trained: nn.Module) -> N
     assert error_of(load_hard(blank, plan, state).network, digits.search, MEAN, STD) == rung.error
 
 
+def test_channels_of_very_different_sizes_share_a_codebook(digits: ImageData, trained: nn.Module) -> None:
+    uneven = copy.deepcopy(trained)
+    sizes = torch.logspace(-2, 2, 16)  # the batch-norms undo them: the answers stay
+    with torch.no_grad():
+        for conv, norm in zip(*(modules(uneven, kind) for kind in (nn.Conv2d, nn.BatchNorm2d)), strict=True):
+            size = sizes[torch.arange(len(conv.weight)) % len(sizes)]
+            conv.weight.mul_(size.view(-1, 1, 1, 1))
+            spread = (norm.running_var + norm.eps).sqrt()
+            norm.running_mean.mul_(size)
+            norm.running_var.mul_(size.square())
+            norm.weight.mul_((norm.running_var + norm.eps).sqrt() / spread / size)
+    assert error_of(uneven, digits.search, MEAN, STD) == error_of(trained, digits.search, MEAN, STD)
+    plan = Plan.uniform(layer_names(uneven), LayerPlan(4, 16))
+    settings = dataclasses.replace(SETTINGS, even_channels=True)
+    without = Cotuning(uneven, plan, digits, SETTINGS, MEAN, STD)
+    run = Cotuning(uneven, plan, digits, settings, MEAN, STD)
+    assert surprise(run) < 0.1 * surprise(without) and run.error() < without.error()
+    rung = run.train_until(0.4)
+    blank = load_model("resnet8", classes=10, image_size=8, seed=1)
+    loaded = load_hard(blank, plan, saved_and_loaded(hard_state(run.hardened())))
+    assert error_of(loaded.network, digits.search, MEAN, STD) == rung.error
+
+
+def modules(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
 def test_a_checkpoint_of_another_run_is_refused(digits: ImageData, trained: nn.Module) -> None:
     plan = mixed_plan(trained)
     state = Cotuning(trained, plan, digits, SETTINGS, MEAN, STD).state_dict()
