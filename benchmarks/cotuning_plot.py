@@ -2,9 +2,9 @@
 
     python -m benchmarks.cotuning_plot                  benchmarks/results/cotuning_accuracy.csv to .svg beside it
 
-One panel for each network, length of training, number of activation bits and kind of teaching that has trained rows at more
-than one size. A point is the mean over seeds, its whisker goes from the best to the worst seed; untrained methods stand in
-every panel of their network.
+One panel for each network, length of training, number of activation bits, kind of teaching and arithmetic that has trained rows
+at more than one size. A point is the mean over seeds, its whisker goes from the best to the worst seed; untrained methods stand
+in every panel of their network.
 Rows with a target for zeros are left out: their bytes are those of the natural ones.
 """
 
@@ -43,10 +43,12 @@ class Panel(NamedTuple):
     activation_bits: str
     distillation: str
     distillation_temperature: str
+    bfloat16: str
 
     def title(self) -> str:
         activations = f"{self.activation_bits}-bit" if self.activation_bits else "float"
-        return f"{self.network}, {self.epochs} epochs, {activations} activations"
+        arithmetic = "bfloat16" if self.bfloat16 == "True" else "float32"
+        return f"{self.network}, {self.epochs} epochs in {arithmetic}, {activations} activations"
 
     def subtitle(self) -> str:
         share, temperature = float(self.distillation), self.distillation_temperature

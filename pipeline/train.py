@@ -96,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         "--form", choices=FORMS, default=TrainSettings.form, help="what training sees of the mixtures"
     )
     parser.add_argument(
-        "--even-channels", action="store_true", help="a weight scale for each output channel, in the batch-norm"
+        "--even-channels",
+        action="store_true",
+        help="a weight scale for each output channel, in the batch-norm",
     )
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")

@@ -17,12 +17,18 @@ RESULTS = Path(plot.__file__).parent / "results" / "cotuning_accuracy.csv"
 
 
 def row(
-    method: str, size: int, top1: float, seed: int = 0, zeros: str = "", epochs: str = "1"
+    method: str,
+    size: int,
+    top1: float,
+    seed: int = 0,
+    zeros: str = "",
+    epochs: str = "1",
+    bfloat16: str = "False",
 ) -> dict[str, str]:
     return {
         "network": "net<1>", "method": method, "bytes": str(size), "report_top1": str(top1), "seed": str(seed),
         "fp32_report_top1": "0.95", "zero_share": zeros, "activation_bits": "8", "epochs": epochs,
-        "distillation": "1", "distillation_temperature": "4",
+        "distillation": "1", "distillation_temperature": "4", "bfloat16": bfloat16,
     }  # fmt: skip
 
 
@@ -38,6 +44,13 @@ def test_a_point_is_the_mean_over_seeds_without_forced_zeros() -> None:
     assert (first.bytes, second.bytes) == (1000, 2000)
     assert first.error == pytest.approx(9) and (first.low, first.high) == pytest.approx((8, 10))
     assert [point.bytes for point in lines["int8"]] == [4000]
+
+
+def test_arithmetics_are_not_averaged() -> None:
+    other = [row("ours", size, 0.5, bfloat16="True") for size in (1000, 2000)]
+    found = plot.panels([*ROWS, *other])
+    assert [lines["ours"][0].error for lines in found.values()] == pytest.approx([9, 50])
+    assert ["float32" in panel.title() for panel in found] == [True, False]
 
 
 def test_everything_lies_inside_and_names_are_escaped() -> None:
