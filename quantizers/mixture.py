@@ -162,12 +162,10 @@ class GaussianMixture(WeightQuantizer):
         if self._due:
             self._due = False
             self._maintain(weight)
-        hard, form = None, self.form
-        if form == "straight":
-            form = "posterior"
-            hard = self.means().detach().to(weight.dtype)[self.regions().assign(weight.detach())]
+        straight = self.form == "straight"
+        form = "posterior" if straight else self.form
         return soft_weight(
-            weight, self.means(), self.scales(), self.log_priors(), self.temperature, form, hard
+            weight, self.means(), self.scales(), self.log_priors(), self.temperature, form, straight
         )
 
     def set_progress(self, progress: float) -> None:

@@ -44,7 +44,7 @@ class _SoftWeight(torch.autograd.Function):
         log_prior: Tensor,
         temperature: Tensor,
         form: str,
-        hard: Tensor | None,
+        straight: bool,
     ) -> Tensor:
         mixture = Mixture(mean, scale, log_prior, temperature, form == "paper")
         flat = weight.reshape(-1)
@@ -53,12 +53,14 @@ class _SoftWeight(torch.autograd.Function):
             at = evaluate(flat.double(), mixture)
             ctx.table, ctx.at = None, at
             ctx.save_for_backward(flat)
-            return hard if hard is not None else at.soft.to(weight.dtype).reshape(weight.shape)
+            values = mean.index_select(0, at.assignment.max(0).indices) if straight else at.soft
+            return values.to(weight.dtype).reshape(weight.shape)
         table = build_table(flat, mixture)
         ctx.table, ctx.at = table, table.at
         ctx.save_for_backward(flat)
-        if hard is not None:
-            return hard
+        if straight:
+            component = regions(mean, scale, log_prior).assign(flat)
+            return mean.to(weight.dtype)[component].reshape(weight.shape)
         out = torch.empty_like(flat)
         for start in range(0, flat.numel(), table.chunk):
             piece = slice(start, start + table.chunk)
@@ -114,7 +116,7 @@ def soft_weight(
     log_prior: Tensor,
     temperature: Tensor | float,
     form: str = "posterior",
-    hard: Tensor | None = None,
+    straight: bool = False,
 ) -> Tensor:
     """Soft weights, differentiable in everything.
 
@@ -123,15 +125,15 @@ def soft_weight(
         mean, scale, log_prior: [K]; scale positive; log_prior up to a constant.
         temperature: positive.
         form: "posterior" or "paper".
-        hard: values of the weight's shape that are returned instead, with the gradients of the soft weights (straight through,
-            Bengio et al. 2013, but by the slope of the soft assignment instead of 1).
+        straight: return the mean of the most probable component instead, with the gradients of the soft weights (straight
+            through, Bengio et al. 2013, but by the slope of the soft assignment instead of 1).
 
     The tail points (smallest and largest mean) count as constants in the gradient. Errors of the interpolation: about 1e-4 of
     the largest mean for the result, 1e-2 (in norm) for each gradient.
     """
     temperature = torch.as_tensor(temperature, dtype=torch.float64, device=weight.device)
     return _SoftWeight.apply(
-        weight, mean.double(), scale.double(), log_prior.double(), temperature, form, hard
+        weight, mean.double(), scale.double(), log_prior.double(), temperature, form, straight
     )
 
 
