@@ -52,7 +52,7 @@ class Panel(NamedTuple):
 
     def subtitle(self) -> str:
         share, temperature = float(self.distillation), self.distillation_temperature
-        return f"error on the report half, %; {share:.0%} of the loss from fp32's answers at {temperature}"
+        return f"error on the report half, %; {share:.0%} taught by fp32, at {temperature}"
 
 
 class Point(NamedTuple):
@@ -132,7 +132,11 @@ def draw(panel: Panel, lines: Lines, fp32_error: float, x0: float, y0: float) ->
     for value in ticks(low, high):
         parts.append(f'<path d="M{left:.0f} {y(value):.1f}H{right:.0f}" stroke="#ddd"/>')
         parts.append(text(left - 6, y(value) + 4, f"{value:g}", anchor="end"))
-    for size in {f"{size / 1024:.0f}": size for size in sizes}.values():
+    free = -math.inf
+    for size in sorted(set(sizes)):
+        if x(size) < free:  # its label would lie on the one before
+            continue
+        free = x(size) + 50
         parts.append(f'<path d="M{x(size):.1f} {floor:.0f}v5" stroke="#222"/>')
         parts.append(text(x(size), floor + 18, f"{size / 1024:.0f} KiB", anchor="middle"))
     parts.append(
