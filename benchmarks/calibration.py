@@ -6,8 +6,10 @@
 calibrate, odd rows judge; the random views that teach are cut out of the calibration images. Labels are used for the column
 ``top1`` alone. Judged is how often the compressed network's first answer is the fp32 network's.
 
-    ours                    Gaussian mixtures: layer by layer, then all together by distillation from the fp32 network
-    ours_layers_only, ours_distilled_only, ours_uneven   the same without one of its parts
+    ours                    Gaussian mixtures, layer by layer
+    ours_then_distilled     and after that all together, by distillation from the fp32 network
+    distilled_only          that alone
+    ours_uneven             output channels left as they are
     adaround                uniform with learned rounding (Nagel et al., ICML 2020), as published
     kmeans                  exact k-means
     adaround_even, kmeans_even   the same after what ours begins with: output channels of one size, matched batch-norms

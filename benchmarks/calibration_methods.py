@@ -54,13 +54,13 @@ class Recipe:
         return bool(self.layer_steps or self.steps)
 
 
-OURS = Recipe(layer_steps=300, steps=60)
+OURS = Recipe(layer_steps=300)
 ADAROUND = Recipe("adaptive_rounding", layer_steps=1000)
 KMEANS = Recipe("differentiable_kmeans")
 METHODS = {
     "ours": OURS,
-    "ours_layers_only": replace(OURS, steps=0),
-    "ours_distilled_only": replace(OURS, layer_steps=0),
+    "ours_then_distilled": replace(OURS, steps=60),
+    "distilled_only": replace(OURS, layer_steps=0, steps=60),
     "ours_uneven": replace(OURS, even_channels=False),
     "adaround": replace(ADAROUND, even_channels=False, match_norms=False),
     "adaround_even": ADAROUND,
