@@ -72,6 +72,26 @@ def _nearest(self: GaussianMixture) -> Regions:
     return Regions((means[order][1:] + means[order][:-1]).double() / 2, order)
 
 
+_most_probable = GaussianMixture.forward
+
+
+def _nearest_forward(self: GaussianMixture, weight: torch.Tensor) -> torch.Tensor:
+    """In training too, where the most probable component is found without ``regions``; the gradients stay."""
+    value = _most_probable(self, weight)
+    if not self.training:
+        return value
+    return value + (self.means()[self.regions().assign(weight)] - value).detach()
+
+
+@contextmanager
+def _by_nearest_mean() -> Iterator[None]:
+    with (
+        replaced(GaussianMixture, "regions", _nearest),
+        replaced(GaussianMixture, "forward", _nearest_forward),
+    ):
+        yield
+
+
 def _with_decay(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     groups = network.parameter_groups(net, lr, weight_decay)
     return [{**group, "weight_decay": weight_decay} for group in groups]
@@ -113,9 +133,7 @@ ABLATIONS: dict[str, Ablation] = {
     "mixtures fixed after k-means": Ablation(patch=lambda: replaced(network, "MIXTURE_RATE", 0.0)),
     "weight decay on everything": Ablation(patch=lambda: replaced(cotuning, "parameter_groups", _with_decay)),
     "dead components stay dead": Ablation(patch=lambda: replaced(GaussianMixture, "_revive", _never)),
-    "nearest mean instead of most probable": Ablation(
-        patch=lambda: replaced(GaussianMixture, "regions", _nearest)
-    ),
+    "nearest mean instead of most probable": Ablation(patch=_by_nearest_mean),
     "batch-norm not re-estimated": Ablation(
         patch=lambda: replaced(cotuning, "reestimate_batch_norm", _never)
     ),

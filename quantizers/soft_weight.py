@@ -53,14 +53,14 @@ class _SoftWeight(torch.autograd.Function):
             at = evaluate(flat.double(), mixture)
             ctx.table, ctx.at = None, at
             ctx.save_for_backward(flat)
-            values = mean.index_select(0, at.assignment.max(0).indices) if straight else at.soft
-            return values.to(weight.dtype).reshape(weight.shape)
+            if straight:
+                return _of_components(at.assignment.max(0).indices, mean, weight)
+            return at.soft.to(weight.dtype).reshape(weight.shape)
         table = build_table(flat, mixture)
         ctx.table, ctx.at = table, table.at
         ctx.save_for_backward(flat)
         if straight:
-            component = regions(mean, scale, log_prior).assign(flat)
-            return mean.to(weight.dtype)[component].reshape(weight.shape)
+            return _of_components(regions(mean, scale, log_prior).assign(flat), mean, weight)
         out = torch.empty_like(flat)
         for start in range(0, flat.numel(), table.chunk):
             piece = slice(start, start + table.chunk)
@@ -107,6 +107,12 @@ class _SoftWeight(torch.autograd.Function):
         if not any(wanted[1:5]):
             return shaped, None, None, None, None, None, None
         return shaped, *at.gradients(by_knot, ctx.mixture), None, None
+
+
+def _of_components(component: Tensor, mean: Tensor, weight: Tensor) -> Tensor:
+    """Each weight's mean; a weight that is not a number stays one, so that the loss sees it."""
+    values = mean.to(weight.dtype).index_select(0, component).reshape(weight.shape)
+    return torch.where(weight.isnan(), weight, values)
 
 
 def soft_weight(

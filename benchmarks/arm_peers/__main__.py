@@ -213,7 +213,7 @@ def run(options: argparse.Namespace) -> int:
     from deploy_arm.storage import write_atomically
 
     torch.set_num_threads(1)
-    are_single_layers(options.models)
+    are_single_layers(options.models)  # a wrong choice is refused before anything is looked for
     require_onnx()
     mca.tools()
     if emulator.choose_counter() != "qemu":

@@ -55,6 +55,9 @@ def test_nearest_mean_is_the_nearest() -> None:
         unequal.prior[1] += 3.0
     with table.ABLATIONS["nearest mean instead of most probable"].patch():
         chosen = unequal.means()[unequal.regions().assign(weight)]
+        straight = GaussianMixture.for_layer(weight, LayerPlan(2, 4), schedule, "straight", initialise=False)
+        straight.load_state_dict(unequal.state_dict())
+        torch.testing.assert_close(straight.train()(weight), chosen)  # training sees the same
     distance = (weight[:, None] - unequal.means()).abs()
     torch.testing.assert_close((weight - chosen).abs(), distance.min(1).values)
     assert not torch.equal(unequal.means()[unequal.regions().assign(weight)], chosen)

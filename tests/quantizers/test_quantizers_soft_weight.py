@@ -166,6 +166,9 @@ def test_odd_weights(count: int) -> None:
     assert soft_weight(broken, *mixture, 0.1).isnan()[3]  # seen by the loss, not hidden
     far = torch.full((count,), 1e6)
     torch.testing.assert_close(soft_weight(far, *mixture, 0.1), torch.ones(count))
+    straight = soft_weight(broken, *mixture, 0.1, straight=True)
+    assert straight.isnan().nonzero().tolist() == [[3]] and set(straight[4:].tolist()) == {-1.0, 0.0, 1.0}
+    assert torch.equal(soft_weight(far, *mixture, 0.1, straight=True), torch.ones(count))
 
 
 @pytest.mark.usefixtures("table")
