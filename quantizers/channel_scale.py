@@ -6,15 +6,21 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import fx, nn
+from torch import nn
+
+from quantizers.network import traced
 
 
 @torch.no_grad()
 def with_even_channels(model: nn.Module) -> nn.Module:
     """A copy that gives the same answers in evaluation mode, in which every output channel's weights of a convolution have the
-    root mean square of the layer, wherever nothing but a batch-norm reads the convolution."""
+    root mean square of the layer, wherever nothing but a batch-norm reads the convolution.
+
+    Raises:
+        UserError: the model cannot be traced.
+    """
     model = copy.deepcopy(model)
-    for node in fx.symbolic_trace(model).graph.nodes:
+    for node in traced(model).graph.nodes:
         if node.op != "call_module" or len(node.users) != 1:
             continue
         conv, (reader,) = model.get_submodule(str(node.target)), node.users

@@ -67,7 +67,7 @@ def quantize(
     Raises:
         UserError: the model cannot be traced, or the plan names other layers than the model has.
     """
-    network = _traced(model)
+    network = traced(model)
     _check_layers(network, plan)
     for place in placements(network):
         bits = INPUT_BITS if place.is_input else plan.activation_bits
@@ -157,7 +157,7 @@ def load_hard(model: nn.Module, plan: Plan, state: dict[str, Tensor]) -> Hardene
     Raises:
         UserError: the state does not fit the model or the plan.
     """
-    network, state = _traced(model), dict(state)
+    network, state = traced(model), dict(state)
     _check_layers(network, plan)
     try:
         for place in placements(network):
@@ -230,7 +230,12 @@ def _plain(module: nn.Module) -> nn.Module:
     return plain
 
 
-def _traced(model: nn.Module) -> fx.GraphModule:
+def traced(model: nn.Module) -> fx.GraphModule:
+    """A copy as a graph, without operations that overwrite their input.
+
+    Raises:
+        UserError: ``torch.fx`` cannot follow the model.
+    """
     try:
         network = fx.symbolic_trace(copy.deepcopy(model))
     except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError) as error:

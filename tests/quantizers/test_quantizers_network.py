@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from quantizers.activation import FrozenStep, LearnedStep
+from quantizers.channel_scale import with_even_channels
 from quantizers.errors import UserError
 from quantizers.network import (
     Hardened,
@@ -254,6 +255,8 @@ class Untraceable(nn.Module):
 
 
 def test_mistakes_are_named(model: nn.Module, images: Tensor) -> None:
+    with pytest.raises(UserError, match="cannot trace Untraceable"):
+        with_even_channels(Untraceable())
     with pytest.raises(UserError, match="cannot trace Untraceable"):
         quantize(Untraceable(), Plan({"conv": LayerPlan(8)}), images)
     with pytest.raises(UserError, match=r"lacks .*fc"):
