@@ -15,6 +15,11 @@ FLOOR = 1 / 64  # of the first step: a step never gets smaller
 # batches are in random order.
 ENOUGH = 1 << 18
 THINNEST = 8
+# Operations whose backward pass does not read their output.
+FORGETFUL = frozenset(
+    f"{name}Backward0"
+    for name in ("Add", "Addmm", "Convolution", "CudnnBatchNorm", "MkldnnConvolution", "NativeBatchNorm")
+)
 
 
 def bounds(bits: int, signed: bool) -> tuple[int, int]:
@@ -25,44 +30,60 @@ def bounds(bits: int, signed: bool) -> tuple[int, int]:
 class _LearnedStep(torch.autograd.Function):
     """Forward as deployed; gradients of LSQ, equation 3: straight through where nothing is clipped, and for the step.
 
-    With ``rectified`` the gradient also stops at 0, as that of the ReLU whose work an unsigned quantizer does.
+    In the former what comes out at an end of the range counts as clipped, so that the output, which the next layer keeps
+    anyway, tells which values were; the input is kept of those images only that the step's gradient is taken from. Where a
+    ReLU's work is done here too (``rectified``), the step's gradient stops at 0, and a value that comes out as 0 passes none
+    on. With ``overwrite`` the output takes the input's memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int, rectified: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, low: int, high: int, rectified: bool, overwrite: bool
+    ) -> Tensor:
         value = x.float()
-        out = _rounded(value, step, low, high)
-        ctx.save_for_backward(value, out, step)
-        ctx.low, ctx.high, ctx.rectified = low, high, rectified
+        ctx.low, ctx.high, ctx.rectified, ctx.share = low, high, rectified, 0.0
+        sample = None
+        if ctx.needs_input_grad[1]:
+            size = len(value)
+            part = -(-size // min(THINNEST, max(1, value.numel() // ENOUGH)))
+            ctx.share = size / part / (high * value[0].numel()) ** 0.5
+            sample = value[:part].clone()
+        out = _rounded(value, step, low, high, overwrite)
+        if overwrite:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(out, step, sample)
         return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, out, step = ctx.saved_tensors
+        out, step, sample = ctx.saved_tensors
         upstream = gradient.float()
-        low, high = (ctx.low - 0.5) * step, (ctx.high + 0.5) * step
-        if ctx.rectified:
-            low = torch.zeros_like(step)
-        if x.device.type == "cpu":  # one pass; elsewhere reading the bounds would wait for the device
-            by_x = torch.ops.aten.hardtanh_backward(upstream, x, float(low), float(high))
-        else:
-            by_x = torch.where((x > low) & (x < high), upstream, 0.0)
+        by_x = _between(upstream, out, (ctx.low + 0.5) * step, (ctx.high - 0.5) * step)
         by_step = None
-        if ctx.needs_input_grad[1]:
+        if sample is not None:
             # d out / d step is (out - x) / step inside and out / step where clipped.
-            size = len(x)
-            part = -(-size // min(THINNEST, max(1, x.numel() // ENOUGH)))
-            share = size / part / (ctx.high * x[0].numel()) ** 0.5
-            total = _dot(upstream[:part], out[:part]) - _dot(by_x[:part], x[:part])
-            by_step = (total * (share / step)).reshape(step.shape)
-        return by_x.to(gradient.dtype), by_step, None, None, None
+            upstream, out = upstream[: len(sample)], out[: len(sample)]
+            low = torch.zeros_like(step) if ctx.rectified else (ctx.low - 0.5) * step
+            inside = _between(upstream, sample, low, (ctx.high + 0.5) * step)
+            total = _dot(upstream, out) - _dot(inside, sample)
+            by_step = (total * (ctx.share / step)).reshape(step.shape)
+        return by_x.to(gradient.dtype), by_step, None, None, None, None
 
 
-def _rounded(x: Tensor, step: Tensor | float, low: int, high: int) -> Tensor:
-    """The same values, bit for bit, as ``torch.fake_quantize_per_tensor_affine``, which is several times slower on a CPU."""
+def _between(upstream: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``upstream`` where ``x`` lies between the bounds, 0 elsewhere; in one pass on a CPU."""
+    if x.device.type == "cpu":  # elsewhere reading the bounds would wait for the device
+        return torch.ops.aten.hardtanh_backward(upstream, x, float(low), float(high))
+    return torch.where((x > low) & (x < high), upstream, 0.0)
+
+
+def _rounded(x: Tensor, step: Tensor | float, low: int, high: int, overwrite: bool = False) -> Tensor:
+    """The same values, bit for bit, as ``torch.fake_quantize_per_tensor_affine``, which is several times slower on a CPU; in the
+    memory of ``x`` with ``overwrite``."""
     inverse = 1.0 / torch.as_tensor(step, dtype=torch.float32)
-    return (x * inverse).round_().clamp_(low, high).mul_(step)
+    scaled = x.mul_(inverse) if overwrite else x * inverse
+    return scaled.round_().clamp_(low, high).mul_(step)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -108,6 +129,7 @@ class LearnedStep(nn.Module):
 
     Attributes:
         rectifies: a ``LeftReLU`` stands before it and leaves clipping at 0 to it.
+        alone: nobody else reads its input. Where autograd does not need that either, the output takes its memory.
     """
 
     low: Tensor
@@ -122,6 +144,7 @@ class LearnedStep(nn.Module):
         self.register_buffer("high", torch.tensor(high))
         self.register_buffer("floor", torch.tensor(1e-12))
         self.rectifies = False
+        self.alone = False
         self._range: tuple[int, int] | None = (
             None  # plain copies: reading a buffer each step would wait for the GPU
         )
@@ -164,7 +187,9 @@ class LearnedStep(nn.Module):
     @torch.compiler.disable  # a compiled network calls it as it is
     def forward(self, x: Tensor) -> Tensor:
         step = _AtLeast.apply(self.step, self.floor)
-        return _LearnedStep.apply(x, step, *self.range, self.rectifies)
+        overwrite = self.alone and x.grad_fn is not None and x.grad_fn.name() in FORGETFUL
+        overwrite = overwrite and x.dtype == torch.float32
+        return _LearnedStep.apply(x, step, *self.range, self.rectifies, overwrite)
 
     def frozen(self) -> FrozenStep:
         """The same as deployed."""

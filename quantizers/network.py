@@ -73,6 +73,7 @@ def quantize(
         bits = INPUT_BITS if place.is_input else plan.activation_bits
         step = LearnedStep(bits, place.signed, learned=not place.is_input)
         _insert(network, place.node, step)
+        step.alone = len(place.node.users) == 1
         _leave_relu_to(step, network, place)
     network.recompile()
     if calibration is not None:
@@ -281,10 +282,11 @@ def _leave_relu_to(step: LearnedStep, network: fx.GraphModule, place: Placement)
     node = place.node
     if node.op == "placeholder" or len(node.users) != 1 or kind(network, node) not in RELU:
         return
-    name = f"left_{node.name}"
+    name, source = f"left_{node.name}", node.all_input_nodes[0]
     network.add_module(name, LeftReLU())
-    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.all_input_nodes[0],), {}
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
     step.rectifies = True
+    step.alone = len(source.users) == 1
 
 
 def without_steps(network: nn.Module) -> None:
