@@ -13,7 +13,7 @@ CLIPS = torch.linspace(0.2, 1.0, 41)  # shares of the largest magnitude that are
 FLOOR = 1 / 64  # of the first step: a step never gets smaller
 # From so many values of a batch on, a step's gradient is estimated from its first images, at least one in THINNEST of them;
 # batches are in random order.
-ENOUGH = 1 << 18
+ENOUGH = 1 << 16
 THINNEST = 8
 # Operations whose backward pass does not read their output.
 FORGETFUL = frozenset(
@@ -33,14 +33,22 @@ class _LearnedStep(torch.autograd.Function):
     In the former what comes out at an end of the range counts as clipped, so that the output, which the next layer keeps
     anyway, tells which values were; the input is kept of those images only that the step's gradient is taken from. Where a
     ReLU's work is done here too (``rectified``), the step's gradient stops at 0, and a value that comes out as 0 passes none
-    on. With ``overwrite`` the output takes the input's memory.
+    on. Below its floor a step works as the floor but keeps its gradient, so that it can come back. With ``overwrite`` the output
+    takes the input's memory.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step: Tensor, low: int, high: int, rectified: bool, overwrite: bool
+        ctx: Any,
+        x: Tensor,
+        step: Tensor,
+        floor: Tensor,
+        low: int,
+        high: int,
+        rectified: bool,
+        overwrite: bool,
     ) -> Tensor:
-        value = x.float()
+        value, step = x.float(), torch.maximum(step, floor)
         ctx.low, ctx.high, ctx.rectified, ctx.share = low, high, rectified, 0.0
         sample = None
         if ctx.needs_input_grad[1]:
@@ -68,7 +76,7 @@ class _LearnedStep(torch.autograd.Function):
             inside = _between(upstream, sample, low, (ctx.high + 0.5) * step)
             total = _dot(upstream, out) - _dot(inside, sample)
             by_step = (total * (ctx.share / step)).reshape(step.shape)
-        return by_x.to(gradient.dtype), by_step, None, None, None, None
+        return by_x.to(gradient.dtype), by_step, None, None, None, None, None
 
 
 def _between(upstream: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -186,10 +194,9 @@ class LearnedStep(nn.Module):
 
     @torch.compiler.disable  # a compiled network calls it as it is
     def forward(self, x: Tensor) -> Tensor:
-        step = _AtLeast.apply(self.step, self.floor)
         overwrite = self.alone and x.grad_fn is not None and x.grad_fn.name() in FORGETFUL
         overwrite = overwrite and x.dtype == torch.float32
-        return _LearnedStep.apply(x, step, *self.range, self.rectifies, overwrite)
+        return _LearnedStep.apply(x, self.step, self.floor, *self.range, self.rectifies, overwrite)
 
     def frozen(self) -> FrozenStep:
         """The same as deployed."""
@@ -201,15 +208,3 @@ class LeftReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.training else torch.relu(x)
-
-
-class _AtLeast(torch.autograd.Function):
-    """The larger of step and floor, with the gradient passed straight to the step, so that it can come back."""
-
-    @staticmethod
-    def forward(ctx: Any, step: Tensor, floor: Tensor) -> Tensor:
-        return torch.maximum(step, floor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None

@@ -128,7 +128,7 @@ class GaussianMixture(WeightQuantizer):
 
     def scales(self) -> Tensor:
         """[K], positive."""
-        return self.unit.to(self.raw_scale.dtype) * (SCALE_FLOOR + F.softplus(self.raw_scale))
+        return self.unit * (SCALE_FLOOR + F.softplus(self.raw_scale))
 
     def log_priors(self) -> Tensor:
         """[K], normalised, then the zero component's shift added."""
@@ -164,9 +164,10 @@ class GaussianMixture(WeightQuantizer):
             self._maintain(weight)
         straight = self.form == "straight"
         form = "posterior" if straight else self.form
-        return soft_weight(
-            weight, self.means(), self.scales(), self.log_priors(), self.temperature, form, straight
-        )
+        # But in the published form a constant more or less in all log priors is the same.
+        as_they_are = self.form != "paper" and self.zero_share is None
+        priors = self.prior if as_they_are else self.log_priors()
+        return soft_weight(weight, self.means(), self.scales(), priors, self.temperature, form, straight)
 
     def set_progress(self, progress: float) -> None:
         self.progress.fill_(progress)

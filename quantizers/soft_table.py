@@ -27,44 +27,52 @@ FINEST = 400.0  # cells per logit unit, squared, for a jump as high as the large
 
 
 class Evaluation(NamedTuple):
-    """The soft weight at M points: value, derivative, and what the mixture's gradients need. All float64.
+    """The soft weight at M points, and what its gradients need; of the points' and the mixture's type.
 
-    The derivative of the soft weight by log density k is ``pulling_k (mu_k - soft) / T``, in the paper's form less
-    ``responsibility_k mean_pull``. Sums of it over components or points are taken by matrix products with a few features.
+    With ``inside`` the point moved to the outermost mean beyond it, log density k is a constant less
+    ``(inside - mu_k) (2 point - inside - mu_k) / (2 sigma_k^2)``, which continues along its tangent beyond the outermost means.
+    Distances are taken first, so that float32 is enough however narrow a component is.
     """
 
-    features: (
-        Tensor  # [3, M] 1, the point, and its square, continued along its tangent beyond the outermost means
-    )
-    soft: Tensor  # [M]
-    slope: Tensor  # [M] derivative by the point
+    points: Tensor  # [M]
+    inside: Tensor  # [M]
+    product: Tensor  # [K, M] of the two distances
     assignment: Tensor  # [K, M] phi
     responsibility: Tensor  # [K, M]; phi again but in the paper's form
-    pulling: Tensor  # [K, M] phi, in the paper's form times the responsibility
-    mean_pull: Tensor | None  # [M], in the paper's form
+    soft: Tensor  # [M]
+    owner: Tensor | None  # [M] the most probable component, where it was asked for
 
-    def gradients(self, upstream: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sums over the points of ``upstream`` times the derivative by mean, scale, log prior [K] and temperature []."""
-        mean, inverse = mixture.mean, mixture.scale.reciprocal()
-        moments = upstream.new_empty(6, len(upstream))
-        torch.mul(self.features, upstream, out=moments[:3])
-        torch.mul(moments[:3], self.soft, out=moments[3:])
-        both = self.pulling @ moments.t()
-        flow = (mean[:, None] * both[:, :3] - both[:, 3:]) / mixture.temperature
-        if self.mean_pull is None:
-            by_temperature = -(mixture.coefficients * flow).sum() / mixture.temperature
-        else:
-            flow -= self.responsibility @ (moments[:3] * self.mean_pull).t()
-            by_temperature = -(upstream @ self.mean_pull) / mixture.temperature
-        total, first, second = flow.unbind(1)
-        by_mean = self.assignment @ upstream + (first - mean * total) * inverse**2
-        square = second - 2 * mean * first + mean**2 * total
-        return by_mean, square * inverse**3 - total * inverse, total, by_temperature
+    def gradients(
+        self, upstream: Tensor, mixture: Mixture, by_point: bool, by_mixture: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor, Tensor] | None]:
+        """``upstream`` [M] times the derivative by the point [M]; sums of it times those by mean, scale, log prior [K] and
+        temperature []."""
+        mean, cool = mixture.mean, mixture.temperature.reciprocal()
+        precision = mixture.scale.square().reciprocal_()
+        # Times the derivative by log density k: phi_k (mu_k - soft) / T, which the paper's form hands on to the responsibilities.
+        flow = (mean[:, None] - self.soft).mul_(self.assignment).mul_(upstream * cool)
+        cooling = None
+        if mixture.paper:
+            flow.mul_(self.responsibility)
+            pull = flow.sum(0)
+            cooling = pull.sum()
+            flow.addcmul_(self.responsibility, pull, value=-1)
+        along = None
+        if by_point:
+            first, zeroth = torch.stack([precision * mean, precision]) @ flow
+            along = first.addcmul_(self.inside, zeroth, value=-1)
+        if not by_mixture:
+            return along, None
+        total, first, second = flow.sum(1), flow @ self.points, flow.mul_(self.product).sum(1).mul_(precision)
+        if cooling is None:
+            cooling = (mixture.constants * total).sum() - 0.5 * second.sum()
+        by_mean = (self.assignment @ upstream).add_((first - mean * total).mul_(precision))
+        return along, (by_mean, (second - total) / mixture.scale, total, -cooling * cool)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Components [K] in float64, the temperature, and which form."""
+    """Components [K], the temperature, and which form; float64 for tables."""
 
     mean: Tensor
     scale: Tensor
@@ -81,12 +89,9 @@ class Mixture:
         return self.mean.max()
 
     @property
-    def coefficients(self) -> Tensor:
-        """Log densities as polynomials in ``Evaluation.features``, [K, 3]."""
-        precision = self.scale.reciprocal().square()
-        linear = self.mean * precision
-        constant = self.log_prior - self.scale.log() - 0.5 * self.mean * linear
-        return torch.stack([constant, linear, -0.5 * precision], 1)
+    def constants(self) -> Tensor:
+        """What log densities have besides the distance [K], without the constant of the normal law."""
+        return self.log_prior - self.scale.log()
 
     def log_density(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities, without the constant of the normal law, and their derivatives by the point: [..., K] each."""
@@ -95,7 +100,7 @@ class Mixture:
         distance = inside[..., None] - self.mean
         slope = -distance * precision
         beyond = (points - inside)[..., None]
-        return self.log_prior - self.scale.log() + slope * (0.5 * distance + beyond), slope
+        return self.constants + slope * (0.5 * distance + beyond), slope
 
     def assignment(self, logs: Tensor) -> tuple[Tensor, Tensor]:
         """phi and, for the paper's form, the responsibilities (otherwise phi again)."""
@@ -130,37 +135,31 @@ class Mixture:
         return ends[0], ends[1]
 
 
-def evaluate(points: Tensor, mixture: Mixture) -> Evaluation:
-    """The soft weight and its derivatives at ``points`` [M] (float64)."""
-    inside = points.clamp(mixture.low, mixture.high)
-    features = points.new_ones(3, len(points))
-    features[1] = points
-    torch.mul(inside, 2 * points - inside, out=features[2])
-    cool = mixture.temperature.reciprocal()
-    mean, precision = mixture.mean, mixture.scale.reciprocal().square()
-    if mixture.paper:
-        responsibility = _softmax(mixture.coefficients @ features)
-        phi = _softmax(responsibility * cool)
-        pulling = responsibility * phi
+def evaluate(points: Tensor, mixture: Mixture, owner: bool = False) -> Evaluation:
+    """The soft weight at ``points`` [M], of the mixture's type; the most probable component too where asked for."""
+    mean, cool = mixture.mean[:, None], mixture.temperature.reciprocal()
+    lowest, highest = torch.aminmax(mixture.mean)
+    inside = points.clamp(lowest, highest)
+    product = (torch.sub(2 * points, inside) - mean).mul_(inside - mean)
+    unit = cool if not mixture.paper else torch.ones_like(cool)
+    narrow = mixture.scale.square().reciprocal_().mul_(-0.5 * unit)
+    logits = torch.addcmul((mixture.constants * unit)[:, None], product, narrow[:, None])
+    winner = None
+    if owner:
+        largest, winner = logits.max(0)
     else:
-        responsibility = phi = pulling = _softmax((mixture.coefficients * cool) @ features)
-    soft = mean @ phi
-    # The derivative of log density k by the point is precision_k (mu_k - inside).
-    rows = torch.stack([precision, precision * mean, precision * mean**2])
-    flat, first, second = rows @ pulling
-    slope = second.addcmul_(first, inside + soft, value=-1).addcmul_(flat, inside * soft).mul_(cool)
-    mean_pull = None
+        largest = logits.amax(0)
+    phi = responsibility = _softmax(logits, largest)
     if mixture.paper:
-        mean_pull = (mean @ pulling - soft * pulling.sum(0)) * cool
-        flat, first = rows[:2] @ responsibility
-        slope -= mean_pull * (first - inside * flat)
-    return Evaluation(features, soft, slope, phi, responsibility, pulling, mean_pull)
+        logits = responsibility * cool
+        phi = _softmax(logits, logits.amax(0))
+    return Evaluation(points, inside, product, phi, responsibility, mixture.mean @ phi, winner)
 
 
-def _softmax(logits: Tensor) -> Tensor:
-    """Over the first dimension, overwriting the logits. Nothing is smaller than exp(-100): sums of denormal numbers, of which
+def _softmax(logits: Tensor, largest: Tensor) -> Tensor:
+    """Over the first dimension, overwriting the logits. Nothing is smaller than exp(-80): sums of denormal numbers, of which
     there would be many, take several times as long."""
-    shares = logits.sub_(logits.amax(0)).clamp_(min=-100.0).exp_()
+    shares = logits.sub_(largest).clamp_(min=-80.0).exp_()
     return shares.div_(shares.sum(0))
 
 
@@ -223,7 +222,9 @@ def build_table(weight: Tensor, mixture: Mixture) -> Table:
     knots = start.double()[knot_bin] + inner / density.double()[knot_bin]
     end = start[-1:].double() + cells[-1:] / density[-1:].double()
     at = evaluate(torch.cat([knots, end]), mixture)
-    value, slope = at.soft.to(dtype), at.slope.to(dtype)
+    steepness, _ = at.gradients(torch.ones_like(at.soft), mixture, by_point=True, by_mixture=False)
+    assert steepness is not None
+    value, slope = at.soft.to(dtype), steepness.to(dtype)
     return Table(
         low=low,
         high=high,

@@ -33,7 +33,7 @@ DIRECT = 1 << 18  # up to this many weights times components the weights are the
 
 
 class _SoftWeight(torch.autograd.Function):
-    """Forward and backward of ``soft_weight``; the mixture's tensors come in float64."""
+    """Forward and backward of ``soft_weight``."""
 
     @staticmethod
     def forward(
@@ -46,19 +46,20 @@ class _SoftWeight(torch.autograd.Function):
         form: str,
         straight: bool,
     ) -> Tensor:
-        mixture = Mixture(mean, scale, log_prior, temperature, form == "paper")
+        few = weight.numel() * mean.numel() <= DIRECT
+        dtype = weight.dtype if few else torch.float64
+        mixture = Mixture(mean.to(dtype), scale.to(dtype), log_prior.to(dtype), temperature, form == "paper")
         flat = weight.reshape(-1)
         ctx.mixture = mixture
-        if flat.numel() * mean.numel() <= DIRECT:
-            at = evaluate(flat.double(), mixture)
+        ctx.save_for_backward(flat)
+        if few:
+            at = evaluate(flat, mixture, owner=straight)
             ctx.table, ctx.at = None, at
-            ctx.save_for_backward(flat)
-            if straight:
-                return _of_components(at.assignment.max(0).indices, mean, weight)
-            return at.soft.to(weight.dtype).reshape(weight.shape)
+            if at.owner is not None:
+                return _of_components(at.owner, mean, weight)
+            return at.soft.reshape(weight.shape)
         table = build_table(flat, mixture)
         ctx.table, ctx.at = table, table.at
-        ctx.save_for_backward(flat)
         if straight:
             return _of_components(regions(mean, scale, log_prior).assign(flat), mean, weight)
         out = torch.empty_like(flat)
@@ -76,43 +77,45 @@ class _SoftWeight(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (flat,) = ctx.saved_tensors
+        (flat,) = ctx.saved_tensors  # refuses weights that were changed in between
         table: Table | None = ctx.table
+        at: Evaluation = ctx.at
         upstream = gradient.reshape(-1)
-        wanted = ctx.needs_input_grad
+        by_weight, of_mixture = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:5])
         if table is None:
-            at: Evaluation = ctx.at
-            by_knot = upstream.double()
-            by_weight = (by_knot * at.slope).to(flat.dtype) if wanted[0] else None
+            along, sums = at.gradients(upstream, ctx.mixture, by_weight, of_mixture)
         else:
-            at = table.at
-            by_weight = torch.empty_like(flat) if wanted[0] else None
-            whole = torch.zeros_like(table.slope)
-            part = torch.zeros_like(table.slope)
-            for start in range(0, flat.numel(), table.chunk):
-                piece = slice(start, start + table.chunk)
-                index, fraction = table.locate(flat[piece])
-                g = upstream[piece]
-                whole.index_add_(0, index, g)
-                part.index_add_(0, index, g * fraction)
-                if by_weight is not None:
-                    slope = torch.addcmul(
-                        table.slope.index_select(0, index), fraction, table.slope_step.index_select(0, index)
-                    )
-                    torch.mul(slope, g, out=by_weight[piece])
-            by_knot = (whole - part).double()
-            by_knot[1:] += part[:-1]
-            by_knot = by_knot[: at.soft.numel()]
-        shaped = None if by_weight is None else by_weight.reshape(gradient.shape)
-        if not any(wanted[1:5]):
-            return shaped, None, None, None, None, None, None
-        return shaped, *at.gradients(by_knot, ctx.mixture), None, None
+            along, by_knot = _through(table, flat, upstream, by_weight)
+            sums = at.gradients(by_knot, ctx.mixture, False, True)[1] if of_mixture else None
+        shaped = None if along is None else along.reshape(gradient.shape)
+        return shaped, *(sums or (None,) * 4), None, None
+
+
+def _through(table: Table, flat: Tensor, upstream: Tensor, by_weight: bool) -> tuple[Tensor | None, Tensor]:
+    """``upstream`` [N] times the slope at each weight [N], and its sums at the knots in float64 [M]."""
+    along = torch.empty_like(flat) if by_weight else None
+    whole = torch.zeros_like(table.slope)
+    part = torch.zeros_like(table.slope)
+    for start in range(0, flat.numel(), table.chunk):
+        piece = slice(start, start + table.chunk)
+        index, fraction = table.locate(flat[piece])
+        g = upstream[piece]
+        whole.index_add_(0, index, g)
+        part.index_add_(0, index, g * fraction)
+        if along is not None:
+            slope = torch.addcmul(
+                table.slope.index_select(0, index), fraction, table.slope_step.index_select(0, index)
+            )
+            torch.mul(slope, g, out=along[piece])
+    by_knot = (whole - part).double()
+    by_knot[1:] += part[:-1]
+    return along, by_knot
 
 
 def _of_components(component: Tensor, mean: Tensor, weight: Tensor) -> Tensor:
-    """Each weight's mean; a weight that is not a number stays one, so that the loss sees it."""
+    """Each weight's mean; a weight that is not finite makes a result that is not a number, so that the loss sees it."""
     values = mean.to(weight.dtype).index_select(0, component).reshape(weight.shape)
-    return torch.where(weight.isnan(), weight, values)
+    return values.add_(weight, alpha=0.0)
 
 
 def soft_weight(
@@ -138,9 +141,7 @@ def soft_weight(
     the largest mean for the result, 1e-2 (in norm) for each gradient.
     """
     temperature = torch.as_tensor(temperature, dtype=torch.float64, device=weight.device)
-    return _SoftWeight.apply(
-        weight, mean.double(), scale.double(), log_prior.double(), temperature, form, straight
-    )
+    return _SoftWeight.apply(weight, mean, scale, log_prior, temperature, form, straight)
 
 
 def soft_weight_exact(

@@ -102,17 +102,40 @@ def test_gradcheck_in_double(form: str, components: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["posterior", "paper"])
-def test_few_weights_are_exact_tails_included(form: str) -> None:
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-9), (torch.float32, 2e-5)])
+def test_few_weights_are_exact_tails_included(form: str, dtype: torch.dtype, error: float) -> None:
     weight, mixture = layer(DIRECT // 8, 8, "heavy")
-    upstream = torch.randn(DIRECT // 8)
+    weight = weight.to(dtype)
+    upstream = torch.randn(DIRECT // 8, dtype=dtype)
     fast = [t.clone().requires_grad_() for t in (*mixture, torch.tensor(0.3, dtype=torch.float64))]
     slow = [t.detach().clone().requires_grad_() for t in fast]
     w = weight.clone().requires_grad_()
-    soft_weight(w, *fast, form).backward(upstream)
-    _, slopes = exact_gradients(weight, slow, form, upstream)
-    torch.testing.assert_close(w.grad.double(), slopes, rtol=1e-5, atol=1e-6)
+    out = soft_weight(w, *fast, form)
+    out.backward(upstream)
+    values, slopes = exact_gradients(weight, slow, form, upstream)
+    torch.testing.assert_close(out.double(), values, rtol=error, atol=error * float(mixture[0].abs().max()))
+    torch.testing.assert_close(w.grad.double(), slopes, rtol=error, atol=error * float(slopes.abs().max()))
     for a, b in zip(fast, slow):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(a.grad, b.grad, rtol=error, atol=error * float(b.grad.abs().max()))
+
+
+def test_narrow_components_far_from_zero_are_exact_in_single_precision() -> None:
+    torch.manual_seed(0)
+    mean = torch.tensor([0.0, 9.99, 10.0, 10.02, -30.0])
+    scale = torch.tensor([1.0, 0.005, 0.004, 0.006, 0.01])
+    prior = torch.tensor([0.6, 0.1, 0.1, 0.1, 0.1]).log()
+    weight = torch.cat([torch.randn(200), 10 + 0.02 * torch.randn(2000), torch.tensor([-40.0, 200.0])])
+    upstream = torch.randn(len(weight))
+    slow = [t.double().requires_grad_() for t in (mean, scale, prior, torch.tensor(0.5))]
+    fast = [t.detach().float().requires_grad_() for t in slow]
+    w = weight.clone().requires_grad_()
+    out = soft_weight(w, *fast)
+    out.backward(upstream)
+    values, slopes = exact_gradients(weight, slow, "posterior", upstream)
+    assert (out - values).abs().max() < 1e-5
+    assert (w.grad - slopes).norm() < 1e-3 * slopes.norm()
+    for a, b in zip(fast, slow):
+        assert (a.grad - b.grad).norm() < 1e-3 * b.grad.norm()
 
 
 @pytest.mark.parametrize("form", ["posterior", "paper"])
