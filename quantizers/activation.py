@@ -48,7 +48,7 @@ class _LearnedStep(torch.autograd.Function):
         rectified: bool,
         overwrite: bool,
     ) -> Tensor:
-        value, step = x.float(), torch.maximum(step, floor)
+        value, ctx.step = x.float(), _not_below(step, floor)
         ctx.low, ctx.high, ctx.rectified, ctx.share = low, high, rectified, 0.0
         sample = None
         if ctx.needs_input_grad[1]:
@@ -56,40 +56,46 @@ class _LearnedStep(torch.autograd.Function):
             part = -(-size // min(THINNEST, max(1, value.numel() // ENOUGH)))
             ctx.share = size / part / (high * value[0].numel()) ** 0.5
             sample = value[:part].clone()
-        out = _rounded(value, step, low, high, overwrite)
+        out = _rounded(value, ctx.step, low, high, overwrite)
         if overwrite:
             ctx.mark_dirty(x)
-        ctx.save_for_backward(out, step, sample)
+        ctx.save_for_backward(out, sample)
         return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        out, step, sample = ctx.saved_tensors
-        upstream = gradient.float()
+        out, sample = ctx.saved_tensors
+        upstream, step = gradient.float(), ctx.step
         by_x = _between(upstream, out, (ctx.low + 0.5) * step, (ctx.high - 0.5) * step)
         by_step = None
         if sample is not None:
             # d out / d step is (out - x) / step inside and out / step where clipped.
             upstream, out = upstream[: len(sample)], out[: len(sample)]
-            low = torch.zeros_like(step) if ctx.rectified else (ctx.low - 0.5) * step
+            low = (0.0 if ctx.rectified else ctx.low - 0.5) * step
             inside = _between(upstream, sample, low, (ctx.high + 0.5) * step)
             total = _dot(upstream, out) - _dot(inside, sample)
-            by_step = (total * (ctx.share / step)).reshape(step.shape)
+            by_step = total * (ctx.share / step)
         return by_x.to(gradient.dtype), by_step, None, None, None, None, None
 
 
-def _between(upstream: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """``upstream`` where ``x`` lies between the bounds, 0 elsewhere; in one pass on a CPU."""
-    if x.device.type == "cpu":  # elsewhere reading the bounds would wait for the device
-        return torch.ops.aten.hardtanh_backward(upstream, x, float(low), float(high))
+def _not_below(step: Tensor, floor: Tensor) -> Tensor | float:
+    """The larger one; on a CPU a number, since work on tensors of one value would cost more than that on small layers. (Its
+    reciprocal rounds to float32 as a float32 division would: float64 has more than twice the digits.)"""
+    return max(step.item(), floor.item()) if step.device.type == "cpu" else torch.maximum(step, floor)
+
+
+def _between(upstream: Tensor, x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """``upstream`` where ``x`` lies between the bounds, 0 elsewhere; in one pass where the bounds are numbers."""
+    if isinstance(low, float):
+        return torch.ops.aten.hardtanh_backward(upstream, x, low, high)
     return torch.where((x > low) & (x < high), upstream, 0.0)
 
 
 def _rounded(x: Tensor, step: Tensor | float, low: int, high: int, overwrite: bool = False) -> Tensor:
     """The same values, bit for bit, as ``torch.fake_quantize_per_tensor_affine``, which is several times slower on a CPU; in the
     memory of ``x`` with ``overwrite``."""
-    inverse = 1.0 / torch.as_tensor(step, dtype=torch.float32)
+    inverse = 1.0 / step
     scaled = x.mul_(inverse) if overwrite else x * inverse
     return scaled.round_().clamp_(low, high).mul_(step)
 
@@ -110,7 +116,7 @@ def fake_quantize(x: Tensor, step: float, low: int, high: int) -> Tensor:
         return fake_quantize(x.float(), step, low, high).to(x.dtype)
     if torch.compiler.is_compiling():
         return torch.fake_quantize_per_tensor_affine(x, step, 0, low, high)
-    return _rounded(x, step, low, high)
+    return _rounded(x, float(torch.tensor(step, dtype=torch.float32)), low, high)
 
 
 class FrozenStep(nn.Module):

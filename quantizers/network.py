@@ -99,8 +99,9 @@ def quantizers_of(network: nn.Module) -> Iterator[tuple[str, WeightQuantizer, nn
 
 def set_progress(network: nn.Module, progress: float) -> None:
     """Tell every weight quantizer how much of the training lies behind, 0 to 1."""
-    for _, quantizer, _ in quantizers_of(network):
-        quantizer.set_progress(progress)
+    for module in network.modules():
+        if isinstance(module, WeightQuantizer):
+            module.set_progress(progress)
 
 
 def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
