@@ -50,7 +50,7 @@ class _SoftWeight(torch.autograd.Function):
         dtype = weight.dtype if few else torch.float64
         mixture = Mixture(mean.to(dtype), scale.to(dtype), log_prior.to(dtype), temperature, form == "paper")
         flat = weight.reshape(-1)
-        ctx.mixture = mixture
+        ctx.mixture, ctx.place = mixture, None
         ctx.save_for_backward(flat)
         if few:
             at = evaluate(flat, mixture, owner=straight)
@@ -62,10 +62,11 @@ class _SoftWeight(torch.autograd.Function):
         ctx.table, ctx.at = table, table.at
         if straight:
             return _of_components(regions(mean, scale, log_prior).assign(flat), mean, weight)
-        out = torch.empty_like(flat)
+        out, ctx.place = torch.empty_like(flat), torch.empty_like(flat)
         for start in range(0, flat.numel(), table.chunk):
             piece = slice(start, start + table.chunk)
             index, fraction = table.locate(flat[piece])
+            torch.add(index, fraction, out=ctx.place[piece])
             torch.addcmul(
                 table.value.index_select(0, index),
                 fraction,
@@ -85,20 +86,27 @@ class _SoftWeight(torch.autograd.Function):
         if table is None:
             along, sums = at.gradients(upstream, ctx.mixture, by_weight, of_mixture)
         else:
-            along, by_knot = _through(table, flat, upstream, by_weight)
+            along, by_knot = _through(table, flat, ctx.place, upstream, by_weight)
             sums = at.gradients(by_knot, ctx.mixture, False, True)[1] if of_mixture else None
         shaped = None if along is None else along.reshape(gradient.shape)
         return shaped, *(sums or (None,) * 4), None, None
 
 
-def _through(table: Table, flat: Tensor, upstream: Tensor, by_weight: bool) -> tuple[Tensor | None, Tensor]:
-    """``upstream`` [N] times the slope at each weight [N], and its sums at the knots in float64 [M]."""
+def _through(
+    table: Table, flat: Tensor, place: Tensor | None, upstream: Tensor, by_weight: bool
+) -> tuple[Tensor | None, Tensor]:
+    """``upstream`` [N] times the slope at each weight [N], and its sums at the knots in float64 [M]. ``place`` is knot index plus
+    fraction of each weight where that is known; as one number it has lost digits that gradients do not need."""
     along = torch.empty_like(flat) if by_weight else None
     whole = torch.zeros_like(table.slope)
     part = torch.zeros_like(table.slope)
     for start in range(0, flat.numel(), table.chunk):
         piece = slice(start, start + table.chunk)
-        index, fraction = table.locate(flat[piece])
+        if place is None:
+            index, fraction = table.locate(flat[piece])
+        else:
+            index = place[piece].to(torch.int32).clamp_(min=0)
+            fraction = place[piece] - index
         g = upstream[piece]
         whole.index_add_(0, index, g)
         part.index_add_(0, index, g * fraction)

@@ -186,7 +186,10 @@ def test_odd_weights(count: int) -> None:
     assert same.grad.isfinite().all()
     broken = torch.randn(count)
     broken[3] = torch.nan
-    assert soft_weight(broken, *mixture, 0.1).isnan()[3]  # seen by the loss, not hidden
+    seen = soft_weight(broken.requires_grad_(), *mixture, 0.1)
+    assert seen.isnan()[3]  # seen by the loss, not hidden
+    seen[4:].sum().backward()
+    assert broken.grad[3].isnan()
     far = torch.full((count,), 1e6)
     torch.testing.assert_close(soft_weight(far, *mixture, 0.1), torch.ones(count))
     straight = soft_weight(broken, *mixture, 0.1, straight=True)
