@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cotuning_accuracy import DKM, Cell, append, plan_of, read
+from benchmarks.cotuning_accuracy import DKM, plan_of
+from benchmarks.cotuning_table import Cell, append, read
 from pipeline.config import Parser, main_guard
 from pipeline.data import ImageData, load_data
 from pipeline.models import load_model, normalization

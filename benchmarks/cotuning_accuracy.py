@@ -37,19 +37,18 @@ cells unless the machine did nothing else.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import hashlib
 import itertools
 import shutil
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.cotuning_slices import TimeIsUp, is_over, side_by_side, train_in_slices
+from benchmarks.cotuning_table import Cell, Row, append, key, read
 from pipeline.config import Parser, main_guard
 from pipeline.lock import lock
 from quantizers.errors import UserError
@@ -66,48 +65,6 @@ ANNEALED = TemperatureSchedule(1.0, 0.02, "exponential")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One row's conditions."""
-
-    network: str
-    method: str
-    bits: int
-    activation_bits: int | None  # None: float activations
-    zero_share: float | None  # None: natural
-    epochs: float
-    learning_rate: float
-    distillation: float  # share of the loss
-    distillation_temperature: float
-    seed: int
-    bfloat16: bool
-    device: str
-    data: str
-
-
-CONDITIONS = tuple(field.name for field in fields(Cell))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A cell and what came out; accuracies are shares of images, 0..1."""
-
-    cell: Cell
-    report_top1: float
-    search_top1: float
-    fp32_report_top1: float
-    zeros: float
-    bytes: int
-    steps: int
-    seconds: float
-    torch: str
-
-    def record(self) -> dict[str, str]:
-        """As the file has it."""
-        rest = {f.name: _text(getattr(self, f.name)) for f in fields(self)[1:]}
-        return {**_record(self.cell), **rest}
-
-
-@dataclass(frozen=True)
 class Job:
     """What a process needs besides a cell. ``deadline`` is on ``time.monotonic``'s clock."""
 
@@ -116,10 +73,11 @@ class Job:
     checkpoints: Path
     candidates: Path | None
     deadline: float | None
+    pretraining_epochs: float | None = None
 
     def checkpoint(self, cell: Cell) -> Path:
         """Where the cell's state is kept while it trains."""
-        digest = hashlib.sha256(repr(key(_record(cell))).encode()).hexdigest()
+        digest = hashlib.sha256(repr(key(cell.record())).encode()).hexdigest()
         return self.checkpoints / f"{cell.network}-{cell.method}-{digest[:16]}.pt"
 
 
@@ -127,19 +85,6 @@ def _name(spec: str) -> str:
     """A data set without the place where it lies on this machine."""
     kind, colon, place = spec.partition(":")
     return kind + colon + (Path(place).name if place else "")
-
-
-def _text(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _record(cell: Cell) -> dict[str, str]:
-    return {name: _text(value) for name, value in asdict(cell).items()}
-
-
-def key(record: dict[str, str]) -> tuple[str, ...]:
-    """What tells rows apart: the conditions as text."""
-    return tuple(record[f.name] for f in fields(Cell))
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:
@@ -249,30 +194,6 @@ def _first(count: int) -> Any:
     return torch.arange(count)
 
 
-def read(path: Path, wanted: Iterable[str] = CONDITIONS) -> list[dict[str, str]]:
-    """The rows of an earlier run, which must have the columns ``wanted``; none when there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not set(wanted) <= set(rows[0]):
-        raise UserError(f"{path} is not a table of this benchmark; give another --out")
-    return rows
-
-
-def append(path: Path, record: dict[str, str]) -> None:
-    """One row more, written atomically."""
-    import io
-
-    from pipeline.files import write_atomically
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(record), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*read(path, record), record])
-    write_atomically(path, text.getvalue())
-
-
 def _optional(kind: type) -> Any:
     def convert(text: str) -> Any:
         return None if text == "none" else kind(text)
@@ -291,6 +212,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="data set, as in pipeline.search")
     parser.add_argument("--networks", nargs="+", default=["resnet20"])
     parser.add_argument("--weights", help="trained weights of the one network")
+    parser.add_argument(
+        "--pretraining-epochs",
+        type=float,
+        help="of networks without weights; default: as pipeline.search trains them",
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--bits", nargs="+", type=int, choices=(2, 3, 4), default=[2])
     parser.add_argument("--activations", nargs="+", type=_optional(int), default=[8])
@@ -315,13 +241,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.weights and len(args.networks) > 1:
         raise UserError("--weights belong to one network; give one of --networks")
+    if args.weights and args.pretraining_epochs is not None:
+        raise UserError("--pretraining-epochs train a network without --weights; give one of the two")
     if args.parallel < 1:
         raise UserError(f"--parallel {args.parallel}: give 1 or more")
     deadline = None if args.seconds is None else time.monotonic() + args.seconds
     checkpoints = args.checkpoints or args.out.with_suffix(".cells")
     checkpoints.mkdir(parents=True, exist_ok=True)
     with lock(checkpoints, "table"):
-        job = Job(args.data, args.weights, checkpoints, args.candidates, deadline)
+        job = Job(
+            args.data, args.weights, checkpoints, args.candidates, deadline, args.pretraining_epochs
+        )  # fmt: skip
         left = _run(job, args)
         if not any(checkpoints.glob("*.pt")):
             shutil.rmtree(checkpoints)
@@ -333,7 +263,7 @@ def _run(job: Job, args: argparse.Namespace) -> int:
     done = {key(record) for record in read(args.out)}
     wanted = cells(args)
     # The file keeps text, so cells are compared as text.
-    left = [cell for cell in wanted if key(_record(cell)) not in done]
+    left = [cell for cell in wanted if key(cell.record()) not in done]
     print(f"{len(wanted)} cells, {len(wanted) - len(left)} of them done", file=sys.stderr)
     if job.weights is None and args.parallel > 1:  # trained once, here; the processes find it in the cache
         for network in dict.fromkeys(cell.network for cell in left):
@@ -387,13 +317,17 @@ def _start(job: Job, network: str, device: str) -> tuple[Any, Any, float]:
     from pipeline.train import _Status
     from pipeline.training.evaluation import error_of
     from pipeline.training.pretraining import pretrain
+    from pipeline.training.settings import pretraining_settings
 
     data = _data(job.data)
     mean, std = normalization(network)
     model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=job.weights)
     if job.weights is None:
+        settings = pretraining_settings(len(data.train))
+        if job.pretraining_epochs is not None:
+            settings = replace(settings, epochs=job.pretraining_epochs)
         model = pretrain(
-            model, data, mean, std, name=network, device=device, progress=_Status()
+            model, data, mean, std, name=network, settings=settings, device=device, progress=_Status()
         ).network.cpu()
     return model, data, 1 - error_of(model, data.report, mean, std)
 

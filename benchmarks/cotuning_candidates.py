@@ -11,7 +11,7 @@ from pipeline.config import Settings
 from pipeline.records import Figures
 
 if TYPE_CHECKING:
-    from benchmarks.cotuning_accuracy import Cell, Row
+    from benchmarks.cotuning_table import Cell, Row
     from pipeline.training.cotuning import Cotuning
     from quantizers.network import Hardened
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.arm_peers.report import text
-from benchmarks.cotuning_accuracy import METHODS, UNTRAINED, read
+from benchmarks.cotuning_accuracy import METHODS, UNTRAINED
+from benchmarks.cotuning_table import read
 from pipeline.config import Parser, main_guard
 from pipeline.files import write_atomically
 from quantizers.errors import UserError

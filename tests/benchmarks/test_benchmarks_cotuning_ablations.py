@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from benchmarks import cotuning_ablations as table
-from benchmarks.cotuning_accuracy import Cell
+from benchmarks.cotuning_table import Cell
 from pipeline.config import main_guard
 from pipeline.models import load_model
 from pipeline.training import cotuning

@@ -195,3 +195,24 @@ def test_the_best_network_is_kept_and_evaluates_to_the_rows_accuracy(
             found = json.loads(capsys.readouterr().out)["accuracy"]
             # The integer reference rounds where PyTorch has floats: a few images may differ.
             assert found == pytest.approx(float(best[column]), abs=1e-6 if way == "torch" else 0.02)
+
+
+def test_a_network_without_weights_is_trained_as_long_as_asked_and_found_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = ["--data", f"npz:{place / 'digits.npz'}", "--networks", "resnet8", "--epochs", "0.1"]
+    asked += ["--methods", "int8", "--out", str(tmp_path / "table.csv")]
+    with pytest.raises(UserError, match="--pretraining-epochs"):
+        table.main([*asked, "--weights", "some.pt", "--pretraining-epochs", "1"])
+    assert table.main([*asked, "--pretraining-epochs", "1"]) == 0
+    (longer,) = tmp_path.rglob("resnet8-*.pt")
+    assert table.main([*asked, "--pretraining-epochs", "0.1", "--activations", "7"]) == 0
+    assert len(list(tmp_path.rglob("resnet8-*.pt"))) == 2
+    rows = table.read(tmp_path / "table.csv")
+    assert float(rows[0]["fp32_report_top1"]) > float(rows[1]["fp32_report_top1"])
+    again = [*asked[:-1], str(tmp_path / "again.csv"), "--weights", str(longer)]
+    table._start.cache_clear()
+    assert table.main(again) == 0
+    (row,) = table.read(tmp_path / "again.csv")
+    assert row["fp32_report_top1"] == rows[0]["fp32_report_top1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cotuning_plot as plot
-from benchmarks.cotuning_accuracy import read
+from benchmarks.cotuning_table import read
 from pipeline.config import main_guard
 from quantizers.errors import UserError
 

@@ -1,0 +1,90 @@
+"""The accuracy table as a file: what a cell is, its row, reading rows and adding one."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from quantizers.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row's conditions."""
+
+    network: str
+    method: str
+    bits: int
+    activation_bits: int | None  # None: float activations
+    zero_share: float | None  # None: natural
+    epochs: float
+    learning_rate: float
+    distillation: float  # share of the loss
+    distillation_temperature: float
+    seed: int
+    bfloat16: bool
+    device: str
+    data: str
+
+    def record(self) -> dict[str, str]:
+        """As the file has it."""
+        return {name: text_of(value) for name, value in asdict(self).items()}
+
+
+CONDITIONS = tuple(field.name for field in fields(Cell))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell and what came out; accuracies are shares of images, 0..1."""
+
+    cell: Cell
+    report_top1: float
+    search_top1: float
+    fp32_report_top1: float
+    zeros: float
+    bytes: int
+    steps: int
+    seconds: float
+    torch: str
+
+    def record(self) -> dict[str, str]:
+        """As the file has it."""
+        rest = {f.name: text_of(getattr(self, f.name)) for f in fields(self)[1:]}
+        return {**self.cell.record(), **rest}
+
+
+def text_of(value: object) -> str:
+    """A value as the file has it."""
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def key(record: dict[str, str]) -> tuple[str, ...]:
+    """What tells rows apart: the conditions as text."""
+    return tuple(record[f.name] for f in fields(Cell))
+
+
+def read(path: Path, wanted: Iterable[str] = CONDITIONS) -> list[dict[str, str]]:
+    """The rows of an earlier run, which must have the columns ``wanted``; none when there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and not set(wanted) <= set(rows[0]):
+        raise UserError(f"{path} is not a table of this benchmark; give another --out")
+    return rows
+
+
+def append(path: Path, record: dict[str, str]) -> None:
+    """One row more, written atomically."""
+    import io
+
+    from pipeline.files import write_atomically
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(record), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*read(path, record), record])
+    write_atomically(path, text.getvalue())
