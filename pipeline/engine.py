@@ -27,8 +27,8 @@ from ray.tune.stopper import Stopper
 from pipeline.cluster import cluster
 from pipeline.conductor import ENDED, RETRIES, Conductor, Progress
 from pipeline.config import Settings
-from pipeline.devices import DeviceError, DevicePool
 from pipeline.halving import Rungs, rung_budgets
+from pipeline.pool import DeviceError, DevicePool
 from pipeline.records import Figures, Reference, Rung, TrialRecord
 from pipeline.study import Study
 from pipeline.trial import CotuneTrial

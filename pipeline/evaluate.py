@@ -46,7 +46,7 @@ def answering(candidate: Candidate, on: str) -> Iterator[Answer]:
     ARM node of the Ray cluster at RAY_ADDRESS, natively on an aarch64 machine, emulated elsewhere.
     """
     if on == "arm":
-        from pipeline.devices import devices_at_hand
+        from pipeline.pool import devices_at_hand
 
         program, blob = candidate.program.read_bytes(), candidate.blob.read_bytes()
         with devices_at_hand(candidate.manifest["target"]) as devices:

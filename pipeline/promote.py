@@ -34,8 +34,8 @@ def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evi
     """Run the program on the report half, or its first ``limit`` images, and profile it anew."""
     import torch
 
-    from pipeline.devices import devices_at_hand
     from pipeline.evaluate import accuracy
+    from pipeline.pool import devices_at_hand
 
     report = workspace.data.report
     _say(f"running the program on {min(len(report), limit or len(report))} images")

@@ -54,7 +54,7 @@ def _profile(workspace: Workspace, graph: Graph) -> Profile:
 
     from deploy_arm.blob import write_blob
     from deploy_arm.program import build_program
-    from pipeline.devices import devices_at_hand
+    from pipeline.pool import devices_at_hand
 
     target = workspace.settings.target
     image = workspace.data.search.batch(torch.tensor([0])).numpy()[0]

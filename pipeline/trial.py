@@ -18,7 +18,7 @@ from search_spaces.plan import Plan
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
-    from pipeline.devices import DevicePool
+    from pipeline.pool import DevicePool
     from pipeline.stages import Bench, CandidateRun
 
 

@@ -22,7 +22,7 @@ from deploy_arm.program import build_program
 from deploy_arm.reference import run as run_reference
 from pipeline import devices
 from pipeline.cluster import cluster
-from pipeline.devices import LABELS, DeviceError, DevicePool
+from pipeline.pool import LABELS, DeviceError, DevicePool, arm_nodes
 from quantizers.network import harden, quantize
 from search_spaces.plan import LayerPlan, Plan
 
@@ -98,7 +98,7 @@ def test_arm_nodes_share_the_work_and_one_may_die(
             nodes.add_node(num_cpus=0, resources={"arm_cpu": 1}, labels=LABELS, wait=True) for _ in range(2)
         ]
         ray.init(nodes.address, log_to_driver=False, logging_level=40)
-        assert len(devices.arm_nodes()) == 2
+        assert len(arm_nodes()) == 2
         pool = DevicePool.start("a76")
         program, images = made["program"].read_bytes(), np.repeat(made["images"], 1000, axis=0)
         work = ray.remote(lambda: pool.run(program, made["blob"], images)).options(num_cpus=0)
