@@ -118,6 +118,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "soft weights, temperature on a cosine": Ablation({"form": "posterior"}, _schedule(1.0, 0.02, "cosine")),
     "soft weights, temperature 0.5": Ablation({"form": "posterior"}),
+    "soft weights, hard in the last fifth": Ablation({"form": "hard_finish"}),
     "temperature 0.25": Ablation(plan=_schedule(0.25, 0.25, "constant")),
     "temperature 1": Ablation(plan=_schedule(1.0, 1.0, "constant")),
     "temperature from 1 to 0.02": Ablation(plan=_schedule(1.0, 0.02, "exponential")),

@@ -2,8 +2,8 @@
 
 Dong et al., "Finding the Task-Optimal Low-Bit Sub-Distribution in Deep Neural Networks", ICML 2022. Component 0 has its mean
 pinned at 0. In evaluation a weight is the mean of its most probable component, as an int8 level times one scale per tensor. In
-training it is that mean too (form ``straight``), or its soft assignment (``posterior``, ``paper``); in all forms the gradients
-are those of the soft assignment (``soft_weight``).
+training it is that mean too (form ``straight``), or its soft assignment (``posterior``, ``paper``), or first this and then that
+(``hard_finish``); in all forms the gradients are those of the soft assignment (``soft_weight``).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from search_spaces.plan import LayerPlan, TemperatureSchedule
 
 PAPER_TEMPERATURE = 0.01
+HARD_FROM = 0.8  # progress from which the form ``hard_finish`` sees hard weights
 RAMP_END = 0.4  # progress at which a zero-share target is reached
 REVIVE_EVERY = 0.02  # progress between two looks for dead components
 SCALE_FLOOR = 0.01  # least scale of a component, in standard deviations of the layer's weights at the start
@@ -71,6 +72,7 @@ class GaussianMixture(WeightQuantizer):
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self._due = False  # progress moved since the last training step
+        self._straight = form == "straight"
         self._hard: tuple[tuple[object, ...], Tensor] | None = None
 
     unit: Tensor
@@ -162,17 +164,19 @@ class GaussianMixture(WeightQuantizer):
         if self._due:
             self._due = False
             self._maintain(weight)
-        straight = self.form == "straight"
-        form = "posterior" if straight else self.form
+        paper = self.form == "paper"
         # But in the published form a constant more or less in all log priors is the same.
-        as_they_are = self.form != "paper" and self.zero_share is None
-        priors = self.prior if as_they_are else self.log_priors()
-        return soft_weight(weight, self.means(), self.scales(), priors, self.temperature, form, straight)
+        priors = self.log_priors() if paper or self.zero_share is not None else self.prior
+        form = "paper" if paper else "posterior"
+        return soft_weight(
+            weight, self.means(), self.scales(), priors, self.temperature, form, self._straight
+        )
 
     def set_progress(self, progress: float) -> None:
         self.progress.fill_(progress)
         self.temperature.fill_(PAPER_TEMPERATURE if self.form == "paper" else self.schedule.at(progress))
         self._due = True
+        self._straight = self.form == "straight" or (self.form == "hard_finish" and progress >= HARD_FROM)
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:

@@ -250,6 +250,21 @@ def test_straight_sees_hard_weights_and_learns_by_the_soft_ones(count: int) -> N
         torch.testing.assert_close(mine, other)
 
 
+def test_a_hard_finish_sees_soft_weights_first_and_hard_ones_at_the_end() -> None:
+    weight = torch.randn(500, generator=torch.Generator().manual_seed(1)) * 0.05
+    schedule = TemperatureSchedule(1.0, 0.1, "exponential")
+    mixtures = {
+        form: GaussianMixture.for_layer(weight, LayerPlan(2, 4), schedule, form, initialise=True)
+        for form in ("hard_finish", "posterior", "straight")
+    }
+    for progress, twin in ((0.0, "posterior"), (0.79, "posterior"), (0.8, "straight"), (1.0, "straight")):
+        for mixture in mixtures.values():
+            mixture.train().set_progress(progress)
+        other = "straight" if twin == "posterior" else "posterior"
+        assert torch.equal(mixtures["hard_finish"](weight), mixtures[twin](weight))
+        assert not torch.equal(mixtures["hard_finish"](weight), mixtures[other](weight))
+
+
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(UserError, match="straight, posterior, paper"):
+    with pytest.raises(UserError, match="straight, hard_finish, posterior, paper"):
         GaussianMixture(4, 2, None, TemperatureSchedule(), "magic")
