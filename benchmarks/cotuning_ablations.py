@@ -7,6 +7,9 @@ changes what its name says. ``divergence`` is the mean Kullback-Leibler divergen
 fp32 network's, in nats, on the search half of the validation images: it tells runs apart that agree in accuracy, whose
 standard error is 0.6 points on 2500 images. Choose by the columns of the search half; ``report_top1`` is for reporting.
 Finished rows are passed over; a row is appended when it is done.
+
+The kept table's second row is the first row's run by earlier code, in which activation steps kept their inputs; the rows from
+there down to the nearest mean are by that code and compare with it.
 """
 
 from __future__ import annotations

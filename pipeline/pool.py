@@ -189,7 +189,41 @@ class PoolActor:
             self._states[key]["state"] = "refused"
 
 
-class DevicePool:
+class Devices:
+    """Devices as those see them who have programs: a pool, or this machine's own device."""
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """What this method of the device, or of the actor that stands for several, gives."""
+        raise NotImplementedError
+
+    def profile(
+        self,
+        program: bytes,
+        blob: bytes,
+        image: NDArray[np.uint8],
+        layers: Sequence[str] = (),
+        anew: bool = False,
+    ) -> Profile:
+        """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.
+
+        Args:
+            layers: the layer of each operation, for the breakdown.
+            anew: do not take a profile of the same program that is remembered.
+
+        Raises:
+            DeviceError: no device in the pool, or the program fails on it.
+        """
+        from deploy_arm.profiling import Profile
+
+        return Profile.from_json(self._call("profile", program, blob, image, list(layers), anew))
+
+    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Outputs float32 [N, K] for uint8 images [N, H, W, C]; raises DeviceError as ``profile`` does."""
+        outputs: NDArray[np.float32] = self._call("run", program, blob, images)
+        return outputs
+
+
+class DevicePool(Devices):
     """The pool as a trial or a driver sees it; may be sent to other processes."""
 
     def __init__(self, actor: Any) -> None:
@@ -209,51 +243,23 @@ class DevicePool:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
         pool = cls(ray.remote(PoolActor).options(**options).remote(target))
-        pool._get(pool._actor.start.remote())
+        pool._call("start")
         return pool
 
     def devices(self) -> list[dict[str, str]]:
         """Name, source and state of each device."""
-        return list(self._get(self._actor.devices.remote()))
+        return list(self._call("devices"))
 
     @property
     def source(self) -> str:
         """``measured`` or ``modelled``: one pool never mixes them."""
-        return str(self._get(self._actor.source.remote()))
+        return str(self._call("source"))
 
-    def profile(
-        self,
-        program: bytes,
-        blob: bytes,
-        image: NDArray[np.uint8],
-        layers: Sequence[str] = (),
-        anew: bool = False,
-    ) -> Profile:
-        """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.
-
-        Args:
-            layers: the layer of each operation, for the breakdown.
-            anew: do not take a profile of the same program that is remembered.
-
-        Raises:
-            DeviceError: no device, or the program fails on it.
-        """
-        from deploy_arm.profiling import Profile
-
-        return Profile.from_json(
-            self._get(self._actor.profile.remote(program, blob, image, list(layers), anew))
-        )
-
-    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Outputs float32 [N, K] for uint8 images [N, H, W, C]; raises DeviceError as ``profile`` does."""
-        outputs: NDArray[np.float32] = self._get(self._actor.run.remote(program, blob, images))
-        return outputs
-
-    def _get(self, reference: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         import ray
 
         try:
-            return ray.get(reference)
+            return ray.get(getattr(self._actor, method).remote(*arguments))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, DeviceError):
                 raise DeviceError(str(error.cause)) from None
@@ -269,32 +275,18 @@ def source_of(device: Device) -> str:
     return "modelled" if isinstance(device, EmulatedDevice) else "measured"
 
 
-class LocalDevice:
-    """This machine's own device with the pool's methods, without Ray."""
+class LocalDevice(Devices):
+    """This machine's own device, without Ray."""
 
     def __init__(self, target: str) -> None:
         self._device = DeviceActor(target)
 
-    def profile(
-        self,
-        program: bytes,
-        blob: bytes,
-        image: NDArray[np.uint8],
-        layers: Sequence[str] = (),
-        anew: bool = False,
-    ) -> Profile:
-        """As ``DevicePool.profile``."""
-        from deploy_arm.profiling import Profile
-
-        return Profile.from_json(self._device.profile(program, blob, image, layers, anew))
-
-    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As ``DevicePool.run``."""
-        return self._device.run(program, blob, images)
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._device, method)(*arguments)
 
 
 @contextlib.contextmanager
-def devices_at_hand(target: str) -> Iterator[DevicePool | LocalDevice]:
+def devices_at_hand(target: str) -> Iterator[Devices]:
     """What a search would profile on: the ARM nodes of the cluster at RAY_ADDRESS if it has any, else this machine's own
     device.
 

@@ -72,7 +72,7 @@ class GaussianMixture(WeightQuantizer):
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self._due = False  # progress moved since the last training step
-        self._straight = form == "straight"
+        self._straight = form == "straight"  # now; plain, since reading ``progress`` would wait for the GPU
         self._hard: tuple[tuple[object, ...], Tensor] | None = None
 
     unit: Tensor

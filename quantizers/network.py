@@ -73,7 +73,7 @@ def quantize(
         bits = INPUT_BITS if place.is_input else plan.activation_bits
         step = LearnedStep(bits, place.signed, learned=not place.is_input)
         _insert(network, place.node, step)
-        step.alone = len(place.node.users) == 1
+        step.alone = True  # all others read its output instead
         _leave_relu_to(step, network, place)
     network.recompile()
     if calibration is not None:
@@ -283,11 +283,10 @@ def _leave_relu_to(step: LearnedStep, network: fx.GraphModule, place: Placement)
     node = place.node
     if node.op == "placeholder" or len(node.users) != 1 or kind(network, node) not in RELU:
         return
-    name, source = f"left_{node.name}", node.all_input_nodes[0]
+    name = f"left_{node.name}"
     network.add_module(name, LeftReLU())
-    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.all_input_nodes[0],), {}
     step.rectifies = True
-    step.alone = len(source.users) == 1
 
 
 def without_steps(network: nn.Module) -> None:
