@@ -40,7 +40,7 @@ from quantizers import mixture, network
 from quantizers.errors import UserError
 from quantizers.mixture import GaussianMixture
 from quantizers.network import layer_names, without_steps
-from quantizers.soft_weight import Regions
+from quantizers.regions import Regions
 from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 RESULTS = Path("benchmarks/results/cotuning_ablations.csv")

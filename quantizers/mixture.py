@@ -8,20 +8,24 @@ training it is that mean too (form ``straight``), or its soft assignment (``post
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import ParametrizationList
 
 from quantizers.base import QUANTIZERS, WeightQuantizer
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
 from quantizers.kmeans import kmeans
+from quantizers.regions import Regions, regions
 from quantizers.sample import Sample, most_weighty_half, sample_of, shift_for_share
-from quantizers.soft_weight import Regions, regions, soft_weight
+from quantizers.soft_weight import LookUp, is_small, look_ups, soft_weight
 
 if TYPE_CHECKING:
     from search_spaces.plan import LayerPlan, TemperatureSchedule
@@ -74,6 +78,7 @@ class GaussianMixture(WeightQuantizer):
         self._due = False  # progress moved since the last training step
         self._straight = form == "straight"  # now; plain, since reading ``progress`` would wait for the GPU
         self._hard: tuple[tuple[object, ...], Tensor] | None = None
+        self._ready: tuple[tuple[object, ...], LookUp] | None = None
 
     unit: Tensor
     temperature: Tensor
@@ -130,18 +135,11 @@ class GaussianMixture(WeightQuantizer):
 
     def scales(self) -> Tensor:
         """[K], positive."""
-        return self.unit * (SCALE_FLOOR + F.softplus(self.raw_scale))
+        return _scales(self.unit, self.raw_scale)
 
     def log_priors(self) -> Tensor:
         """[K], normalised, then the zero component's shift added."""
-        if self.form == "paper":
-            magnitude = self.prior.abs().clamp(min=1e-12)
-            logs = (magnitude / magnitude.sum()).log()
-        else:
-            logs = self.prior.log_softmax(0)
-        shift = torch.zeros_like(logs)
-        shift[0] = self.zero_shift
-        return logs + shift
+        return _log_priors(self.prior, self.form == "paper", self.zero_shift)
 
     def shares(self) -> Tensor:
         """[K] priors without the shift; they sum to 1."""
@@ -161,16 +159,13 @@ class GaussianMixture(WeightQuantizer):
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return self._hard_weight(weight)
-        if self._due:
-            self._due = False
-            self._maintain(weight)
-        paper = self.form == "paper"
-        # But in the published form a constant more or less in all log priors is the same.
-        priors = self.log_priors() if paper or self.zero_share is not None else self.prior
-        form = "paper" if paper else "posterior"
-        return soft_weight(
-            weight, self.means(), self.scales(), priors, self.temperature, form, self._straight
-        )
+        ready, self._ready = self._ready, None
+        if ready is not None and ready[0] == self._state(weight):
+            return ready[1](weight)
+        self._keep_house(weight)
+        form = "paper" if self.form == "paper" else "posterior"
+        mean, scale, log_prior, temperature = (part[0] for part in _stacked([self]))
+        return soft_weight(weight, mean, scale, log_prior, temperature, form, self._straight)
 
     def set_progress(self, progress: float) -> None:
         self.progress.fill_(progress)
@@ -245,8 +240,20 @@ class GaussianMixture(WeightQuantizer):
             shift = shift_for_share(sample, self.means(), self.scales(), self.log_priors(), wanted)
             self.zero_shift.copy_(shift)
 
+    def _state(self, weight: Tensor) -> tuple[object, ...]:
+        """What soft weights depend on."""
+        mixture = (self.mean, self.raw_scale, self.prior, self.temperature, self.zero_shift)
+        return (self._straight, *self.state_key(weight, *mixture))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ready": None}  # part of one forward pass, which no copy goes on with
+
     @torch.no_grad()
-    def _maintain(self, weight: Tensor) -> None:
+    def _keep_house(self, weight: Tensor) -> None:
+        """What is due once when progress has moved."""
+        if not self._due:
+            return
+        self._due = False
         look = float(self.progress) - float(self.revived) >= REVIVE_EVERY
         if self.zero_share is None and not look:
             return
@@ -276,3 +283,57 @@ class GaussianMixture(WeightQuantizer):
             else:
                 self.prior[donor] -= np.log(2.0)
                 self.prior[dead] = self.prior[donor]
+
+
+def _scales(unit: Tensor, raw_scale: Tensor) -> Tensor:
+    """Scales [..., K] of units [...]."""
+    return unit[..., None].to(raw_scale.dtype) * (SCALE_FLOOR + F.softplus(raw_scale))
+
+
+def _log_priors(prior: Tensor, paper: bool, zero_shift: Tensor) -> Tensor:
+    """Log priors [..., K], the zero component's shifted by [...]."""
+    if paper:
+        magnitude = prior.abs().clamp(min=1e-12)
+        logs = (magnitude / magnitude.sum(-1, keepdim=True)).log()
+    else:
+        logs = prior.log_softmax(-1)
+    return logs + F.pad(zero_shift[..., None].to(logs.dtype), (0, prior.shape[-1] - 1))
+
+
+def _stacked(mixtures: Sequence[GaussianMixture]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Means, scales, log priors [L, K] and temperatures [L] of mixtures of one kind."""
+    mean, raw_scale, prior, unit, shift, temperature = (
+        torch.stack([getattr(mixture, name) for mixture in mixtures])
+        for name in ("mean", "raw_scale", "prior", "unit", "zero_shift", "temperature")
+    )
+    paper = mixtures[0].form == "paper"
+    # But in the published form a constant more or less in all log priors of a layer is the same.
+    if paper or mixtures[0].zero_share is not None:
+        prior = _log_priors(prior, paper, shift)
+    return F.pad(mean, (1, 0)), _scales(unit, raw_scale), prior, temperature
+
+
+def prepare(network: nn.Module, inputs: Any = None) -> None:
+    """Prepare the mixtures of a network in training for its next forward pass, as a forward pre-hook of the network: many layers'
+    tables together cost hardly more operations than one layer's. A layer that is called by itself makes its own."""
+    if network.training:
+        _prepare(network)
+
+
+@torch.compiler.disable  # a compiled network calls it as it is
+def _prepare(network: nn.Module) -> None:
+    groups: dict[Any, list[tuple[GaussianMixture, Tensor]]] = defaultdict(list)
+    for module in network.modules():
+        if isinstance(module, ParametrizationList) and isinstance(module[0], GaussianMixture):
+            mixture, weight = module[0], module.original
+            mixture._keep_house(weight)
+            kind = (len(mixture.prior), mixture.form, mixture._straight, mixture.zero_share is None)
+            groups[(*kind, weight.dtype, weight.device)].append((mixture, weight))
+    for (components, form, straight, *_), group in groups.items():
+        weights = [weight for _, weight in group]
+        if is_small(sum(weight.numel() for weight in weights), components):
+            continue
+        parts = _stacked([mixture for mixture, _ in group])
+        found = look_ups(weights, *parts, "paper" if form == "paper" else "posterior", straight)
+        for (mixture, weight), look_up in zip(group, found):
+            mixture._ready = (mixture._state(weight), look_up)

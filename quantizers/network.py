@@ -21,12 +21,12 @@ from torch.nn.utils import parametrize
 from quantizers import differentiable_kmeans as _differentiable_kmeans  # noqa: F401  registers itself
 from quantizers import element_wise_scaling as _element_wise_scaling  # noqa: F401  registers itself
 from quantizers import learned_step as _learned_step  # noqa: F401  registers itself
-from quantizers import mixture as _mixture  # noqa: F401  registers itself
 from quantizers import uniform as _uniform  # noqa: F401  registers itself
 from quantizers.activation import FrozenStep, LearnedStep, LeftReLU
 from quantizers.base import QUANTIZERS, WeightQuantizer
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
+from quantizers.mixture import prepare
 from quantizers.placement import RELU, Placement, kind, placements
 from search_spaces.plan import Plan
 
@@ -86,6 +86,7 @@ def quantize(
             weight.detach(), layer, plan.temperature, form, initialise=calibration is not None
         )
         parametrize.register_parametrization(module, "weight", quantizer)
+    network.register_forward_pre_hook(prepare)
     return network
 
 

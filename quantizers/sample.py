@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quantizers.soft_table import Mixture
+from quantizers.soft_evaluation import Mixture
 
 WHOLE = 1 << 15  # up to this many weights each is its own value
 BINS = 1 << 15

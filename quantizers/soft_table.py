@@ -8,15 +8,18 @@ than its bin, so any temperature is resolved. Outside its window a bin is consta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from quantizers.regions import Regions, regions_between
+from quantizers.soft_evaluation import SATURATED, Evaluation, Mixture, Owners, evaluate
+
 CHUNK = 32_000  # weights handled at once on a CPU: the working arrays stay in its cache, and PyTorch does not split the work
 # among threads, whose barriers cost more here than they gain (and very much more on a busy machine)
-SATURATED = 16.0  # logit difference at which a component no longer matters
 ROUNDS = 4  # zooms by up to SPLIT each
 SPLIT = 16
 CELLS = 1024  # most cells in one bin
@@ -26,147 +29,10 @@ TAIL = 1e-3
 FINEST = 400.0  # cells per logit unit, squared, for a jump as high as the largest mean
 
 
-class Evaluation(NamedTuple):
-    """The soft weight at M points, and what its gradients need; of the points' and the mixture's type.
-
-    With ``inside`` the point moved to the outermost mean beyond it, log density k is a constant less
-    ``(inside - mu_k) (2 point - inside - mu_k) / (2 sigma_k^2)``, which continues along its tangent beyond the outermost means.
-    Distances are taken first, so that float32 is enough however narrow a component is.
-    """
-
-    points: Tensor  # [M]
-    inside: Tensor  # [M]
-    product: Tensor  # [K, M] of the two distances
-    assignment: Tensor  # [K, M] phi
-    responsibility: Tensor  # [K, M]; phi again but in the paper's form
-    soft: Tensor  # [M]
-    owner: Tensor | None  # [M] the most probable component, where it was asked for
-
-    def gradients(
-        self, upstream: Tensor, mixture: Mixture, by_point: bool, by_mixture: bool
-    ) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor, Tensor] | None]:
-        """``upstream`` [M] times the derivative by the point [M]; sums of it times those by mean, scale, log prior [K] and
-        temperature []."""
-        mean, cool = mixture.mean, mixture.temperature.reciprocal()
-        precision = mixture.scale.square().reciprocal_()
-        # Times the derivative by log density k: phi_k (mu_k - soft) / T, which the paper's form hands on to the responsibilities.
-        flow = (mean[:, None] - self.soft).mul_(self.assignment).mul_(upstream * cool)
-        cooling = None
-        if mixture.paper:
-            flow.mul_(self.responsibility)
-            pull = flow.sum(0)
-            cooling = pull.sum()
-            flow.addcmul_(self.responsibility, pull, value=-1)
-        along = None
-        if by_point:
-            first, zeroth = torch.stack([precision * mean, precision]) @ flow
-            along = first.addcmul_(self.inside, zeroth, value=-1)
-        if not by_mixture:
-            return along, None
-        total, first, second = flow.sum(1), flow @ self.points, flow.mul_(self.product).sum(1).mul_(precision)
-        if cooling is None:
-            cooling = (mixture.constants * total).sum() - 0.5 * second.sum()
-        by_mean = (self.assignment @ upstream).add_((first - mean * total).mul_(precision))
-        return along, (by_mean, (second - total) / mixture.scale, total, -cooling * cool)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Components [K], the temperature, and which form; float64 for tables."""
-
-    mean: Tensor
-    scale: Tensor
-    log_prior: Tensor
-    temperature: Tensor
-    paper: bool
-
-    @property
-    def low(self) -> Tensor:
-        return self.mean.min()
-
-    @property
-    def high(self) -> Tensor:
-        return self.mean.max()
-
-    @property
-    def constants(self) -> Tensor:
-        """What log densities have besides the distance [K], without the constant of the normal law."""
-        return self.log_prior - self.scale.log()
-
-    def log_density(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Log densities, without the constant of the normal law, and their derivatives by the point: [..., K] each."""
-        inside = points.clamp(self.low, self.high)
-        precision = self.scale.reciprocal().square()
-        distance = inside[..., None] - self.mean
-        slope = -distance * precision
-        beyond = (points - inside)[..., None]
-        return self.constants + slope * (0.5 * distance + beyond), slope
-
-    def assignment(self, logs: Tensor) -> tuple[Tensor, Tensor]:
-        """phi and, for the paper's form, the responsibilities (otherwise phi again)."""
-        if not self.paper:
-            phi = torch.softmax(logs * self.temperature.reciprocal(), -1)
-            return phi, phi
-        responsibility = torch.softmax(logs, -1)
-        return torch.softmax(responsibility * self.temperature.reciprocal(), -1), responsibility
-
-    @property
-    def steepness(self) -> Tensor:
-        """Difference of log densities over which an even two-way assignment changes by a factor e."""
-        return (2 * self.temperature).clamp(max=1.0) if self.paper else self.temperature
-
-    @property
-    def reach(self) -> Tensor:
-        """Difference of log densities beyond which a component does not matter."""
-        if not self.paper:
-            return SATURATED * self.temperature
-        share = (SATURATED * self.temperature).clamp(max=1 - 1e-7)
-        return 2 * torch.atanh(share)
-
-    def saturation(self, reach: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Below the first and above the second point the outermost component leads all others by at least ``reach``."""
-        ends = []
-        for end, sign in ((self.low, -1.0), (self.high, 1.0)):
-            logs, slope = (t[0] for t in self.log_density(end.reshape(1)))
-            outermost = torch.where(self.mean == end, logs, -torch.inf).max()
-            approach = -sign * slope  # how fast the lead grows outward
-            missing = (reach - (outermost - logs)) / approach.clamp(min=1e-300)
-            ends.append(end + sign * torch.where(self.mean == end, 0.0, missing).clamp(min=0.0).max())
-        return ends[0], ends[1]
-
-
-def evaluate(points: Tensor, mixture: Mixture, owner: bool = False) -> Evaluation:
-    """The soft weight at ``points`` [M], of the mixture's type; the most probable component too where asked for."""
-    mean, cool = mixture.mean[:, None], mixture.temperature.reciprocal()
-    lowest, highest = torch.aminmax(mixture.mean)
-    inside = points.clamp(lowest, highest)
-    product = (torch.sub(2 * points, inside) - mean).mul_(inside - mean)
-    unit = cool if not mixture.paper else torch.ones_like(cool)
-    narrow = mixture.scale.square().reciprocal_().mul_(-0.5 * unit)
-    logits = torch.addcmul((mixture.constants * unit)[:, None], product, narrow[:, None])
-    winner = None
-    if owner:
-        largest, winner = logits.max(0)
-    else:
-        largest = logits.amax(0)
-    phi = responsibility = _softmax(logits, largest)
-    if mixture.paper:
-        logits = responsibility * cool
-        phi = _softmax(logits, logits.amax(0))
-    return Evaluation(points, inside, product, phi, responsibility, mixture.mean @ phi, winner)
-
-
-def _softmax(logits: Tensor, largest: Tensor) -> Tensor:
-    """Over the first dimension, overwriting the logits. Nothing is smaller than exp(-80): sums of denormal numbers, of which
-    there would be many, take several times as long."""
-    shares = logits.sub_(largest).clamp_(min=-80.0).exp_()
-    return shares.div_(shares.sum(0))
-
-
 @dataclass(frozen=True)
 class Table:
-    """Level one: ``start``, ``density`` (cells per unit), ``cells`` and ``offset`` of each bin [B]. Level two: value and slope at
-    each knot [M + 1] and their steps to the next knot. float32 unless the weights are float64."""
+    """One layer's. Level one: ``start``, ``density`` (cells per unit), ``cells`` and ``offset`` of each bin [B]. Level two: value
+    and slope at each knot [M] and their steps to the next knot. float32 unless the weights are float64."""
 
     low: Tensor
     high: Tensor
@@ -179,7 +45,7 @@ class Table:
     value_step: Tensor
     slope: Tensor
     slope_step: Tensor
-    at: Evaluation
+    regions: Regions | None
     chunk: int
 
     def locate(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,50 +62,61 @@ class Table:
 
 
 @torch.no_grad()
-def build_table(weight: Tensor, mixture: Mixture) -> Table:
-    """The table for these weights [N] under this mixture."""
-    count, dtype = weight.numel(), weight.dtype
-    bins = max(1024 if count <= 1 << 17 else 2048, 64 * mixture.mean.numel())
-    smallest, largest = torch.aminmax(weight)
+def build_tables(
+    weights: Sequence[Tensor], mixture: Mixture, with_regions: bool
+) -> tuple[list[Table], Evaluation, list[int]]:
+    """The tables for L layers' weights [N_l], of one type, under their mixtures [L, K]; the soft weights at the knots of all, one
+    table's after the other; and where each table's begin."""
+    count, dtype, device = max(weight.numel() for weight in weights), weights[0].dtype, weights[0].device
+    layers = len(weights)
+    bins = max(256 if count <= 1 << 17 else 2048, 64 * mixture.mean.shape[-1])
+    ends = torch.stack([torch.stack(torch.aminmax(weight)) for weight in weights]).double()
     left, right = mixture.saturation(mixture.reach if not mixture.paper else SATURATED)
-    low = torch.maximum(left, smallest.double())
-    high = torch.minimum(right, largest.double())
-    low, high = torch.minimum(low, high), torch.maximum(low, high)
-    low = low.to(dtype)
+    low, high = torch.fmax(left, ends[:, 0]), torch.fmin(right, ends[:, 1])  # the ends may be no numbers
+    low, high = torch.minimum(low, high).to(dtype), torch.maximum(low, high)
     width = ((high - low.double()) / bins).clamp(min=1e-30)
-    start = low.double() + width * torch.arange(bins, dtype=torch.float64, device=weight.device)
-    span = width.expand(bins).clone()
-    need = _cells(start, span, mixture)
-    zoom = (need < 0).nonzero().squeeze(1)
-    if zoom.numel():
-        start[zoom], span[zoom], need[zoom] = _zoom(start[zoom], span[zoom], mixture)
+    numbers = torch.arange(bins, dtype=torch.float64, device=device)
+    start = torch.addcmul(low.double()[:, None], width[:, None], numbers)
+    need = _cells(start, width, mixture[:, None])
+    span = width[:, None].expand(need.shape)
+    zoom = (need < 0).nonzero(as_tuple=True)
+    if zoom[0].numel():
+        span = span.clone()
+        start[zoom], span[zoom], need[zoom] = _zoom(start[zoom], span[zoom], mixture[zoom[0]][:, None])
     cells = need.nan_to_num(1.0).ceil().clamp(1, CELLS)  # weights that are not numbers make a table of such
     start = start.to(dtype)
     density = (cells / span).to(dtype)
-    offset = torch.cat([cells.new_zeros(1), cells.cumsum(0)])
-    knot_bin = torch.repeat_interleave(torch.arange(bins, device=weight.device), cells.long())
-    inner = torch.arange(knot_bin.numel(), device=weight.device) - offset[knot_bin]
-    knots = start.double()[knot_bin] + inner / density.double()[knot_bin]
-    end = start[-1:].double() + cells[-1:] / density[-1:].double()
-    at = evaluate(torch.cat([knots, end]), mixture)
+    knots_of = cells.long()
+    knots_of[:, -1] += 1  # the end of the last bin
+    offset = torch.cat([knots_of.new_zeros(1), knots_of.flatten().cumsum(0)])
+    bounds = offset[::bins]
+    places = bounds.tolist()
+    knot_bin = torch.repeat_interleave(
+        torch.arange(layers * bins, device=device), knots_of.flatten(), output_size=places[-1]
+    )
+    inner = torch.arange(places[-1], device=device) - offset[knot_bin]
+    knots = start.flatten()[knot_bin].double() + inner / density.flatten()[knot_bin].double()
+    owners = Owners() if layers == 1 else Owners(knot_bin // bins, [b - a for a, b in pairwise(places)])
+    at = evaluate(knots, mixture, owners, winner=with_regions)
     steepness, _ = at.gradients(torch.ones_like(at.soft), mixture, by_point=True, by_mixture=False)
     assert steepness is not None
+    regions = regions_between(at, mixture, places) if with_regions else [None] * layers
+    last = bounds[1:] - 1
     value, slope = at.soft.to(dtype), steepness.to(dtype)
-    return Table(
-        low=low,
-        high=high,
-        bins_per_unit=width.reciprocal().to(dtype),
-        start=start,
-        density=density,
-        cells=cells.to(dtype),
-        offset=offset[:-1].to(torch.int32),
-        value=value,
-        value_step=torch.diff(value, append=value[-1:]),
-        slope=slope,
-        slope_step=torch.diff(slope, append=slope[-1:]),
-        at=at,
-        chunk=CHUNK if weight.device.type == "cpu" else 1 << 24,
-    )
+    value_step, slope_step = (torch.diff(t, append=t[-1:]).index_fill_(0, last, 0.0) for t in (value, slope))
+    local = (offset[:-1].reshape(layers, bins) - bounds[:-1, None]).to(torch.int32)
+    cells, rate = cells.to(dtype), width.reciprocal().to(dtype)
+    chunk = CHUNK if device.type == "cpu" else 1 << 24
+    tables = []
+    for i in range(layers):
+        piece = slice(places[i], places[i + 1])
+        tables.append(
+            Table(
+                low[i], high[i], rate[i], start[i], density[i], cells[i], local[i],
+                value[piece], value_step[piece], slope[piece], slope_step[piece], regions[i], chunk,
+            )
+        )  # fmt: skip
+    return tables, at, places
 
 
 def _cells_per_unit(logs: Tensor, slope: Tensor, mixture: Mixture) -> Tensor:
@@ -252,16 +129,15 @@ def _cells_per_unit(logs: Tensor, slope: Tensor, mixture: Mixture) -> Tensor:
     """
     phi, responsibility = mixture.assignment(logs)
     if mixture.paper:
-        inner = (
-            responsibility * (slope - (responsibility * slope).sum(-1, keepdim=True)) / mixture.temperature
-        )
+        pull = slope - (responsibility * slope).sum(-1, keepdim=True)
+        inner = responsibility * pull / mixture.temperature[..., None]
         rate = 2 * torch.maximum(_deviation(phi, inner), _deviation(responsibility, slope))
         spread = torch.maximum(_spread(phi, inner), _spread(responsibility, slope))
     else:
         rate = 2 * _deviation(phi, slope) / mixture.temperature
         spread = _spread(phi, slope) / mixture.temperature
     distance = (mixture.mean - (phi * mixture.mean).sum(-1, keepdim=True)).abs()
-    jump = 2.4 * (phi.sqrt().sqrt() * distance).amax(-1) / mixture.mean.abs().max().clamp(min=1e-30)
+    jump = 2.4 * (phi.sqrt().sqrt() * distance).amax(-1) / mixture.mean.abs().amax(-1).clamp(min=1e-30)
     fine = rate * (FINEST * jump).sqrt().clamp(min=1 / COARSEST)
     return torch.maximum(fine, spread / COARSEST_TAIL)
 
@@ -285,24 +161,24 @@ def _contest(logs: Tensor, slope: Tensor, width: Tensor, mixture: Mixture) -> Te
     gap = lead.values[..., None] - logs
     relative = slope - slope.gather(-1, lead.indices[..., None])
     step = width[..., None, None]
-    bend = (
-        step.square() * (mixture.scale.reciprocal().square() + mixture.scale.min().reciprocal().square()) / 8
-    )
+    precision = mixture.scale.reciprocal().square()
+    bend = step.square() * (precision + precision.amax(-1, keepdim=True)) / 8
     ahead = gap[..., :-1, :] - (relative[..., :-1, :] * step).clamp(min=0)
     behind = gap[..., 1:, :] - (-relative[..., 1:, :] * step).clamp(min=0)
-    near = torch.minimum(ahead, behind) - bend < mixture.reach
+    near = torch.minimum(ahead, behind) - bend < mixture.reach[..., None]
     fastest = torch.where(near, torch.maximum(slope[..., :-1, :], slope[..., 1:, :]), -torch.inf).amax(-1)
     slowest = torch.where(near, torch.minimum(slope[..., :-1, :], slope[..., 1:, :]), torch.inf).amin(-1)
     alone = near.sum(-1) <= 1
     return torch.where(alone, 0.0, (fastest - slowest) * width[..., None] / mixture.steepness)
 
 
-def _cells(start: Tensor, span: Tensor, mixture: Mixture) -> Tensor:
-    """Cells wanted in each of B adjoining bins; -1 where the bin must be looked at more closely."""
-    logs, slope = mixture.log_density(torch.cat([start, start[-1:] + span[-1:]]))
-    contest = _contest(logs, slope, span[0], mixture)
+def _cells(start: Tensor, width: Tensor, mixture: Mixture) -> Tensor:
+    """Cells wanted in each of B adjoining bins [L, B] of one width [L]; -1 where the bin must be looked at more closely."""
+    end = start[:, -1:] + width[:, None]
+    logs, slope = mixture.log_density(torch.cat([start, end], 1))
+    contest = _contest(logs, slope, width, mixture)
     rate = _cells_per_unit(logs, slope, mixture)
-    wanted = torch.maximum(rate[1:], rate[:-1]) * span
+    wanted = torch.maximum(rate[:, 1:], rate[:, :-1]) * width[:, None]
     return torch.where(contest > 2, -1.0, wanted)
 
 
@@ -310,16 +186,20 @@ def _zoom(start: Tensor, span: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor
     """Shrink each interval onto the part where components contend; return start, span and the cells wanted there."""
     even = torch.linspace(0, 1, SPLIT + 1, dtype=torch.float64, device=start.device)
     place = torch.arange(SPLIT, device=start.device)
+    shrinking = torch.ones_like(
+        start, dtype=torch.bool
+    )  # each for itself: a layer's table does not depend on its company
     for _ in range(ROUNDS):
         logs, slope = mixture.log_density(start[:, None] + span[:, None] * even)
         busy = _contest(logs, slope, span / SPLIT, mixture) > 0
         first = torch.where(busy, place, SPLIT).amin(1)
         last = torch.where(busy, place + 1, 0).amax(1)
-        quiet = last <= first
-        first, last = torch.where(quiet, 0, first), torch.where(quiet, SPLIT, last)
+        still = (last <= first) | ~shrinking
+        first, last = torch.where(still, 0, first), torch.where(still, SPLIT, last)
         start, share = start + span * first / SPLIT, (last - first) / SPLIT
         span = span * share
-        if not bool((share < 0.5).any()):
+        shrinking &= share < 0.5
+        if not bool(shrinking.any()):
             break
     logs, slope = mixture.log_density(start[:, None] + span[:, None] * even)
     return start, span, _cells_per_unit(logs, slope, mixture).amax(1) * span

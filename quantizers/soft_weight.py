@@ -20,20 +20,22 @@ over the knots: O(N + M K) time, and a few bytes a weight beyond input and outpu
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from quantizers.soft_table import CHUNK, Evaluation, Mixture, Table, build_table, evaluate
+from quantizers.soft_evaluation import Evaluation, Mixture, evaluate
+from quantizers.soft_table import Table, build_tables
 
-Form = Literal["posterior", "paper"]
 DIRECT = 1 << 18  # up to this many weights times components the weights are the knots
 
 
-class _SoftWeight(torch.autograd.Function):
-    """Forward and backward of ``soft_weight``."""
+class _Direct(torch.autograd.Function):
+    """``soft_weight`` of few weights, each evaluated."""
 
     @staticmethod
     def forward(
@@ -46,22 +48,69 @@ class _SoftWeight(torch.autograd.Function):
         form: str,
         straight: bool,
     ) -> Tensor:
-        few = weight.numel() * mean.numel() <= DIRECT
-        dtype = weight.dtype if few else torch.float64
-        mixture = Mixture(mean.to(dtype), scale.to(dtype), log_prior.to(dtype), temperature, form == "paper")
         flat = weight.reshape(-1)
-        ctx.mixture, ctx.place = mixture, None
+        parts = (mean, scale, log_prior, temperature)
+        mean_, scale_, prior_, temperature_ = (part[None].to(weight.dtype) for part in parts)
+        ctx.mixture = Mixture(mean_, scale_, prior_, temperature_, form == "paper")
+        ctx.at = evaluate(flat, ctx.mixture, winner=straight)
         ctx.save_for_backward(flat)
-        if few:
-            at = evaluate(flat, mixture, owner=straight)
-            ctx.table, ctx.at = None, at
-            if at.owner is not None:
-                return _of_components(at.owner, mean, weight)
-            return at.soft.reshape(weight.shape)
-        table = build_table(flat, mixture)
-        ctx.table, ctx.at = table, table.at
-        if straight:
-            return _of_components(regions(mean, scale, log_prior).assign(flat), mean, weight)
+        if ctx.at.winner is not None:
+            return _of_components(ctx.at.winner, mean, weight)
+        return ctx.at.soft.reshape(weight.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.saved_tensors  # noqa: B018  refuses weights that were changed in between
+        at: Evaluation = ctx.at
+        by_weight, of_mixture = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:5])
+        along, sums = at.gradients(gradient.reshape(-1), ctx.mixture, by_weight, of_mixture)
+        shaped = None if along is None else along.reshape(gradient.shape)
+        found = [None] * 4 if sums is None else [part[0] for part in sums]
+        return shaped, *found, None, None
+
+
+class _Tables(torch.autograd.Function):
+    """Soft weights at the knots of each layer's table (float64 [M_l]), and by ``store`` the tables themselves."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mean: Tensor,
+        scale: Tensor,
+        log_prior: Tensor,
+        temperature: Tensor,
+        weights: Sequence[Tensor],
+        form: str,
+        straight: bool,
+        store: list[Table],
+    ) -> tuple[Tensor, ...]:
+        ctx.mixture = Mixture(
+            mean.double(), scale.double(), log_prior.double(), temperature.double(), form == "paper"
+        )
+        flat = [weight.detach().reshape(-1) for weight in weights]
+        tables, ctx.at, places = build_tables(flat, ctx.mixture, straight)
+        store.extend(tables)
+        return tuple(ctx.at.soft[a:b] for a, b in pairwise(places))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *by_knot: Tensor) -> tuple[Tensor | None, ...]:
+        at: Evaluation = ctx.at
+        sums = at.gradients(torch.cat(by_knot), ctx.mixture, False, True)[1]
+        return *(sums or [None] * 4), None, None, None, None
+
+
+class _Read(torch.autograd.Function):
+    """A layer's weights read from its table."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, at_knots: Tensor, table: Table, mean: Tensor) -> Tensor:
+        flat = weight.reshape(-1)
+        ctx.table, ctx.place = table, None
+        ctx.save_for_backward(flat)
+        if table.regions is not None:
+            return _of_components(table.regions.assign(flat), mean, weight)
         out, ctx.place = torch.empty_like(flat), torch.empty_like(flat)
         for start in range(0, flat.numel(), table.chunk):
             piece = slice(start, start + table.chunk)
@@ -79,17 +128,8 @@ class _SoftWeight(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (flat,) = ctx.saved_tensors  # refuses weights that were changed in between
-        table: Table | None = ctx.table
-        at: Evaluation = ctx.at
-        upstream = gradient.reshape(-1)
-        by_weight, of_mixture = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:5])
-        if table is None:
-            along, sums = at.gradients(upstream, ctx.mixture, by_weight, of_mixture)
-        else:
-            along, by_knot = _through(table, flat, ctx.place, upstream, by_weight)
-            sums = at.gradients(by_knot, ctx.mixture, False, True)[1] if of_mixture else None
-        shaped = None if along is None else along.reshape(gradient.shape)
-        return shaped, *(sums or (None,) * 4), None, None
+        along, by_knot = _through(ctx.table, flat, ctx.place, gradient.reshape(-1), ctx.needs_input_grad[0])
+        return None if along is None else along.reshape(gradient.shape), by_knot, None, None
 
 
 def _through(
@@ -149,7 +189,48 @@ def soft_weight(
     the largest mean for the result, 1e-2 (in norm) for each gradient.
     """
     temperature = torch.as_tensor(temperature, dtype=torch.float64, device=weight.device)
-    return _SoftWeight.apply(weight, mean, scale, log_prior, temperature, form, straight)
+    if is_small(weight.numel(), mean.numel()):
+        return _Direct.apply(weight, mean, scale, log_prior, temperature, form, straight)
+    parts = mean[None], scale[None], log_prior[None], temperature[None]
+    return look_ups([weight], *parts, form, straight)[0](weight)
+
+
+def is_small(weights: int, components: int) -> bool:
+    """Whether so many weights are rather evaluated one by one."""
+    return weights * components <= DIRECT
+
+
+class LookUp(NamedTuple):
+    """A table for one layer's weights, and its soft weights at the knots, through which gradients flow to the mixture."""
+
+    table: Table
+    at_knots: Tensor
+    mean: Tensor
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """What ``soft_weight`` says of the weights that the table was made for, differentiable in everything."""
+        return _Read.apply(weight, self.at_knots, self.table, self.mean)
+
+
+def look_ups(
+    weights: Sequence[Tensor],
+    mean: Tensor,
+    scale: Tensor,
+    log_prior: Tensor,
+    temperature: Tensor,
+    form: str = "posterior",
+    straight: bool = False,
+) -> list[LookUp]:
+    """``soft_weight`` of L layers, begun for all at once: many layers cost hardly more operations than one.
+
+    Args:
+        weights: of each layer, any shapes, all float32 or all float64.
+        mean, scale, log_prior: [L, K].
+        temperature: [L].
+    """
+    tables: list[Table] = []
+    at_knots = _Tables.apply(mean, scale, log_prior, temperature, weights, form, straight, tables)
+    return [LookUp(*parts) for parts in zip(tables, at_knots, mean.detach())]
 
 
 def soft_weight_exact(
@@ -175,50 +256,3 @@ def soft_weight_exact(
     if form == "paper":
         logs = logs.softmax(1)
     return ((logs / temperature).softmax(1) @ mean).reshape(weight.shape)
-
-
-class Regions(NamedTuple):
-    """Where each component is the most probable: ``labels[i]`` between ``thresholds[i - 1]`` and ``thresholds[i]``."""
-
-    thresholds: Tensor
-    labels: Tensor
-
-    def assign(self, weight: Tensor) -> Tensor:
-        """Component of each weight, int64, the weight's shape."""
-        return self.labels[torch.bucketize(weight, self.thresholds.to(weight.dtype))]
-
-
-@torch.no_grad()
-def regions(mean: Tensor, scale: Tensor, log_prior: Tensor) -> Regions:
-    """The intervals of the real line that belong to each component (the limit of both forms at temperature 0).
-
-    Found on a grid, then solved for. Regions narrower than a cell of the grid (1/4096 of the range) may be missed.
-    """
-    mixture = Mixture(mean.double(), scale.double(), log_prior.double(), mean.new_tensor(1.0).double(), False)
-    left, right = mixture.saturation(0.0)
-    low, high = mixture.mean.min(), mixture.mean.max()
-    margin = 1e-3 * (high - low) + 1e-12
-    even = torch.linspace(0, 1, 4097, dtype=torch.float64, device=mean.device)
-    tail = even[::16]
-    grid = torch.cat(
-        [
-            left - margin + (low - left + margin) * tail,
-            low + (high - low) * even,
-            high + (right - high + margin) * tail,
-        ]
-    )
-    grid = torch.sort(torch.cat([grid, mixture.mean])).values
-    label = mixture.log_density(grid)[0].argmax(1)
-    change = (label[1:] != label[:-1]).nonzero().squeeze(1)
-    a, b, before, after = grid[change], grid[change + 1], label[change], label[change + 1]
-    point = 0.5 * (a + b)
-    for _ in range(8):  # Newton's method on a parabola inside a narrow cell
-        logs, slope = mixture.log_density(point)
-        lead = logs.gather(1, before[:, None]) - logs.gather(1, after[:, None])
-        fall = slope.gather(1, before[:, None]) - slope.gather(1, after[:, None])
-        step = (lead / fall.clamp(max=-1e-300)).squeeze(1)
-        point = torch.minimum(torch.maximum(point - step, a), b)
-    return Regions(point, torch.cat([label[:1], after]))
-
-
-__all__ = ["CHUNK", "Form", "Regions", "regions", "soft_weight", "soft_weight_exact"]

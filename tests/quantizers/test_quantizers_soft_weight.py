@@ -9,8 +9,9 @@ from torch.autograd import gradcheck
 
 from quantizers import soft_weight as module
 from quantizers.kmeans import kmeans
-from quantizers.soft_table import Mixture
-from quantizers.soft_weight import DIRECT, regions, soft_weight, soft_weight_exact
+from quantizers.regions import regions
+from quantizers.soft_evaluation import Mixture
+from quantizers.soft_weight import DIRECT, look_ups, soft_weight, soft_weight_exact
 
 torch.set_num_threads(1)
 
@@ -207,6 +208,48 @@ def test_shape_type_and_autocast() -> None:
     torch.testing.assert_close(out.t().reshape(-1), soft_weight(weight, *mixture, 0.3))
     out.backward(torch.ones(10, 600).t())
     assert shaped.grad.shape == (600, 10)
+
+
+@pytest.mark.parametrize("straight", [False, True])
+@pytest.mark.parametrize(("form", "temperature"), [("posterior", 0.5), ("posterior", 1e-3), ("paper", 0.01)])
+def test_layers_together_are_each_alone(form: str, temperature: float, straight: bool, table: None) -> None:
+    shapes = {
+        "normal": (700, 7),
+        "heavy": (30, 40, 3, 3),
+        "narrow": (5000,),
+        "all zero": (2500,),
+        "broken": (2500,),
+    }
+    weights, mixtures = [], []
+    for number, (name, shape) in enumerate(shapes.items()):
+        count = torch.Size(shape).numel()
+        weight, mixture = layer(count, 4, "heavy" if name == "heavy" else "normal", number)
+        factor = {"narrow": 1e-3, "all zero": 0.0}.get(name, 3.0**number)
+        weight = weight * factor
+        weight[7] = torch.nan if name == "broken" else weight[7]
+        weights.append(weight.reshape(shape))
+        mixtures.append([mixture[0] * (factor or 1.0), mixture[1] * (factor or 1.0), mixture[2]])
+    together = [torch.stack(parts).requires_grad_() for parts in zip(*mixtures)]
+    temperatures = torch.full((len(weights),), temperature, dtype=torch.float64, requires_grad=True)
+    latent = [weight.clone().requires_grad_() for weight in weights]
+    found = look_ups(latent, *together, temperatures, form, straight)
+    upstream = [torch.randn_like(weight) for weight in weights]
+    outs = [look_up(weight) for look_up, weight in zip(found, latent)]
+    torch.autograd.backward(outs[:-1], upstream[:-1])  # the last layer's answer is not used
+    for number, (weight, mixture) in enumerate(zip(weights, mixtures)):
+        single = [part.clone().requires_grad_() for part in (weight, *mixture)]
+        own = torch.tensor(temperature, dtype=torch.float64, requires_grad=True)
+        out = soft_weight(*single, own, form, straight)
+        torch.testing.assert_close(
+            outs[number], out, rtol=1e-6, atol=1e-6 * float(mixture[0].abs().max()), equal_nan=True
+        )
+        if number == len(weights) - 1:
+            assert latent[number].grad is None and not any(part.grad[number].any() for part in together)
+            continue
+        out.backward(upstream[number])
+        mine = [latent[number].grad, *(part.grad[number] for part in together), temperatures.grad[number]]
+        for a, b in zip(mine, (*(part.grad for part in single), own.grad), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * float(b.abs().max()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
