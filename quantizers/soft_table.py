@@ -26,6 +26,7 @@ CELLS = 1024  # most cells in one bin
 COARSEST = 0.18  # logit units in one cell where the assignment changes, at most
 COARSEST_TAIL = 0.5  # the same wherever two components have more than the share TAIL
 TAIL = 1e-3
+ROOM = 1 << 22  # bins times components of the tables that are made together
 FINEST = 400.0  # cells per logit unit, squared, for a jump as high as the largest mean
 
 
@@ -61,6 +62,16 @@ class Table:
         return cell, place
 
 
+def bin_count(weights: int, components: int) -> int:
+    """Bins of a table for so many weights."""
+    return max(256 if weights <= 1 << 17 else 2048, 64 * components)
+
+
+def layers_at_once(weights: int, components: int) -> int:
+    """How many layers, of at most so many weights, to make tables for together: few where components are many."""
+    return max(1, ROOM // (bin_count(weights, components) * components))
+
+
 @torch.no_grad()
 def build_tables(
     weights: Sequence[Tensor], mixture: Mixture, with_regions: bool
@@ -69,7 +80,7 @@ def build_tables(
     table's after the other; and where each table's begin."""
     count, dtype, device = max(weight.numel() for weight in weights), weights[0].dtype, weights[0].device
     layers = len(weights)
-    bins = max(256 if count <= 1 << 17 else 2048, 64 * mixture.mean.shape[-1])
+    bins = bin_count(count, mixture.mean.shape[-1])
     ends = torch.stack([torch.stack(torch.aminmax(weight)) for weight in weights]).double()
     left, right = mixture.saturation(mixture.reach if not mixture.paper else SATURATED)
     low, high = torch.fmax(left, ends[:, 0]), torch.fmin(right, ends[:, 1])  # the ends may be no numbers

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from quantizers.soft_evaluation import Evaluation, Mixture, evaluate
-from quantizers.soft_table import Table, build_tables
+from quantizers.soft_table import Table, build_tables, layers_at_once
 
 DIRECT = 1 << 18  # up to this many weights times components the weights are the knots
 
@@ -228,9 +228,15 @@ def look_ups(
         mean, scale, log_prior: [L, K].
         temperature: [L].
     """
-    tables: list[Table] = []
-    at_knots = _Tables.apply(mean, scale, log_prior, temperature, weights, form, straight, tables)
-    return [LookUp(*parts) for parts in zip(tables, at_knots, mean.detach())]
+    found = []
+    most = layers_at_once(max(weight.numel() for weight in weights), mean.shape[1])
+    for start in range(0, len(weights), most):
+        part = slice(start, start + most)
+        mixture = (mean[part], scale[part], log_prior[part], temperature[part])
+        tables: list[Table] = []
+        at_knots = _Tables.apply(*mixture, weights[part], form, straight, tables)
+        found += [LookUp(*parts) for parts in zip(tables, at_knots, mean.detach()[part])]
+    return found
 
 
 def soft_weight_exact(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from quantizers import soft_table
 from quantizers import soft_weight as module
 from quantizers.kmeans import kmeans
 from quantizers.regions import regions
@@ -210,9 +211,14 @@ def test_shape_type_and_autocast() -> None:
     assert shaped.grad.shape == (600, 10)
 
 
+@pytest.mark.usefixtures("table")
 @pytest.mark.parametrize("straight", [False, True])
+@pytest.mark.parametrize("room", [1 << 22, 2 * 256 * 4])  # all at once, or two and two
 @pytest.mark.parametrize(("form", "temperature"), [("posterior", 0.5), ("posterior", 1e-3), ("paper", 0.01)])
-def test_layers_together_are_each_alone(form: str, temperature: float, straight: bool, table: None) -> None:
+def test_layers_together_are_each_alone(
+    monkeypatch: pytest.MonkeyPatch, form: str, temperature: float, room: int, straight: bool
+) -> None:
+    monkeypatch.setattr(soft_table, "ROOM", room)
     shapes = {
         "normal": (700, 7),
         "heavy": (30, 40, 3, 3),
