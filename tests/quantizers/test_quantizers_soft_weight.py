@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantizers import soft_table
 from quantizers import soft_weight as module
@@ -256,6 +257,27 @@ def test_layers_together_are_each_alone(
         mine = [latent[number].grad, *(part.grad[number] for part in together), temperatures.grad[number]]
         for a, b in zip(mine, (*(part.grad for part in single), own.grad), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * float(b.abs().max()))
+
+
+@pytest.mark.usefixtures("table")
+def test_many_layers_cost_hardly_more_operations_than_one() -> None:
+    class Counted(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, operation, types, arguments=(), named=None):  # type: ignore[no-untyped-def]
+            self.operations += not operation.is_view
+            return operation(*arguments, **(named or {}))
+
+    def operations(layers: int) -> int:
+        weights, mixtures = zip(*(layer(5000, 4, "heavy", seed) for seed in range(layers)))
+        together = [torch.stack(parts).requires_grad_() for parts in zip(*mixtures)]
+        with Counted() as counted:
+            found = look_ups(weights, *together, torch.full((layers,), 0.5), straight=True)
+            torch.autograd.backward([look_up.at_knots.sum() for look_up in found])
+        return counted.operations
+
+    one, nine = operations(1), operations(9)
+    assert nine < 2.5 * one
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
