@@ -2,8 +2,8 @@
 
     python -m benchmarks.cotuning_plot                  benchmarks/results/cotuning_accuracy.csv to .svg beside it
 
-One panel for each network, length of training, number of activation bits, kind of teaching and arithmetic that has trained rows
-at more than one size. A point is the mean over seeds, its whisker goes from the best to the worst seed; untrained methods stand
+One panel for each network (as it was trained in fp32), length of training, number of activation bits, kind of teaching and
+arithmetic that has trained rows at more than one size. A point is the mean over seeds, its whisker goes from the best to the worst seed; untrained methods stand
 in every panel of their network.
 Rows with a target for zeros are left out: their bytes are those of the natural ones.
 """
@@ -45,6 +45,7 @@ class Panel(NamedTuple):
     distillation: str
     distillation_temperature: str
     bfloat16: str
+    fp32_report_top1: str
 
     def title(self) -> str:
         activations = f"{self.activation_bits}-bit" if self.activation_bits else "float"
