@@ -3,9 +3,9 @@
     python -m benchmarks.cotuning_plot                  benchmarks/results/cotuning_accuracy.csv to .svg beside it
 
 One panel for each network (as it was trained in fp32), length of training, number of activation bits, kind of teaching and
-arithmetic that has trained rows at more than one size. A point is the mean over seeds, its whisker goes from the best to the worst seed; untrained methods stand
-in every panel of their network.
-Rows with a target for zeros are left out: their bytes are those of the natural ones.
+arithmetic that has trained rows at more than one size. A point is the mean over seeds, its whisker goes from the best to the
+worst seed; untrained methods stand in every panel of their network. Rows with a target for zeros are left out: their bytes are
+those of the natural ones.
 """
 
 from __future__ import annotations
