@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,12 +190,12 @@ class PoolActor:
             self._states[key]["state"] = "refused"
 
 
-class Devices:
+class Devices(ABC):
     """Devices as those see them who have programs: a pool, or this machine's own device."""
 
+    @abstractmethod
     def _call(self, method: str, *arguments: Any) -> Any:
         """What this method of the device, or of the actor that stands for several, gives."""
-        raise NotImplementedError
 
     def profile(
         self,

@@ -76,6 +76,9 @@ class GaussianMixture(WeightQuantizer):
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self._due = False  # progress moved since the last training step
+        self._soft_form = (
+            "paper" if form == "paper" else "posterior"
+        )  # of the soft weights that give the gradients
         self._straight = form == "straight"  # now; plain, since reading ``progress`` would wait for the GPU
         self._hard: tuple[tuple[object, ...], Tensor] | None = None
         self._ready: tuple[tuple[object, ...], LookUp] | None = None
@@ -163,9 +166,8 @@ class GaussianMixture(WeightQuantizer):
         if ready is not None and ready[0] == self._state(weight):
             return ready[1](weight)
         self._keep_house(weight)
-        form = "paper" if self.form == "paper" else "posterior"
         mean, scale, log_prior, temperature = (part[0] for part in _stacked([self]))
-        return soft_weight(weight, mean, scale, log_prior, temperature, form, self._straight)
+        return soft_weight(weight, mean, scale, log_prior, temperature, self._soft_form, self._straight)
 
     def set_progress(self, progress: float) -> None:
         self.progress.fill_(progress)
@@ -327,13 +329,13 @@ def _prepare(network: nn.Module) -> None:
         if isinstance(module, ParametrizationList) and isinstance(module[0], GaussianMixture):
             mixture, weight = module[0], module.original
             mixture._keep_house(weight)
-            kind = (len(mixture.prior), mixture.form, mixture._straight, mixture.zero_share is None)
+            kind = (len(mixture.prior), mixture._soft_form, mixture._straight, mixture.zero_share is None)
             groups[(*kind, weight.dtype, weight.device)].append((mixture, weight))
     for (components, form, straight, *_), group in groups.items():
         weights = [weight for _, weight in group]
         if is_small(sum(weight.numel() for weight in weights), components):
             continue
         parts = _stacked([mixture for mixture, _ in group])
-        found = look_ups(weights, *parts, "paper" if form == "paper" else "posterior", straight)
+        found = look_ups(weights, *parts, form, straight)
         for (mixture, weight), look_up in zip(group, found):
             mixture._ready = (mixture._state(weight), look_up)

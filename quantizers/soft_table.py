@@ -36,7 +36,6 @@ class Table:
     and slope at each knot [M] and their steps to the next knot. float32 unless the weights are float64."""
 
     low: Tensor
-    high: Tensor
     bins_per_unit: Tensor
     start: Tensor
     density: Tensor
@@ -123,7 +122,7 @@ def build_tables(
         piece = slice(places[i], places[i + 1])
         tables.append(
             Table(
-                low[i], high[i], rate[i], start[i], density[i], cells[i], local[i],
+                low[i], rate[i], start[i], density[i], cells[i], local[i],
                 value[piece], value_step[piece], slope[piece], slope_step[piece], regions[i], chunk,
             )
         )  # fmt: skip

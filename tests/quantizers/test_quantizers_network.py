@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from quantizers import mixture, soft_weight
 from quantizers.activation import FrozenStep, LearnedStep
 from quantizers.channel_scale import with_even_channels
 from quantizers.errors import UserError
@@ -286,51 +285,6 @@ def test_a_compiled_network_trains_alike() -> None:
     assert plain.keys() == compiled.keys() and any("raw_scale" in name for name in plain)
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("form", ["straight", "posterior", "paper"])
-def test_mixtures_prepared_together_train_as_each_alone(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    monkeypatch.setattr(soft_weight, "DIRECT", 50)  # tables for small layers too
-    torch.manual_seed(0)
-    model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(6)))
-    images = torch.randn(8, 3, 16, 16)
-    kinds = [
-        LayerPlan(2, 4),
-        LayerPlan(3, 8),
-        LayerPlan(2, 4, 0.5),
-        LayerPlan(2, 4),
-        LayerPlan(2, 4, 0.7),
-        LayerPlan(2, 4),
-    ]
-    network = quantize(model, Plan({str(i): kind for i, kind in enumerate(kinds)}), images, form=form).train()
-    set_progress(network, 0.3)
-    twin = copy.deepcopy(network)
-    twin._forward_pre_hooks.clear()
-    calls: list[int] = []
-    look_ups = soft_weight.look_ups
-
-    def counted(weights: list[Tensor], *rest: object) -> object:
-        calls.append(len(weights))
-        return look_ups(weights, *rest)
-
-    for module in (soft_weight, mixture):
-        monkeypatch.setattr(module, "look_ups", counted)
-    together = _gradients(network, network, images)
-    assert sorted(calls) == [1, 2, 3]  # 8 components; a zero share; none
-    alone = _gradients(twin, twin, images)
-    assert sorted(calls) == [1, 1, 1, 1, 1, 1, 1, 2, 3]
-    for name, value in together.items():
-        torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-6 * float(alone[name].abs().max()))
-    # What was prepared holds for one forward pass and for these weights; copies do without.
-    mixture.prepare(network)
-    layer = network.get_submodule("0")
-    copied = copy.deepcopy(network).get_submodule("0")
-    with torch.no_grad():
-        for each in (layer, copied):
-            each.parametrizations["weight"].original.mul_(-1.0)
-    torch.testing.assert_close(layer.weight, copied.weight)
-    network(images).sum().backward()
-    network(images).sum().backward()
 
 
 def test_autocast_trains_with_finite_gradients_close_to_those_without() -> None:
