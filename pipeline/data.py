@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.factories import find_factory, is_factory
+from pipeline.factories import article, call_factory, is_factory
 from pipeline.images import AUGMENTATIONS, ArrayImages, FileImages, Images
 from quantizers.errors import UserError
 from quantizers.registry import Registry
@@ -93,16 +93,19 @@ def load_data(spec: str, image_size: int | Size | None = None, *, fallback: int 
         return DATA[kind](place, size, _pair(fallback))
     if not is_factory(spec) or ("." not in kind and not _is_module(kind)):
         raise UserError(f"{_unknown(kind)} Or give package.module:function.")
-    data = find_factory(spec)(image_size=size)
+    data = call_factory(spec, image_size=size)
     if not isinstance(data, ImageData):
-        raise UserError(f"{spec!r} gave a {type(data).__name__}; it must give a pipeline.data.ImageData")
+        raise UserError(f"{spec!r} gave {article(data)}; it must give a pipeline.data.ImageData")
     return data
 
 
 def _is_module(name: str) -> bool:
     from importlib.util import find_spec
 
-    return find_spec(name) is not None
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # "." and the like
+        return False
 
 
 def _unknown(kind: str) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import traceback
 from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 from quantizers.errors import UserError
 
@@ -26,11 +30,69 @@ def find_factory(text: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports itself is not
+            raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error
         raise UserError(
             f"{text!r}: there is no module {error.name!r} here; run from the folder that holds it, or add that to PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # a module of someone else's does anything
+        raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error
     factory = getattr(module, name, None)
-    if not callable(factory):
+    if factory is None:
         raise UserError(f"{text!r}: module {module_name!r} has no function {name!r}")
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise UserError(
+            f"{text!r} is {article(factory)}, not a function; write a function that returns it and name that"
+        )
     return factory
+
+
+def call_factory(text: str, **options: Any) -> Any:
+    """What the function gives that ``package.module:function`` names, called with those of ``options`` that it takes.
+
+    A function with ``**keywords`` gets the first of them too, under its name here.
+
+    Raises:
+        UserError: it cannot be found, needs more than ``options``, or raises; the message has its error and where that was.
+    """
+    factory = find_factory(text)
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):  # written in C
+        parameters = []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = {p.name for p in parameters if p.kind in kinds}
+    fixed = (*kinds, inspect.Parameter.POSITIONAL_ONLY)
+    lacking = [
+        p.name
+        for p in parameters
+        if p.kind in fixed and p.default is p.empty and not (p.name in options and p.kind in kinds)
+    ]
+    if lacking:
+        raise UserError(
+            f"{text!r} needs {', '.join(map(repr, lacking))}; it is called with those of {', '.join(options)} that it takes, "
+            "so give its other parameters defaults"
+        )
+    if any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters) and not names & options.keys():
+        names.add(next(iter(options)))
+    try:
+        return factory(**{key: value for key, value in options.items() if key in names})
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{text!r} failed: {story(error)}") from error
+
+
+def story(error: BaseException) -> str:
+    """An error of someone else's code in one line: type, text, and the line of code it came from."""
+    lines = str(error).strip().splitlines()
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):  # says itself where
+        place = ""
+    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}{place}"
+
+
+def article(value: object) -> str:
+    """What a value is: ``a dict``, ``an int``."""
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"

@@ -7,7 +7,7 @@ standard deviation of each channel, pixels in 0..1) and ``image_size``, else tho
 
 from __future__ import annotations
 
-import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.factories import find_factory, is_factory
+from pipeline.factories import article, call_factory, find_factory, is_factory
+from pipeline.foreign_files import is_file
 from pipeline.networks.cifar import CifarResNet, VggSmall, mobilenet_v2_cifar
 from pipeline.networks.darknet import TinyDarknet
 from pipeline.networks.fastestdet import FastestDet
-from pipeline.weights import fetch_weights, fit_weights, read_weights
+from pipeline.weights import check_values, fetch_weights, fit_weights, read_weights
 from quantizers.errors import UserError
 from quantizers.registry import Registry
 
@@ -143,11 +144,13 @@ def load_model(
         network = _build(name, classes, (height, width))
     if weights is not None:
         # A file wins over a name: someone may well have called a file like torchvision's weights.
-        if Path(weights).is_file() or name not in torchvision_names() or name in MODELS:
+        if is_file(Path(weights)) or name not in torchvision_names() or name in MODELS:
             state, source = read_weights(weights), str(weights)
         else:
             state, source = fetch_weights(name, str(weights)), f"torchvision weights {weights}"
         fit_weights(network, state, f"{source} for {name} with {classes} classes")
+    else:
+        check_values(network, f"the weights that {name} starts with")
     return network.eval()
 
 
@@ -155,12 +158,16 @@ def _build(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
     if name in MODELS:
         return MODELS[name].build(classes, size)
     if is_factory(name):
-        factory = find_factory(name)
-        network = factory(
-            **_accepted(factory, {"num_classes": classes, "classes": classes, "image_size": size})
-        )
+        network = call_factory(name, num_classes=classes, classes=classes, image_size=size)
         if not isinstance(network, nn.Module):
-            raise UserError(f"{name!r} gave a {type(network).__name__}; it must give a torch.nn.Module")
+            raise UserError(f"{name!r} gave {article(network)}; it must give a torch.nn.Module")
+        if isinstance(network, torch.jit.ScriptModule):
+            raise UserError(
+                f"{name!r} gave a TorchScript module, whose layers cannot be quantized; give the module it was made from"
+            )
+        if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+            raise UserError(f"{name!r} gave a network without values (on the meta device); give it weights")
+        network = network.to("cpu", torch.float32)
         return network
     import torchvision.models
 
@@ -178,25 +185,13 @@ def _build(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, **options)
 
 
-def _accepted(factory: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The options among ``options`` that ``factory`` has a parameter for."""
-    parameters = inspect.signature(factory).parameters.values()
-    names = {
-        parameter.name
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    return {key: value for key, value in options.items() if key in names}
-
-
 def normalization(name: str) -> Normalization:
     """Mean and standard deviation of each channel, of pixels in 0..1, that the network's input is normalized with."""
     check_name(name)
     if name in MODELS:
         return MODELS[name].normalization
     if is_factory(name):
-        mean, deviation = getattr(find_factory(name), "normalization", IMAGENET)
-        return tuple(mean), tuple(deviation)
+        return _declared(name)
     return TORCHVISION_NORMALIZATION.get(name, IMAGENET)
 
 
@@ -206,5 +201,23 @@ def default_image_size(name: str) -> int:
     if name in MODELS:
         return MODELS[name].image_size
     if is_factory(name):
-        return int(getattr(find_factory(name), "image_size", 224))
+        side = getattr(find_factory(name), "image_size", 224)
+        if not isinstance(side, int) or side < 1:
+            raise UserError(f"{name!r} declares image_size = {side!r}; it must be a number of pixels")
+        return side
     return TORCHVISION_IMAGE_SIZE.get(name, 224)
+
+
+def _declared(name: str) -> Normalization:
+    declared = getattr(find_factory(name), "normalization", IMAGENET)
+    try:
+        mean, deviation = (tuple(float(value) for value in values) for values in declared)
+    except (TypeError, ValueError):
+        mean, deviation = (), ()
+    sound = all(math.isfinite(value) for value in (*mean, *deviation)) and all(d > 0 for d in deviation)
+    if not len(mean) == len(deviation) == 3 or not sound:
+        raise UserError(
+            f"{name!r} declares normalization = {declared!r}; it must be (means, deviations), three numbers each, of pixels "
+            "in 0..1, the deviations above 0"
+        )
+    return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])

@@ -160,7 +160,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_image_size("some_factory_module:tiny") == 12
     assert normalization("some_factory_module:tiny") == ((0.1, 0.2, 0.3), (1, 2, 3))
     assert isinstance(load_model("some_factory_module:fixed", classes=6), nn.Linear)
-    with pytest.raises(UserError, match=r"gave a int; it must give a torch\.nn\.Module"):
+    with pytest.raises(UserError, match=r"gave an int; it must give a torch\.nn\.Module"):
         load_model("some_factory_module:wrong", classes=6)
     with pytest.raises(UserError, match="has no function 'absent'"):
         check_name("some_factory_module:absent")
