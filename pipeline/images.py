@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pipeline.preprocessing import Preprocessing
 from quantizers.errors import UserError
 
 AUGMENTATIONS = ("none", "crop", "crop_flip")
@@ -28,10 +28,12 @@ class Images(ABC):
     Attributes:
         labels: int64 [N], on the CPU.
         image_size: (height, width) of what ``batch`` returns.
+        preprocessing: how an image file becomes what ``batch`` returns; None where only the data set knows.
     """
 
     labels: Tensor
     image_size: tuple[int, int]
+    preprocessing: Preprocessing | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,6 +80,7 @@ class ArrayImages(Images):
         self._rows = torch.arange(len(pixels)) if rows is None else rows
         self.labels = self._all_labels[self._rows]
         self.image_size = image_size or (pixels.shape[1], pixels.shape[2])
+        self.preprocessing = Preprocessing(*self.image_size, "stretch")
 
     def batch(self, indices: Indices) -> Tensor:
         pixels = self._pixels[self._rows[torch.as_tensor(indices, dtype=torch.int64)]]
@@ -101,15 +104,17 @@ class ArrayImages(Images):
 class FileImages(Images):
     """Image files, decoded by a few threads when they are asked for.
 
-    The shorter side is resized to ``image_size`` (to 8/7 of it from 128 pixels upward, as is usual for ImageNet: 256
-    for 224), then the centre is cut out. An image that has the size already is taken as it is.
+    The shorter side is resized to ``image_size``, or to a little more, then the centre is cut out: ``Preprocessing.cropping``.
     """
+
+    preprocessing: Preprocessing
 
     def __init__(self, root: Path, files: Sequence[str], labels: Tensor, image_size: tuple[int, int]) -> None:
         self._root = root
         self._files = list(files)
         self.labels = labels.to(torch.int64)
         self.image_size = image_size
+        self.preprocessing = Preprocessing.cropping(*image_size)
         self._threads: ThreadPoolExecutor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,10 +133,8 @@ class FileImages(Images):
 
     def _decode(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         path = self._root / self._files[index]
-        height, width = self.image_size
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
+            return self.preprocessing.read(path)
         except (
             OSError,
             ValueError,
@@ -141,14 +144,6 @@ class FileImages(Images):
             raise UserError(
                 f"{path} cannot be decoded ({error}); mend it or take it out of the data set"
             ) from error
-        if image.size != (width, height):
-            margin = 8 / 7 if min(height, width) >= 128 else 1.0
-            scale = margin * max(height / image.height, width / image.width)
-            wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-            left, top = (wide - width) // 2, (high - height) // 2
-            resized = image.resize((wide, high), Image.Resampling.BILINEAR)
-            image = resized.crop((left, top, left + width, top + height))
-        return np.asarray(image, dtype=np.uint8)
 
     def subset(self, indices: Indices) -> FileImages:
         rows = torch.as_tensor(indices, dtype=torch.int64)
@@ -177,15 +172,14 @@ class FileImages(Images):
 
 def resize(pixels: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Bilinear, averaging over what shrinks: uint8 [n, h, w, C] to uint8 [n, *image_size, C]; the aspect is not kept."""
-    height, width = image_size
-    if tuple(pixels.shape[1:3]) == (height, width):
+    if tuple(pixels.shape[1:3]) == image_size:
         return pixels
-    shrinks = height < pixels.shape[1] or width < pixels.shape[2]
-    planes = pixels.permute(0, 3, 1, 2).float()
-    resized = F.interpolate(
-        planes, size=(height, width), mode="bilinear", align_corners=False, antialias=shrinks
-    )
-    return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    if not len(pixels):
+        return pixels.new_empty((0, *image_size, pixels.shape[3]))
+    stretch = Preprocessing(*image_size, "stretch")
+    planes = pixels.squeeze(3) if pixels.shape[3] == 1 else pixels  # Pillow knows grey images as [h, w]
+    resized = np.stack([np.asarray(stretch.fitted(Image.fromarray(plane))) for plane in planes.numpy()])
+    return torch.from_numpy(resized).view(len(pixels), *image_size, pixels.shape[3])
 
 
 def augment(pixels: Tensor, kind: str, generator: torch.Generator) -> Tensor:

@@ -119,7 +119,9 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
         raise Refused(gates)
     told = figures(candidate, evidence)
     place = bundle or folder / "promoted" / chosen
-    write_bundle(place, candidate, library, told, [asdict(gate) for gate in gates], settings.study_name)
+    preprocessing = workspace.data.report.preprocessing
+    gone_through = [asdict(gate) for gate in gates]
+    write_bundle(place, candidate, library, told, gone_through, settings.study_name, preprocessing)
     before = champions.version()
     files = candidate.manifest["files"]
     digest = hashlib.sha256((files["program"] + files["weights.blob"]).encode()).hexdigest()[:16]

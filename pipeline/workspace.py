@@ -67,5 +67,12 @@ class Workspace:
         return (3, *self.data.image_size)
 
     def data_record(self) -> dict[str, Any]:
-        """What a manifest says about the data: the specification and which images were which."""
-        return {"spec": self.settings.data, "name": self.data.name, "splits": split_manifest(self.data)}
+        """What a manifest says about the data: the specification, how an image file becomes the network's input, and which
+        images were which."""
+        how = self.data.report.preprocessing
+        return {
+            "spec": self.settings.data,
+            "name": self.data.name,
+            "preprocessing": how and how.as_dict(),
+            "splits": split_manifest(self.data),
+        }

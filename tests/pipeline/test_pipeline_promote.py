@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from deploy_arm.device import available_devices
 from deploy_arm.emulator import host_compiler
@@ -245,17 +248,38 @@ def test_damaged_files_and_other_images_are_refused(again: Path) -> None:
 
 @needs_tools
 def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Path, tmp_path: Path) -> None:
+    """From an image file to the scores, by each way that the bundle's README shows."""
+    from pipeline.data import load_data
+
     good = json.loads((again / "names.json").read_text())[0]
     bundle = Path(run(again, "--candidate", good, "--allow-modelled", "--limit", "20")[1]["bundle"])
-    command = [*compile_command(TARGETS["a76"], choose_compiler()), str(bundle / "usage.c"),
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    how = load_data("digits").report.preprocessing
+    assert (
+        how and manifest["preprocessing"] == how.as_dict() and str(how) in (bundle / "README.md").read_text()
+    )
+    photo = tmp_path / "photo.ppm"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(photo)
+    image = how.read(photo)[None]
+    device = available_devices("a76")[0]
+    scores = device.run(bundle / "program", bundle / "weights.blob", image)
+    # Both C sources and the library's, for ARM, as the head of usage.c says.
+    command = [*compile_command(TARGETS["a76"], choose_compiler()), str(bundle / "usage.c"), str(bundle / "image.c"),
                *map(str, sorted((bundle / "runtime").glob("*.c"))), "-lm", "-o", str(tmp_path / "usage")]  # fmt: skip
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    device = available_devices("a76")[0]
-    scores = device.run(bundle / "program", bundle / "weights.blob", image)
-    printed = device.execute(tmp_path / "usage", [str(bundle / "weights.blob")], image.tobytes(), 60.0)
+    printed = device.execute(tmp_path / "usage", [str(bundle / "weights.blob"), str(photo)], b"", 60.0)
     assert np.array_equal(np.array(printed.split(), dtype=np.float32), scores[0])
+    # image.py, piped into the program.
+    environment = {"PATH": "/usr/bin:/bin"}
+    piped = subprocess.run(
+        [sys.executable, bundle / "image.py", photo],
+        capture_output=True,
+        check=True,
+        cwd="/",
+        env=environment,
+    )
+    assert piped.stdout == image.tobytes()
     options = [
         "classify",
         str(bundle / "weights.blob"),
@@ -264,28 +288,25 @@ def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Pat
         "--labels",
         str(bundle / "labels.txt"),
     ]
-    lines = device.execute(bundle / "program", options, image.tobytes(), 60.0).decode().splitlines()
-    classes = json.loads((bundle / "manifest.json").read_text())["classes"]
+    lines = device.execute(bundle / "program", options, piped.stdout, 60.0).decode().splitlines()
+    classes = manifest["classes"]
     assert [line.split("\t")[3] for line in lines] == [
         classes[i] for i in np.argsort(-scores[0], kind="stable")
     ]
-    # The Python binding as it lies in the bundle, without the project; on this machine's processor from the bundle's sources.
+    # The README's Python, run in the bundle without the project; on this machine's processor from the bundle's sources.
     if not is_arm():
         compiler = host_compiler() or pytest.skip("no C compiler for this machine")
         flags = ["-O1", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"]
         sources = map(str, sorted((bundle / "runtime").glob("*.c")))
         subprocess.run([*compiler, *flags, *sources, "-o", str(bundle / "libnetwork.so")], check=True)
-    np.save(tmp_path / "image.npy", image)
-    script = (
-        "import sys, numpy; from network import Network\n"
-        "with Network('weights.blob') as network: numpy.save(sys.argv[2], network.run(numpy.load(sys.argv[1])))\n"
-        "assert 'deploy_arm' not in sys.modules"
+    shown = re.search(r"^    from image import.*?^$", (bundle / "README.md").read_text(), re.M | re.S)
+    assert shown
+    script = textwrap.dedent(shown[0]).replace('"photo.jpg"', repr(str(photo)))
+    script += "import sys; sys.stdout.buffer.write(scores.tobytes()); assert 'deploy_arm' not in sys.modules"
+    answered = subprocess.run(
+        [sys.executable, "-c", script], cwd=bundle, env=environment, check=True, capture_output=True
     )
-    files = [str(tmp_path / name) for name in ("image.npy", "scores.npy")]
-    subprocess.run(
-        [sys.executable, "-c", script, *files], cwd=bundle, env={"PATH": "/usr/bin:/bin"}, check=True
-    )
-    assert np.array_equal(np.load(tmp_path / "scores.npy"), scores)
+    assert answered.stdout == scores.tobytes()
 
 
 @needs_tools
