@@ -10,7 +10,6 @@ table says which operator they miss first, and in which layer.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gc
 import io
@@ -22,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from quantizers.command import Parser, main_guard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,7 +202,7 @@ def table(names: Sequence[str], images: int, out: Path) -> list[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the table; 1 when a convolutional network is not covered."""
-    parser = argparse.ArgumentParser(description="Which networks compile for ARM, bit for bit.")
+    parser = Parser(description="Which networks compile for ARM, bit for bit.")
     parser.add_argument("--models", help="names, separated by commas (default: all)")
     parser.add_argument("--images", type=int, default=2, help="images per network (default 2)")
     parser.add_argument("--out", type=Path, default=RESULT, help="the CSV file (default: %(default)s)")
@@ -224,4 +225,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -8,7 +8,6 @@ rooflines in ``arm_roofline_MODEL.csv`` beside it.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -26,6 +25,7 @@ from deploy_arm.profiling import LayerProfile, Profile
 from deploy_arm.program import build_program
 from deploy_arm.storage import write_atomically
 from deploy_arm.targets import TARGETS
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "arm_kernels.csv"
@@ -164,7 +164,7 @@ def print_table(entries: Sequence[dict[str, Any]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.arm_kernels", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.arm_kernels", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as in pipeline.models")
     parser.add_argument("--settings", nargs="+", default=["4bit", "2bit-80"], choices=list(SETTINGS))
     parser.add_argument("--cores", nargs="+", default=["a76", "x1"], choices=list(CORES))
@@ -206,4 +206,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

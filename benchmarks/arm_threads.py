@@ -8,7 +8,6 @@ waiting between operations, shared caches and memory, and clocks that fall when 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import io
@@ -24,6 +23,7 @@ from deploy_arm.cycles import Estimate, estimate
 from deploy_arm.emulator import count
 from deploy_arm.program import build_program
 from deploy_arm.storage import write_atomically
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "arm_threads.csv"
@@ -110,7 +110,7 @@ def write(rows: Sequence[Row], path: Path = RESULTS) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.arm_threads", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.arm_threads", description=__doc__)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet20"])
     parser.add_argument("--settings", nargs="+", default=["4bit", "2bit-80"], choices=list(SETTINGS))
     parser.add_argument("--cores", nargs="+", default=["a76"], choices=list(CORES))
@@ -139,4 +139,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

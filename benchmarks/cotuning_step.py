@@ -42,6 +42,7 @@ from pipeline.training.cotuning import Cotuning
 from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainSettings
 from quantizers.activation import LearnedStep
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 from quantizers.network import harden, layer_names, quantizers_of, without_steps
 from search_spaces.plan import LayerPlan, Plan
@@ -260,7 +261,7 @@ def rows(conditions: Conditions, repeat: int) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the rows, and write them where asked."""
-    parser = argparse.ArgumentParser(description="Cost of a co-tuning step against the same step in fp32.")
+    parser = Parser(description="Cost of a co-tuning step against the same step in fp32.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", help="default: resnet20, on cuda resnet50")
     parser.add_argument("--size", type=int, help="pixels of an image's side; default: the model's")
@@ -308,4 +309,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:
@@ -267,9 +268,7 @@ def count(least: int) -> Callable[[str], int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the table; 1 when a program is not exact."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.detection", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(prog="python -m benchmarks.detection", description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True, help="FastestDet's state dict")
     parser.add_argument("--data", type=Path, required=True, help="folder with train128.npz and val_a64.npz")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="default: %(default)s")
@@ -303,4 +302,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -10,7 +10,6 @@ out the input, outputs and stores cost what the level-grouped kernel's do, witho
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import math
@@ -29,6 +28,7 @@ from deploy_arm.costs import KERNELS, Work
 from deploy_arm.kernel_choice import models_of
 from deploy_arm.storage import write_atomically
 from pipeline.models import default_image_size, load_model
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "group_skipping.csv"
@@ -126,7 +126,7 @@ def price(model: str, layers: Sequence[dict[str, Any]], core: str, bits: int, sh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.group_skipping", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.group_skipping", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as in pipeline.models")
     parser.add_argument("--record", action="store_true", help=f"keep the rows in {RESULTS.name}")
     options = parser.parse_args(arguments)
@@ -153,4 +153,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -8,7 +8,6 @@ the faster one, and the dense one. ``--record`` keeps the rows in ``benchmarks/r
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import io
@@ -26,6 +25,7 @@ from deploy_arm.costs import KERNELS, Work
 from deploy_arm.fit_costs import operation_cycles
 from deploy_arm.kernel_choice import choose_kernels, models_of
 from deploy_arm.storage import write_atomically
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "kernel_costs.csv"
@@ -150,7 +150,7 @@ def record(found: Sequence[Row], path: Path = RESULTS) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_costs", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.kernel_costs", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as in pipeline.models")
     parser.add_argument(
         "--cores", nargs="+", default=["a76", "x1", "x2", "a72"], help=f"of {', '.join(CORES)}"
@@ -174,4 +174,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

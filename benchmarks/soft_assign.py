@@ -12,7 +12,6 @@ busy choose --threads 1: a thread that waits for a core stalls every parallel op
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -24,6 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from quantizers.command import Parser, main_guard
 
 SIZES = (36_864, 2_359_296)
 COMPONENTS = (4, 16)
@@ -135,7 +136,7 @@ def record(path: Path, found: list[dict[str, Any]], repeat: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the rows."""
-    parser = argparse.ArgumentParser(description="Cost of the soft assignment, table against the K x N form.")
+    parser = Parser(description="Cost of the soft assignment, table against the K x N form.")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument(
         "--repeat", type=int, default=5, help="repetitions of which the best counts (default 5)"
@@ -162,4 +163,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantizers.command import main_guard
+
 Matrix = NDArray[np.int64]
 SDOT, SMMLA, SMLAL, FMLA = 16, 32, 4, 4  # products of one instruction
 LARGEST_ACTIVATION, LARGEST_WEIGHT, LARGEST_SUM = 128, 127, 2**31 - 1
@@ -124,4 +126,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -6,7 +6,6 @@ minute of one processor per core; run it again when a kernel has changed. Other 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from deploy_arm.cost_samples import network, samples
 from deploy_arm.kernel_choice import TABLE
 from deploy_arm.program import build_program
 from deploy_arm.storage import sha256, write_atomically
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 SAMPLES = 120
@@ -100,7 +100,7 @@ def earlier(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy_arm.fit_costs", description=__doc__)
+    parser = Parser(prog="python -m deploy_arm.fit_costs", description=__doc__)
     parser.add_argument(
         "--cores", nargs="+", default=list(CORES), metavar="CORE", help=f"of {', '.join(CORES)}"
     )
@@ -124,4 +124,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

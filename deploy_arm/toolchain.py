@@ -11,7 +11,6 @@ Exit status: 0 when a complete route exists, 1 when none does, 2 for wrong usage
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib.util
 import os
@@ -26,6 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from quantizers.command import DONE, REFUSED, Parser, main_guard
 from quantizers.errors import UserError
 
 Route = Literal["apt", "pip"]
@@ -232,27 +232,23 @@ def report() -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m deploy_arm.toolchain", description="Shows, and installs, the tools for ARM programs."
     )
     parser.add_argument(
         "--install", action="store_true", help="install what is missing (apt-get as root, else pip)"
     )
     options = parser.parse_args(arguments)
-    try:
-        if options.install and complete_route() is None:
-            routes = [preferred_route()]
-            if routes == ["apt"] and "pip" in allowed_routes():
-                routes.append("pip")
-            for route in routes:
-                if install(route) and is_complete(find_tools(route)):
-                    break
-                print(f"the {route} route could not be completed", file=sys.stderr)
-        return 0 if report() else 1
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if options.install and complete_route() is None:
+        routes = [preferred_route()]
+        if routes == ["apt"] and "pip" in allowed_routes():
+            routes.append("pip")
+        for route in routes:
+            if install(route) and is_complete(find_tools(route)):
+                break
+            print(f"the {route} route could not be completed", file=sys.stderr)
+    return DONE if report() else REFUSED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.records import OBJECTIVES
+from quantizers.command import Parser as Parser
+from quantizers.command import main_guard as main_guard
 from quantizers.errors import UserError
 from search_spaces.plan import BITS
 
@@ -199,13 +201,6 @@ def read_config(path: Path) -> dict[str, Any]:
     return record
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UserErrors, so that every command reports them alike."""
-
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
 def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[Settings, argparse.Namespace]:
     """Add one flag per setting to ``parser``, read ``argv``, return the settings and the command's own flags."""
     groups: dict[str, Any] = {}
@@ -232,17 +227,3 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
     merged = Settings.from_dict(record, str(namespace.config))
     given = {key: parsed(names[key], value, "flag") for key, value in vars(namespace).items() if key in names}
     return dataclasses.replace(merged, **given), namespace
-
-
-def main_guard(main: Callable[[], int]) -> int:
-    """Run a command; a UserError becomes one message and exit status 2, an interrupt status 130."""
-    import sys
-
-    try:
-        return main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130

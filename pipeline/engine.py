@@ -7,14 +7,13 @@ thrown away.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from pipeline.pool import DeviceError, DevicePool
 from pipeline.records import Figures, Reference, Rung, TrialRecord
 from pipeline.study import Study
 from pipeline.trial import CotuneTrial
+from quantizers.command import interruptible
 from quantizers.errors import UserError
 
 
@@ -156,7 +156,7 @@ def run(
     if conductor.complete:
         return True
     progress.status("starting Ray")
-    with cluster(), _interruptible(conductor.stop):
+    with cluster(), interruptible(_asks(conductor.stop, progress)):
         devices = start_devices(settings, study, progress)
         conductor.concurrency, resources = placement(settings)
         context = {
@@ -238,21 +238,15 @@ def placement(settings: Settings) -> tuple[int, dict[str, float]]:
     return concurrency, {**share, **({"GPU": wanted} if wanted else {})}
 
 
-@contextlib.contextmanager
-def _interruptible(stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the search in good order, the second at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _asks(stop: threading.Event, progress: Progress) -> Callable[[int, Any], None]:
+    """What the first Ctrl-C or SIGTERM does: end the search in good order. The second ends it at once."""
 
     def ask(number: int, frame: Any) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        text = f"{signal.Signals(number).name}: ending the search in good order; once more to end it at once"
+        # A thread of its own, since the signal may have come while this one writes a line.
+        threading.Thread(target=progress.line, args=(text,)).start()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return ask

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
 from pipeline.progress import Progress
+from quantizers.command import DONE, INCOMPLETE
 
 if TYPE_CHECKING:
     from pipeline.study import Study
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         run = dry_run if flags.dry_run else search
         result = run(settings, progress)
     print(json.dumps(result) if flags.format == "json" else result["text"])
-    return 0
+    return DONE if result.get("complete", True) else INCOMPLETE
 
 
 def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -108,12 +109,11 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
         )
         progress.status("writing the front")
         front = publish.publish(settings, study, compared, tracker, weights, complete)
-    again = "" if complete else f"not finished; the same command with --name {settings.study_name} goes on\n"
     return {
         "study": str(settings.folder),
         "complete": complete,
         **front,
-        "text": f"{publish.front_table(front)}\n\n{again}{where_to_look(settings, tracker.how_to_look)}",
+        "text": f"{publish.front_table(front)}\n\n{where_to_look(settings, tracker.how_to_look, complete)}",
     }
 
 
@@ -159,16 +159,20 @@ def opening_line(settings: Settings, study: Study) -> str:
     )
 
 
-def where_to_look(settings: Settings, mlflow: str) -> str:
+def where_to_look(settings: Settings, mlflow: str, complete: bool) -> str:
     """What to open and type next."""
-    return "\n".join(
-        (
-            f"report   {settings.folder / 'report.html'}",
-            f"front    {settings.folder / 'front.json'}",
-            f"MLflow   {mlflow}",
-            f"promote  {sys.executable} -m pipeline.promote {settings.study_name} --out {settings.out}",
+    python, study = f"{sys.executable} -m pipeline", f"{settings.study_name} --out {settings.out}"
+    lines = [
+        f"report   {settings.folder / 'report.html'}",
+        f"front    {settings.folder / 'front.json'}",
+        f"MLflow   {mlflow}",
+        f"promote  {python}.promote {study}",
+    ]
+    if not complete:
+        lines.insert(
+            0, f"not complete; nothing that finished is lost\nresume   {python}.search --name {study}"
         )
-    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -114,8 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         metrics = _run(args, plan, settings)
     except Diverged as error:
-        print(f"diverged: {error}; a lower --learning-rate may help", file=sys.stderr)
-        return 1
+        raise UserError(f"diverged: {error}; a lower --learning-rate may help") from error
     if args.format == "json":
         print(json.dumps(metrics))
     else:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.arm_peers", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser(prog="python -m benchmarks.arm_peers", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--models",
         default=MODELS,
@@ -258,4 +257,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -11,7 +11,6 @@ finding, 2 wrong usage or no fuzzer here.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import datetime
 import hashlib
@@ -30,6 +29,7 @@ from deploy_arm.fuzz.build import CLANGS, ENVIRONMENT, build_fuzzer, pack_corpus
 from deploy_arm.program import KERNELS
 from deploy_arm.storage import write_atomically
 from deploy_arm.toolchain import version_of
+from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
 MOST_BYTES = 450_000  # of the kept corpus
@@ -137,7 +137,7 @@ def fuzz(minutes: float, seeds: Path | None, keep: bool) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy_arm.fuzz", description="Fuzzes the blob loader.")
+    parser = Parser(prog="python -m deploy_arm.fuzz", description="Fuzzes the blob loader.")
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default %(default)g)")
     parser.add_argument("--seeds", type=Path, metavar="FOLDER", help="more blobs to start from")
     parser.add_argument("--keep", action="store_true", help="keep what was reached as the new corpus")
@@ -161,4 +161,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_guard(main))

@@ -20,6 +20,7 @@ from deploy_arm.program import KERNELS, build_program, compile_command
 from deploy_arm.reference import run
 from deploy_arm.targets import TARGETS
 from deploy_arm.toolchain import ROUTE_VARIABLE, Tool, choose_compiler, find_tools, is_arm
+from quantizers.command import main_guard
 from quantizers.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def test_the_environment_forces_a_route(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(ROUTE_VARIABLE, "brew")
-    assert toolchain.main([]) == 2
+    assert main_guard(lambda: toolchain.main([])) == 2
     assert "apt, pip" in capsys.readouterr().err
 
 

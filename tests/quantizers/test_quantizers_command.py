@@ -1,0 +1,71 @@
+"""What a command's exit status says, and that Ctrl-C and SIGTERM are heard at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import IO
+
+import pytest
+
+START = "import sys, time\nfrom quantizers.command import Parser, main_guard\nfrom quantizers.errors import UserError\n"
+CLOSES = """
+def main():
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    finally:
+        print("closed", flush=True)
+        {after}
+"""
+
+
+def command(body: str) -> list[str]:
+    return [sys.executable, "-c", f"{START}{body}\nsys.exit(main_guard(main))"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ("main = lambda: 0", 0, ""),
+        ("main = lambda: 1", 1, ""),
+        ("def main(): raise UserError('--budget 0: too small')", 2, "error: --budget 0: too small\n"),
+        ("def main(): return Parser(prog='it').parse_args(['--nonsense'])", 2, "error: unrecognized"),
+        ("def main(): return {}['nothing']", 70, "KeyError"),
+    ],
+)
+def test_the_status_says_how_it_ended(body: str, status: int, says: str) -> None:
+    done = subprocess.run(command(body), capture_output=True, text=True)
+    assert (done.returncode, says in done.stderr) == (status, True), done.stderr
+    assert ("Traceback" in done.stderr) == (status == 70)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_acknowledged_before_anything_is_closed(number: signal.Signals) -> None:
+    body = CLOSES.format(after="time.sleep(60)")
+    process = subprocess.Popen(command(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert line(process.stdout) == "at work"
+    process.send_signal(number)
+    assert line(process.stderr) == "" and line(process.stderr) == f"{number.name}: ending"
+    assert line(process.stdout) == "closed" and process.poll() is None
+    process.send_signal(number)  # once more: what is being closed is not waited for
+    assert process.wait(20) == 3
+    assert process.stderr is not None and "Traceback" not in process.stderr.read()
+
+
+def test_what_the_parent_ignores_stays_ignored() -> None:
+    body = "def main():\n    print('at work', flush=True)\n    time.sleep(1)\n    return 0"
+    process = subprocess.Popen(
+        command(body), stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert line(process.stdout) == "at work"
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+def line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    return stream.readline().strip()
