@@ -58,6 +58,8 @@ class ImageData:
             images: Images = getattr(self, split)
             if not len(images):
                 raise UserError(f"{self.name}: no images in {split}")
+            if split == "train" and len(images) < 2:
+                raise UserError(f"{self.name}: 1 training image; batch-norm needs at least 2")
             low, high = int(images.labels.min()), int(images.labels.max())
             if low < 0 or high >= len(self.classes):
                 raise UserError(

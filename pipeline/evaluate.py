@@ -63,11 +63,14 @@ def answering(candidate: Candidate, on: str) -> Iterator[Answer]:
     import torch
 
     from pipeline.images import normalize
+    from pipeline.training.outputs import answers
+
+    classes = len(candidate.manifest["classes"])
 
     def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             x = normalize(torch.from_numpy(images), candidate.mean, candidate.std)
-            outputs: NDArray[np.float32] = hardened.network(x).numpy()
+            outputs: NDArray[np.float32] = answers(hardened.network, x, classes).numpy()
             return outputs
 
     yield answer

@@ -56,14 +56,15 @@ def fp32_accuracy(workspace: Workspace, count: int) -> float:
     import torch
 
     from pipeline.images import normalize
+    from pipeline.training.outputs import answers
 
     report, network = workspace.data.report, workspace.model.eval()
     correct = 0
     with torch.inference_mode():
         for start in range(0, count, BATCH):
             rows = torch.arange(start, min(start + BATCH, count))
-            scores = network(normalize(report.batch(rows), workspace.mean, workspace.std))
-            correct += int((scores.flatten(1).argmax(1) == report.labels[rows]).sum())
+            scores = answers(network, normalize(report.batch(rows), workspace.mean, workspace.std))
+            correct += int((scores.argmax(1) == report.labels[rows]).sum())
     return correct / count
 
 

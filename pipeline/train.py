@@ -133,6 +133,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     from pipeline.models import check_classifier, default_image_size, load_model, normalization
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
+    from pipeline.training.outputs import check_outputs
     from pipeline.training.pretraining import pretrain
     from quantizers.network import hard_state
 
@@ -144,6 +145,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     model = load_model(
         args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
+    check_outputs(model, (3, *data.image_size), len(data.classes))
     show = _Status()
     if args.weights is None:
         print(f"no weights given: training {args.model} on {args.data} first", file=sys.stderr)

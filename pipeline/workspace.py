@@ -12,6 +12,7 @@ from pipeline.config import Settings
 from pipeline.data import ImageData, load_data, split_manifest
 from pipeline.models import check_classifier, default_image_size, load_model, normalization
 from pipeline.train import pretrain, pretraining_settings
+from pipeline.training.outputs import check_outputs
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Workspace:
             trained: False leaves a network without weights untrained.
 
         Raises:
-            UserError: an unknown name, unreadable data or weights that do not fit.
+            UserError: an unknown name, unreadable data, weights that do not fit, or a network that does not answer (N, classes).
         """
         check_classifier(settings.model)
         data = load_data(settings.data, settings.image_size, fallback=default_image_size(settings.model))
@@ -46,6 +47,7 @@ class Workspace:
             weights=settings.weights,
             seed=settings.seed,
         )
+        check_outputs(model, (3, *data.image_size), len(data.classes))
         mean, std = normalization(settings.model)
         if settings.weights is None and trained:
             recipe = replace(pretraining_settings(len(data.train)), seed=settings.seed)

@@ -54,7 +54,8 @@ def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
     handles = [module.register_forward_hook(note) for module in names]
     try:
         model.eval()
-        model(torch.zeros(1, *input_shape, dtype=parameter.dtype, device=parameter.device))
+        # Two images: a forward with squeeze() takes a batch of one for something else.
+        model(torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device))
     finally:
         for handle in handles:
             handle.remove()

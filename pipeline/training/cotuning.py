@@ -76,12 +76,12 @@ class Cotuning(Loop):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         share, temperature = self.settings.distillation, self.settings.distillation_temperature
-        logits = self.called(images).float()
+        logits = self.logits(self.called, images)
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         if self.teacher is None:
             return loss
         with torch.no_grad():
-            wanted = nn.functional.log_softmax(self.teacher(images).float() / temperature, dim=1)
+            wanted = nn.functional.log_softmax(self.logits(self.teacher, images) / temperature, dim=1)
         given = nn.functional.log_softmax(logits / temperature, dim=1)
         divergence = nn.functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
         # The square keeps the gradient's size independent of the temperature (Hinton et al. 2015, section 2).

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.images import Images, augment, normalize
+from pipeline.training.outputs import answers
 
 
 def batches(
@@ -43,13 +44,14 @@ def predictions(
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        answers = [
-            network(x).argmax(1).cpu() for x in batches(images, mean, std, batch, device_of(network), indices)
+        found = [
+            answers(network, x).argmax(1).cpu()
+            for x in batches(images, mean, std, batch, device_of(network), indices)
         ]
     finally:
         for module, training in modes.items():
             module.training = training
-    return torch.cat(answers) if answers else torch.empty(0, dtype=torch.int64)
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
 def error_of(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.data import ImageData
 from pipeline.images import augment, normalize
+from pipeline.training.outputs import as_logits
 from pipeline.training.settings import TrainSettings
 from quantizers.errors import UserError
 
@@ -68,6 +69,10 @@ class Loop:
             raise UserError(
                 f"batch size {self.batch_size} cannot be shared by {world} workers; give a multiple of {world}"
             )
+        if self.batch_size < 2 * world:
+            raise UserError(
+                f"batch size {self.batch_size} for {world} workers: batch-norm needs 2 images on each; give {2 * world} or more"
+            )
         self.steps_per_epoch = images // self.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.optimizer = torch.optim.SGD(
@@ -86,8 +91,12 @@ class Loop:
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The loss of one batch; ``images`` are normalized."""
-        logits = self.called(images).float()
+        logits = self.logits(self.called, images)
         return nn.functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """What ``network`` answers to a batch, float32 [n, classes]."""
+        return as_logits(network(images), len(images), len(self.data.classes)).float()
 
     def before_step(self, share: float) -> None:
         """Called before each step with the share of planned steps that are done, 0..1."""
