@@ -8,14 +8,12 @@ network every activation quantizer is one node ``aten.fake_quantize_per_tensor_a
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from quantizers import differentiable_kmeans as _differentiable_kmeans  # noqa: F401  registers itself
@@ -28,17 +26,12 @@ from quantizers.codebook import Codebook
 from quantizers.errors import UserError
 from quantizers.mixture import prepare
 from quantizers.placement import RELU, Placement, kind, placements
+from quantizers.tracing import evaluating, traced
 from search_spaces.plan import Plan
 
 INPUT_BITS = 8
 MIXTURE_RATE = 0.1  # of the weights' learning rate
 PREFIX = "quantize_"
-WITHOUT_WRITES: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.imul: operator.mul,
-    torch.relu_: torch.relu,
-}
-WITHOUT_WRITES |= {F.relu_: F.relu, "add_": "add", "mul_": "mul", "relu_": "relu"}
 PARTS = ("indices", "levels", "scale")
 
 
@@ -233,35 +226,6 @@ def _plain(module: nn.Module) -> nn.Module:
     return plain
 
 
-def traced(model: nn.Module) -> fx.GraphModule:
-    """A copy as a graph, without operations that overwrite their input.
-
-    Raises:
-        UserError: ``torch.fx`` cannot follow the model.
-    """
-    try:
-        network = fx.symbolic_trace(copy.deepcopy(model))
-    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError) as error:
-        raise UserError(
-            f"torch.fx cannot trace {type(model).__name__} ({str(error).splitlines()[0]}); the model must be free of control "
-            "flow that depends on values: move it into a module that is decided when the model is built"
-        ) from error
-    _without_writes(network)
-    return network
-
-
-def _without_writes(network: fx.GraphModule) -> None:
-    """Turn operations that overwrite their input into ones that do not: a quantizer keeps its output for the backward pass."""
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
-    for node in network.graph.nodes:
-        node.target = WITHOUT_WRITES.get(node.target, node.target)
-        if node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-    network.recompile()
-
-
 def _check_layers(network: fx.GraphModule, plan: Plan) -> None:
     names, planned = set(layer_names(network)), set(plan.layers)
     if names != planned:
@@ -301,7 +265,6 @@ def without_steps(network: nn.Module) -> None:
 @torch.no_grad()
 def _calibrate(network: fx.GraphModule, images: Tensor) -> None:
     """One pass in evaluation mode; every quantizer takes its step from what it sees, and passes on what it makes of it."""
-    modes = {module: module.training for module in network.modules()}
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         cast(LearnedStep, module).calibrate(inputs[0])
@@ -312,9 +275,8 @@ def _calibrate(network: fx.GraphModule, images: Tensor) -> None:
         if isinstance(module, LearnedStep)
     ]
     try:
-        network.eval()(images)
+        with evaluating(network):
+            network(images)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from quantizers.modules import torch_class
+
 RELU: frozenset[Any] = frozenset({nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 RELU6: frozenset[Any] = frozenset({nn.ReLU6, F.relu6})
 NORM: frozenset[Any] = frozenset({nn.BatchNorm2d, nn.BatchNorm1d})
@@ -92,12 +94,13 @@ def kind(network: fx.GraphModule, node: fx.Node) -> Any:
             return F.relu6
         return node.target
     module = network.get_submodule(str(node.target))
-    if type(module) is nn.Hardtanh and (module.min_val, module.max_val) == (0, 6):
+    for weighted in WEIGHTED:
+        if isinstance(module, weighted):  # a parametrized layer is of a class made for it
+            return weighted
+    sort = torch_class(module)
+    if sort is nn.Hardtanh and (module.min_val, module.max_val) == (0, 6):
         return nn.ReLU6
-    for sort in WEIGHTED:
-        if isinstance(module, sort):  # a parametrized layer is of a class made for it
-            return sort
-    return type(module)
+    return sort
 
 
 def _bounds(rest: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:

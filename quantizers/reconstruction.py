@@ -15,7 +15,7 @@ from quantizers.activation import LearnedStep
 from quantizers.adaptive_rounding import AdaptiveRounding
 from quantizers.base import WeightQuantizer
 from quantizers.lockstep import channel_statistics, lockstep, match_batch_norm
-from quantizers.network import quantizers_of
+from quantizers.network import quantizers_of, traced
 from quantizers.uniform import Int8
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
@@ -96,14 +96,14 @@ def reconstruct(
     numbers = {name: number for number, name in enumerate(layers)}
     wanted: dict[str, Tensor] = {}
     statistics: dict[str, tuple[Tensor, Tensor]] = {}
-    traced = fx.symbolic_trace(original)
-    for node, values in lockstep(traced, batches):
+    plain = traced(original)
+    for node, values in lockstep(plain, batches):
         name = str(node.target)
-        module = traced.get_submodule(name)
+        module = plain.get_submodule(name)
         if name in layers:
             seen = _sample(module, values, how, numbers[name])
             out = apply(cast(Tensor, module.weight), seen, getattr(module, "groups", 1))
-            wanted[name] = _behind(traced, node)(out)
+            wanted[name] = _behind(plain, node)(out)
         elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
             statistics[name] = channel_statistics(values)
     for node, values in lockstep(network, batches):
@@ -120,7 +120,7 @@ def reconstruct(
                 how,
             )
         elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
-            source = cast(nn.BatchNorm2d, traced.get_submodule(name))
+            source = cast(nn.BatchNorm2d, plain.get_submodule(name))
             match_batch_norm(module, source, values, statistics[name])
 
 
