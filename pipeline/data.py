@@ -6,6 +6,7 @@ validation images guides a search, the other reports its results. The halves dep
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -236,7 +237,7 @@ def _checked(name: str, split: str, x: NDArray[Any], y: NDArray[Any], size: Size
 
 @DATA.register("imagefolder")
 def _imagefolder(place: str, size: Size | None, fallback: Size) -> ImageData:
-    """A folder with train/CLASS/IMAGE and val/CLASS/IMAGE; a class is called like its folder."""
+    """A folder with train/CLASS/IMAGE and val/CLASS/IMAGE; a class is called like its folder, and may have folders of its own."""
     name = f"imagefolder:{place}"
     root = Path(_needed("imagefolder:DIR", place)).expanduser()
     if missing := [split for split in ("train", "val") if not (root / split).is_dir()]:
@@ -244,7 +245,11 @@ def _imagefolder(place: str, size: Size | None, fallback: Size) -> ImageData:
             f"{name}: there is no folder {root / missing[0]}; DIR must hold train/CLASS/IMAGE and val/CLASS/IMAGE"
         )
     found = {
-        split: sorted(folder.name for folder in (root / split).iterdir() if folder.is_dir())
+        split: sorted(
+            folder.name
+            for folder in (root / split).iterdir()
+            if folder.is_dir() and not _is_litter(folder.name)
+        )
         for split in ("train", "val")
     }
     classes = found["train"]
@@ -255,7 +260,7 @@ def _imagefolder(place: str, size: Size | None, fallback: Size) -> ImageData:
     parts = []
     for split in ("train", "val"):
         files = [
-            (f"{split}/{c}/{file.name}", k)
+            (file.relative_to(root).as_posix(), k)
             for k, c in enumerate(classes)
             for file in _image_files(root / split / c)
         ]
@@ -271,7 +276,17 @@ def _imagefolder(place: str, size: Size | None, fallback: Size) -> ImageData:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _is_litter(name)]
+        files = [Path(place, name) for name in names if not _is_litter(name)]
+        found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    return sorted(found)
+
+
+def _is_litter(name: str) -> bool:
+    """What systems and editors leave in folders: ``__MACOSX``, ``._a.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _needed(form: str, place: str) -> str:

@@ -15,11 +15,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.foreign_files import first_line, reason
 from pipeline.preprocessing import Preprocessing
 from quantizers.errors import UserError
 
 AUGMENTATIONS = ("none", "crop", "crop_flip")
 Indices = Tensor | Sequence[int]
+
+
+class UnreadableImage(UserError):
+    """An image file that cannot be decoded."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} cannot be decoded ({why}); mend it or take it out of the data set")
+        self.path, self.why = path, why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.why)
 
 
 class Images(ABC):
@@ -135,15 +147,8 @@ class FileImages(Images):
         path = self._root / self._files[index]
         try:
             return self.preprocessing.read(path)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:  # what Pillow raises on bad files
-            raise UserError(
-                f"{path} cannot be decoded ({error}); mend it or take it out of the data set"
-            ) from error
+        except Exception as error:  # damaged images raise nearly anything: the file is at fault
+            raise UnreadableImage(path, reason(path) or first_line(error)) from error
 
     def subset(self, indices: Indices) -> FileImages:
         rows = torch.as_tensor(indices, dtype=torch.int64)

@@ -19,14 +19,17 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 LARGE = 128  # from so many pixels upward a margin is cut off, as is usual for ImageNet: 256 is resized to, 224 kept
 MARGIN = 8 / 7
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF and its value
 SAID = {  # what holds for every image; in a manifest for those who do without this file
     "interpolation": "bilinear, rows first; where a side shrinks, the triangle is widened by the factor (antialiasing)",
     "unresized": "an image that has the size already is taken as it is",
-    "channels": "RGB; grey images have three equal channels",
+    "orientation": "turned as the EXIF tag says, before anything else",
+    "channels": "RGB; grey images have three equal channels; what is transparent is laid over white",
+    "depth": "8 bits; of 16 bits v becomes round(v / 257), of floats in 0..1 round(255 v), other depths are refused",
     "layout": "uint8, row by row, the channels of a pixel side by side; normalization is part of the program",
 }
 
@@ -79,7 +82,7 @@ class Preprocessing:
         """The pixels of an image file, uint8 [height, width, 3].
 
         Raises:
-            OSError, ValueError, SyntaxError, Image.DecompressionBombError: what Pillow raises where it cannot be decoded.
+            Exception: it cannot be decoded, see ``decode``.
         """
         return np.asarray(self.fitted(decode(path)), dtype=np.uint8)
 
@@ -103,9 +106,40 @@ def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """An image file as RGB."""
+    """An image file as RGB, 8 bits a channel, as ``SAID`` tells. Of several frames the first is taken.
+
+    Raises:
+        ValueError: a depth whose white is not known.
+        Exception: what Pillow raises where a file cannot be decoded.
+    """
     with Image.open(path) as file:
-        return file.convert("RGB")
+        file.load()
+        try:
+            image = ImageOps.exif_transpose(file)
+        except Exception:  # what the tags say cannot be read: the pixels can
+            image = file.copy()
+        return _rgb(image, file.format or "", getattr(file, "tag_v2", {}).get(PHOTOMETRIC))
+
+
+def _rgb(image: Image.Image, form: str, photometric: int | None) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
+        if photometric == WHITE_IS_ZERO:
+            raise ValueError("16 bits with zero as white; save it with zero as black")
+        image = Image.fromarray(
+            ((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        )
+    elif image.mode in ("I", "F"):
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
+        if image.mode == "I" or not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"numbers of 32 bits from {low:g} to {high:g}; save it with 8 or 16 bits, or as floats in 0..1"
+            )
+        image = Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
 
 
 def main() -> int:
@@ -117,7 +151,7 @@ def main() -> int:
         preprocessing = Preprocessing.of_manifest(Path(__file__).with_name("manifest.json"))
         for path in sys.argv[1:]:
             sys.stdout.buffer.write(preprocessing.read(path).tobytes())
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged images raise nearly anything
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -37,10 +37,14 @@ def main(argv: list[str] | None = None) -> int:
 def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
     """What would be searched and what it would cost, without training anything."""
     from pipeline.estimate import estimate
+    from pipeline.image_check import look
 
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress, trained=False)
-    return estimate(workspace, space)
+    progress.status("looking at the images")
+    seen = look(workspace.data)
+    result = estimate(workspace, space)
+    return {**result, "images_seen": seen.as_dict(), "text": f"{seen}\n\n{result['text']}"}
 
 
 def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
