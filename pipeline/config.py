@@ -1,4 +1,7 @@
-"""The settings of a search: one dataclass; a YAML file gives defaults, flags win, the resolved settings are saved."""
+"""The settings of a search: one dataclass; a YAML file gives defaults, flags win, the resolved settings are saved.
+
+Relative paths in a YAML file are relative to its folder, those of a flag to the current one; see ``pipeline.paths``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import paths
 from pipeline.records import OBJECTIVES
 from quantizers.command import Parser as Parser
 from quantizers.command import main_guard as main_guard
@@ -80,6 +84,9 @@ class Settings:
     weights: str | None = _setting(
         None, str, "trained weights: a file or a torchvision weights name; without, the network is trained first",
         "what", "FILE",
+    )  # fmt: skip
+    modules: Path | None = _setting(
+        None, Path, "folder that package.module:factory is looked up in (default the current one)", "what", "DIR"
     )  # fmt: skip
     image_size: int | None = _setting(
         None, _at_least(int, 8), "side of the input images in pixels", "what", "PIXELS"
@@ -189,16 +196,24 @@ def parsed(setting: dataclasses.Field[Any], value: Any, where: str) -> Any:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file of settings."""
+    """The mapping in a YAML file of settings, its paths absolute: relative ones are relative to the file's folder, and in the
+    ``settings.yaml`` of a study to where the search was started.
+
+    Raises:
+        UserError: it cannot be read, or holds no mapping.
+    """
     import yaml
 
+    path = paths.absolute(path)
     try:
         record = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the settings in {path}: {error}") from error
     if not isinstance(record, dict):
         raise UserError(f"{path} must hold `setting: value` lines, not a {type(record).__name__}")
-    return record
+    record = {str(key).replace("-", "_"): value for key, value in record.items()}
+    of_a_study = path.name == paths.SETTINGS and record.get("name") == path.parent.name
+    return paths.settled(record, paths.typed_in(path.parent) if of_a_study else path.parent)
 
 
 def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[Settings, argparse.Namespace]:
@@ -219,11 +234,14 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
             dest=setting.name, default=argparse.SUPPRESS, metavar=meta["metavar"], help=meta["help"] + shown,
         )  # fmt: skip
     parser.add_argument(
-        "--config", type=Path, metavar="FILE.yaml", help="defaults for these flags; flags win"
+        "--config",
+        type=paths.absolute,
+        metavar="FILE.yaml",
+        help="defaults for these flags; flags win; relative paths in it are relative to its folder",
     )
     namespace = parser.parse_args(argv)
     names = {setting.name: setting for setting in dataclasses.fields(Settings)}
     record = read_config(namespace.config) if namespace.config else {}
-    merged = Settings.from_dict(record, str(namespace.config))
+    merged = Settings.from_dict({"out": paths.absolute(Settings.out), **record}, str(namespace.config))
     given = {key: parsed(names[key], value, "flag") for key, value in vars(namespace).items() if key in names}
-    return dataclasses.replace(merged, **given), namespace
+    return dataclasses.replace(merged, **paths.settled(given)), namespace

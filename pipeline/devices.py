@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, main_guard
+from pipeline.paths import absolute
 from pipeline.pool import DeviceError, arm_nodes, devices_at_hand, source_of
 from quantizers.errors import UserError
 
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
         prog="python -m pipeline.devices", description="List the ARM CPUs that programs can run on."
     )
     parser.add_argument(
-        "--profile", type=Path, metavar="CANDIDATE", help="time the candidate of this folder on one, anew"
+        "--profile", type=absolute, metavar="CANDIDATE", help="time the candidate of this folder on one, anew"
     )
     parser.add_argument("--target", default="a76", metavar="CPU", help="ARM CPU class (default a76)")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output (default text)")

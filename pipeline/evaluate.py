@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.config import Parser, main_guard
 from quantizers.errors import UserError
 
@@ -131,8 +132,16 @@ def scored(candidate: Candidate, predicted: Any, labels: Any, on: str, split: st
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m pipeline.evaluate", description=__doc__)
-    parser.add_argument("candidate", type=Path, help="candidate folder: STUDY/candidates/HASH")
-    parser.add_argument("--data", help="data set as in pipeline.search (default: the one it was made with)")
+    parser.add_argument("candidate", type=paths.absolute, help="candidate folder: STUDY/candidates/HASH")
+    parser.add_argument(
+        "--data", type=paths.data, help="data set as in pipeline.search (default: the one it was made with)"
+    )
+    parser.add_argument(
+        "--modules",
+        type=paths.absolute,
+        metavar="DIR",
+        help="folder that a package.module:factory is looked up in (default the current one)",
+    )
     parser.add_argument(
         "--on", choices=WAYS, default="torch", help="PyTorch network, ARM program or integer reference"
     )
@@ -140,7 +149,9 @@ def main(argv: list[str] | None = None) -> int:
         "--split", choices=SPLITS, default="report", help="which images (default %(default)s)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of the split")
-    parser.add_argument("--predictions", type=Path, metavar="FILE", help="write one predicted class a line")
+    parser.add_argument(
+        "--predictions", type=paths.absolute, metavar="FILE", help="write one predicted class a line"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print")
     args = parser.parse_args(argv)
     if args.limit is not None and args.limit < 1:
@@ -148,8 +159,10 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.candidate import load_candidate
     from pipeline.data import load_data
+    from pipeline.factories import look_in
     from pipeline.files import write_atomically
 
+    look_in(args.modules)
     candidate = load_candidate(args.candidate)
     data = checked(
         candidate, load_data(args.data or candidate.manifest["data"]["spec"], candidate.image_size)

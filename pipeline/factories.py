@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from quantizers.errors import UserError
 
@@ -19,12 +19,21 @@ def is_factory(text: str) -> bool:
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
+def look_in(folder: Path | None) -> None:
+    """Let modules be found in ``folder`` before all others, as Python finds them in the folder it is started in."""
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+
+
 def find_factory(text: str) -> Callable[..., Any]:
     """The function that ``package.module:function`` names.
 
     Raises:
         UserError: no such module, no such function in it, or it cannot be called.
     """
+    from torch import nn  # here, so that settings are read without it
+
     module_name, _, name = text.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -32,7 +41,7 @@ def find_factory(text: str) -> Callable[..., Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error
         raise UserError(
-            f"{text!r}: there is no module {error.name!r} here; run from the folder that holds it, or add that to PYTHONPATH"
+            f"{text!r}: there is no module {error.name!r} here; run from the folder that holds it, or name that by --modules"
         ) from error
     except (Exception, SystemExit) as error:  # a module of someone else's does anything
         raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error

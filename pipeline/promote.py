@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.config import Parser, Settings, main_guard, read_config
 from pipeline.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
 from quantizers.errors import UserError
@@ -172,13 +173,13 @@ def _front(folder: Path) -> dict[str, Any]:
 
 def _settings(out: Path, study: str, tracking_uri: str | None) -> tuple[Path, Settings]:
     folder = out / study
-    if not (folder / "settings.yaml").is_file():
-        known = sorted(path.parent.name for path in out.glob("*/settings.yaml"))
+    if not (folder / paths.SETTINGS).is_file():
+        known = sorted(path.parent.name for path in out.glob(f"*/{paths.SETTINGS}"))
         raise UserError(
             f"there is no study {study!r} in {out}; there are: {', '.join(known) or 'none'} (--out names the folder)"
         )
-    record = {**read_config(folder / "settings.yaml"), "name": study, "out": str(out)}
-    settings = Settings.from_dict(record, str(folder / "settings.yaml"))
+    record = {**read_config(folder / paths.SETTINGS), "name": study, "out": str(out)}
+    settings = Settings.from_dict(record, str(folder / paths.SETTINGS))
     return folder, dataclasses.replace(settings, tracking_uri=tracking_uri or settings.tracking_uri)
 
 
@@ -212,8 +213,8 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
-        default=Path("runs"),
+        type=paths.absolute,
+        default="runs",
         metavar="DIR",
         help="folder of the studies (default %(default)s)",
     )
@@ -234,10 +235,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--registered-name", metavar="NAME", help="name in MLflow's registry (default: MODEL-DATA-TARGET)"
     )
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: the study's)")
+    parser.add_argument(
+        "--tracking-uri", type=paths.tracking_uri, metavar="URI", help="MLflow server (default: the study's)"
+    )
     parser.add_argument(
         "--bundle",
-        type=Path,
+        type=paths.absolute,
         metavar="DIR",
         help="where to write the bundle (default: OUT/STUDY/promoted/HASH)",
     )

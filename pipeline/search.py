@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
+from pipeline.paths import SETTINGS, shell
 from pipeline.progress import Progress
 from quantizers.command import DONE, INCOMPLETE
 
@@ -95,9 +96,7 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
         sampler=settings.sampler,
         seed=settings.seed,
     ) as study:
-        write_atomically(
-            settings.folder / "settings.yaml", yaml.safe_dump(settings.as_dict(), sort_keys=False)
-        )
+        write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
         write_atomically(settings.folder / "split.json", json.dumps(workspace.data_record()))
         progress.line(opening_line(settings, study))
         progress.status("profiling the references")
@@ -165,17 +164,16 @@ def opening_line(settings: Settings, study: Study) -> str:
 
 def where_to_look(settings: Settings, mlflow: str, complete: bool) -> str:
     """What to open and type next."""
-    python, study = f"{sys.executable} -m pipeline", f"{settings.study_name} --out {settings.out}"
+    name, out = settings.study_name, settings.out
     lines = [
         f"report   {settings.folder / 'report.html'}",
         f"front    {settings.folder / 'front.json'}",
         f"MLflow   {mlflow}",
-        f"promote  {python}.promote {study}",
+        f"promote  {shell('pipeline.promote', name, '--out', out)}",
     ]
     if not complete:
-        lines.insert(
-            0, f"not complete; nothing that finished is lost\nresume   {python}.search --name {study}"
-        )
+        resume = shell("pipeline.search", "--name", name, "--out", out)
+        lines.insert(0, f"not complete; nothing that finished is lost\nresume   {resume}")
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from pipeline import pareto
+from pipeline import pareto, paths
 from pipeline.lock import lock
 from pipeline.records import OBJECTIVES, Figures, Rung, TrialRecord
 from quantizers.errors import UserError
@@ -266,12 +266,14 @@ class Study:
         if before is None:
             self._study.set_user_attr("identity", identity)
             return
+        before = paths.resolved(before, paths.typed_in(self.folder))  # older studies kept paths as typed
         changes = list(_differences(before, identity))
         if changes:
             raise UserError(
                 f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. "
                 "Repeat the old settings to resume it, or choose another name for a new study"
             )
+        self._study.set_user_attr("identity", identity)
 
     def _load(self) -> dict[int, TrialRecord]:
         return {
@@ -370,7 +372,7 @@ def _open(folder: Path, objectives: int) -> optuna.Study:
             "pragma journal_mode=wal"
         )  # remembered by the file: readers never block the driver
     storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": 60}}
+        paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": 60}}
     )
     return optuna.create_study(
         study_name="search", storage=storage, directions=["minimize"] * objectives, load_if_exists=True
@@ -386,5 +388,9 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    text = json.dumps(value, ensure_ascii=False)
+    return (
+        text
+        if len(text) <= 60 or isinstance(value, str)
+        else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    )

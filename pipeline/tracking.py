@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shlex
-import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,10 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from pipeline.describe import environment, figures, flat, key_of, note, plan_parameters, text_of
 from pipeline.files import write_atomically
+from pipeline.paths import absolute, shell, sqlite_file, sqlite_uri, tracking_uri
 from pipeline.records import TrialRecord
 from quantizers.errors import UserError
 
@@ -40,6 +41,7 @@ LONGEST = 500  # characters of a parameter or tag that every server keeps whole;
 PAGE = 1000
 BATCH = 800  # metrics; a batch of MLflow's holds 1000 entities, parameters and tags included
 TABLE = "front_table.json"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 COMMON = ("model", "data", "target", "sampler", "seed", "epochs_per_trial")  # repeated on every trial
 
 
@@ -74,36 +76,39 @@ class Tracker:
     """One study's runs.
 
     Args:
-        uri: an MLflow server (``http://host:5000``) or another MLflow store; None is an sqlite file ``mlflow.db`` in ``out``
-            with the artifacts in ``out/mlartifacts``.
+        uri: an MLflow server (``http://host:5000``) or another MLflow store; None is an sqlite file ``mlflow.db`` in ``out``.
+            The artifacts of an sqlite file lie in ``mlartifacts`` beside it.
         out: the folder that holds one folder per study.
         study: the study's name; it names the MLflow experiment.
         layer_weights: weights per layer, so that mean bits are over weights; without, they are over layers.
 
     Raises:
-        UserError: nothing answers at ``uri``, or the experiment was deleted there.
+        UserError: nothing answers at ``uri``, MLflow cannot use it, or the experiment was deleted there.
     """
 
     def __init__(
         self, uri: str | None, out: Path, study: str, layer_weights: Mapping[str, int] | None = None
     ) -> None:
-        out = out.resolve()
+        out = absolute(out)
         (out / study).mkdir(parents=True, exist_ok=True)
-        self.uri = uri or f"sqlite:///{out / 'mlflow.db'}"
-        self.study, self.embedded = study, uri is None
+        self.uri = sqlite_uri(out / "mlflow.db") if uri is None else tracking_uri(uri)
+        self.study = study
         self.layer_weights = dict(layer_weights or {})
         if self.uri.startswith(("http://", "https://")):
             _reachable(self.uri)
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         # Alembic tells every table it makes; that is no news to a person who runs a search.
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        with explained(f"opening {self.uri}"):
+        try:
+            if self.file is not None:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            self.experiment = self._experiment(
-                (out / "mlartifacts" / study).as_uri() if self.embedded else None
-            )
+            self.experiment = self._experiment(out)
+        except (MlflowException, OSError) as error:
+            raise UserError(f"MLflow cannot use {self.uri}: {' '.join(str(error).split())}") from error
         self.identity = _identity(out / study / "tracking_id")
         self.common: dict[str, str] = {}
         self._parent: str | None = None
@@ -112,9 +117,14 @@ class Tracker:
     @property
     def how_to_look(self) -> str:
         """What a person opens or types to see the runs."""
-        if not self.embedded:
+        if self.file is None and not self.uri.startswith("file:"):
             return self.uri
-        return f"{sys.executable} -m mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+        return shell("mlflow", "ui", "--backend-store-uri", self.uri)
+
+    @property
+    def file(self) -> Path | None:
+        """The database file, where the store is one."""
+        return sqlite_file(self.uri)
 
     @property
     def parent(self) -> str:
@@ -248,17 +258,23 @@ class Tracker:
             self.client.set_tag(self.parent, "mlflow.note.content", note(front))
             self.client.set_terminated(self.parent, status=status)
 
-    def _experiment(self, location: str | None) -> str:
+    def _experiment(self, out: Path) -> str:
         found = self.client.get_experiment_by_name(self.study)
         if found is None:
             kind = {
                 "mlflow.experimentKind": "custom_model_development"
             }  # which of its two faces MLflow shows
+            location = None  # a server's, or a folder's, own
+            if urlsplit(self.uri).scheme.split("+")[0] in DATABASES:
+                # MLflow itself would put a database's artifacts into whatever folder is the current one.
+                folder = out if self.file is None else self.file.parent
+                location = (folder / "mlartifacts" / self.study).as_uri()
             return self.client.create_experiment(self.study, artifact_location=location, tags=kind)
         if found.lifecycle_stage == "deleted":
             raise UserError(
-                f"MLflow's experiment {self.study!r} was deleted: restore it with `mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}` (MLFLOW_TRACKING_URI={self.uri}) or give the study another --name"
+                f"MLflow's experiment {self.study!r} was deleted: restore it with `MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
+                f"{shell('mlflow', 'experiments', 'restore', '--experiment-id', found.experiment_id)}` "
+                "or give the study another --name"
             )
         return found.experiment_id
 

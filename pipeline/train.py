@@ -13,9 +13,9 @@ import io
 import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import paths
 from pipeline.config import Parser, main_guard
 from pipeline.training.settings import TrainSettings, pretraining_settings
 from quantizers.errors import UserError
@@ -65,18 +65,30 @@ def main(argv: list[str] | None = None) -> int:
         "--model", default="resnet8", help="network, as in pipeline.search (default %(default)s)"
     )
     parser.add_argument(
-        "--data", default="digits", help="data set, as in pipeline.search (default %(default)s)"
+        "--data",
+        type=paths.data,
+        default="digits",
+        help="data set, as in pipeline.search (default %(default)s)",
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="trained weights; without, the network is trained first"
+        "--weights",
+        type=paths.weights,
+        metavar="FILE",
+        help="trained weights; without, the network is trained first",
     )
-    parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="the plan, JSON")
+    parser.add_argument("--plan", type=paths.absolute, required=True, metavar="FILE", help="the plan, JSON")
     parser.add_argument(
         "--out",
-        type=Path,
-        default=Path("trained"),
+        type=paths.absolute,
+        default="trained",
         metavar="DIR",
         help="where network.pt and metrics.json go",
+    )
+    parser.add_argument(
+        "--modules",
+        type=paths.absolute,
+        metavar="DIR",
+        help="folder that package.module:factory is looked up in (default the current one)",
     )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input images")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
@@ -129,6 +141,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     import torch
 
     from pipeline.data import load_data, split_manifest
+    from pipeline.factories import look_in
     from pipeline.files import write_atomically
     from pipeline.models import check_classifier, default_image_size, load_model, normalization
     from pipeline.training.cotuning import Cotuning
@@ -139,6 +152,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
 
     if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
+    look_in(args.modules)
     check_classifier(args.model)
     mean, std = normalization(args.model)
     data = load_data(args.data, args.image_size, fallback=default_image_size(args.model))

@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.config import Settings
 from pipeline.data import ImageData, load_data, split_manifest
+from pipeline.factories import look_in
 from pipeline.models import check_classifier, default_image_size, load_model, normalization
 from pipeline.train import pretrain, pretraining_settings
 from pipeline.training.outputs import check_outputs
@@ -38,6 +39,7 @@ class Workspace:
         Raises:
             UserError: an unknown name, unreadable data, weights that do not fit, or a network that does not answer (N, classes).
         """
+        look_in(settings.modules)
         check_classifier(settings.model)
         data = load_data(settings.data, settings.image_size, fallback=default_image_size(settings.model))
         model = load_model(

@@ -1,0 +1,218 @@
+"""What a person types as a path means the same whoever uses it later, and from whatever folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import paths
+from pipeline.config import Parser, Settings, parse, read_config
+from pipeline.study import Study
+from pipeline.tracking import Tracker
+from quantizers.errors import UserError
+from search_spaces.space import Space
+
+AWKWARD = ("with space", "a%20b 100%", "what?x=y", '#1 it\'s "ü" ☃', "{curly} $HOME;a&b @:")
+SPACE = Space(("first", "middle", "last"), (4, 8))
+
+
+@pytest.fixture(params=AWKWARD)
+def awkward(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder = tmp_path / request.param
+    folder.mkdir()
+    return folder
+
+
+@contextlib.contextmanager
+def current(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def settings(*argv: str) -> Settings:
+    return parse(list(argv), Parser(prog="test"))[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "typed", "meant"),
+    [
+        ("--out", "runs", "{here}/runs"),
+        ("--out", "../other/", "{up}/other"),
+        ("--out", "~/runs", "{home}/runs"),
+        ("--data", "npz:images.npz", "npz:{here}/images.npz"),
+        ("--data", "npz:data", "npz:{here}/data"),  # has the form of module:function, but npz is a registered data set
+        ("--data", "imagefolder:~/images", "imagefolder:{home}/images"),
+        ("--data", "cifar10:a:b", "cifar10:{here}/a:b"),
+        ("--data", "digits", "digits"),
+        ("--data", "package.module:function", "package.module:function"),
+        ("--weights", "network.pt", "{here}/network.pt"),
+        ("--weights", "folder/IMAGENET1K_V1", "{here}/folder/IMAGENET1K_V1"),
+        ("--weights", "IMAGENET1K_V1", "IMAGENET1K_V1"),
+        ("--weights", "A_FILE", "{here}/A_FILE"),
+        ("--tracking-uri", "sqlite:///tracked.db", "sqlite:///{here}/tracked.db"),
+        ("--tracking-uri", "sqlite:////some/tracked.db", "sqlite:////some/tracked.db"),
+        ("--tracking-uri", "sqlite:///tracked.db?timeout=9", "sqlite:///{here}/tracked.db?timeout=9"),
+        ("--tracking-uri", "mlruns", "file://{here}/mlruns"),
+        ("--tracking-uri", "file:mlruns", "file://{here}/mlruns"),
+        ("--tracking-uri", "file:///some/mlruns", "file:///some/mlruns"),
+        ("--tracking-uri", "http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("--tracking-uri", "databricks", "databricks"),
+    ],
+)  # fmt: skip
+def test_a_flag_means_what_it_means_in_the_current_folder(
+    flag: str, typed: str, meant: str, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "A_FILE").touch()
+    with current(here):
+        found = settings(flag, typed)
+    value = str(getattr(found, flag[2:].replace("-", "_")))
+    assert value == meant.format(here=here, up=tmp_path, home=Path.home())
+    assert found.out.is_absolute()
+    with current(tmp_path):  # what is resolved stays as it is
+        again = Settings.from_dict(paths.settled(yaml.safe_load(yaml.safe_dump(found.as_dict()))))
+    assert again == found
+
+
+def test_dots_are_left_out_unless_a_link_gives_them_another_meaning(tmp_path: Path) -> None:
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "inner")
+    assert paths.absolute("real/inner/../x", tmp_path) == tmp_path / "real" / "x"
+    assert paths.absolute("link/../x", tmp_path).resolve() == tmp_path / "real" / "x"
+    assert paths.absolute("link/x", tmp_path) == tmp_path / "link" / "x"
+
+
+def test_paths_in_a_settings_file_are_relative_to_its_folder(tmp_path: Path) -> None:
+    folder, here = tmp_path / "configs", tmp_path / "here"
+    folder.mkdir()
+    here.mkdir()
+    (folder / "search.yaml").write_text(
+        "out: ../runs\ndata: npz:images.npz\nweights: w.pt\ntracking-uri: sqlite:///t.db\nmodel: nets:make\n"
+    )
+    with current(here):
+        found = settings("--config", "../configs/search.yaml", "--weights", "mine.pt")
+    assert found.out == tmp_path / "runs"
+    assert found.data == f"npz:{folder}/images.npz"
+    assert found.weights == f"{here}/mine.pt"
+    assert found.tracking_uri == f"sqlite:///{folder}/t.db"
+    assert found.modules == folder
+    (folder / "search.yaml").write_text("budget: 3\n")
+    with current(here):
+        assert settings("--config", "../configs/search.yaml").out == here / "runs"
+
+
+def test_factories_are_looked_up_where_they_were_typed(tmp_path: Path) -> None:
+    with current(tmp_path):
+        assert settings("--model", "nets:make").modules == tmp_path
+        assert settings("--data", "images:load", "--modules", "code").modules == tmp_path / "code"
+        assert settings("--model", "resnet20").modules is None
+
+
+def older(folder: Path, out: str, data: str) -> Path:
+    """The settings of a study as they were kept before paths were made absolute."""
+    folder.mkdir(parents=True)
+    (folder / "settings.yaml").write_text(f"name: {folder.name}\nout: {out}\ndata: {data}\nweights: w.pt\n")
+    return folder
+
+
+def test_settings_of_an_older_study_mean_what_they_meant_where_it_was_started(tmp_path: Path) -> None:
+    study = older(tmp_path / "there" / "some" / "runs" / "first", "./some/runs", "npz:images.npz")
+    record = read_config(study / "settings.yaml")
+    assert record["out"] == tmp_path / "there" / "some" / "runs"
+    assert record["data"] == f"npz:{tmp_path}/there/images.npz"
+    moved = older(tmp_path / "elsewhere" / "first", "some/runs", "npz:images.npz")
+    with current(tmp_path):
+        assert read_config(moved / "settings.yaml")["data"] == f"npz:{tmp_path}/images.npz"
+
+
+def test_an_older_study_is_resumed_with_the_same_files_and_no_others(tmp_path: Path) -> None:
+    study = older(tmp_path / "runs" / "first", "runs", "npz:images.npz")
+    before = {"model": "resnet8", "data": "npz:images.npz", "weights": "w.pt"}
+    Study(study, SPACE, identity=before).close()
+    now = {**before, "data": f"npz:{tmp_path}/images.npz", "weights": f"{tmp_path}/w.pt"}
+    with pytest.raises(UserError, match=r"data was .*images\.npz.*, now .*other\.npz"):
+        Study(study, SPACE, identity={**now, "data": f"npz:{tmp_path}/other.npz"})
+    Study(study, SPACE, identity=now).close()
+    (study / "settings.yaml").unlink()  # a resumed search writes its own, with absolute paths
+    Study(study, SPACE, identity=now).close()
+
+
+def test_a_study_lies_in_its_folder_whatever_that_is_called(awkward: Path) -> None:
+    with current(awkward):
+        Study(Path("study"), SPACE, identity={}).close()
+    assert sorted(path.name for path in awkward.iterdir()) == ["study"]
+    assert (awkward / "study" / "study.db").stat().st_size > 0
+    assert [path.name for path in awkward.parent.iterdir()] == [awkward.name]
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1))
+def test_an_sqlite_address_leads_to_the_file_it_was_made_of(name: str) -> None:
+    file = Path("/some") / f"{name}.db"
+    uri = paths.sqlite_uri(file)
+    assert paths.sqlite_file(uri) == file
+    assert paths.tracking_uri(uri, Path("/other")) == uri
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_mlflow_keeps_its_files_beside_each_other_and_nowhere_else(typed: bool, tmp_path: Path) -> None:
+    folder, out, here = tmp_path / "what? it's a%20b #1 ü {x}", tmp_path / "out", tmp_path / "here"
+    here.mkdir()
+    uri = paths.sqlite_uri(folder / "tracked.db") if typed else None
+    with current(here):
+        tracker = Tracker(uri, out if typed else folder, "study")
+        tracker.client.log_text(tracker.parent, "text", "folder/file.txt")
+        assert [item.path for item in tracker.client.list_artifacts(tracker.parent)] == ["folder"]
+    database = folder / ("tracked.db" if typed else "mlflow.db")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("select count(*) from runs").fetchone() == (1,)
+    (kept,) = (folder / "mlartifacts" / "study").rglob("folder/file.txt")
+    assert kept.read_text() == "text"
+    expected = {folder, here, out} if typed else {folder, here}
+    assert set(tmp_path.iterdir()) == expected and not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("localhost:5000", ["'localhost:5000'", "http://HOST:PORT"]),
+        ("sqlite://runs/mlflow.db", ["'sqlite://runs/mlflow.db'", "sqlite:///relative/file.db"]),
+        ("sqlite:///what?.db", ["'sqlite:///what?.db'", "%3F"]),
+        ("sqlite://", ["'sqlite://'", "no database file"]),
+        ("sqlite:file.db", ["'sqlite:file.db'", "sqlite:///relative/file.db"]),
+    ],
+)
+def test_a_wrong_tracking_uri_is_refused_when_it_is_typed(uri: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        settings("--tracking-uri", uri)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_store_that_mlflow_refuses_is_a_mistake_of_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"MLflow cannot use file:///.*mlruns: ") as caught:
+        Tracker((tmp_path / "mlruns").as_uri(), tmp_path, "study")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_printed_command_can_be_pasted(awkward: Path) -> None:
+    command = paths.shell("json.tool", awkward / "in.json", awkward / "out.json")
+    (awkward / "in.json").write_text("[1]")
+    assert shlex.split(command)[0] == sys.executable
+    subprocess.run(["sh", "-c", command], check=True, cwd="/")
+    assert (awkward / "out.json").is_file()
