@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 LIBRARY = "libnetwork.so"
 MOST_THREADS = 8
+DEFAULT_MEMORY = 1 << 30  # NETWORK_DEFAULT_MEMORY of network.h
+TOO_LARGE = 12
 MEANINGS = {  # enum network_status of network.h
     3: "the file cannot be read",
     4: "this is not a network blob",
@@ -31,6 +33,7 @@ MEANINGS = {  # enum network_status of network.h
     7: "the blob is not valid",
     8: "not enough memory",
     11: "the threads cannot be started here: ask for fewer",
+    12: "the network needs more memory than is allowed",
 }
 
 
@@ -49,33 +52,53 @@ class Network:
         blob: the weights' file.
         library: the shared library; by default the ``libnetwork.so`` beside this file.
         threads: 1 to 8 share each inference; results are the same for any number.
+        memory_limit: the most bytes that the network may hold; a blob that asks for more is refused.
 
     Attributes:
         shape: of an image: height, width, channels.
         outputs: how many floats one image gives (K).
+        memory: bytes that the network holds.
 
     Raises:
         NetworkError: the library cannot be loaded here, or the blob cannot be opened; the text says why.
-        ValueError: ``threads`` is not from 1 to 8.
+        ValueError: ``threads`` is not from 1 to 8, or ``memory_limit`` not above 0.
     """
 
     shape: tuple[int, int, int]
     outputs: int
+    memory: int
 
     def __init__(
-        self, blob: str | os.PathLike[str], *, library: str | os.PathLike[str] | None = None, threads: int = 1
+        self,
+        blob: str | os.PathLike[str],
+        *,
+        library: str | os.PathLike[str] | None = None,
+        threads: int = 1,
+        memory_limit: int = DEFAULT_MEMORY,
     ) -> None:
         self._handle: ctypes.c_void_p | None = None
         self._lock = threading.Lock()
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
             raise ValueError(f"threads={threads!r}: give a whole number from 1 to {MOST_THREADS}")
+        if (
+            isinstance(memory_limit, bool)
+            or not isinstance(memory_limit, int)
+            or not 1 <= memory_limit < 1 << 63
+        ):
+            raise ValueError(f"memory_limit={memory_limit!r}: give a number of bytes above 0")
         self._library = _load(Path(library) if library is not None else Path(__file__).with_name(LIBRARY))
         handle = ctypes.c_void_p()
-        status = self._library.network_open(os.fsencode(blob), threads, ctypes.byref(handle))
+        memory = ctypes.c_size_t(memory_limit)
+        status = self._library.network_open_within(
+            os.fsencode(blob), threads, ctypes.byref(memory), ctypes.byref(handle)
+        )
         if status:
             meaning = MEANINGS.get(status, f"the library refuses it with status {status}")
+            if status == TOO_LARGE:
+                meaning += f": at least {memory.value} bytes, of {memory_limit}; memory_limit= allows more to a file you trust"
             raise NetworkError(f"{os.fspath(blob)}: {meaning}", status)
         self._handle = handle
+        self.memory = memory.value
         self._process = os.getpid() if threads > 1 else None
         shape, count = (ctypes.c_size_t * 3)(), ctypes.c_size_t()
         image = self._library.network_input(handle, shape)
@@ -149,7 +172,7 @@ def _load(path: Path) -> Any:
         raise NetworkError(f"the library {path} does not exist; name it with library=")
     try:
         library = ctypes.CDLL(os.fspath(path.resolve()))
-        opened, given = library.network_open, library.network_input
+        opened, given = library.network_open_within, library.network_input
         output, run, closed = library.network_output, library.network_run, library.network_close
     except (OSError, AttributeError) as error:
         raise NetworkError(
@@ -157,7 +180,10 @@ def _load(path: Path) -> Any:
             "C library"
         ) from error
     network, size = ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t)
-    opened.argtypes, opened.restype = [ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(network)], ctypes.c_int
+    opened.argtypes, opened.restype = (
+        [ctypes.c_char_p, ctypes.c_int, size, ctypes.POINTER(network)],
+        ctypes.c_int,
+    )
     given.argtypes, given.restype = [network, size], ctypes.POINTER(ctypes.c_uint8)
     output.argtypes, output.restype = [network, size], ctypes.POINTER(ctypes.c_float)
     run.argtypes, run.restype = [network], None

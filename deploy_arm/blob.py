@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deploy_arm import float_blob
 from deploy_arm import graph as g
+from deploy_arm.binding import DEFAULT_MEMORY
 from deploy_arm.memory import plan_memory
 from deploy_arm.packing import pack_weights
 from quantizers.errors import UserError
@@ -189,9 +190,10 @@ def write_blob(graph: g.Graph) -> bytes:
         row[:4] = OPCODES[type(operation)], index[operation.inputs[0]], second, index[operation.output]
         row[4 : 4 + len(parameters)] = parameters
     total = writer.position
-    if total >= 2**31 or memory.size >= 2**31:
+    if total + memory.size > DEFAULT_MEMORY:
         raise UserError(
-            f"the program would need {total} bytes and {memory.size} of memory; 2 GiB is the limit"
+            f"the program would need {total} bytes for its weights and {memory.size} for activations; both together may be "
+            f"{DEFAULT_MEMORY} (1 GiB): use smaller images, or fewer channels"
         )
     header = HEADER.pack(
         *(MAGIC, VERSION, 0, total, len(names), len(words), tensor_table, operation_table, memory.size),

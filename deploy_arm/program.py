@@ -74,7 +74,7 @@ def build_program(target: str) -> Path:
 
 
 def build_library(target: str) -> Path:
-    """The shared library for ``target``: the five functions of ``kernels/network.h``, by the same tool chain and flags.
+    """The shared library for ``target``: the functions of ``kernels/network.h``, by the same tool chain and flags.
 
     It needs the C library (glibc) of the machine it runs on. Raises UserError as ``build_program``.
     """

@@ -88,7 +88,7 @@ enum outcome try_blob(const uint8_t *data, size_t bytes, int value) {
     if (!exact)
         return REFUSED;
     memcpy(exact, data, bytes);
-    if (network_open_memory(exact, bytes, &network, NULL, NULL))
+    if (network_open_memory(exact, bytes, NETWORK_DEFAULT_MEMORY, &network, NULL))
         return REFUSED;
     enum outcome outcome = OPENED;
     if (cost(network) < MOST_STEPS) {

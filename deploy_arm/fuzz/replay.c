@@ -29,7 +29,7 @@ int main(int count, char **arguments) {
     for (int i = damaged ? 4 : 1; i < count && !status; i++) {
         uint8_t *blob;
         size_t bytes;
-        if (network_read_file(arguments[i], &blob, &bytes) || (damaged && bytes < DAMAGE_LEAST))
+        if (network_read_file(arguments[i], SIZE_MAX - 1, &blob, &bytes) || (damaged && bytes < DAMAGE_LEAST))
             return 2;
         if (damaged) {
             status = try_damaged(blob, bytes, strtoll(arguments[2], NULL, 10), strtoull(arguments[3], NULL, 10));

@@ -176,6 +176,14 @@ int parse_pool_windows(struct blob *blob, struct operation *operation, const int
     return parse_windows(blob, pool->rows, out->height, in->height) && parse_windows(blob, pool->columns, out->width, in->width);
 }
 
+/* How often the divisor differs from the one before, the first counted too. */
+static int64_t changes(const struct window *windows, int32_t count) {
+    int64_t total = 1;
+    for (int32_t i = 1; i < count; i++)
+        total += windows[i].divisor != windows[i - 1].divisor;
+    return total;
+}
+
 static int parse_pool(struct blob *blob, struct operation *operation, const int32_t *word) {
     struct pool *pool = &operation->pool;
     const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
@@ -192,10 +200,15 @@ static int parse_pool(struct blob *blob, struct operation *operation, const int3
     REQUIRE(within(pool->divisor_count, 1, 4096), "an average has no divisors, or too many");
     pool->divisors = at(blob, word[7], pool->divisor_count, 4);
     REQUIRE(pool->divisors, "an average's divisors lie outside the file");
-    for (int32_t i = 0; i < out->height; i++)
+    /* Where a neighbour has the same divisor there is nothing new to look up. */
+    int64_t pairs = changes(pool->rows, out->height) * changes(pool->columns, out->width);
+    if (!examine(blob, pairs * pool->divisor_count))
+        return 0;
+    for (int32_t i = 0; i < out->height; i++) {
+        if (i && pool->rows[i].divisor == pool->rows[i - 1].divisor)
+            continue;
         for (int32_t j = 0; j < out->width; j++) {
-            if ((i && pool->rows[i].divisor == pool->rows[i - 1].divisor) ||
-                (j && pool->columns[j].divisor == pool->columns[j - 1].divisor))
+            if (j && pool->columns[j].divisor == pool->columns[j - 1].divisor)
                 continue;
             int64_t product = (int64_t)pool->rows[i].divisor * pool->columns[j].divisor;
             int32_t d = 0;
@@ -203,6 +216,7 @@ static int parse_pool(struct blob *blob, struct operation *operation, const int3
                 d++;
             REQUIRE(d < pool->divisor_count, "an average's divisor is missing");
         }
+    }
     return parse_finish(blob, &pool->finish, out, word[8], word[9], word[10], pool->divisor_count, word + 11);
 }
 
@@ -306,6 +320,22 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
     }
 }
 
+/* Element by element, an operation may write where it reads. A convolution must not, also not over what is added to its result:
+ * its products are written before that is read. */
+static int may_write_in_place(int32_t opcode) {
+    switch (opcode) {
+    case ADD:
+    case MULTIPLY:
+    case FLOAT_ADD:
+    case FLOAT_MULTIPLY:
+    case RESHAPE:
+    case TABLE:
+    case LIMIT:
+    case FLOAT_FUNCTION: return 1;
+    default: return 0;
+    }
+}
+
 static int parse_operation(struct blob *blob, struct operation *operation, const int32_t *word, uint8_t *written) {
     operation->opcode = word[0], operation->input = word[1], operation->second = word[2], operation->output = word[3];
     REQUIRE(within(operation->output, 0, blob->tensor_count - 1) && !written[operation->output],
@@ -317,9 +347,7 @@ static int parse_operation(struct blob *blob, struct operation *operation, const
     for (int i = 0; i < count; i++) {
         REQUIRE(within(word[1 + i], 0, blob->tensor_count - 1) && written[word[1 + i]], "an input tensor is not there yet");
         const struct tensor *in = &blob->tensors[word[1 + i]];
-        /* Element by element, an operation may write where it reads; everything else must not. */
-        int in_place = in->offset == out->offset && in->bytes == out->bytes &&
-                       (two || code == RESHAPE || code == TABLE || code == LIMIT || code == FLOAT_FUNCTION);
+        int in_place = in->offset == out->offset && in->bytes == out->bytes && may_write_in_place(code);
         REQUIRE(in_place || in->offset + in->bytes <= out->offset || out->offset + out->bytes <= in->offset, "memory overlaps");
     }
     int valid;
@@ -370,7 +398,7 @@ static int parse_tables(struct blob *blob, uint32_t tensors, uint32_t operations
     for (int32_t i = 0; i < blob->operation_count; i++) {
         blob->bad_operation = i;
         const int32_t *word = (const int32_t *)(const void *)(blob->data + operations + (size_t)i * OPERATION_BYTES);
-        if (!parse_operation(blob, &blob->operations[i], word, written))
+        if (!parse_operation(blob, &blob->operations[i], word, written) || !examine(blob, 0))
             return 0;
     }
     blob->bad_operation = -1;

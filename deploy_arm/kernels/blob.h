@@ -134,6 +134,7 @@ struct blob {
     int32_t tensor_count, operation_count, input, output;
     struct tensor *tensors;
     struct operation *operations;
+    int64_t examined; /* bytes and steps that checking the file took: see blob_checks.h */
     /* Why parsing failed: the operation (or -1) and a static text. */
     int32_t bad_operation;
     const char *reason;

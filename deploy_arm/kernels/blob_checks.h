@@ -12,6 +12,8 @@ enum {
     MAXIMUM_ELEMENTS = 1 << 28, /* of one tensor, padded too: larger ones do not belong on these machines */
     MAXIMUM_NORM = 1 << 15,     /* channels under a layer norm: its sums fit 64 bits */
     MAXIMUM_WINDOW = 1 << 16,   /* kernel, stride, dilation, padding */
+    EXAMINED_LEAST = 1 << 20,   /* see examine() */
+    EXAMINED_PER_BYTE = 64,
 };
 
 #define REQUIRE(condition, text)  \
@@ -22,12 +24,21 @@ enum {
         }                         \
     } while (0)
 
-/* ``count`` items of ``size`` bytes at a multiple of 16 inside the file? NULL if not. */
-static inline const void *at(const struct blob *blob, int32_t offset, int64_t count, int64_t size) {
+/* Operations may share data, and the loader looks at it for each of them: so that its time stays linear in the file's size, whatever
+ * the file says, what it looks at is counted (in bytes, or steps), and files that want much more than their size are refused. */
+static inline int examine(struct blob *blob, int64_t steps) {
+    blob->examined += steps;
+    REQUIRE(blob->examined <= EXAMINED_LEAST + EXAMINED_PER_BYTE * (int64_t)blob->bytes, "operations share too much data to be checked");
+    return 1;
+}
+
+/* ``count`` items of ``size`` bytes at a multiple of 16 inside the file? NULL if not. They count as examined. */
+static inline const void *at(struct blob *blob, int32_t offset, int64_t count, int64_t size) {
     if (offset < HEADER_BYTES || offset % 16 || count < 0 || count > (int64_t)blob->bytes / size)
         return NULL;
     if ((int64_t)offset + count * size > (int64_t)blob->bytes)
         return NULL;
+    blob->examined += count * size;
     return blob->data + offset;
 }
 

@@ -18,6 +18,7 @@ enum {
     VECTORS = 4, /* of 16 outputs each, at most, at a time */
     RUN_7 = 510, /* 510 x 64 <= 32767 */
     RUN_8 = 254, /* 254 x 128 <= 32767 */
+    MOST_PHASES = 4096,
     PLANE_SLACK = 16 * VECTORS + SLACK,
 };
 
@@ -29,6 +30,12 @@ struct run {
     uint32_t first;
 };
 
+/* The phases of a kernel's taps along one axis: that of tap i is i x dilation modulo the stride, so tap ``period`` has that of
+ * tap 0 again, and the phases are those of the first ``count`` taps. */
+struct cycle {
+    int32_t period, count;
+};
+
 struct grouped {
     struct run *runs;   /* of all output channels, one after the other */
     uint16_t *steps;    /* of all runs: distances between places */
@@ -37,36 +44,30 @@ struct grouped {
     int32_t *start; /* by output channel: where the sum begins */
     int narrow;     /* activations fit 7 bits */
     int32_t shift;  /* taken from stored activations */
-    int32_t phases, phase[4096]; /* row phase x stride_width + column phase */
-    int32_t *tap_phase;          /* by tap: its index among them */
-    int32_t rows, width;         /* of a plane */
-    int32_t vectors;             /* of outputs in a full band */
-    size_t plane;                /* bytes from channel to channel */
+    struct cycle row_phases, column_phases;
+    int32_t phases;      /* of rows x of columns, the columns' faster */
+    int32_t rows, width; /* of a plane */
+    int32_t vectors;     /* of outputs in a full band */
+    size_t plane;        /* bytes from channel to channel */
 };
 
-/* Where the tap's planes begin: the index of its phase. -1 if the phase is not there yet. */
-static int32_t find_phase(const struct grouped *g, int32_t phase) {
-    for (int32_t i = 0; i < g->phases; i++)
-        if (g->phase[i] == phase)
-            return i;
-    return -1;
-}
-
-static int32_t phase_of(const struct convolution *c, int32_t i, int32_t j) {
-    return i * c->dilation_height % c->stride_height * c->stride_width + j * c->dilation_width % c->stride_width;
+static struct cycle cycle_of(int32_t taps, int32_t dilation, int32_t stride) {
+    int32_t a = stride, b = dilation % stride;
+    while (b) { /* the greatest common divisor */
+        int32_t rest = a % b;
+        a = b, b = rest;
+    }
+    return (struct cycle){stride / a, taps < stride / a ? taps : stride / a};
 }
 
 /* The planes' geometry; 0 when there are too many phases. */
 static int lay_planes(const struct plan *plan, struct grouped *g) {
     const struct convolution *c = plan->convolution;
-    g->phases = 0;
-    for (int32_t i = 0; i < c->kernel_height; i++)
-        for (int32_t j = 0; j < c->kernel_width; j++)
-            if (find_phase(g, phase_of(c, i, j)) < 0) {
-                if (g->phases == (int32_t)(sizeof g->phase / sizeof *g->phase))
-                    return 0;
-                g->phase[g->phases++] = phase_of(c, i, j);
-            }
+    g->row_phases = cycle_of(c->kernel_height, c->dilation_height, c->stride_height);
+    g->column_phases = cycle_of(c->kernel_width, c->dilation_width, c->stride_width);
+    if ((int64_t)g->row_phases.count * g->column_phases.count > MOST_PHASES)
+        return 0;
+    g->phases = g->row_phases.count * g->column_phases.count;
     g->rows = plan->band + (c->kernel_height - 1) * c->dilation_height / c->stride_height;
     g->width = plan->out->width + (c->kernel_width - 1) * c->dilation_width / c->stride_width;
     g->vectors = (int32_t)(((int64_t)(plan->band - 1) * g->width + plan->out->width + 15) / 16);
@@ -108,7 +109,7 @@ struct open_run {
 static void list_channel(const struct plan *plan, const struct grouped *g, const int8_t *weights, const uint32_t *first_place, int32_t *run_count,
                          uint32_t *step_count, struct run *runs, uint16_t *steps) {
     const struct convolution *c = plan->convolution;
-    const int32_t most = g->narrow ? RUN_7 : RUN_8, taps = c->kernel_height * c->kernel_width;
+    const int32_t most = g->narrow ? RUN_7 : RUN_8, columns = g->column_phases.count;
     struct open_run open[256];
     int32_t used[256] = {0}, run_total[256] = {0};
     for (int pass = 0; pass < (runs ? 2 : 1); pass++) {
@@ -121,27 +122,28 @@ static void list_channel(const struct plan *plan, const struct grouped *g, const
         }
         for (int32_t p = 0; p < g->phases; p++)
             for (int32_t d = 0; d < plan->depth; d++)
-                for (int32_t tap = 0; tap < taps; tap++) {
-                    int32_t k = tap * plan->depth + d;
-                    uint8_t level = (uint8_t)weights[k / 4 * TILE + k % 4];
-                    if (!level || g->tap_phase[tap] != p)
-                        continue;
-                    uint32_t place = (uint32_t)(((size_t)p * (size_t)plan->in->channels + (size_t)d) * g->plane) + first_place[tap];
-                    struct open_run *o = &open[level];
-                    int fresh = o->count == most || place - o->from > UINT16_MAX;
-                    if (!pass) {
-                        used[level]++;
-                        run_total[level] += fresh;
-                    } else {
-                        if (fresh)
-                            runs[++o->run] = (struct run){(int8_t)level, 0, place};
-                        runs[o->run].count++;
-                        steps[o->step++] = (uint16_t)(fresh ? 0 : place - o->from);
+                for (int32_t i = p / columns; i < c->kernel_height; i += g->row_phases.period)
+                    for (int32_t j = p % columns; j < c->kernel_width; j += g->column_phases.period) {
+                        int32_t tap = i * c->kernel_width + j, k = tap * plan->depth + d;
+                        uint8_t level = (uint8_t)weights[k / 4 * TILE + k % 4];
+                        if (!level)
+                            continue;
+                        uint32_t place = (uint32_t)(((size_t)p * (size_t)plan->in->channels + (size_t)d) * g->plane) + first_place[tap];
+                        struct open_run *o = &open[level];
+                        int fresh = o->count == most || place - o->from > UINT16_MAX;
+                        if (!pass) {
+                            used[level]++;
+                            run_total[level] += fresh;
+                        } else {
+                            if (fresh)
+                                runs[++o->run] = (struct run){(int8_t)level, 0, place};
+                            runs[o->run].count++;
+                            steps[o->step++] = (uint16_t)(fresh ? 0 : place - o->from);
+                        }
+                        o->count = fresh ? 1 : o->count + 1;
+                        if (fresh || o->count % 2 == 0)
+                            o->from = place;
                     }
-                    o->count = fresh ? 1 : o->count + 1;
-                    if (fresh || o->count % 2 == 0)
-                        o->from = place;
-                }
     }
     for (int32_t level = 0; level < 256; level++) {
         *run_count += run_total[level];
@@ -182,15 +184,10 @@ int grouped_prepare(struct plan *plan) {
     plan->grouped = g;
     int done = g && decoded;
     if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || likely(plan))) {
-        const struct convolution *c = plan->convolution;
         g->first_run = malloc((outs + 1) * sizeof *g->first_run);
         g->first_step = malloc((outs + 1) * sizeof *g->first_step);
         g->start = malloc(outs * sizeof *g->start);
-        g->tap_phase = malloc((size_t)c->kernel_height * (size_t)c->kernel_width * sizeof *g->tap_phase);
-        done = g->first_run && g->first_step && g->start && g->tap_phase;
-        for (int32_t tap = 0; done && tap < c->kernel_height * c->kernel_width; tap++)
-            g->tap_phase[tap] = find_phase(g, phase_of(c, tap / c->kernel_width, tap % c->kernel_width));
-        done = done && list_all(plan, g, decoded); /* counts */
+        done = g->first_run && g->first_step && g->start && list_all(plan, g, decoded); /* counts */
         if (done) {
             size_t runs = (size_t)g->first_run[outs], steps = g->first_step[outs];
             g->runs = malloc((runs + 1) * sizeof *g->runs);
@@ -225,7 +222,6 @@ void grouped_free(struct grouped *g) {
     free(g->steps);
     free(g->first_run);
     free(g->first_step);
-    free(g->tap_phase);
     free(g->start);
     free(g);
 }
@@ -252,9 +248,11 @@ static void fill_planes(const struct plan *plan, const int8_t *in, int32_t first
     const size_t channels = (size_t)t->channels;
     uint8_t padding[16];
     memset(padding, t->zero, sizeof padding);
-    for (int32_t p = 0; p < g->phases; p++, planes += channels * g->plane)
+    for (int32_t p = 0; p < g->phases; p++, planes += channels * g->plane) {
+        const int32_t down = p / g->column_phases.count * c->dilation_height % c->stride_height;
+        const int32_t right = p % g->column_phases.count * c->dilation_width % c->stride_width;
         for (int32_t y = 0; y < g->rows; y++) {
-            int64_t row = first + (int64_t)y * c->stride_height + g->phase[p] / c->stride_width - c->top;
+            int64_t row = first + (int64_t)y * c->stride_height + down - c->top;
             int inside = row >= 0 && row < t->height;
             const int8_t *line = in + (inside ? row : 0) * t->width * t->channels;
             for (size_t channel = 0; channel < channels; channel += 16) {
@@ -262,7 +260,7 @@ static void fill_planes(const struct plan *plan, const int8_t *in, int32_t first
                 for (int32_t x = 0; x < g->width; x += 16) {
                     uint8x16_t rows[16];
                     for (int32_t i = 0; i < 16; i++) {
-                        int64_t column = (int64_t)(x + i) * c->stride_width + g->phase[p] % c->stride_width - c->left;
+                        int64_t column = (int64_t)(x + i) * c->stride_width + right - c->left;
                         int there = inside && column >= 0 && column < t->width;
                         rows[i] = vld1q_u8(there ? (const uint8_t *)line + column * t->channels + channel : padding);
                     }
@@ -273,6 +271,7 @@ static void fill_planes(const struct plan *plan, const int8_t *in, int32_t first
                 }
             }
         }
+    }
 }
 
 #define UNROLL _Pragma("GCC unroll 16")

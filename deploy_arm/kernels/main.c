@@ -13,12 +13,12 @@
  *                                         before operation i and once after the last
  *   program help                          this in short
  *
- * All but info take --threads N, which shares an inference among 1 (the default) to 8 threads, and --portable, which runs plain C
+ * All take --memory MIB, the most memory that the network may have (1024). All but info take --threads N, which shares an inference among 1 (the default) to 8 threads, and --portable, which runs plain C
  * instead of the vector kernels, to compare. bench --part I/N does only what thread I of N would do, to count its instructions; its
  * results mean nothing.
  *
- * Exit status: 0 done; 2 wrong arguments; 3 to 8 as in network.h; 9 the input is not a whole number of images, or none;
- * 10 the output cannot be written; 11 the threads cannot be started. Messages go to standard error. */
+ * Exit status: 0 done; 2 wrong arguments; 3 to 8, 11 and 12 as in network.h; 9 the input is not a whole number of images, or
+ * none; 10 the output cannot be written. Messages go to standard error. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdarg.h>
@@ -33,16 +33,17 @@
 enum { EXIT_USAGE = 2, EXIT_INPUT = 9, EXIT_OUTPUT = 10 };
 
 static const char USAGE[] =
-    "usage: program info BLOB\n"
+    "usage: program info BLOB [--memory MIB]\n"
     "       program run BLOB [--threads N] [--portable] < images > results\n"
     "       program classify BLOB [--top K] [--labels FILE] [--threads N] [--portable] < images\n"
     "       program bench BLOB [--repeat N] [--warmup N] [--mark] [--threads N] [--portable] < image\n"
-    "images: raw uint8, height x width x channels, back to back; results: float32\n";
+    "images: raw uint8, height x width x channels, back to back; results: float32\n"
+    "all take --memory MIB, the most memory that the network may have (1024)\n";
 
 struct options {
     const char *labels; /* a file's path */
     const char *part;   /* I/N, see parse_part */
-    long repeat, warmup, threads, top;
+    long repeat, warmup, threads, top, memory; /* memory in MiB */
     int marked, portable;
 };
 
@@ -82,30 +83,29 @@ __attribute__((format(printf, 2, 3))) static int complain(int status, const char
     return status;
 }
 
-static const char *status_text(int status) {
-    switch (status) {
-    case NETWORK_CANNOT_READ: return "the file cannot be read";
-    case NETWORK_NOT_A_BLOB: return "this is not a network blob";
-    case NETWORK_VERSION: return "the blob's format is of another version: compile the network again";
-    case NETWORK_CHECKSUM: return "the blob is damaged (size or checksum): copy it again";
-    case NETWORK_DAMAGED: return "the blob is not valid";
-    default: return "not enough memory";
-    }
+static size_t mebibytes(size_t bytes) { return (bytes >> 20) + (bytes % (1 << 20) != 0); }
+
+static int too_large(const char *path, size_t needed, const struct options *options) {
+    return complain(NETWORK_TOO_LARGE, "%s: %s: at least %zu MiB, of %ld; --memory %zu allows it, if the file is to be trusted\n", path,
+                    network_status_text(NETWORK_TOO_LARGE), mebibytes(needed), options->memory, mebibytes(needed));
 }
 
-static int open_network(const char *path, struct network **network) {
+static int open_network(const char *path, const struct options *options, struct network **network) {
     uint8_t *file;
-    size_t bytes;
-    const char *reason = NULL;
-    int32_t operation = -1;
-    int status = network_read_file(path, &file, &bytes);
+    size_t limit = (size_t)options->memory << 20, bytes;
+    struct refusal refusal = {NULL, -1, 0};
+    int status = network_read_file(path, limit, &file, &bytes);
+    if (status == NETWORK_TOO_LARGE)
+        return too_large(path, bytes, options);
     if (!status)
-        status = network_open_memory(file, bytes, network, &reason, &operation);
-    if (status == NETWORK_DAMAGED && reason && operation >= 0)
-        return complain(status, "%s: %s: operation %d: %s\n", path, status_text(status), (int)operation, reason);
-    if (status == NETWORK_DAMAGED && reason)
-        return complain(status, "%s: %s: %s\n", path, status_text(status), reason);
-    return status ? complain(status, "%s: %s\n", path, status_text(status)) : 0;
+        status = network_open_memory(file, bytes, limit, network, &refusal);
+    if (status == NETWORK_TOO_LARGE)
+        return too_large(path, refusal.needed, options);
+    if (status == NETWORK_DAMAGED && refusal.reason && refusal.operation >= 0)
+        return complain(status, "%s: %s: operation %d: %s\n", path, network_status_text(status), (int)refusal.operation, refusal.reason);
+    if (status == NETWORK_DAMAGED && refusal.reason)
+        return complain(status, "%s: %s: %s\n", path, network_status_text(status), refusal.reason);
+    return status ? complain(status, "%s: %s\n", path, network_status_text(status)) : 0;
 }
 
 /* Reads one image: 1, or 0 at the end of the input, or -1 where it ends within an image. */
@@ -188,10 +188,10 @@ static int print_class(const struct network *network, size_t image, void *contex
 static int read_labels(const char *path, const struct network *network, struct labels *labels) {
     size_t bytes, count, found = 0;
     network_output(network, &count);
-    int status = network_read_file(path, (uint8_t **)&labels->text, &bytes);
+    int status = network_read_file(path, SIZE_MAX - 1, (uint8_t **)&labels->text, &bytes);
     labels->lines = status ? NULL : calloc(count, sizeof *labels->lines);
     if (status || !labels->lines)
-        return complain(status ? status : NETWORK_MEMORY, "%s: %s\n", path, status_text(status ? status : NETWORK_MEMORY));
+        return complain(status ? status : NETWORK_MEMORY, "%s: %s\n", path, network_status_text(status ? status : NETWORK_MEMORY));
     for (char *line = labels->text, *end = line + bytes; line < end; found++) {
         char *stop = memchr(line, '\n', (size_t)(end - line));
         stop = stop ? stop : end; /* there is a byte beyond the file's end */
@@ -246,7 +246,7 @@ static int command_bench(struct network *network, const struct options *options)
     long count = options->marked ? 1 : options->repeat;
     int64_t *times = calloc((size_t)count + 1, sizeof *times);
     if (!times)
-        return complain(NETWORK_MEMORY, "%s\n", status_text(NETWORK_MEMORY));
+        return complain(NETWORK_MEMORY, "%s\n", network_status_text(NETWORK_MEMORY));
     int status = read_image(network) == 1 ? 0 : image_missing(network);
     if (!status) {
         for (long i = 0; i < options->warmup; i++)
@@ -280,7 +280,7 @@ static int command_info(const struct network *network) {
                        " \"arena_bytes\": %u, \"scratch_bytes\": %zu, \"prepared_bytes\": %zu, \"memory_bytes\": %zu,\n \"operations\": [",
                        blob->bytes, (int)in->height, (int)in->width, (int)in->channels, (long long)out->elements, (int)blob->tensor_count,
                        (unsigned)blob->arena_bytes, network->scratch_bytes, network->prepared_bytes,
-                       blob->bytes + blob->arena_bytes + network->scratch_bytes + network->prepared_bytes + in->bytes);
+                       network_memory_bytes(network));
     for (int32_t i = 0; i < blob->operation_count && !status; i++) {
         const struct tensor *t = &blob->tensors[blob->operations[i].output];
         const struct plan *plan = network->plans[i];
@@ -319,7 +319,7 @@ int main(int count, char **arguments) {
     const char *command = arguments[1];
     int is_info = !strcmp(command, "info"), is_run = !strcmp(command, "run"), is_classify = !strcmp(command, "classify");
     int is_bench = !strcmp(command, "bench");
-    struct options options = {.repeat = 10, .warmup = 1, .threads = 1};
+    struct options options = {.repeat = 10, .warmup = 1, .threads = 1, .memory = (long)(NETWORK_DEFAULT_MEMORY >> 20)};
     if (!is_info && !is_run && !is_classify && !is_bench)
         return complain(EXIT_USAGE, "there is no command \"%s\"\n%s", command, USAGE);
     for (int i = 3; i < count; i++) {
@@ -338,6 +338,10 @@ int main(int count, char **arguments) {
             options.top = parse_count(arguments[++i]);
             if (options.top < 1)
                 return complain(EXIT_USAGE, "--top needs a number from 1 to 1000000\n");
+        } else if (!strcmp(option, "--memory")) {
+            options.memory = parse_count(arguments[++i]);
+            if (options.memory < 1)
+                return complain(EXIT_USAGE, "--memory needs a number of MiB from 1 to 1000000\n");
         } else if (!strcmp(option, "--threads") && !is_info) {
             options.threads = parse_count(arguments[++i]);
             if (options.threads < 1 || options.threads > MAXIMUM_THREADS)
@@ -352,12 +356,14 @@ int main(int count, char **arguments) {
         }
     }
     struct network *network;
-    int status = open_network(arguments[2], &network);
+    int status = open_network(arguments[2], &options, &network);
     if (status)
         return status;
     network->portable = options.portable;
     status = network_set_threads(network, (int)options.threads);
-    if (status)
+    if (status == NETWORK_TOO_LARGE)
+        too_large(arguments[2], network_memory_bytes(network) + network->scratch_bytes * (size_t)(options.threads - 1), &options);
+    else if (status)
         complain(status, "%ld threads cannot be started here\n", options.threads);
     else if (options.part && !parse_part(options.part, network))
         status = complain(EXIT_USAGE, "--part needs I/N with N from 1 to %d and I below N\n", MAXIMUM_THREADS);

@@ -50,7 +50,8 @@ static inline int8x16_t narrow(const struct requantizer *r, int32x4_t a, int32x4
 
 /* Constants that are needed in a register which is then overwritten are read from memory every time: loads have pipes of their
  * own, moves between registers take those of the arithmetic. ``volatile`` keeps the compiler from doing otherwise. */
-static inline int32x4_t again(const int32_t *from) { return *(const volatile int32x4_t *)(const volatile void *)from; }
+typedef int32x4_t unaligned_int32x4 __attribute__((aligned(4))); /* a vector anywhere in an array of int32_t */
+static inline int32x4_t again(const int32_t *from) { return *(const volatile unaligned_int32x4 *)from; }
 
 /* For plans that are ``direct``: the upper half of the result is the sum shifted by 16 already. The pair of instructions is kept
  * together, or the compiler loads the offsets of a whole tile first and runs out of registers. */

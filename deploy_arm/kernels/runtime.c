@@ -7,14 +7,33 @@
 #include <string.h>
 #include <unistd.h>
 
-int network_read_file(const char *path, uint8_t **file, size_t *bytes) {
+const char *network_status_text(int status) {
+    switch (status) {
+    case NETWORK_OK: return "done";
+    case NETWORK_CANNOT_READ: return "the file cannot be read";
+    case NETWORK_NOT_A_BLOB: return "this is not a network blob";
+    case NETWORK_VERSION: return "the blob's format is of another version: compile the network again";
+    case NETWORK_CHECKSUM: return "the blob is damaged (size or checksum): copy it again";
+    case NETWORK_DAMAGED: return "the blob is not valid";
+    case NETWORK_MEMORY: return "not enough memory";
+    case NETWORK_THREADS: return "so many threads cannot be started here: ask for fewer, at least 1 and at most 8";
+    case NETWORK_TOO_LARGE: return "the network needs more memory than is allowed";
+    default: return "an unknown status";
+    }
+}
+
+int network_read_file(const char *path, size_t limit, uint8_t **file, size_t *bytes) {
+    *file = NULL;
+    *bytes = 0;
     int handle = open(path, O_RDONLY);
     if (handle < 0)
         return NETWORK_CANNOT_READ;
     off_t size = lseek(handle, 0, SEEK_END);
     int status = NETWORK_CANNOT_READ;
-    *file = NULL;
-    if (size >= 0 && lseek(handle, 0, SEEK_SET) == 0) {
+    if (size >= 0 && (size_t)size > limit) {
+        *bytes = (size_t)size;
+        status = NETWORK_TOO_LARGE;
+    } else if (size >= 0 && lseek(handle, 0, SEEK_SET) == 0) {
         *file = malloc((size_t)size + 1);
         size_t done = 0;
         ssize_t count = *file ? 1 : 0;
@@ -33,8 +52,18 @@ int network_read_file(const char *path, uint8_t **file, size_t *bytes) {
     return status;
 }
 
+/* What it would hold with so many threads. */
+static size_t threads_memory(const struct network *network, int32_t count) {
+    const struct blob *blob = &network->blob;
+    return blob->bytes + blob->arena_bytes + blob->tensors[blob->input].bytes + network->prepared_bytes + network->scratch_bytes * (size_t)count;
+}
+
+size_t network_memory_bytes(const struct network *network) { return threads_memory(network, network->thread_count); }
+
 static int prepare(struct network *network) {
     struct blob *blob = &network->blob;
+    if (network_memory_bytes(network) > network->memory_limit)
+        return NETWORK_TOO_LARGE;
     network->plans = calloc((size_t)blob->operation_count, sizeof *network->plans);
     if (!network->plans)
         return NETWORK_MEMORY;
@@ -54,20 +83,24 @@ static int prepare(struct network *network) {
             return NETWORK_MEMORY;
         network->prepared_bytes += plan->prepared_bytes;
         network->scratch_bytes = plan->scratch_bytes > network->scratch_bytes ? plan->scratch_bytes : network->scratch_bytes;
+        if (network_memory_bytes(network) > network->memory_limit)
+            return NETWORK_TOO_LARGE;
     }
     size_t arena = ((size_t)blob->arena_bytes + SLACK + 63) / 64 * 64;
-    network->memory = malloc(arena + network->scratch_bytes + SLACK + 63);
-    network->image = malloc(blob->tensors[blob->input].bytes);
+    /* Zeros, for image and output: the system gives them as they are needed, so that opening takes no time for memory. */
+    network->memory = calloc(1, arena + network->scratch_bytes + SLACK + 63);
+    network->image = calloc(1, blob->tensors[blob->input].bytes);
     if (!network->memory || !network->image)
         return NETWORK_MEMORY;
     network->arena = network->memory + (64 - (uintptr_t)network->memory % 64) % 64;
     network->scratch = network->arena + arena;
-    memset(network->image, 0, blob->tensors[blob->input].bytes);
-    memset(network->arena + blob->tensors[blob->output].offset, 0, blob->tensors[blob->output].bytes);
     return NETWORK_OK;
 }
 
-int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const char **reason, int32_t *operation) {
+int network_open_memory(uint8_t *file, size_t bytes, size_t limit, struct network **out, struct refusal *refusal) {
+    struct refusal ignored;
+    refusal = refusal ? refusal : &ignored;
+    *refusal = (struct refusal){NULL, -1, 0};
     *out = NULL;
     struct network *network = calloc(1, sizeof *network);
     if (!network) {
@@ -76,13 +109,14 @@ int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const
     }
     network->file = file;
     network->thread_count = 1;
+    network->memory_limit = limit;
     int status = blob_parse(&network->blob, file, bytes);
-    if (reason)
-        *reason = network->blob.reason;
-    if (operation)
-        *operation = network->blob.bad_operation;
-    if (!status)
+    refusal->reason = network->blob.reason;
+    refusal->operation = network->blob.bad_operation;
+    if (!status) {
         status = prepare(network);
+        refusal->needed = network_memory_bytes(network);
+    }
     if (status)
         network_close(network);
     else
@@ -90,20 +124,32 @@ int network_open_memory(uint8_t *file, size_t bytes, struct network **out, const
     return status;
 }
 
-int network_open(const char *path, int threads, struct network **out) {
+int network_open_within(const char *path, int threads, size_t *memory, struct network **out) {
     uint8_t *file;
-    size_t bytes;
+    size_t needed;
     *out = NULL;
-    int status = network_read_file(path, &file, &bytes);
-    if (!status)
-        status = network_open_memory(file, bytes, out, NULL, NULL);
-    if (!status)
+    int status = network_read_file(path, *memory, &file, &needed);
+    if (!status) {
+        struct refusal refusal;
+        status = network_open_memory(file, needed, *memory, out, &refusal);
+        needed = refusal.needed;
+    }
+    if (!status) {
         status = network_set_threads(*out, threads);
+        needed = threads_memory(*out, threads);
+    }
+    if (!status || status == NETWORK_TOO_LARGE)
+        *memory = needed;
     if (status) {
         network_close(*out);
         *out = NULL;
     }
     return status;
+}
+
+int network_open(const char *path, int threads, struct network **out) {
+    size_t memory = NETWORK_DEFAULT_MEMORY;
+    return network_open_within(path, threads, &memory, out);
 }
 
 uint8_t *network_input(struct network *network, size_t shape[3]) {
@@ -237,6 +283,8 @@ int network_set_threads(struct network *network, int count) {
         return NETWORK_THREADS;
     if (count == 1)
         return NETWORK_OK;
+    if (threads_memory(network, count) > network->memory_limit)
+        return NETWORK_TOO_LARGE;
     network->scratch_room = (network->scratch_bytes + SLACK + 63) / 64 * 64;
     network->more_scratch = aligned_alloc(64, (size_t)(count - 1) * network->scratch_room);
     network->threads = network->more_scratch ? threads_start(count) : NULL;

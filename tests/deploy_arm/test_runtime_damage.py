@@ -17,8 +17,10 @@ from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
 from deploy_arm.fuzz import __main__ as fuzzing
 from deploy_arm.fuzz.build import ENVIRONMENT, build_replay, sources, unpack_corpus
+from deploy_arm.memory import tensor_bytes
 from deploy_arm.passes import fuse_additions
 from deploy_arm.program import build_program, compile_command
+from deploy_arm.reference import run
 from deploy_arm.targets import TARGETS
 from deploy_arm.toolchain import choose_compiler, is_arm
 from quantizers.errors import UserError
@@ -218,6 +220,56 @@ def test_what_is_wrong_with_an_operation_is_said(
     struct.pack_into("<i", blob, start + 4 * word, value)
     code, message = status(with_checksum(blob), tmp_path)
     assert code == 7 and f"operation {number}:" in message and reason in message
+
+
+def moved_onto(graph: g.Graph, kind: type[g.Operation], place: int) -> tuple[bytes, g.Operation]:
+    """The blob in which every tensor has a place of its own, but the output of the first operation of a kind, which lies
+    exactly where its input ``place`` does."""
+    blob, names = bytearray(write_blob(graph)), list(graph.tensors)
+    operation = next(
+        op
+        for op in graph.operations
+        if isinstance(op, kind) and len(op.inputs) == 2 and op.inputs[0] != "image"
+    )
+    offsets, end = {}, 0
+    for name, tensor in graph.tensors.items():
+        offsets[name], end = end, end + -(-tensor_bytes(tensor) // 64) * 64
+    offsets[operation.output] = offsets[operation.inputs[place]]
+    table = struct.unpack_from("<I", blob, 32)[0]
+    for index, name in enumerate(names):
+        struct.pack_into("<I", blob, table + 32 * index + 12, offsets[name])
+    struct.pack_into("<I", blob, 40, max(offsets[name] + tensor_bytes(graph.tensors[name]) for name in names))
+    return with_checksum(blob), operation
+
+
+def residual_block(*, fused: bool) -> g.Graph:
+    """A convolution whose result is added to another one's; all tensors are equally large."""
+    builder = Builder(np.random.default_rng(5), (6, 5, 8))
+    same = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "to": (0, 127)}
+    first = builder.convolution(builder.input(0, 127), 8, **same)  # type: ignore[arg-type]
+    side = builder.convolution(first, 8, **same)  # type: ignore[arg-type]
+    other = builder.convolution(side, 8, **same)  # type: ignore[arg-type]
+    graph = builder.done(builder.add(first, other, 0, 127))
+    return fuse_additions(graph) if fused else graph
+
+
+def test_only_what_goes_element_by_element_may_write_where_it_reads(tmp_path: Path) -> None:
+    for place in (0, 1):  # its input, what is added to its result
+        blob, operation = moved_onto(residual_block(fused=True), g.Convolution, place)
+        assert isinstance(operation, g.Convolution) and operation.residual
+        code, message = status(blob, tmp_path, bytes(6 * 5 * 8))
+        assert code == 7 and "memory overlaps" in message
+    graph = residual_block(fused=False)
+    images = Builder(np.random.default_rng(1), (6, 5, 8)).images(3)
+    for place in (0, 1):
+        path = tmp_path / "in-place.blob"
+        path.write_bytes(moved_onto(graph, g.Add, place)[0])
+        for options in ([], ["--portable"]):
+            done = subprocess.run(
+                [*QEMU, str(build_program("a76")), "run", str(path), *options],
+                input=images.tobytes(), capture_output=True, check=True,
+            )  # fmt: skip
+            assert np.array_equal(np.frombuffer(done.stdout, np.float32), run(graph, images).ravel())
 
 
 def test_what_is_accepted_is_run_unless_that_is_long(sanitized: Path, tmp_path: Path) -> None:
