@@ -119,12 +119,18 @@ def text_of(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _recommended(front: Mapping[str, Any]) -> list[str]:
+    found = front.get("recommended")
+    return [f"Recommended: {found['hash'] or 'none'}, {found['why']}.", ""] if found else []
+
+
 def note(front: Mapping[str, Any]) -> str:
     """The front as the run's description, in Markdown."""
     lines = [
         f"**{len(front['points'])} candidates on the front** of {', '.join(front['objectives'])}. Open the artifact "
         "`report.html` to choose one.",
         "",
+        *_recommended(front),
         "| | error | latency | size | source |",
         "|---|---|---|---|---|",
     ]

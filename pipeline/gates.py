@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.confidence import Paired
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,15 +14,21 @@ if TYPE_CHECKING:
     from pipeline.candidate import Candidate
 
 DROP = 1.0  # points of accuracy, where neither the flag nor the study's settings name a bound
+RULE = (
+    "of the front's candidates within the bounds, by the figures of the search, those count as equally fast whose latency lies "
+    "within the interval of the fastest one; of these the smallest is taken, of equally small ones the most accurate"
+)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a program must keep to: points of accuracy lost against fp32, milliseconds, and whether the time may be modelled."""
+    """What a program must keep to: points of accuracy lost against fp32, milliseconds, whether the time may be modelled, and
+    whether the images must settle that the accuracy is within its bound."""
 
     accuracy_drop: float = DROP
     latency_ms: float | None = None
     allow_modelled: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,20 @@ class Gate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was found out about a program: accuracies are shares of 1 on the same ``images`` images of the report half."""
+    """What was found out about a program.
 
-    images: int
-    accuracy: float
-    fp32: float
-    on: str
+    Attributes:
+        paired: it beside fp32 on images of the report half.
+        available: how many images the report half has.
+    """
+
+    paired: Paired
+    available: int
     profile: Profile
+
+    def strength(self, bounds: Bounds) -> str:
+        """``strong`` where the images settle on which side of the bound the accuracy lies, else ``weak``."""
+        return "weak" if self.paired.verdict(bounds.accuracy_drop / 100) == "open" else "strong"
 
 
 class Refused(Exception):
@@ -53,7 +67,7 @@ class Refused(Exception):
 
 
 def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
-    """The hash of the front's best candidate by the rule above, and the choice in words.
+    """The hash of the front's best candidate by ``RULE``, and the choice in words; pure, the same wherever it is asked.
 
     Raises:
         Refused: none is within the bounds by the figures of the search.
@@ -67,14 +81,14 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
     near = [p for p in points if p["error"] <= fp32 + bounds.accuracy_drop / 100 + 1e-9]
     if not near:
         best = min(points, key=lambda p: p["error"])
-        raise Refused([Gate("choice", False, f"no candidate is within {bounds.accuracy_drop:g} points of fp32 on the search "
+        raise Refused([Gate("choice", False, f"no candidate is within {points_of(bounds.accuracy_drop)} of fp32 on the search "
                             f"half; the closest, {best['hash']}, loses {100 * (best['error'] - fp32):.2f}")])  # fmt: skip
     limit = bounds.latency_ms
     fit = [p for p in near if limit is None or (p["high"] is not None and p["high"] <= limit)]
     if not fit:
         fastest = min((p["high"] for p in near if p["high"] is not None), default=None)
         shown = "none has a latency" if fastest is None else f"the fastest may take {fastest:.4g} ms"
-        raise Refused([Gate("choice", False, f"no candidate within {bounds.accuracy_drop:g} points keeps to {limit:g} ms; "
+        raise Refused([Gate("choice", False, f"no candidate within {points_of(bounds.accuracy_drop)} keeps to {limit:g} ms; "
                             f"{shown}")])  # fmt: skip
     timed = [p for p in fit if p["latency_ms"] is not None]
     if timed:
@@ -85,19 +99,22 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
     fast = f"the smallest of {len(fit)} equally fast" if timed else "the smallest"
     return (
         chosen["hash"],
-        f"{fast} among the {len(near)} of {len(points)} candidates within {bounds.accuracy_drop:g} points of fp32",
+        f"{fast} among the {len(near)} of {len(points)} candidates within {points_of(bounds.accuracy_drop)} of fp32",
     )
+
+
+def points_of(drop: float) -> str:
+    """``1 point``, ``2.5 points``."""
+    return f"{drop:g} point{'' if drop == 1 else 's'}"
 
 
 def judge(evidence: Evidence, bounds: Bounds) -> list[Gate]:
-    """The gates for accuracy, latency and the latency's source."""
-    drop, profile, limit = 100 * (evidence.fp32 - evidence.accuracy), evidence.profile, bounds.latency_ms
-    accuracy = Gate(
-        "accuracy",
-        drop <= bounds.accuracy_drop + 1e-9,
-        f"the program is right on {100 * evidence.accuracy:.2f} % of {evidence.images} images it was never chosen on, fp32 on "
-        f"{100 * evidence.fp32:.2f} %: it loses {drop:.2f} points, allowed are {bounds.accuracy_drop:g}",
-    )
+    """The gates for accuracy and its evidence, latency and the latency's source.
+
+    The accuracy fails where even the lower end of the loss's interval lies above the bound: a program is not blamed for images
+    that cannot tell. Where they cannot, the evidence is weak.
+    """
+    profile, limit = evidence.profile, bounds.latency_ms
     interval = f"{profile.latency_ms:.4g} ms ({profile.low_ms:.4g} to {profile.high_ms:.4g})"
     latency = Gate(
         "latency",
@@ -119,18 +136,61 @@ def judge(evidence: Evidence, bounds: Bounds) -> list[Gate]:
             else "; run this on one, or add --allow-modelled"
         ),
     )
-    return [accuracy, latency, source]
+    return [*_accuracy(evidence, bounds), latency, source]
 
 
-def figures(candidate: Candidate, evidence: Evidence) -> dict[str, Any]:
+def _accuracy(evidence: Evidence, bounds: Bounds) -> list[Gate]:
+    paired, drop = evidence.paired, bounds.accuracy_drop
+    low, high = paired.interval
+    verdict = paired.verdict(drop / 100)
+    accuracy = Gate(
+        "accuracy",
+        verdict != "beyond",
+        f"the program is right on {100 * paired.accuracy:.2f} % of {paired.images} images it was never chosen on, fp32 on "
+        f"{100 * paired.before:.2f} %: it loses {100 * paired.loss:.2f} points (95 % interval {100 * low:.2f} to "
+        f"{100 * high:.2f}), allowed are {drop:g}",
+    )
+    if verdict == "beyond":
+        return [accuracy]
+    if verdict == "within":
+        return [accuracy, Gate("evidence", True, "strong: the whole interval is within the bound")]
+    return [accuracy, Gate("evidence", not bounds.strict, _weak(evidence, bounds))]
+
+
+def _weak(evidence: Evidence, bounds: Bounds) -> str:
+    """Why the evidence is weak, and what would make it strong."""
+    used, available = evidence.paired.images, evidence.available
+    wanted = evidence.paired.images_to_settle(bounds.accuracy_drop / 100)
+    text = f"weak: the interval reaches beyond the bound of {points_of(bounds.accuracy_drop)}; "
+    if wanted is None:
+        text += "the loss is as good as the bound, which no number of images settles"
+    else:
+        text += f"about {rounded(wanted)} images like these would settle it, the report half has {available}"
+    if used < available:
+        text += f", of which --limit left out {available - used}"
+    return text + ("; refused by --strict" if bounds.strict else "; --strict refuses such a one")
+
+
+def rounded(count: int) -> int:
+    """Two figures, upward: no estimate of a number of images has more."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
+
+
+def figures(candidate: Candidate, evidence: Evidence, bounds: Bounds) -> dict[str, Any]:
     """What the bundle and the registry say of the program, each with its source."""
-    profile = evidence.profile
+    profile, paired = evidence.profile, evidence.paired
+    low, high = paired.interval
     return {
         "accuracy": {
-            "value": evidence.accuracy,
-            "fp32": evidence.fp32,
-            "images": evidence.images,
-            "source": f"the program on {evidence.on}, {evidence.images} images of the report half",
+            "value": paired.accuracy,
+            "fp32": paired.before,
+            "loss": paired.loss,
+            "loss_low": low,
+            "loss_high": high,
+            "evidence": evidence.strength(bounds),
+            "images": paired.images,
+            "source": f"the program on {profile.device}, {paired.images} images of the report half",
         },
         "latency": {
             "value": profile.latency_ms,
@@ -156,6 +216,9 @@ def tags_of(candidate: Candidate, told: dict[str, Any]) -> dict[str, str]:
         "target": candidate.manifest["target"],
         "accuracy": f"{told['accuracy']['value']:.6f}",
         "accuracy_fp32": f"{told['accuracy']['fp32']:.6f}",
+        "accuracy_loss": f"{told['accuracy']['loss']:.6f}",
+        "accuracy_loss_interval": f"{told['accuracy']['loss_low']:.6f} to {told['accuracy']['loss_high']:.6f}",
+        "evidence": told["accuracy"]["evidence"],
         "images": str(told["accuracy"]["images"]),
         "latency_ms": f"{latency['value']:.6g}",
         "latency_interval_ms": f"{latency['low']:.6g} to {latency['high']:.6g}",

@@ -2,9 +2,13 @@
 
 Without --candidate, one is chosen by the figures of the search: of the front's candidates within the accuracy drop of fp32
 (and within --max-latency-ms, if given) those count as equally fast whose latency lies within the interval of the fastest
-one; of these the smallest is taken, of equally small ones the most accurate. Its program then
-has to pass every gate on the images that neither trained nor guided it: a candidate that fails is refused, and no other is
-tried in its place, for that would be choosing on the very images that judge. Exit status: 0 promoted, 1 refused, 2 mistake.
+one; of these the smallest is taken, of equally small ones the most accurate. The search's last lines and its report recommend
+by the same rule. Its program then has to pass every gate on the images that neither trained nor guided it: a candidate that
+fails is refused, and no other is tried in its place, for that would be choosing on the very images that judge.
+
+The accuracy is compared with fp32's on the same images. It fails where even the lower end of the loss's 95 % interval lies
+above the bound; where the images do not settle it, the version is tagged evidence: weak, and --strict refuses it. Exit
+status: 0 promoted, 1 refused, 2 mistake.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.config import Parser, Settings, main_guard, read_config
 from pipeline.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
+from pipeline.recommendation import bound_of
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,45 +33,29 @@ if TYPE_CHECKING:
     from pipeline.champions import Champions, Version
     from pipeline.workspace import Workspace
 
-BATCH = 256
-
 
 def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evidence:
-    """Run the program on the report half, or its first ``limit`` images, and profile it anew."""
+    """Run the program and fp32 on the report half, or its first ``limit`` images, and profile the program anew."""
     import torch
 
-    from pipeline.evaluate import accuracy
+    from pipeline.confidence import Paired
+    from pipeline.evaluate import checked, predictions
     from pipeline.pool import devices_at_hand
+    from pipeline.training import evaluation
 
-    report = workspace.data.report
+    report = checked(candidate, workspace.data).report
     _say(f"running the program on {min(len(report), limit or len(report))} images")
-    found = accuracy(candidate.folder, workspace.data, on="arm", split="report", limit=limit)
+    program, labels = predictions(candidate, workspace.data, "arm", "report", limit)
     _say("running fp32 on the same images")
-    reference = fp32_accuracy(workspace, found.images)
+    same = torch.arange(len(labels))
+    fp32 = evaluation.predictions(workspace.model, report, workspace.mean, workspace.std, indices=same)
     _say("profiling")
     image = report.batch(torch.tensor([0])).numpy()[0]
     layers = [layer["layer"] for layer in candidate.manifest["profile"]["layers"]]
     with devices_at_hand(candidate.manifest["target"]) as devices:
-        program, blob = candidate.program.read_bytes(), candidate.blob.read_bytes()
-        profile = devices.profile(program, blob, image, layers, anew=True)
-    return Evidence(found.images, found.accuracy, reference, profile.device, profile)
-
-
-def fp32_accuracy(workspace: Workspace, count: int) -> float:
-    """Accuracy of the uncompressed network on the first ``count`` images of the report half."""
-    import torch
-
-    from pipeline.images import normalize
-    from pipeline.training.outputs import answers
-
-    report, network = workspace.data.report, workspace.model.eval()
-    correct = 0
-    with torch.inference_mode():
-        for start in range(0, count, BATCH):
-            rows = torch.arange(start, min(start + BATCH, count))
-            scores = answers(network, normalize(report.batch(rows), workspace.mean, workspace.std))
-            correct += int((scores.argmax(1) == report.labels[rows]).sum())
-    return correct / count
+        files = candidate.program.read_bytes(), candidate.blob.read_bytes()
+        profile = devices.profile(*files, image, layers, anew=True)
+    return Evidence(Paired.of(program, fp32.numpy(), labels), len(report), profile)
 
 
 def sound(folder: Path) -> tuple[Candidate, Gate]:
@@ -119,7 +108,7 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     gates = [checksums, images, *judge(evidence, bounds)]
     if not all(gate.passed for gate in gates):
         raise Refused(gates)
-    told = figures(candidate, evidence)
+    told = figures(candidate, evidence, bounds)
     place = bundle or folder / "promoted" / chosen
     preprocessing = workspace.data.report.preprocessing
     gone_through = [asdict(gate) for gate in gates]
@@ -202,14 +191,13 @@ def _promoted_text(result: dict[str, Any]) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m pipeline.promote", description=__doc__.split("\n\n")[0] if __doc__ else None
-    )
+    description, _, rules = (__doc__ or "").partition("\n\n")
+    parser = Parser(prog="python -m pipeline.promote", description=description, epilog=rules)
     parser.add_argument("study", help="name of the study")
     parser.add_argument(
         "--candidate",
         metavar="HASH",
-        help="which one (its beginning is enough); default: the best, see above",
+        help="which one (its beginning is enough); default: the best, see below",
     )
     parser.add_argument(
         "--out",
@@ -225,6 +213,11 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--allow-modelled", action="store_true", help="accept a latency that no ARM CPU has measured"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse where the images do not settle that the accuracy is within its bound",
     )
     parser.add_argument(
         "--limit", type=int, metavar="N", help="judge on the first N images of the report half only"
@@ -258,8 +251,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--{flag.replace('_', '-')} {value:g}: give a number above 0")
     folder, settings = _settings(args.out, args.study, args.tracking_uri)
     name = _candidate_name(folder, args.candidate)
-    drop = next((d for d in (args.max_accuracy_drop, settings.max_accuracy_drop) if d is not None), DROP)
-    bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled)
+    drop = bound_of(args.max_accuracy_drop, settings.max_accuracy_drop)
+    bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled, args.strict)
     from pipeline.champions import Champions
     from pipeline.tracking import Tracker, TrackingError
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pipeline.confidence import show_error
 from pipeline.config import Settings
 from pipeline.details import read_details, zero_share_mean
 from pipeline.files import write_atomically
 from pipeline.progress import show_bytes, show_latency
+from pipeline.recommendation import bound_of, recommend
 from pipeline.records import Figures, Reference, TrialRecord
 from pipeline.report import ReportData, hypervolume_history, render
 from pipeline.study import Study, front_of
@@ -30,18 +32,22 @@ def publish(
     tracker: Tracker,
     layer_weights: Mapping[str, int],
     complete: bool,
+    images: int | None = None,
 ) -> dict[str, Any]:
     """Write front.json and report.html, and all of it to MLflow; what was there is replaced.
 
     Args:
         complete: whether the search ran to its end; MLflow shows an interrupted one as killed.
+        images: how many images an error is a share of; with them, errors have a standard error.
 
     Returns:
         The content of front.json.
     """
     records = study.records()
     chosen = front_of(within_drop(records, references, settings.max_accuracy_drop), study.objectives)
-    front = front_json(chosen, references, study.objectives)
+    front = front_json(chosen, references, study.objectives, images)
+    recommended = recommend(front, settings.max_accuracy_drop)
+    front["recommended"] = recommended.as_dict()
     write_atomically(settings.folder / "front.json", json.dumps(front, indent=1) + "\n")
     hashes = [point["hash"] for point in front["points"]]
     history = hypervolume_history(records, references, study.objectives)
@@ -59,6 +65,9 @@ def publish(
             details={name: read_details(settings.folder / "candidates" / name) for name in hashes},
             history=history,
             notes=NOTES,
+            images=images,
+            recommended=recommended,
+            accuracy_drop=bound_of(settings.max_accuracy_drop),
             created=f"{datetime.now():%Y-%m-%d %H:%M}",
         )
     )
@@ -122,12 +131,16 @@ def point(figures: Figures) -> dict[str, Any]:
 
 
 def front_json(
-    front: Sequence[TrialRecord], references: Sequence[Reference], objectives: Sequence[str]
+    front: Sequence[TrialRecord],
+    references: Sequence[Reference],
+    objectives: Sequence[str],
+    images: int | None = None,
 ) -> dict[str, Any]:
-    """The content of front.json; points from the largest to the smallest."""
+    """The content of front.json; points from the largest to the smallest. ``images``: of how many an error is a share."""
     ordered = sorted(front, key=lambda r: (-(r.figures.size_bytes or 0), r.hash))
     return {
         "objectives": list(objectives),
+        "images": images,
         "references": [{"name": r.name, **point(r.figures)} for r in references],
         "points": [
             {"hash": r.hash, **point(r.figures), "candidate": f"candidates/{r.hash}"} for r in ordered
@@ -144,7 +157,7 @@ def front_table(front: dict[str, Any]) -> str:
         rows.append(
             (
                 entry.get("hash") or entry["name"],
-                "-" if entry["error"] is None else f"{100 * entry['error']:.2f} %",
+                show_error(entry["error"], front.get("images")),
                 show_latency(entry["latency_ms"], entry["source"]),
                 f"{entry['low']:.3g}..{entry['high']:.3g} ms" if known else "-",
                 show_bytes(entry["size_bytes"]),
@@ -157,5 +170,7 @@ def front_table(front: dict[str, Any]) -> str:
         for row in rows
     ]
     devices = sorted({e["device"] for e in [*front["references"], *front["points"]] if e["device"]})
-    note = f"latency: one image, one thread, on {', '.join(devices)}" if devices else ""
-    return "\n".join([*lines, note]).rstrip()
+    notes = [f"latency: one image, one thread, on {', '.join(devices)}"] if devices else []
+    if images := front.get("images"):
+        notes.append(f"error: on the {images} images that guided the search, +- its standard error")
+    return "\n".join([*lines, *notes])

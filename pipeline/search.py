@@ -111,12 +111,13 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
             settings, study, progress, lambda: track(settings, tracker, study, progress), references=compared
         )
         progress.status("writing the front")
-        front = publish.publish(settings, study, compared, tracker, weights, complete)
+        images = len(workspace.data.search)
+        front = publish.publish(settings, study, compared, tracker, weights, complete, images)
     return {
         "study": str(settings.folder),
         "complete": complete,
         **front,
-        "text": f"{publish.front_table(front)}\n\n{where_to_look(settings, tracker.how_to_look, complete)}",
+        "text": f"{publish.front_table(front)}\n\n{where_to_look(settings, front, tracker.how_to_look, complete)}",
     }
 
 
@@ -162,14 +163,20 @@ def opening_line(settings: Settings, study: Study) -> str:
     )
 
 
-def where_to_look(settings: Settings, mlflow: str, complete: bool) -> str:
-    """What to open and type next."""
+def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, complete: bool) -> str:
+    """The candidate to take, and what to open and type next."""
+    from pipeline.recommendation import recommend
+
     name, out = settings.study_name, settings.out
+    found = recommend(front, settings.max_accuracy_drop)
+    flags = [word for flag, _ in found.flags for word in flag.split()]
     lines = [
+        f"best     {found.hash or 'none'}: {found.why}",
         f"report   {settings.folder / 'report.html'}",
         f"front    {settings.folder / 'front.json'}",
         f"MLflow   {mlflow}",
-        f"promote  {shell('pipeline.promote', name, '--out', out)}",
+        f"promote  {shell('pipeline.promote', name, '--out', out, *flags)}",
+        *(f"         {flag}: {why}" for flag, why in found.flags),
     ]
     if not complete:
         resume = shell("pipeline.search", "--name", name, "--out", out)

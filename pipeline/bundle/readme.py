@@ -41,6 +41,7 @@ def readme(
     height, width = candidate.image_size
     outputs = len(manifest["classes"])
     accuracy, latency = figures["accuracy"], figures["latency"]
+    interval = f"{100 * accuracy['loss_low']:.2f} to {100 * accuracy['loss_high']:.2f}"
     warning = f"The latency is {latency['warning']}.\n\n" if latency["warning"] else ""
     return f"""# {manifest["model"]} for ARM, {manifest["hash"]}
 
@@ -77,6 +78,8 @@ to link `libnetwork.so` or compile its sources, which is also the way where the 
 | figure | value | source |
 |---|---|---|
 | accuracy | {100 * accuracy["value"]:.2f} % (fp32: {100 * accuracy["fp32"]:.2f} %) | {accuracy["source"]} |
+| points lost against fp32 | {100 * accuracy["loss"]:.2f} ({interval}) \
+| 95 % interval, same images; {accuracy["evidence"]} evidence |
 | latency | {latency["value"]:.4g} ms ({latency["low"]:.4g} to {latency["high"]:.4g}) | {latency["source"]}, {latency["device"]} |
 | size | {figures["size"]["value"]} bytes | {figures["size"]["source"]} |
 | peak memory | {figures["peak_memory"]["value"]} bytes | {figures["peak_memory"]["source"]} |

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pipeline.confidence import decimals, standard_error
 from pipeline.describe import mean_bits
+from pipeline.gates import DROP
 from pipeline.pareto import front as pareto_front
 from pipeline.pareto import hypervolume
+from pipeline.recommendation import Recommendation
 from pipeline.records import OBJECTIVES, Figures, Reference, TrialRecord
 
 BINS = (20, 72)  # few weights make few bins
@@ -108,6 +111,9 @@ class ReportData:
         history: (trial number, hypervolume) pairs; None computes them by ``hypervolume_history``.
         notes: sentences about the data, the devices and how figures came about.
         created: when, as text.
+        images: of how many images an error is a share; with them, errors have a standard error.
+        recommended: the candidate that ``pipeline.promote`` would take.
+        accuracy_drop: points against fp32 that count as near.
     """
 
     study: str
@@ -123,6 +129,9 @@ class ReportData:
     history: Sequence[tuple[int, float]] | None = None
     notes: Sequence[str] = ()
     created: str = ""
+    images: int | None = None
+    recommended: Recommendation | None = None
+    accuracy_drop: float = DROP
 
 
 def hypervolume_history(
@@ -161,8 +170,10 @@ def payload(data: ReportData) -> dict[str, Any]:
         "objectives": list(data.objectives),
         "layers": names,
         "weights": [layers[name] for name in names],
-        "references": [{"name": r.name, **_figures(r.figures)} for r in data.references],
-        "trials": [_trial(record, names, data.layers, record.hash in chosen) for record in data.records],
+        "references": [{"name": r.name, **_figures(r.figures, data.images)} for r in data.references],
+        "trials": [_trial(record, names, data, record.hash in chosen) for record in data.records],
+        "recommended": data.recommended and data.recommended.hash,
+        "accuracyDrop": data.accuracy_drop,
         "details": {
             candidate: {name: dataclasses.asdict(detail) for name, detail in details.items()}
             for candidate, details in data.details.items()
@@ -172,9 +183,7 @@ def payload(data: ReportData) -> dict[str, Any]:
     return _finite(page)
 
 
-def _trial(
-    record: TrialRecord, names: Sequence[str], weights: Mapping[str, int], on_front: bool
-) -> dict[str, Any]:
+def _trial(record: TrialRecord, names: Sequence[str], data: ReportData, on_front: bool) -> dict[str, Any]:
     plan = record.plan
     planned = [plan.layers.get(name) for name in names]
     return {
@@ -183,8 +192,8 @@ def _trial(
         "status": record.status,
         "reason": record.reason,
         "front": on_front,
-        **_figures(record.figures),
-        "bits": mean_bits(plan, weights),
+        **_figures(record.figures, data.images),
+        "bits": mean_bits(plan, data.layers),
         "activations": plan.activation_bits,
         "temperature": [plan.temperature.start, plan.temperature.end, plan.temperature.shape],
         "quantizer": plan.quantizer,
@@ -195,9 +204,13 @@ def _trial(
     }
 
 
-def _figures(figures: Figures) -> dict[str, Any]:
+def _figures(figures: Figures, images: int | None) -> dict[str, Any]:
+    known = figures.error is not None and math.isfinite(figures.error)
+    deviation = standard_error(figures.error or 0.0, images) if images and known else None
     return {
         "error": figures.error,
+        "deviation": deviation,
+        "decimals": 2 if deviation is None else decimals(100 * deviation),
         "latency": figures.latency_ms,
         "low": figures.latency_low_ms,
         "high": figures.latency_high_ms,

@@ -16,7 +16,11 @@
   const html = (tag, attributes, ...children) => make(null, tag, attributes, children);
 
   /* ---- figures as text ---- */
-  const percent = (value) => (known(value) ? (100 * value).toFixed(2) + " %" : "-");
+  const percent = (value, digits = 2) => (known(value) ? (100 * value).toFixed(digits) + " %" : "-");
+  /* An error with its standard error, and no more decimals than that leaves. */
+  const error = (trial) => (!known(trial.error) ? "-" : !known(trial.deviation) ? percent(trial.error) :
+    `${(100 * trial.error).toFixed(trial.decimals)} ± ${percent(trial.deviation, trial.decimals)}`);
+  const epochs = (value) => `${Number(value.toPrecision(value < 1 ? 2 : 3))} ${value === 1 ? "epoch" : "epochs"}`;
   const significant = (value, digits = 3) => {
     if (!known(value)) return "-";
     const text = value.toPrecision(digits);
@@ -40,7 +44,7 @@
   const drop = (trial) => {
     if (!fp32 || !known(fp32.error) || !known(trial.error)) return "";
     const points = 100 * (trial.error - fp32.error);
-    return (points < 0 ? "−" : "+") + Math.abs(points).toFixed(2) + " points against fp32";
+    return (points < 0 ? "−" : "+") + Math.abs(points).toFixed(trial.decimals) + " points against fp32";
   };
 
   /* ---- trials: one entry per candidate, the last trial that got anywhere ---- */
@@ -115,6 +119,7 @@
   const empty = (node, text) => node.replaceChildren(html("div", { class: "empty" }, text));
 
   /* ---- the front ---- */
+  const REACH = 11; /* pixels around a point that count as on it */
   const AXES = {
     latency: {
       value: (t) => t.latency, low: (t) => t.low, high: (t) => t.high, unit: () => [1, "ms"],
@@ -141,7 +146,7 @@
     const values = shown.flatMap((t) => [axis.value(t), axis.low(t), axis.high(t)]).filter(known);
     const [unit, unitName] = axis.unit(Math.max(...values));
     let [x0, x1] = extent(values.map((v) => v / unit));
-    const log = x0 > 0 && x1 / x0 > 6;
+    const log = x0 > 0 && x1 / x0 > 3;
     if (log) [x0, x1] = [x0 / Math.pow(x1 / x0, 0.05), x1 * Math.pow(x1 / x0, 0.06)];
     else [x0, x1] = spread(x0, x1, 0.07);
     /* A diverged trial must not flatten the front: errors far above it are shown at the upper edge. */
@@ -164,7 +169,10 @@
     const px = (t) => f.sx.at(axis.value(t) / unit), py = (t) => Math.max(f.box.top, f.sy.at(100 * t.error));
     drawStair(f, trials.filter((t) => t.front), px, py, axis.value);
     const order = [...trials.filter((t) => !t.front), ...references, ...trials.filter((t) => t.front)];
-    for (const trial of order) f.root.append(drawPoint(trial, axis, f, px(trial), py(trial), unit, above.includes(trial)));
+    const places = order.map((trial) => ({ trial, x: px(trial), y: py(trial) }));
+    const cursor = svg("g", { class: "cursor", visibility: "hidden" }, svg("circle", { class: "halo", r: 9.5 }), svg("circle", { class: "mark", r: 4 }));
+    for (const place of places) f.root.append(drawPoint(place, axis, f, unit, above.includes(place.trial), { places, cursor }));
+    f.root.append(cursor);
     if (above.length) f.root.append(svg("text", { x: f.box.right, y: f.box.top - 10, "text-anchor": "end" }, `▲ ${above.length} above ${y1.toFixed(1)} %`));
   }
   function drawStair(f, points, px, py, value) {
@@ -177,11 +185,12 @@
     path += `H${f.box.right}`;
     f.root.append(svg("path", { class: "reach", d: path + `V${f.box.top}Z` }), svg("path", { class: "stair", d: path }));
   }
-  function drawPoint(trial, axis, f, x, y, unit, outside) {
+  function drawPoint(place, axis, f, unit, outside, chart) {
+    const { trial, x, y } = place;
     const isReference = !trial.hash;
     const kind = [isReference ? "reference " + trial.name : trial.front ? "front" : trial.status, trial.source === "measured" ? "measured" : "modelled"];
-    const group = svg("g", { class: "point " + kind.join(" "), "data-hash": trial.hash, tabindex: isReference ? null : 0, role: isReference ? null : "button" });
-    group.setAttribute("aria-label", `${trial.hash || trial.name}: error ${percent(trial.error)}, ${milliseconds(trial.latency)} ${source(trial)}, ${bytes(trial.size)}`);
+    const group = svg("g", { class: "point " + kind.join(" "), "data-hash": trial.hash, tabindex: 0, role: isReference ? "img" : "button" });
+    group.setAttribute("aria-label", `${trial.hash || trial.name}: error ${error(trial)}, ${milliseconds(trial.latency)} ${source(trial)}, ${bytes(trial.size)}`);
     if (known(axis.low(trial)) && known(axis.high(trial)))
       group.append(svg("line", { class: "bar", x1: f.sx.at(axis.low(trial) / unit), x2: f.sx.at(axis.high(trial) / unit), y1: y, y2: y }));
     const r = trial.front ? 5 : isReference ? 5 : 3.2;
@@ -192,16 +201,60 @@
       const left = x > f.box.right - 50;
       group.append(svg("text", { x: x + (left ? -10 : 10), y: y - 8, "text-anchor": left ? "end" : "start", class: "haloed" }, trial.name));
     }
-    group.append(svg("circle", { class: "halo", cx: x, cy: y, r: r + 4.5 }), svg("circle", { class: "target", cx: x, cy: y, r: 11 }));
-    listen(group, trial);
+    group.append(svg("circle", { class: "halo", cx: x, cy: y, r: r + 4.5 }), svg("circle", { class: "target", cx: x, cy: y, r: REACH }));
+    listenAt(group, place, chart);
     return group;
+  }
+  /* Points may lie on top of each other. The mouse gets the nearest of those within reach and is told of the others, and further
+     clicks go through them; the keyboard gets each in turn. What is shown is marked above all points. */
+  function listenAt(group, own, chart) {
+    const within = (x, y) => chart.places.filter((p) => Math.hypot(p.x - x, p.y - y) <= REACH);
+    const pointed = (event) => {
+      const box = group.ownerSVGElement.getBoundingClientRect();
+      const x = event.clientX - box.left, y = event.clientY - box.top;
+      const [at, here] = Math.hypot(own.x - x, own.y - y) <= REACH ? [{ x, y }, within(x, y)] : [own, within(own.x, own.y)];
+      const nearest = here.reduce((best, p) => (Math.hypot(p.x - at.x, p.y - at.y) < Math.hypot(best.x - at.x, best.y - at.y) ? p : best), own);
+      return { nearest, here };
+    };
+    let shown = null;
+    const leave = () => {
+      if (shown) mark(shown.trial.hash, "over", false);
+      shown = null;
+      tip.hidden = true;
+      chart.cursor.setAttribute("visibility", "hidden");
+    };
+    const show = (place, here) => {
+      if (shown === place) return;
+      leave();
+      shown = place;
+      mark(place.trial.hash, "over", true);
+      chart.cursor.setAttribute("transform", `translate(${place.x},${place.y})`);
+      chart.cursor.setAttribute("visibility", "visible");
+      const box = group.ownerSVGElement.getBoundingClientRect();
+      showTip(place.trial, box.left + place.x, box.top + place.y, here.filter((p) => p !== place).map((p) => p.trial));
+    };
+    const point = (event) => { const { nearest, here } = pointed(event); show(nearest, here); };
+    group.addEventListener("pointerenter", point);
+    group.addEventListener("pointermove", (event) => { if (!shown || shown.trial.hash !== state.pinned) point(event); });
+    group.addEventListener("pointerleave", leave);
+    group.addEventListener("focus", () => { if (group.matches(":focus-visible")) show(own, within(own.x, own.y)); });
+    group.addEventListener("blur", leave);
+    group.addEventListener("click", (event) => {
+      const { nearest, here } = pointed(event), stack = here.filter((p) => p.trial.hash);
+      const at = stack.findIndex((p) => p.trial.hash === state.pinned);
+      const next = at >= 0 ? stack[(at + 1) % stack.length] : nearest.trial.hash ? nearest : stack[0];
+      if (!next) return;
+      pin(next.trial.hash);
+      show(next, here);
+    });
+    if (own.trial.hash) onKey(group, () => pin(own.trial.hash));
   }
 
   /* ---- hover and pin ---- */
   const tip = byId("tip");
-  function showTip(trial, event) {
+  function showTip(trial, x, y, others = []) {
     const rows = [
-      ["error", percent(trial.error) + (trial.hash && drop(trial) ? ` (${drop(trial).replace(" points against fp32", "")})` : "")],
+      ["error", error(trial) + (trial.hash && drop(trial) ? ` (${drop(trial).replace(" points against fp32", "")})` : "")],
       ["latency", milliseconds(trial.latency)],
       known(trial.low) && known(trial.high) ? ["interval", `${significant(trial.low)} to ${milliseconds(trial.high)}`] : null,
       known(trial.latency) ? ["source", source(trial)] : null,
@@ -212,10 +265,9 @@
     ].filter(Boolean);
     tip.replaceChildren(
       html("b", {}, trial.hash || trial.name), trial.hash ? ` trial ${trial.number}, ${trial.front ? "on the front" : trial.status}` : " reference",
-      html("table", {}, html("tbody", {}, ...rows.map(([k, v]) => html("tr", {}, html("td", {}, k), html("td", {}, v))))));
+      html("table", {}, html("tbody", {}, ...rows.map(([k, v]) => html("tr", {}, html("td", {}, k), html("td", {}, v))))),
+      others.length ? html("p", {}, `${others.length + 1} points here, click for the next: ` + others.map((t) => `${t.hash || t.name} (${error(t)})`).join(", ")) : "");
     tip.hidden = false;
-    const box = event.currentTarget.getBoundingClientRect();
-    const x = box.left + box.width / 2, y = box.top + box.height / 2;
     const left = Math.min(x + 16, innerWidth - tip.offsetWidth - 10);
     const top = y + 14 + tip.offsetHeight > innerHeight ? y - tip.offsetHeight - 14 : y + 14;
     tip.style.left = Math.max(8, left) + scrollX + "px";
@@ -226,7 +278,11 @@
     for (const node of document.querySelectorAll("[data-hash]")) if (node.dataset.hash === hash) node.classList.toggle(name, on);
   }
   function listen(node, trial, withTip = true) {
-    const enter = (event) => { mark(trial.hash, "over", true); if (withTip) showTip(trial, event); };
+    const enter = (event) => {
+      mark(trial.hash, "over", true);
+      const box = event.currentTarget.getBoundingClientRect();
+      if (withTip) showTip(trial, box.left + box.width / 2, box.top + box.height / 2);
+    };
     const leave = () => { mark(trial.hash, "over", false); tip.hidden = true; };
     node.addEventListener("pointerenter", enter);
     node.addEventListener("pointerleave", leave);
@@ -234,8 +290,11 @@
     node.addEventListener("blur", leave);
     if (!trial.hash) return;
     node.addEventListener("click", () => pin(trial.hash));
+    onKey(node, () => pin(trial.hash));
+  }
+  function onKey(node, act) {
     node.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pin(trial.hash); }
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); act(); }
     });
   }
   function pin(hash, remember = true) {
@@ -252,19 +311,21 @@
   /* ---- cards and legend ---- */
   function drawCards() {
     const least = (key, of = front) => of.filter((t) => known(t[key])).sort((a, b) => a[key] - b[key] || a.error - b.error)[0];
-    const near = fp32 && known(fp32.error) ? front.filter((t) => known(t.error) && t.error <= fp32.error + 0.01) : [];
+    const near = fp32 && known(fp32.error) ? front.filter((t) => known(t.error) && t.error <= fp32.error + data.accuracyDrop / 100 + 1e-9) : [];
+    const within = `within ${data.accuracyDrop} ${data.accuracyDrop === 1 ? "point" : "points"} of fp32`;
     const cards = [
-      ["Smallest within 1 point of fp32", least("size", near), (t) => bytes(t.size)],
-      ["Fastest within 1 point of fp32", least("latency", near), (t) => milliseconds(t.latency)],
-      ["Most accurate", least("error"), (t) => percent(t.error)],
+      ["Recommended", candidates.get(data.recommended), (t) => bytes(t.size)],
+      ["Smallest " + within, least("size", near), (t) => bytes(t.size)],
+      ["Fastest " + within, least("latency", near), (t) => milliseconds(t.latency)],
+      ["Most accurate", least("error"), error],
       ["Smallest", least("size"), (t) => bytes(t.size)],
       ["Fastest", least("latency"), (t) => milliseconds(t.latency)],
     ];
     const seen = new Set();
-    const chosen = cards.filter(([name, trial]) => trial && !(seen.has(trial.hash) && name.length < 15 && name !== "Most accurate") && seen.add(trial.hash)).slice(0, 4);
+    const chosen = cards.filter(([name, trial]) => trial && !(seen.has(trial.hash) && name !== "Most accurate" && (name.length < 15 || trial.hash === data.recommended)) && seen.add(trial.hash)).slice(0, 4);
     byId("cards").replaceChildren(...chosen.map(([name, trial, big]) => {
       const of = trial.source || "unknown source", latency = milliseconds(trial.latency);
-      const rest = [big(trial) === percent(trial.error) ? null : percent(trial.error) + " error", big(trial) === bytes(trial.size) ? null : bytes(trial.size),
+      const rest = [big(trial) === error(trial) ? null : error(trial) + " error", big(trial) === bytes(trial.size) ? null : bytes(trial.size),
         !known(trial.latency) ? null : big(trial) === latency ? of : `${latency} ${of}`];
       const text = rest.filter(Boolean).join(" · ");
       const card = html("button", { class: "card", type: "button", "data-hash": trial.hash, "aria-pressed": "false" },
@@ -307,13 +368,13 @@
     };
     const figure = (name, big, ...rest) => html("div", {}, html("span", { class: "name" }, name), html("span", { class: "big" }, big), ...rest.filter(Boolean).map((text) => html("span", { class: "rest" }, text)));
     byId("candidate-figures").replaceChildren(...[
-      figure("Error", percent(trial.error), drop(trial)),
+      figure("Error", error(trial), drop(trial)),
       figure("Latency", milliseconds(trial.latency), known(trial.low) && known(trial.high) ? `${significant(trial.low)} to ${milliseconds(trial.high)}` : null, known(trial.latency) ? source(trial) : null,
         ratio("fp32", "latency", ["faster", "slower"]), ratio("int8", "latency", ["faster", "slower"])),
       figure("Size", bytes(trial.size), ratio("fp32", "size", ["smaller", "larger"]), ratio("int8", "size", ["smaller", "larger"])),
       known(trial.memory) ? figure("Peak memory", bytes(trial.memory)) : null,
       figure("Mean bits", significant(trial.bits), byBits(trial)),
-      figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${trial.epochs} ${trial.epochs === 1 ? "epoch" : "epochs"}: ${trial.curve.map((r) => percent(r[1])).join(" → ")}` : null),
+      figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${epochs(trial.epochs)}: ${trial.curve.map((r) => percent(r[1], trial.decimals)).join(" → ")}` : null),
     ].filter(Boolean));
     const [start, end, shape] = trial.temperature;
     byId("candidate-plan").textContent = `${trial.quantizer}, activations of ${trial.activations} bits, temperature ` +

@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from pipeline.confidence import show_error
 from pipeline.describe import text_of
+from pipeline.gates import RULE, points_of
 from pipeline.records import Figures, Reference
 from pipeline.report.data import ReportData, payload
 
@@ -21,18 +23,19 @@ COLUMNS = (
     ("hash", "Candidate", False),
     ("status", "Status", False),
     ("error", "Error", True),
-    ("drop", "vs fp32", True),
     ("latency", "Latency", True),
-    ("source", "Source", False),
     ("size", "Size", True),
-    ("bits", "Mean bits", True),
+    ("bits", "Bits", True),
     ("epochs", "Epochs", True),
     ("seconds", "Time", True),
     ("reason", "Reason", False),
 )
 
 
-HINT = '<p class="hint">Hover over a point to read it, click to pin it: its layers are shown below.</p>'
+HINT = (
+    '<p class="hint">Hover over a point, or go there with the Tab key, to read it; click it, or press Enter, to pin it: its '
+    "layers are shown below. Where points overlap, further clicks go through them.</p>"
+)
 
 
 def render(data: ReportData) -> str:
@@ -81,9 +84,19 @@ def _header(data: ReportData) -> str:
 <p class="eyebrow">Search report</p>
 <h1>{escape(data.study)}</h1>
 <p class="lead">{_headline(data)}</p>
+{_recommended(data)}
 <dl class="facts">{shown}</dl>
 <div class="cards" id="cards"></div>
 </header>"""
+
+
+def _recommended(data: ReportData) -> str:
+    """What ``pipeline.promote`` takes, and by which rule; the terminal says the same."""
+    found = data.recommended
+    if found is None or not data.records:
+        return ""
+    name = f"<code>{escape(found.hash)}</code>, " if found.hash else "none, for "
+    return f'<p class="small recommended"><b>Recommended</b> {name}{escape(found.why)}. <b>By the rule:</b> {escape(RULE)}.</p>'
 
 
 def _headline(data: ReportData) -> str:
@@ -98,7 +111,8 @@ def _headline(data: ReportData) -> str:
     start = f"{count} {'candidate' if count == 1 else 'candidates'} on the front of {' × '.join(data.objectives)}."
     if fp32 is None or fp32.error is None:
         return start
-    near = [f for f in front if f.error is not None and f.error <= fp32.error + 0.01]
+    bound = data.accuracy_drop
+    near = [f for f in front if f.error is not None and f.error <= fp32.error + bound / 100 + 1e-9]
     if not near:
         best = min(f.error for f in front if f.error is not None)
         return (
@@ -106,7 +120,7 @@ def _headline(data: ReportData) -> str:
         )
     gains = [_smaller(near, fp32), *(_faster(near, reference) for reference in data.references)]
     told = [text for text in gains if text]
-    return f"{start} Within 1 point of fp32: {', '.join(told)}." if told else start
+    return f"{start} Within {points_of(bound)} of fp32: {', '.join(told)}." if told else start
 
 
 def _smaller(near: Sequence[Figures], fp32: Figures) -> str:
@@ -149,7 +163,9 @@ def _origin(data: ReportData) -> str:
     )
     lines = [
         "<li><b>Error</b> share of wrong answers of the hard-quantized network on the half of the validation images that "
-        "guides the search. It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the "
+        "guides the search"
+        + (f" ({data.images} images), ± its standard error" if data.images else "")
+        + ". It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the "
         "other half.</li>"
     ]
     for (source, device), count in kinds.most_common():
@@ -215,7 +231,7 @@ def _trials(data: ReportData, values: dict[str, Any]) -> str:
         f'<button type="button">{escape(title)}</button></th>'
         for key, title, number in COLUMNS
     )
-    body = "".join(_row(row, fp32) for row in rows)
+    body = "".join(_row(row, fp32, data.images) for row in rows)
     empty = "" if data.records else '<p class="note">No trial yet.</p>'
     return f"""<section id="trials">
 <h2>Every trial</h2>
@@ -225,29 +241,25 @@ def _trials(data: ReportData, values: dict[str, Any]) -> str:
 </section>"""
 
 
-def _row(row: dict[str, Any], fp32: float | None) -> str:
+def _row(row: dict[str, Any], fp32: float | None, images: int | None) -> str:
     error, latency, size = row["error"], row["latency"], row["size"]
     drop = None if error is None or fp32 is None or row["hash"] == "fp32" else 100 * (error - fp32)
     low, high, seconds = row["low"], row["high"], row.get("seconds")
-    interval = "" if low is None or high is None else f'<span class="beside">{low:#.3g} to {high:#.3g}</span>'
+    interval = "" if low is None or high is None else f'<span class="below">{low:#.3g} to {high:#.3g}</span>'
+    beside = "" if drop is None else f'<span class="below">{drop:+.{row["decimals"]}f} vs fp32</span>'
+    device = escape(row["device"] or "unnamed device")
+    source = f'<span title="{device}">{escape(row["source"] or "unknown")}</span>'
     status = "front" if row["front"] else row["status"]
     reason = row.get("reason") or ""
     cells: dict[str, tuple[Any, str]] = {
         "number": (row.get("number"), text_of(row.get("number"))),
         "hash": (row["hash"], f"<code>{escape(row['hash'])}</code>"),
         "status": (status, f'<span class="pill {escape(status)}">{escape(status)}</span>'),
-        "error": (error, "" if error is None else f"{100 * error:.2f} %"),
-        "drop": (drop, "" if drop is None else f"{drop:+.2f}"),
-        "latency": (latency, "" if latency is None else f"{latency:#.3g} ms{interval}"),
-        "source": (
-            row["source"],
-            ""
-            if latency is None
-            else f'<span title="{escape(row["device"] or "unnamed device")}">{escape(row["source"] or "unknown")}</span>',
-        ),
+        "error": (error, "" if error is None else show_error(error, images).replace("+-", "±") + beside),
+        "latency": (latency, "" if latency is None else f"{latency:#.3g} ms {source}{interval}"),
         "size": (size, "" if size is None else f"{size / 1024:.1f} KiB"),
         "bits": (row.get("bits"), "" if row.get("bits") is None else f"{row['bits']:.2f}"),
-        "epochs": (row.get("epochs"), text_of(row.get("epochs"))),
+        "epochs": (row.get("epochs"), _epochs(row.get("epochs"))),
         "seconds": (seconds, "" if seconds is None else f"{seconds:.0f} s"),
         "reason": (reason, f"<span>{escape(reason)}</span>"),
     }
@@ -257,6 +269,10 @@ def _row(row: dict[str, Any], fp32: float | None) -> str:
     )
     pinned = "" if status == "reference" else f' data-hash="{escape(row["hash"])}" tabindex="0"'
     return f'<tr data-status="{escape(status)}"{pinned}>{shown}</tr>'
+
+
+def _epochs(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}" if value < 1 else f"{value:.3g}"
 
 
 def _settings(data: ReportData) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from deploy_arm.profiling import Profile
+from pipeline.confidence import Paired
 from pipeline.gates import Bounds, Evidence, Refused, choose, judge
+from pipeline.recommendation import recommend
 from quantizers.errors import UserError
 
 MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
@@ -58,21 +60,79 @@ def test_what_cannot_be_chosen_is_refused_with_the_closest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "source", "bounds", "failed"),
+    ("lost", "gained", "bounds", "failed", "strength"),
     [
-        (0.90, "measured", Bounds(1.0), set()),
-        (0.89, "measured", Bounds(1.0), set()),
-        (0.8899, "measured", Bounds(1.0), {"accuracy"}),
-        (0.95, "measured", Bounds(0.0), set()),
-        (0.90, "measured", Bounds(1.0, 2.3), set()),
-        (0.90, "measured", Bounds(1.0, 2.29), {"latency"}),  # the upper end of the interval counts
-        (0.90, "modelled", Bounds(1.0), {"source"}),
-        (0.90, "modelled", Bounds(1.0, None, True), set()),
-        (0.50, "modelled", Bounds(1.0, 1.0), {"accuracy", "latency", "source"}),
+        (10, 12, Bounds(1.0), set(), "strong"),
+        (60, 12, Bounds(1.0), {"accuracy"}, "strong"),  # 2.4 points, the interval from 1.6 upward
+        (30, 6, Bounds(1.0), set(), "weak"),  # 0.8 points, the interval up to 1.2
+        (30, 6, Bounds(1.0, strict=True), {"evidence"}, "weak"),
+        (36, 6, Bounds(1.0), set(), "weak"),  # 1.0 points: not to be blamed
+        (6, 40, Bounds(0.0), set(), "strong"),
+        (10, 10, Bounds(0.0), set(), "weak"),
     ],
 )
-def test_the_gates_are_exact(accuracy: float, source: Any, bounds: Bounds, failed: set[str]) -> None:
+def test_accuracy_fails_only_where_the_whole_interval_lies_above_the_bound(
+    lost: int, gained: int, bounds: Bounds, failed: set[str], strength: str
+) -> None:
+    evidence = Evidence(
+        Paired(3000, 2700, lost, gained), 3000, dataclasses.replace(MODELLED, source="measured")
+    )
+    gates = judge(evidence, bounds)
+    assert {gate.name for gate in gates if not gate.passed} == failed
+    assert evidence.strength(bounds) == strength
+    text = " ".join(gate.text for gate in gates)
+    assert f"loses {(lost - gained) / 30:.2f} points" in text and ("weak" in text) == (strength == "weak")
+
+
+def test_weak_evidence_says_how_many_images_would_settle_it() -> None:
+    measured = dataclasses.replace(MODELLED, source="measured")
+    few = judge(Evidence(Paired(3, 3, 0, 0), 299, measured), Bounds(1.0))
+    assert [gate.passed for gate in few] == [True, True, True, True]
+    assert "about 390 images like these would settle it, the report half has 299" in few[1].text
+    assert "--limit left out 296" in few[1].text
+    level = judge(Evidence(Paired(300, 290, 3, 3), 300, measured), Bounds(0.0))
+    assert "no number of images settles" in level[1].text and "--limit" not in level[1].text
+
+
+@pytest.mark.parametrize(
+    ("source", "bounds", "failed"),
+    [
+        ("measured", Bounds(1.0, 2.3), set()),
+        ("measured", Bounds(1.0, 2.29), {"latency"}),  # the upper end of the interval counts
+        ("modelled", Bounds(1.0), {"source"}),
+        ("modelled", Bounds(1.0, None, True), set()),
+        ("modelled", Bounds(1.0, 1.0), {"latency", "source"}),
+    ],
+)
+def test_the_gates_of_the_latency_are_exact(source: Any, bounds: Bounds, failed: set[str]) -> None:
     profile = dataclasses.replace(MODELLED, source=source)
-    gates = judge(Evidence(1000, accuracy, 0.90, "board", profile), bounds)
+    gates = judge(Evidence(Paired(1000, 900, 0, 10), 1000, profile), bounds)
     assert {gate.name for gate in gates if not gate.passed} == failed
     assert all(source in gate.text for gate in gates if gate.name == "latency")
+
+
+# ---- the recommendation: what the terminal, the report and the command say alike
+
+
+def test_the_recommendation_is_the_choice_and_the_flags_it_needs() -> None:
+    shown = front(("fast", 0.105, 1.0, 900), ("alike", 0.108, 1.05, 500), ("slow", 0.1, 1.5, 100))
+    for point in shown["points"]:
+        point["source"] = "modelled"
+    found = recommend(shown, None)
+    assert found.hash == "alike" == choose(shown, Bounds())[0] and found.why == choose(shown, Bounds())[1]
+    assert [flag for flag, _ in found.flags] == ["--allow-modelled"] and "no ARM CPU" in found.flags[0][1]
+    assert recommend(shown, 0.5).hash == "fast"
+    for point in shown["points"]:
+        point["source"] = "measured"
+    assert not recommend(shown, None).flags
+
+
+def test_where_none_is_near_the_flag_that_accepts_the_closest_is_named() -> None:
+    shown = front(("far", 0.2251, 1.0, 5), ("farther", 0.3, 0.5, 5))
+    found = recommend(shown, None)
+    assert found.hash is None and "closest, far, loses 12.51" in found.why
+    [(flag, reason)] = found.flags
+    assert flag == "--max-accuracy-drop 13" and "1 point of fp32" in reason
+    assert choose(shown, Bounds(float(flag.split()[1])))[0] == "far"
+    assert recommend(front(), 2.0).hash is None and not recommend(front(), 2.0).flags
+    assert recommend({"points": [], "references": []}, None).hash is None

@@ -197,6 +197,7 @@ def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
     assert version is not None and version.candidate == better
     tags = champions(again).client.get_model_version(version.name, "2").tags
     assert tags["latency_source"] == "modelled" and tags["images"] == "50" and tags["gate"] == "passed"
+    assert tags["evidence"] == "weak" and tags["accuracy_loss_interval"].count(" to ") == 1
     status, back = run(again, "--rollback", "--bundle", str(tmp_path / "back"))
     assert (status, back["champion"]["candidate"], back["before"]["candidate"]) == (0, good, better)
     assert sha256(tmp_path / "back" / "weights.blob") == sha256(again / "candidates" / good / "weights.blob")
@@ -216,6 +217,8 @@ def test_a_refusal_says_why_and_changes_nothing(again: Path, capsys: pytest.Capt
             {"latency"},
         ),
         (["--allow-modelled", "--max-latency-ms", "0.0001"], {"choice"}),
+        # A few images cannot settle one point; where they need not, they are taken, and marked.
+        (["--candidate", good, "--allow-modelled", "--limit", "3", "--strict"], {"evidence"}),
     ):
         status, result = run(again, *flags)
         assert (status, failed(result)) == (1, why) and not result["promoted"] and result["reasons"]
@@ -227,6 +230,14 @@ def test_without_a_name_the_choice_is_made(again: Path) -> None:
     good, better, _ = json.loads((again / "names.json").read_text())
     status, result = run(again, "--allow-modelled", "--limit", "20", "--max-accuracy-drop", "3")
     assert status == 0 and result["candidate"] in (good, better) and "equally fast" in result["chosen"]
+    # The search's last lines and its report say the same, by the same rule.
+    from pipeline.recommendation import recommend
+
+    found = recommend(json.loads((again / "front.json").read_text()), 3.0)
+    assert (result["candidate"], result["chosen"]) == (found.hash, found.why)
+    told = result["figures"]["accuracy"]
+    assert told["evidence"] == "weak" and told["loss_low"] <= told["loss"] <= told["loss_high"]
+    assert "weak evidence" in Path(result["bundle"], "README.md").read_text()
 
 
 @needs_tools
