@@ -8,11 +8,16 @@ import tempfile
 from pathlib import Path
 
 
+def cache_home() -> Path:
+    """``$XDG_CACHE_HOME`` or ``~/.cache``, then ``dgms-arm-search``. A relative value counts as none, as XDG's specification
+    asks: it would mean another folder in every process."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "dgms-arm-search"
+
+
 def cache_directory(*parts: str) -> Path:
-    """A folder for things that can be made again: ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``dgms-arm-search`` and ``parts``.
-    It exists on return."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base, "dgms-arm-search", *parts)
+    """A folder below ``cache_home`` for things that can be made again. It exists on return."""
+    folder = cache_home().joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -178,6 +178,8 @@ def load_candidate(folder: Path) -> Candidate:
     Raises:
         UserError: not a candidate folder, of another format, or damaged.
     """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; candidates lie in STUDY/candidates/HASH")
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())

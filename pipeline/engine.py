@@ -147,8 +147,13 @@ def run(
         Whether the search is complete; if not, the same command resumes it.
 
     Raises:
+        ValueError: the output folder is relative; trials run in folders of their own.
         UserError: the devices' figures would not be comparable with those the study holds, or resources are missing.
     """
+    if not settings.out.is_absolute():
+        raise ValueError(
+            f"the output folder {settings.out} is relative, and trials run in folders of their own"
+        )
     fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
     rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs))
     deadline = time.monotonic() + settings.time_budget if settings.time_budget else None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.candidate import load_candidate
 from pipeline.confidence import show_error
 from pipeline.config import Settings
 from pipeline.details import read_details, zero_share_mean
@@ -16,6 +18,7 @@ from pipeline.recommendation import bound_of, recommend
 from pipeline.records import Figures, Reference, TrialRecord
 from pipeline.report import ReportData, hypervolume_history, render
 from pipeline.study import Study, front_of
+from quantizers.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
@@ -42,9 +45,13 @@ def publish(
 
     Returns:
         The content of front.json.
+
+    Raises:
+        UserError: a candidate of the front has no complete folder; nothing is written.
     """
     records = study.records()
     chosen = front_of(within_drop(records, references, settings.max_accuracy_drop), study.objectives)
+    check_folders(settings.folder, chosen)
     front = front_json(chosen, references, study.objectives, images)
     recommended = recommend(front, settings.max_accuracy_drop)
     front["recommended"] = recommended.as_dict()
@@ -85,6 +92,25 @@ def publish(
         status="FINISHED" if complete else "KILLED",
     )
     return front
+
+
+def check_folders(folder: Path, front: Sequence[TrialRecord]) -> None:
+    """See that every candidate of the front has all its files, as its manifest's checksums say.
+
+    Raises:
+        UserError: some have not; the text names what is missing of each.
+    """
+    faults = []
+    for record in front:
+        try:
+            load_candidate(folder / "candidates" / record.hash)
+        except UserError as error:
+            faults.append(f"{record.hash} (trial {record.number}): {error}")
+    if faults:
+        raise UserError(
+            f"{len(faults)} of the {len(front)} candidates on the front of {folder} have no complete folder, so there is nothing "
+            f"to evaluate or promote: {'; '.join(faults)}. Restore the folders from a copy, or search anew under another --name"
+        )
 
 
 def track(settings: Settings, records: Sequence[TrialRecord], front: Sequence[str], tracker: Tracker) -> None:

@@ -106,10 +106,15 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
         weights = {layer.name: layer.parameters for layer in layers}
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
-        track(settings, tracker, study, progress)
-        complete = engine.run(
-            settings, study, progress, lambda: track(settings, tracker, study, progress), references=compared
-        )
+
+        def after_trial() -> None:
+            publish.check_folders(
+                settings.folder, study.front()
+            )  # files that do not arrive end the search at once
+            track(settings, tracker, study, progress)
+
+        after_trial()
+        complete = engine.run(settings, study, progress, after_trial, references=compared)
         progress.status("writing the front")
         images = len(workspace.data.search)
         front = publish.publish(settings, study, compared, tracker, weights, complete, images)
@@ -170,10 +175,16 @@ def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, comple
     name, out = settings.study_name, settings.out
     found = recommend(front, settings.max_accuracy_drop)
     flags = [word for flag, _ in found.flags for word in flag.split()]
+    modules = ("--modules", settings.modules) if settings.modules else ()
+    evaluated = [settings.folder / p["candidate"] for p in front["points"] if found.hash in (p["hash"], None)]
+    evaluate = [
+        f"evaluate {shell('pipeline.evaluate', place, '--on', 'arm', *modules)}" for place in evaluated[:1]
+    ]
     lines = [
         f"best     {found.hash or 'none'}: {found.why}",
         f"report   {settings.folder / 'report.html'}",
         f"front    {settings.folder / 'front.json'}",
+        *evaluate,
         f"MLflow   {mlflow}",
         f"promote  {shell('pipeline.promote', name, '--out', out, *flags)}",
         *(f"         {flag}: {why}" for flag, why in found.flags),

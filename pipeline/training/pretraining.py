@@ -6,7 +6,6 @@ import copy
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from deploy_arm.storage import cache_home
 from pipeline.data import ImageData
 from pipeline.files import write_atomically
 from pipeline.training.evaluation import error_of
@@ -33,8 +33,8 @@ class Pretrained(NamedTuple):
 
 
 def default_cache() -> Path:
-    """Where trained networks are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``dgms-arm-search/pretrained``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgms-arm-search" / "pretrained"
+    """Where trained networks are kept."""
+    return cache_home() / "pretrained"
 
 
 def pretrain(

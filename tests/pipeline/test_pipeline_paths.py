@@ -16,10 +16,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy_arm.storage import cache_home
 from pipeline import paths
 from pipeline.config import Parser, Settings, parse, read_config
 from pipeline.study import Study
 from pipeline.tracking import Tracker
+from pipeline.training.pretraining import default_cache
 from quantizers.errors import UserError
 from search_spaces.space import Space
 
@@ -216,3 +218,10 @@ def test_a_printed_command_can_be_pasted(awkward: Path) -> None:
     assert shlex.split(command)[0] == sys.executable
     subprocess.run(["sh", "-c", command], check=True, cwd="/")
     assert (awkward / "out.json").is_file()
+
+
+def test_a_relative_cache_folder_counts_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert cache_home() == Path.home() / ".cache" / "dgms-arm-search"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_home() == tmp_path / "dgms-arm-search" == default_cache().parent
