@@ -24,7 +24,8 @@ epochs, order and augmentation of images, distillation, peak learning rate. The 
 Accuracy is judged once, after the last step, with hard weights, on the report half of the validation images; nothing is
 chosen on those. Choose between ``--learning-rates`` by the column ``search_top1``. ``bytes`` is the length of the blob that
 the ARM program loads (with 8-bit activations where the cell has float ones). A row is appended when its cell is done; a
-cell that the file has already is passed over.
+cell that the file has already is passed over, or with ``--again`` measured anew. Which images were answered rightly goes to a
+file beside it, ending in ``_answers.csv``, from which ``benchmarks.cotuning_differences`` compares methods image by image.
 
 A cell keeps its state once a minute and goes on from there, step for step, when it was cut off. With ``--seconds`` no cell is
 begun after that time and the running ones stop at a checkpoint; give a machine that takes itself away half a minute more.
@@ -45,15 +46,19 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.cotuning_slices import TimeIsUp, is_over, side_by_side, train_in_slices
-from benchmarks.cotuning_table import Cell, Row, append, key, read
+from benchmarks.cotuning_table import Answers, Cell, Row, append, key, read
 from pipeline.config import Parser, main_guard
 from pipeline.lock import lock
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
 from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 UNTRAINED = ("kmeans", "int8")
 METHODS = ("ours", "posterior", "paper", "lsq", "ewgs", "dkm", *UNTRAINED)
@@ -132,10 +137,8 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
     import torch
 
     from benchmarks.cotuning_candidates import keep
-    from pipeline.evaluate import BATCH
     from pipeline.models import normalization
     from pipeline.training.cotuning import Cotuning
-    from pipeline.training.evaluation import error_of
     from pipeline.training.settings import TrainSettings
     from quantizers.network import layer_names, without_steps
 
@@ -155,20 +158,32 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
         earlier = run.seconds
     judging = time.perf_counter()
     hardened = run.hardened()
-    # On the CPU in the batches of pipeline.evaluate, so that it can find the same accuracy again.
-    report, search = (
-        error_of(hardened.network, half, mean, std, BATCH) for half in (data.report, data.search)
-    )
+    answers = Answers(*right(hardened.network, data, mean, std), *_fp32_right(job, cell.network, cell.device))
     zeros = sum(int((book.integers == 0).sum()) for book in hardened.codebooks.values())
     total = sum(book.indices.size for book in hardened.codebooks.values())
     blob = _blob(cell, model, data, hardened, plan, np.array(mean), np.array(std))
     row = Row(
-        cell, 1 - report, 1 - search, fp32_top1, zeros / total, len(blob), run.step,
-        time.perf_counter() - judging + earlier, torch.__version__,
+        cell, float(answers.report.mean()), float(answers.search.mean()), fp32_top1, zeros / total, len(blob), run.step,
+        time.perf_counter() - judging + earlier, torch.__version__, answers,
     )  # fmt: skip
     if job.candidates is not None and cell.epochs and cell.activation_bits is not None:
         keep(job.candidates, row, run, hardened, blob)
     return row
+
+
+def right(network: Any, data: Any, mean: Any, std: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which images of the search and of the report half a network answers rightly.
+
+    On the CPU in the batches of ``pipeline.evaluate``, so that it can find the same accuracy again.
+    """
+    from pipeline.evaluate import BATCH
+    from pipeline.training.evaluation import predictions
+
+    search, report = (
+        (predictions(network, half, mean, std, BATCH) == half.labels).numpy()
+        for half in (data.search, data.report)
+    )
+    return search, report
 
 
 def _blob(cell: Cell, model: Any, data: Any, hardened: Any, plan: Plan, mean: Any, std: Any) -> bytes:
@@ -229,6 +244,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="cells at once, also on one GPU")
+    parser.add_argument(
+        "--again", action="store_true", help="measure cells that the file has too; the new rows stay"
+    )
     parser.add_argument("--seconds", type=float, help="stop at checkpoints after this time")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cotuning_accuracy.csv"))
     parser.add_argument(
@@ -260,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(job: Job, args: argparse.Namespace) -> int:
     """Run the cells that are left; the exit status."""
-    done = {key(record) for record in read(args.out)}
+    done = set() if args.again else {key(record) for record in read(args.out)}
     wanted = cells(args)
     # The file keeps text, so cells are compared as text.
     left = [cell for cell in wanted if key(cell.record()) not in done]
@@ -275,7 +293,8 @@ def _run(job: Job, args: argparse.Namespace) -> int:
             stopped += not outcome.startswith(DIVERGED)
             print(f"{_said(cell)}: {outcome}", file=sys.stderr, flush=True)
             continue
-        append(args.out, outcome.record())
+        append(answers_of(args.out), cell.record() | outcome.answers.record(), instead=True)
+        append(args.out, outcome.record(), instead=True)
         job.checkpoint(cell).unlink(missing_ok=True)
         print(
             f"{_said(cell)}: {100 * outcome.report_top1:.2f} % of the report half (fp32 "
@@ -285,6 +304,11 @@ def _run(job: Job, args: argparse.Namespace) -> int:
     if stopped:
         print(f"time is up, {stopped} cells are left; the same command goes on", file=sys.stderr)
     return OPEN if stopped else int(diverged > 0)
+
+
+def answers_of(table: Path) -> Path:
+    """The file beside a table that says which images were answered rightly."""
+    return table.with_name(f"{table.stem}_answers.csv")
 
 
 def work(job: Job, cell: Cell) -> Row | str:
@@ -330,6 +354,14 @@ def _start(job: Job, network: str, device: str) -> tuple[Any, Any, float]:
             model, data, mean, std, name=network, settings=settings, device=device, progress=_Status()
         ).network.cpu()
     return model, data, 1 - error_of(model, data.report, mean, std)
+
+
+@functools.lru_cache(maxsize=1)
+def _fp32_right(job: Job, network: str, device: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    from pipeline.models import normalization
+
+    model, data, _ = _start(job, network, device)
+    return right(model, data, *normalization(network))
 
 
 def _said(cell: Cell) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quantizers.errors import UserError
 
@@ -33,12 +36,38 @@ class Cell:
         return {name: text_of(value) for name, value in asdict(self).items()}
 
 
-CONDITIONS = tuple(field.name for field in fields(Cell))
+CONDITIONS = tuple(f.name for f in fields(Cell))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which images were answered rightly, one bool for each image of a half, in the half's order: by the cell's network and by
+    the fp32 network that it started from. They make differences comparable image by image."""
+
+    search: NDArray[np.bool_]
+    report: NDArray[np.bool_]
+    fp32_search: NDArray[np.bool_]
+    fp32_report: NDArray[np.bool_]
+
+    def record(self) -> dict[str, str]:
+        """As the file has it: the number of images and their bits in hexadecimal, the first image in the highest bit."""
+        halves = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: f"{len(right)}:{np.packbits(right).tobytes().hex()}" for name, right in halves.items()}
+
+    @classmethod
+    def of(cls, record: dict[str, str]) -> Answers:
+        """What ``record`` gave."""
+        return cls(**{f.name: _bits(record[f.name]) for f in fields(cls)})
+
+
+def _bits(said: str) -> NDArray[np.bool_]:
+    count, _, digits = said.partition(":")
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=int(count)).astype(np.bool_)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A cell and what came out; accuracies are shares of images, 0..1."""
+    """A cell and what came out; accuracies are shares of images, 0..1. ``answers`` go to a file of their own."""
 
     cell: Cell
     report_top1: float
@@ -49,10 +78,11 @@ class Row:
     steps: int
     seconds: float
     torch: str
+    answers: Answers = field(repr=False, compare=False)
 
     def record(self) -> dict[str, str]:
         """As the file has it."""
-        rest = {f.name: text_of(getattr(self, f.name)) for f in fields(self)[1:]}
+        rest = {f.name: text_of(getattr(self, f.name)) for f in fields(self)[1:-1]}
         return {**self.cell.record(), **rest}
 
 
@@ -77,8 +107,8 @@ def read(path: Path, wanted: Iterable[str] = CONDITIONS) -> list[dict[str, str]]
     return rows
 
 
-def append(path: Path, record: dict[str, str]) -> None:
-    """One row more, written atomically."""
+def append(path: Path, record: dict[str, str], *, instead: bool = False) -> None:
+    """One row more, written atomically; with ``instead`` in the place of the rows of the same cell."""
     import io
 
     from pipeline.files import write_atomically
@@ -86,5 +116,6 @@ def append(path: Path, record: dict[str, str]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(record), lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*read(path, record), record])
+    rows = read(path, record)
+    writer.writerows([*(row for row in rows if not (instead and key(row) == key(record))), record])
     write_atomically(path, text.getvalue())

@@ -10,7 +10,7 @@ interval.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quantizers.registry import Registry
 
@@ -39,6 +39,9 @@ class Core:
             uses more stops.
         second_latency, memory_latency: cycles that a miss of the first and of the second level adds when nothing hides it.
         ordering_only: the scheduling model is known to flatter the core; figures only rank candidates.
+        stands_for: the real chips that figures hold for, and how far others are off, as ``benchmarks.silicon`` found it.
+        approximate: how far off all real chips of this core are, where that is too far to rely on; empty elsewhere. Words
+            only: neither of the two changes a figure, so they are no part of what identifies a core.
     """
 
     target: str
@@ -51,12 +54,37 @@ class Core:
     second_latency: int
     memory_latency: int
     ordering_only: bool = False
+    stands_for: str = field(default="", repr=False, compare=False)
+    approximate: str = field(default="", repr=False, compare=False)
+
+    @property
+    def caution(self) -> str:
+        """What to know before relying on a figure: begins with the word that marks the core; empty where it is sound."""
+        if self.approximate:
+            return f"approximate: {self.approximate}"
+        return "for ranking only: the model flatters this core" if self.ordering_only else ""
+
+    @property
+    def mark(self) -> str:
+        """The first words of ``caution``, for beside a name."""
+        return self.caution.partition(":")[0]
 
 
 CORES: Registry[Core] = Registry("modelled core")
 
 for _core in (
-    Core("a76", "Raspberry Pi 5", 2.4, "neoverse-n1", (4, 4), "cortex-a76", Caches(), 9, 274),
+    Core(
+        "a76",
+        "Raspberry Pi 5",
+        2.4,
+        "neoverse-n1",
+        (4, 4),
+        "cortex-a76",
+        Caches(),
+        9,
+        274,
+        stands_for="a phone's Cortex-A76 with fast memory (Snapdragon 855+); a Raspberry Pi 5 takes 1.05 to 1.45 times as long",
+    ),
     # X1 decodes five instructions a cycle and issues up to eight from its decoded-operation cache.
     Core(
         "x1",
@@ -80,6 +108,7 @@ for _core in (
         Caches(65536, 4, 1048576, 8),
         9,
         342,
+        stands_for="no chip that was compared with; a Cortex-X4 is about a tenth slower",
     ),
     Core(
         "a72",
@@ -91,6 +120,7 @@ for _core in (
         Caches(32768, 2, 1048576, 16),
         16,
         205,
+        approximate="real Cortex-A72 (Raspberry Pi 4, RK3399) take 1.5 to 1.7 times the modelled time",
     ),
     # In-order cores: QEMU 7.2 has no Cortex-A55; the A76 model has the same instructions.
     Core(

@@ -41,7 +41,7 @@ class EmulatedDevice(Device):
     ) -> None:
         self.core = CORES[target]
         self.target = target
-        self.name = f"emulated {target}"
+        self.name = f"emulated {target}" + (f" ({self.core.mark})" if self.core.mark else "")
         self.route = route
         self.use_mca = use_mca
 
@@ -104,6 +104,8 @@ class EmulatedDevice(Device):
             "cycles": round(estimate.point),
             "multiplications": multiplications,
             "ordering_only": self.core.ordering_only,
+            "stands_for": self.core.stands_for,
+            "caution": self.core.caution,
         }
         return Profile(
             latency_ms=estimate.point / per_ms,

@@ -77,7 +77,7 @@ class Profile:
     def warning(self) -> str:
         """What a person must know before relying on the latency; empty where that is nothing."""
         if self.steady:
-            return ""
+            return str(self.details.get("caution", ""))
         canary = self.details["canary"]
         return (
             f"not steady: a fixed network took {canary['before_ms']:.4g} ms before and {canary['after_ms']:.4g} ms after, "

@@ -132,7 +132,12 @@ class Settings:
     gpus_per_trial: float = _setting(0.0, _at_least(float, 0), "GPUs of one trial", "cluster", "N")
     max_concurrent: int | None = _setting(None, _at_least(int, 1), "trials at a time", "cluster", "N")
     target: str = _setting(
-        "a76", str, "ARM CPU class programs are compiled for and profiled as", "devices", "CPU"
+        "a76",
+        str,
+        "ARM CPU class programs are compiled for and profiled as; modelled times of a72 are approximate, of a55 "
+        "and a53 for ranking only",
+        "devices",
+        "CPU",
     )
     out: Path = _setting(Path("runs"), Path, "folder that holds one folder per study", "results", "DIR")
     tracking_uri: str | None = _setting(

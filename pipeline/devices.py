@@ -100,6 +100,22 @@ def _profile_text(profile: Profile) -> str:
     return text + (f"warning: {profile.warning}\n" if profile.warning else "")
 
 
+def marked_cores() -> str:
+    """The modelled cores whose figures are marked, with their marks: for help texts."""
+    from deploy_arm.cores import CORES
+
+    marks = {name: CORES[name].mark for name in CORES if CORES[name].mark}
+    return ", ".join(f"{name}: {mark}" for name, mark in marks.items())
+
+
+def _meaning(target: str) -> str:
+    from deploy_arm.cores import CORES
+
+    core = CORES[target]
+    stands = f"{target} stands for {core.stands_for}.\n" if core.stands_for else ""
+    return stands + (f"{target} is {core.caution}.\n" if core.caution else "")
+
+
 def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.stdout.write) -> int:
     """The command."""
     parser = Parser(
@@ -108,7 +124,9 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
     parser.add_argument(
         "--profile", type=absolute, metavar="CANDIDATE", help="time the candidate of this folder on one, anew"
     )
-    parser.add_argument("--target", default="a76", metavar="CPU", help="ARM CPU class (default a76)")
+    parser.add_argument(
+        "--target", default="a76", metavar="CPU", help=f"ARM CPU class (default a76; {marked_cores()})"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output (default text)")
     arguments = parser.parse_args(argv)
     if arguments.profile:
@@ -122,6 +140,7 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
     for row in rows:
         write(f"{row['name']:<24} {row['source']:<9} {row['state']:<7} {row['where']}\n")
     if all(row["source"] == "modelled" for row in rows):
+        write(_meaning(arguments.target))
         write(
             "No ARM CPU here: programs are emulated, outputs are exact, times are modelled. To measure, start Ray on an ARM "
             "machine with `ray start --address=HEAD --labels arch=aarch64 --resources '{\"arm_cpu\": 1}'`.\n"

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import cotuning_accuracy as table
 from benchmarks.cotuning_slices import TimeIsUp
+from benchmarks.cotuning_table import Answers
 from pipeline import evaluate
 from pipeline.lock import lock
 from quantizers.errors import UserError
@@ -80,12 +81,25 @@ def test_rows_are_made_once_and_a_foreign_file_is_refused(
     sizes = {row["method"]: int(row["bytes"]) for row in rows}
     assert max(sizes[name] for name in sizes if name != "int8") < sizes["int8"]
     assert all(0 <= float(row["report_top1"]) <= 1 for row in rows)
+    answers = {row["method"]: Answers.of(row) for row in table.read(table.answers_of(out))}
+    for row in rows:
+        right = answers[row["method"]]
+        shares = (right.search.mean(), right.report.mean(), right.fp32_report.mean())
+        told = (row["search_top1"], row["report_top1"], row["fp32_report_top1"])
+        assert [f"{share:.6g}" for share in shares] == list(told)
     content = out.read_text()
     assert table.main(asked) == 0
     assert out.read_text() == content
     assert "6 of them done" in capsys.readouterr().err
     assert table.main([*asked, "--activations", "none", "--methods", "int8"]) == 0
     assert len(table.read(out)) == 7
+    before = table.read(out)
+    assert table.main([*asked, "--methods", "kmeans", "--again"]) == 0
+    assert "1 cells, 0 of them done" in capsys.readouterr().err
+    after = table.read(out)
+    assert len(after) == 7 and after[-1]["method"] == "kmeans"
+    assert [row["report_top1"] for row in before if row["method"] == "kmeans"] == [after[-1]["report_top1"]]
+    assert len(table.read(table.answers_of(out))) == 7
     out.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="another --out"):
         table.main(asked)
