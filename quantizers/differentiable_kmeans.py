@@ -13,6 +13,8 @@ from quantizers.base import QUANTIZERS, WeightQuantizer
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
 from quantizers.kmeans import kmeans
+from quantizers.levels import integer_levels
+from search_spaces.plan import COMPONENTS, TEMPERATURE
 
 if TYPE_CHECKING:
     from search_spaces.plan import LayerPlan, TemperatureSchedule
@@ -32,8 +34,10 @@ class DifferentiableKMeans(WeightQuantizer):
     gradient flows; they are no parameters. In evaluation a weight is its nearest centre, as an int8 level times one scale.
 
     The temperature is the plan's, in units of the weights' standard deviation at the start: the paper tunes it by network.
-    The plan's zero share has no effect. Untrained, this is k-means with a rounded codebook.
+    Untrained, this is k-means with a rounded codebook.
     """
+
+    dimensions = frozenset({COMPONENTS, TEMPERATURE})
 
     centres: Tensor
     unit: Tensor
@@ -106,11 +110,11 @@ class DifferentiableKMeans(WeightQuantizer):
 
     def _hard(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Integer level of each centre, the scale, and each weight's nearest centre."""
-        scale = (self.centres.abs().max() / 127).clamp_min(torch.finfo(torch.float32).tiny)
         order = self.centres.sort()
         middles = (order.values[1:] + order.values[:-1]) / 2
         nearest = order.indices[torch.bucketize(weight.float().contiguous(), middles)]
-        return (self.centres / scale).round().clamp(-127, 127), scale, nearest
+        counts = torch.bincount(nearest.flatten(), minlength=len(self.centres))
+        return *integer_levels(self.centres, counts), nearest
 
     def mixture_parameters(self) -> list[nn.Parameter]:
         return []

@@ -23,9 +23,11 @@ from quantizers.codebook import Codebook
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
 from quantizers.kmeans import kmeans
+from quantizers.levels import integer_levels
 from quantizers.regions import Regions, regions
 from quantizers.sample import Sample, most_weighty_half, sample_of, shift_for_share
 from quantizers.soft_weight import LookUp, is_small, look_ups, soft_weight
+from search_spaces.plan import DIMENSIONS
 
 if TYPE_CHECKING:
     from search_spaces.plan import LayerPlan, TemperatureSchedule
@@ -50,6 +52,8 @@ class GaussianMixture(WeightQuantizer):
     one; the wanted share moves from the natural one to the target over the first ``RAMP_END`` of training, fast at first (Zhu
     and Gupta, 2017). Nothing is masked: a weight that grows past the threshold is back.
     """
+
+    dimensions = DIMENSIONS
 
     def __init__(
         self,
@@ -177,48 +181,30 @@ class GaussianMixture(WeightQuantizer):
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:
-        if self.zero_share is not None:
-            self._meet_target(sample_of(weight))
-        levels, scale = self.levels()
+        levels, scale, owner = self._deployed(weight.detach())
         unique, index = torch.unique(levels, return_inverse=True)
-        indices = index[self.regions().assign(weight.detach())]
         return Codebook(
-            indices.to(torch.uint8).cpu().numpy(),
+            index[owner].to(torch.uint8).cpu().numpy(),
             unique.to(torch.int8).cpu().numpy(),
             scale.reshape(1).cpu().numpy(),
             self.bits,
         )
 
-    @torch.no_grad()
-    def levels(self) -> tuple[Tensor, Tensor]:
-        """int8 level of each component (as int64 [K]) and the tensor's scale (float32 []).
-
-        The largest mean may take any level from 64 to 127: the one is chosen that rounds the other means best, weighted by their
-        shares. Only component 0 has level 0, so rounding adds no zeros.
-        """
-        means = self.means().double()
-        largest = means.abs().max().clamp(min=1e-30)
-        scales = (
-            (largest / torch.arange(127, 63, -1, dtype=torch.float64, device=means.device)).float().double()
-        )
-        rounded = (means / scales[:, None]).round()
-        away = torch.where(means < 0, -1.0, 1.0)
-        away[0] = 0.0
-        rounded = torch.where(rounded == 0, away, rounded).clamp(-127, 127)
-        error = ((rounded * scales[:, None] - means).square() * self.shares()).sum(1)
-        best = error.argmin()
-        return rounded[best].long(), scales[best].float()
+    def _deployed(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """int8 level of each component (as int64 [K]), the tensor's scale (float32 []), and each weight's component."""
+        if self.zero_share is not None:
+            self._meet_target(sample_of(weight))
+        means, owner = self.means(), self.regions().assign(weight)
+        counts = torch.bincount(owner.flatten(), minlength=len(means))
+        return *integer_levels(means, counts), owner
 
     def _hard_weight(self, weight: Tensor) -> Tensor:
         """The deployed weight, computed once until the weight or the mixture changes."""
         key = self.state_key(weight, self.mean, self.raw_scale, self.prior, self.progress)
         if self._hard is None or self._hard[0] != key:
             with torch.no_grad():
-                if self.zero_share is not None:
-                    self._meet_target(sample_of(weight))
-                levels, scale = self.levels()
-                values = levels.float() * scale
-                self._hard = (key, values.to(weight.dtype)[self.regions().assign(weight)])
+                levels, scale, owner = self._deployed(weight)
+                self._hard = (key, (levels.float() * scale).to(weight.dtype)[owner])
         return self._hard[1]
 
     # ---- housekeeping between steps

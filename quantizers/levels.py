@@ -1,0 +1,33 @@
+"""Real values as int8 levels times one scale, with the least squared error over the weights that take them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+HIGH = 127
+
+
+@torch.no_grad()
+def integer_levels(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 level of each value (as int64 [K]) and their scale (float32 []).
+
+    Tried are all scales at which some value lies on a level exactly; levels are the nearest ones, and what lies beyond the
+    last is cut. So one weight far from all others costs what it is worth: it is cut, or the others become coarse or zero,
+    whatever errs least. Whichever it is, no value ends farther from its level than from 0.
+
+    Args:
+        values: real values [K].
+        counts: how many weights take each value [K].
+    """
+    exact, counts = values.double(), counts.double()
+    held = exact[counts > 0]
+    anchors = (held if len(held) else exact).abs().unique()
+    steps = torch.arange(HIGH, 0, -1, dtype=torch.float64, device=values.device)
+    # The smallest positive float32 with all its digits: below it products of levels and scale are no longer exact.
+    smallest = torch.finfo(torch.float32).tiny
+    scales = (anchors[:, None] / steps).flatten().clamp(min=smallest).float().double()
+    levels = (exact / scales[:, None]).round().clamp(-HIGH, HIGH)
+    error = ((levels * scales[:, None] - exact).square() * counts).sum(1)
+    best = error.argmin()
+    return levels[best].long(), scales[best].float()
