@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy_arm import cycles, emulator
 from deploy_arm.cores import CORES
 from deploy_arm.native import NativeDevice
-from deploy_arm.profiling import DEVICES, Device, LayerProfile, Profile
+from deploy_arm.profiling import DEVICES, Device, LayerProfile, Profile, Source
 from quantizers.errors import UserError
 
 __all__ = [
@@ -35,6 +35,8 @@ class EmulatedDevice(Device):
 
     ``route`` and ``use_mca`` choose the emulator and the cycle model; by default the best that is installed.
     """
+
+    source: Source = "modelled"
 
     def __init__(
         self, target: str = "a76", *, route: emulator.Route | None = None, use_mca: bool | None = None
@@ -111,7 +113,7 @@ class EmulatedDevice(Device):
             latency_ms=estimate.point / per_ms,
             low_ms=estimate.low / per_ms,
             high_ms=estimate.high / per_ms,
-            source="modelled",
+            source=self.source,
             device=self.name,
             instructions=counts.instructions,
             peak_memory_bytes=memory,

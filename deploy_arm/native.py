@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm import canary, emulator
-from deploy_arm.profiling import DEVICES, Device, Profile
+from deploy_arm.profiling import DEVICES, Device, Profile, Source
 from deploy_arm.storage import sha256
 from quantizers.errors import UserError
 
@@ -98,6 +98,8 @@ class NativeDevice(Device):
     an aarch64 one.
     """
 
+    source: Source = "measured"
+
     def __init__(self, target: str = "a76", *, cpu: int | None = None, launcher: Sequence[str] = ()) -> None:
         if not launcher and platform.machine() not in ("aarch64", "arm64"):
             raise UserError(f"programs run natively on aarch64 only; this machine is {platform.machine()}")
@@ -152,7 +154,7 @@ class NativeDevice(Device):
             latency_ms=best.median,
             low_ms=best.low,
             high_ms=best.high,
-            source="measured",
+            source=self.source,
             device=self.name,
             instructions=None,
             peak_memory_bytes=int(information["memory_bytes"]),

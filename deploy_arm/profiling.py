@@ -19,6 +19,7 @@ from deploy_arm.storage import cache_directory, sha256, write_atomically
 from quantizers.errors import UserError
 from quantizers.registry import Registry
 
+Source = Literal["measured", "modelled"]
 PROFILE_VERSION = 1  # counts among the cache's key: raise it when a figure's meaning changes
 
 
@@ -60,7 +61,7 @@ class Profile:
     latency_ms: float
     low_ms: float
     high_ms: float
-    source: Literal["measured", "modelled"]
+    source: Source
     device: str
     instructions: int | None
     peak_memory_bytes: int
@@ -113,6 +114,11 @@ class Device(ABC):
     name: str
     target: str
 
+    @property
+    @abstractmethod
+    def source(self) -> Source:
+        """Whether the times in its profiles are measured on a real CPU or modelled; it is the device itself that knows."""
+
     def run(
         self,
         program: Path,
@@ -156,6 +162,10 @@ class Device(ABC):
         profile = read_cached(path) if cached else None
         if profile is None:
             profile = self.measure(program, blob, image)
+            if profile.source != self.source:
+                raise ValueError(
+                    f"{self.name} says its figures are {self.source} and gave {profile.source} ones"
+                )
             if profile.steady:
                 write_atomically(path, profile.to_json())
         return with_layers(profile, layers)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, main_guard
 from pipeline.paths import absolute
-from pipeline.pool import DeviceError, arm_nodes, devices_at_hand, source_of
+from pipeline.pool import DeviceError, arm_nodes, devices_at_hand
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:
     from deploy_arm.profiling import Profile
+    from pipeline.candidate import Candidate
 
 
 def list_devices(target: str) -> list[dict[str, str]]:
@@ -36,7 +37,7 @@ def list_devices(target: str) -> list[dict[str, str]]:
     return [
         {
             "name": device.name,
-            "source": source_of(device),
+            "source": device.source,
             "state": "free",
             "where": "this machine",
         }
@@ -63,26 +64,48 @@ def _cluster_devices() -> list[dict[str, str]]:
         ]
 
 
-def profile_candidate(folder: Path) -> Profile:
+def profile_candidate(folder: Path, target: str | None = None) -> Profile:
     """What one inference of a candidate costs, anew, on a device as a search would use.
 
+    Args:
+        target: the ARM CPU class to profile for; where the candidate was compiled for another, it is compiled anew, since
+            which kernel each layer gets depends on it. None is the candidate's own.
+
     Raises:
-        UserError: no candidate, it is damaged, no device, or the program fails.
+        UserError: no candidate, it is damaged, unknown target, no device, or the program fails.
     """
     import numpy as np
 
+    from deploy_arm.targets import TARGETS
     from pipeline.candidate import load_candidate
 
     candidate = load_candidate(folder)
+    own = candidate.manifest["target"]
+    target = target or own
+    TARGETS[target]
+    if target == own:
+        program, blob = candidate.program.read_bytes(), candidate.blob.read_bytes()
+    else:
+        program, blob = _compiled_for(candidate, target)
     # Times hardly depend on the pixels; noise at least meets every path.
     image = np.random.default_rng(0).integers(0, 256, (*candidate.image_size, 3), dtype=np.uint8)
-    with devices_at_hand(candidate.manifest["target"]) as devices:
+    with devices_at_hand(target) as devices:
         try:
-            return devices.profile(
-                candidate.program.read_bytes(), candidate.blob.read_bytes(), image, anew=True
-            )
+            return devices.profile(program, blob, image, anew=True)
         except DeviceError as error:
             raise UserError(str(error)) from error
+
+
+def _compiled_for(candidate: Candidate, target: str) -> tuple[bytes, bytes]:
+    """Program and blob of a candidate for another target than its own."""
+    from deploy_arm.blob import write_blob
+    from deploy_arm.frontend import compile_graph
+    from deploy_arm.kernel_choice import choose_kernels
+    from deploy_arm.program import build_program
+
+    shape = (3, *candidate.image_size)
+    graph = compile_graph(candidate.hardened(), shape, candidate.mean, candidate.std)
+    return build_program(target).read_bytes(), write_blob(choose_kernels(graph, target))
 
 
 def _profile_text(profile: Profile) -> str:
@@ -125,15 +148,18 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
         "--profile", type=absolute, metavar="CANDIDATE", help="time the candidate of this folder on one, anew"
     )
     parser.add_argument(
-        "--target", default="a76", metavar="CPU", help=f"ARM CPU class (default a76; {marked_cores()})"
+        "--target",
+        metavar="CPU",
+        help="ARM CPU class (default a76; of --profile the candidate's own, for another it is compiled anew; "
+        f"{marked_cores()})",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output (default text)")
     arguments = parser.parse_args(argv)
     if arguments.profile:
-        profile = profile_candidate(arguments.profile)
+        profile = profile_candidate(arguments.profile, arguments.target)
         write(profile.to_json() + "\n" if arguments.format == "json" else _profile_text(profile))
         return 0
-    rows = list_devices(arguments.target)
+    rows = list_devices(arguments.target or "a76")
     if arguments.format == "json":
         write(json.dumps(rows, indent=1) + "\n")
         return 0

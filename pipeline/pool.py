@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deploy_arm.profiling import Device, Profile
+    from deploy_arm.profiling import Profile
 
 LABELS = {"arch": "aarch64"}
 ATTEMPTS = 3  # devices that may be lost under one piece of work
@@ -46,7 +46,7 @@ class DeviceActor:
 
     def describe(self) -> tuple[str, str]:
         """The device's name and the source of its figures, as the device itself says it."""
-        return self._device.name, source_of(self._device)
+        return self._device.name, self._device.source
 
     def profile(
         self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str], anew: bool = False
@@ -267,13 +267,6 @@ class DevicePool(Devices):
             raise
         except ray.exceptions.RayActorError as error:
             raise DeviceError(f"the device pool has died: {error}") from None
-
-
-def source_of(device: Device) -> str:
-    """Whether a device's figures are ``measured`` or ``modelled``."""
-    from deploy_arm.device import EmulatedDevice
-
-    return "modelled" if isinstance(device, EmulatedDevice) else "measured"
 
 
 class LocalDevice(Devices):

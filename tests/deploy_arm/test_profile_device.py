@@ -7,7 +7,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from deploy_arm import canary, emulator, reference
 from deploy_arm.blob import write_blob
-from deploy_arm.device import EmulatedDevice, NativeDevice, Profile, available_devices
+from deploy_arm.device import Device, EmulatedDevice, NativeDevice, Profile, available_devices
 from deploy_arm.frontend import compile_graph
 from deploy_arm.graph import Graph
 from deploy_arm.program import build_program
@@ -227,3 +227,21 @@ def test_native_timing_repeats_and_reports_its_conditions(
     canary_scores = native.run(built.program, canary.canary_blob(), canary.IMAGE[None])
     assert np.array_equal(canary_scores, reference.run(canary.canary_graph(), canary.IMAGE[None]))
     assert np.array_equal(native.run(*built.files, built.images), built.expected)
+
+
+def test_a_device_says_itself_where_its_figures_come_from(built: Built) -> None:
+    class Silent(EmulatedDevice):
+        source = Device.source  # type: ignore[assignment]
+
+    with pytest.raises(TypeError, match=r"abstract.*source"):
+        Silent("a76")
+
+    class Boastful(EmulatedDevice):
+        source = "measured"
+
+        def measure(self, *arguments: Any) -> Profile:
+            return dataclasses.replace(super().measure(*arguments), source="modelled")
+
+    need_qemu()
+    with pytest.raises(ValueError, match="says its figures are measured and gave modelled ones"):
+        Boastful("a76").profile(*built.files, built.images[0], cached=False)

@@ -345,6 +345,14 @@ def test_a_candidate_is_profiled_on_a_device(study: Path, tmp_path: Path) -> Non
     assert devices.main(["--profile", folder, "--format", "json"], printed.append) == 0
     profile = Profile.from_json("".join(printed))
     assert profile.size_bytes == (study / "candidates" / good / "weights.blob").stat().st_size
+    # For another CPU class it is compiled anew: never this one's figure under another's name.
+    printed.clear()
+    assert devices.main(["--profile", folder, "--target", "x2", "--format", "json"], printed.append) == 0
+    other = Profile.from_json("".join(printed))
+    assert other.device == "emulated x2" and other.latency_ms < profile.latency_ms
+    assert other.size_bytes == profile.size_bytes
+    with pytest.raises(UserError, match="unknown target 'x3'"):
+        devices.main(["--profile", folder, "--target", "x3"])
     with pytest.raises(UserError, match="not a candidate folder"):
         devices.main(["--profile", str(tmp_path)])
 
@@ -354,7 +362,7 @@ def test_a_person_is_told_of_a_measurement_that_is_not_steady(monkeypatch: pytes
     details = {"repetitions": 212, "narrow": True, "steady": True, "after": hot,
                "before": {"frequency_ghz": 2.4, "temperature_c": None}}  # fmt: skip
     profile = dataclasses.replace(MODELLED, source="measured", device="board cpu3", details=details)
-    monkeypatch.setattr(devices, "profile_candidate", lambda folder: profile)
+    monkeypatch.setattr(devices, "profile_candidate", lambda *_: profile)
     printed: list[str] = []
     devices.main(["--profile", "anything"], printed.append)
     text = printed.pop()
