@@ -11,6 +11,8 @@ from pipeline.config import Parser, Settings, main_guard, parse
 from pipeline.paths import SETTINGS, shell
 from pipeline.progress import Progress
 from quantizers.command import DONE, INCOMPLETE
+from quantizers.errors import UserError
+from search_spaces.plan import BITS
 
 if TYPE_CHECKING:
     from pipeline.study import Study
@@ -67,8 +69,28 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     workspace = Workspace.open(settings, trained=False)
     check_supported(workspace.model, workspace.input_shape)
     layers = layers_of(workspace.model, workspace.input_shape)
-    space = Space(tuple(layer.name for layer in layers), settings.bits, quantizer=settings.quantizer)
+    sort = QUANTIZERS[settings.quantizer]
+    space = Space(
+        tuple(layer.name for layer in layers),
+        searched_bits(settings.bits, settings.quantizer, sort.widths),
+        quantizer=settings.quantizer,
+        dimensions=sort.dimensions,
+    )
     return (Workspace.open(settings, progress.line) if trained else workspace), space
+
+
+def searched_bits(asked: tuple[int, ...], quantizer: str, widths: tuple[int, ...]) -> tuple[int, ...]:
+    """The bit-widths to search: those asked for, or those of the quantizer and int8 where all (the default) are.
+
+    Raises:
+        UserError: one was asked for that the quantizer has not.
+    """
+    allowed = tuple(sorted({*widths, 8}))
+    known = tuple(bits for bits in asked if bits in allowed)
+    if known != asked and asked != BITS:
+        given, may = (",".join(map(str, bits)) for bits in (asked, allowed))
+        raise UserError(f"--bits {given}: --quantizer {quantizer} allows {may}")
+    return known
 
 
 def search(settings: Settings, progress: Progress) -> dict[str, Any]:

@@ -205,6 +205,11 @@ class Study:
         return [record for _, record in sorted(self._records.items()) if record.status == "running"]
 
     @property
+    def warm_starts(self) -> list[str]:
+        """Hashes of the plans that were queued when the study was made."""
+        return list(self._study.user_attrs["warm"])
+
+    @property
     def spent(self) -> int:
         """Trials that count toward the budget: finished, stopped at a rung, or failed; a candidate told before training
         that it cannot enter the front, a duplicate and an interrupted trial cost nothing."""
@@ -244,14 +249,20 @@ class Study:
             elif record.status != "running":  # ended, but Optuna was not told any more
                 self._close(trial.number, record)
             else:
-                if trial.number not in retried:
-                    params = self.space.params(record.plan)
+                if trial.number not in retried and (params := self._params(record.plan)) is not None:
                     self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
                 count += 1
                 ended = dataclasses.replace(record, status="failed", reason=INTERRUPTED, ended=time.time())
                 self._write(trial.number, ended)
                 self._close(trial.number, ended)
         return count
+
+    def _params(self, plan: Plan) -> dict[str, Any] | None:
+        """The parameters of a plan; None where it asks for what its quantizer has not, as plans of older spaces may."""
+        try:
+            return self.space.params(plan)
+        except UserError:
+            return None
 
     def _enqueue_once(self, plans: Sequence[Plan]) -> None:
         queued = {t.user_attrs.get("warm") for t in self._study.get_trials(deepcopy=False)}
@@ -267,7 +278,9 @@ class Study:
             self._study.set_user_attr("identity", identity)
             return
         before = paths.resolved(before, paths.typed_in(self.folder))  # older studies kept paths as typed
-        changes = list(_differences(before, identity))
+        # What is no dimension of the quantizer had no effect when it was one of the space.
+        space = {key: value for key, value in before["space"].items() if key in identity["space"]}
+        changes = list(_differences({**before, "space": space}, identity))
         if changes:
             raise UserError(
                 f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. "

@@ -36,8 +36,8 @@ def best_step(weight: Tensor, bits: int) -> float:
 class AdaptiveRounding(WeightQuantizer):
     """``step * clamp(floor(w / step) + h, -2**(bits - 1), 2**(bits - 1) - 1)`` with ``h = clamp(1.2 * sigmoid(v) - 0.1, 0, 1)``
     (equations 22 and 23); deployed, h is 0 or 1. Only v is learned, from the reconstruction of the layer's output plus
-    ``penalty`` (``quantizers.reconstruction``). Untrained, this rounds to nearest. ``components`` and ``zero_share`` of the plan
-    have no effect.
+    ``penalty`` (``quantizers.reconstruction``). Untrained, this rounds to nearest. Of a layer's plan only
+    ``bits`` count.
     """
 
     step: Tensor

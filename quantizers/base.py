@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from quantizers.codebook import Codebook
+from quantizers.errors import UserError
 from quantizers.registry import Registry
+from search_spaces.plan import COMPONENTS, ZERO_SHARE
 
 if TYPE_CHECKING:
     from search_spaces.plan import LayerPlan, TemperatureSchedule
@@ -19,7 +21,33 @@ class WeightQuantizer(nn.Module, ABC):
 
     In training it is differentiable; in eval it is exactly ``codebook(weight).dequantize()``, bit for bit. All that changes
     during training lives in parameters and buffers, so ``state_dict`` resumes exactly.
+
+    Attributes:
+        widths: bits of an index that it can store (8 bits in a plan mean plain int8, whatever the quantizer).
+        dimensions: which of ``search_spaces.plan.DIMENSIONS`` change what it does; a search leaves the others out.
     """
+
+    widths: ClassVar[tuple[int, ...]] = (2, 3, 4)
+    dimensions: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def check(cls, name: str, layer: LayerPlan) -> None:
+        """Refuse what this quantizer, registered as ``name``, cannot do. Components it has no use for do no harm.
+
+        Raises:
+            UserError: other bits than it stores, no components where it needs some, or a share of zeros it would not reach.
+        """
+        if layer.bits not in cls.widths:
+            allowed = " or ".join(map(str, cls.widths))
+            raise UserError(f"{name} with {layer.bits} bits: it stores weights in {allowed} bits only")
+        if COMPONENTS in cls.dimensions and layer.components is None:
+            raise UserError(
+                f"{name} with {layer.bits} bits needs components: give a number from 2 to {2**layer.bits}"
+            )
+        if layer.zero_share is not None and ZERO_SHARE not in cls.dimensions:
+            raise UserError(
+                f"zero_share {layer.zero_share}: {name} has no share of zeros to aim at; leave it out of the plan"
+            )
 
     @classmethod
     @abstractmethod

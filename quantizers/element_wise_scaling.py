@@ -60,7 +60,7 @@ class ElementWiseScaling(WeightQuantizer):
 
     The paper gives these three an optimizer of their own with a far smaller rate. Here one trains everything:
     they take the rate of mixtures, and their gradients, sums over N weights, are divided by ``sqrt(N)`` as for learned
-    steps. ``components`` and ``zero_share`` of the plan have no effect.
+    steps. Of a layer's plan only ``bits`` count.
     """
 
     width_floor: Tensor

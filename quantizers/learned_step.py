@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class LearnedStepWeight(WeightQuantizer):
     """``step * clamp(round(w / step), -2**(bits - 1), 2**(bits - 1) - 1)``, one step per tensor, learned with equation 3 and
     the gradient's scale of section 2.2. Training sees the same values as evaluation. The step starts at
-    ``2 * mean |w| / sqrt(2**(bits - 1) - 1)`` (section 2.1). ``components`` and ``zero_share`` of the plan have no effect."""
+    ``2 * mean |w| / sqrt(2**(bits - 1) - 1)`` (section 2.1). Of a layer's plan only ``bits`` count."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()

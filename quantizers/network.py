@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from quantizers import adaptive_rounding as _adaptive_rounding  # noqa: F401  registers itself
 from quantizers import differentiable_kmeans as _differentiable_kmeans  # noqa: F401  registers itself
 from quantizers import element_wise_scaling as _element_wise_scaling  # noqa: F401  registers itself
 from quantizers import learned_step as _learned_step  # noqa: F401  registers itself
@@ -27,7 +28,7 @@ from quantizers.errors import UserError
 from quantizers.mixture import prepare
 from quantizers.placement import RELU, Placement, kind, placements
 from quantizers.tracing import evaluating, traced
-from search_spaces.plan import Plan
+from search_spaces.plan import LayerPlan, Plan
 
 INPUT_BITS = 8
 MIXTURE_RATE = 0.1  # of the weights' learning rate
@@ -58,10 +59,13 @@ def quantize(
         form: what training sees of mixtures, one of ``quantizers.forms.FORMS``.
 
     Raises:
-        UserError: the model cannot be traced, or the plan names other layers than the model has.
+        UserError: the model cannot be traced, or the plan names other layers than the model has, or asks its quantizer for
+            what that cannot do.
     """
     network = traced(model)
     _check_layers(network, plan)
+    for layer in plan.layers.values():
+        _sort(plan, layer)
     for place in placements(network):
         bits = INPUT_BITS if place.is_input else plan.activation_bits
         step = LearnedStep(bits, place.signed, learned=not place.is_input)
@@ -74,8 +78,7 @@ def quantize(
     for name, layer in plan.layers.items():
         module = network.get_submodule(name)
         weight = cast(Tensor, module.weight)
-        sort = QUANTIZERS["int8" if layer.bits == 8 else plan.quantizer]
-        quantizer = sort.for_layer(
+        quantizer = _sort(plan, layer).for_layer(
             weight.detach(), layer, plan.temperature, form, initialise=calibration is not None
         )
         parametrize.register_parametrization(module, "weight", quantizer)
@@ -224,6 +227,13 @@ def _plain(module: nn.Module) -> nn.Module:
     plain.__dict__["_modules"] = {k: v for k, v in module._modules.items() if k != "parametrizations"}
     plain.__dict__["_parameters"] = {"weight": None, **module._parameters}
     return plain
+
+
+def _sort(plan: Plan, layer: LayerPlan) -> type[WeightQuantizer]:
+    """What quantizes a layer: int8 at 8 bits, else the plan's own; refused where that cannot do it."""
+    name = "int8" if layer.bits == 8 else plan.quantizer
+    QUANTIZERS[name].check(name, layer)
+    return QUANTIZERS[name]
 
 
 def _check_layers(network: fx.GraphModule, plan: Plan) -> None:

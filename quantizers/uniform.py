@@ -22,6 +22,8 @@ class Int8(WeightQuantizer):
     """``round(w / scale)`` in -127..127 with ``scale = max |w| / 127`` of the output channel. Training sees the same values as
     evaluation; the gradient passes through the rounding unchanged."""
 
+    widths = (8,)
+
     @classmethod
     def for_layer(
         cls,
@@ -32,6 +34,7 @@ class Int8(WeightQuantizer):
         *,
         initialise: bool,
     ) -> Int8:
+        cls.check("int8", layer)
         return cls()
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -16,14 +16,17 @@ from quantizers.errors import UserError
 BITS = (2, 3, 4, 8)
 ACTIVATION_BITS = (8, 7)
 SHAPES = ("constant", "exponential", "cosine")
+COMPONENTS, ZERO_SHARE, TEMPERATURE = "components", "zero_share", "temperature"
+DIMENSIONS = frozenset({COMPONENTS, ZERO_SHARE, TEMPERATURE})  # that a quantizer may have beside bits
 
 
 @dataclass(frozen=True)
 class LayerPlan:
     """How one layer's weights become few values.
 
-    ``bits`` 8 means plain int8 without a mixture; then ``components`` and ``zero_share`` are None. ``zero_share`` None
-    means natural: whatever share the zero component captures; a number in [0, 1) is a target.
+    ``bits`` 8 means plain int8 without a mixture; then ``components`` and ``zero_share`` are None. ``components`` None below 8
+    bits is for quantizers without that dimension. ``zero_share`` None means natural: whatever share the zero component
+    captures; a number in [0, 1) is a target.
     """
 
     bits: int
@@ -37,7 +40,7 @@ class LayerPlan:
             if self.components is not None or self.zero_share is not None:
                 raise UserError("a layer of 8 bits is plain int8: leave components and zero_share out")
             return
-        if self.components is None or not 2 <= self.components <= 2**self.bits:
+        if self.components is not None and not 2 <= self.components <= 2**self.bits:
             raise UserError(f"components {self.components!r}: {self.bits} bits allow 2 to {2**self.bits}")
         if self.zero_share is not None and not 0 <= self.zero_share < 1:
             raise UserError(

@@ -11,10 +11,24 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from quantizers.errors import UserError
-from search_spaces.plan import ACTIVATION_BITS, BITS, SHAPES, LayerPlan, Plan, TemperatureSchedule
+from search_spaces.plan import (
+    ACTIVATION_BITS,
+    BITS,
+    COMPONENTS,
+    DIMENSIONS,
+    SHAPES,
+    TEMPERATURE,
+    ZERO_SHARE,
+    LayerPlan,
+    Plan,
+    TemperatureSchedule,
+)
 
-COMPONENTS: Mapping[int, tuple[int, ...]] = MappingProxyType({2: (3, 4), 3: (5, 6, 8), 4: (9, 12, 16)})
+COMPONENT_COUNTS: Mapping[int, tuple[int, ...]] = MappingProxyType({2: (3, 4), 3: (5, 6, 8), 4: (9, 12, 16)})
 ZERO_SHARES = (None, 0.5, 0.6, 0.7, 0.8, 0.9)
+PAYING_SHARE = (
+    0.8  # of zeros anywhere in a layer: from about here on they make programs faster on cores without i8mm
+)
 
 
 class SuggestsParameters(Protocol):
@@ -50,18 +64,20 @@ class Space:
     """All plans for the layers named ``layers``.
 
     A parameter exists only where it means something: ``components`` and ``zero_share`` of a layer only below 8 bits, the
-    temperature's end only when its shape is not constant. So no two draws that differ give the same plan.
+    temperature's end only when its shape is not constant. What the quantizer has no dimension for (``dimensions``) is no
+    parameter and stays out of the plans. So no two draws that differ give the same plan.
     """
 
     layers: tuple[str, ...]
     bits: tuple[int, ...] = BITS
     activation_bits: tuple[int, ...] = ACTIVATION_BITS
     zero_shares: tuple[float | None, ...] = ZERO_SHARES
-    components: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: COMPONENTS)
+    components: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: COMPONENT_COUNTS)
     temperature_start: Grid = Grid(0.25, 1.0, 0.25)
     temperature_end: Grid = Grid(0.05, 0.2, 0.05)
     temperature_shapes: tuple[str, ...] = ("constant", "exponential", "cosine")
     quantizer: str = "gaussian_mixture"
+    dimensions: frozenset[str] = DIMENSIONS
 
     def __post_init__(self) -> None:
         for name, chosen, allowed in (
@@ -77,30 +93,38 @@ class Space:
         if not self.zero_shares:
             raise UserError("zero shares: give at least one, or natural")
         for bits in self.bits:
-            for components in self.components.get(bits, ()) if bits < 8 else ():
+            if bits == 8 or COMPONENTS not in self.dimensions:
+                continue
+            for components in self.components.get(bits, ()):
                 LayerPlan(bits, components)
-            if bits < 8 and not self.components.get(bits):
+            if not self.components.get(bits):
                 raise UserError(f"components for {bits} bits: give at least one number from 2 to {2**bits}")
 
     def suggest(self, trial: SuggestsParameters) -> Plan:
         """Draw a plan, define-by-run."""
         activation_bits = trial.suggest_categorical("activation_bits", self.activation_bits)
-        shape = trial.suggest_categorical("temperature.shape", self.temperature_shapes)
-        start = self.temperature_start.snap(_suggest(trial, "temperature.start", self.temperature_start))
-        end = start
-        if shape != "constant":
-            end = self.temperature_end.snap(_suggest(trial, "temperature.end", self.temperature_end))
+        schedule = self._suggest_schedule(trial) if TEMPERATURE in self.dimensions else TemperatureSchedule()
         layers = {}
         for name in self.layers:
             bits = trial.suggest_categorical(f"{name}.bits", self.bits)
             if bits == 8:
                 layers[name] = LayerPlan(8)
                 continue
-            components = trial.suggest_categorical(f"{name}.components.{bits}", self.components[bits])
-            layers[name] = LayerPlan(
-                bits, components, trial.suggest_categorical(f"{name}.zero_share", self.zero_shares)
-            )
-        return Plan(layers, TemperatureSchedule(start, end, shape), activation_bits, self.quantizer)
+            components = share = None
+            if COMPONENTS in self.dimensions:
+                components = trial.suggest_categorical(f"{name}.components.{bits}", self.components[bits])
+            if ZERO_SHARE in self.dimensions:
+                share = trial.suggest_categorical(f"{name}.zero_share", self.zero_shares)
+            layers[name] = LayerPlan(bits, components, share)
+        return Plan(layers, schedule, activation_bits, self.quantizer)
+
+    def _suggest_schedule(self, trial: SuggestsParameters) -> TemperatureSchedule:
+        shape = trial.suggest_categorical("temperature.shape", self.temperature_shapes)
+        start = self.temperature_start.snap(_suggest(trial, "temperature.start", self.temperature_start))
+        end = start
+        if shape != "constant":
+            end = self.temperature_end.snap(_suggest(trial, "temperature.end", self.temperature_end))
+        return TemperatureSchedule(start, end, shape)
 
     def params(self, plan: Plan) -> dict[str, Any]:
         """The parameters that make ``suggest`` return ``plan``.
@@ -111,20 +135,23 @@ class Space:
         if set(plan.layers) != set(self.layers) or plan.quantizer != self.quantizer:
             raise UserError(f"plan {plan.hash} is for other layers or another quantizer than this search")
         schedule = plan.temperature
-        params: dict[str, Any] = {
-            "activation_bits": plan.activation_bits,
-            "temperature.shape": schedule.shape,
-        }
-        params["temperature.start"] = schedule.start
-        if schedule.shape != "constant":
-            params["temperature.end"] = schedule.end
+        params: dict[str, Any] = {"activation_bits": plan.activation_bits}
+        if TEMPERATURE in self.dimensions:
+            params["temperature.shape"] = schedule.shape
+            params["temperature.start"] = schedule.start
+            if schedule.shape != "constant":
+                params["temperature.end"] = schedule.end
         for name in self.layers:
             layer = plan.layers[name]
             params[f"{name}.bits"] = layer.bits
             if layer.bits < 8:
-                params[f"{name}.components.{layer.bits}"] = layer.components
-                params[f"{name}.zero_share"] = layer.zero_share
+                if COMPONENTS in self.dimensions:
+                    params[f"{name}.components.{layer.bits}"] = layer.components
+                if ZERO_SHARE in self.dimensions:
+                    params[f"{name}.zero_share"] = layer.zero_share
         if self.suggest(FixedParameters(params)) != plan:
+            if self.dimensions != DIMENSIONS:
+                raise UserError(f"plan {plan.hash} asks for what {self.quantizer} has not")
             raise UserError(f"plan {plan.hash} has a temperature between this search's steps")
         return params
 
@@ -135,12 +162,14 @@ class Space:
             if bits == 8:
                 choices.append(LayerPlan(8))
                 continue
-            pairs = itertools.product(self.components[bits], self.zero_shares)
+            pairs = itertools.product(self._component_counts(bits), self._shares())
             choices += [LayerPlan(bits, components, share) for components, share in pairs]
         return choices
 
     def schedules(self) -> list[TemperatureSchedule]:
         """Every temperature schedule there is."""
+        if TEMPERATURE not in self.dimensions:
+            return [TemperatureSchedule()]
         starts = [self.temperature_start[i] for i in range(len(self.temperature_start))]
         ends = [self.temperature_end[i] for i in range(len(self.temperature_end))]
         return [
@@ -177,16 +206,16 @@ class Space:
         return self.suggest(_RandomParameters(rng))
 
     def warm_starts(self) -> list[Plan]:
-        """Plans worth trying first: all layers alike, first and last layer in 8 bits, and many zeros; each once, and only
-        those that lie in this space."""
+        """Plans worth trying first: all layers alike, first and last layer in 8 bits, and those with so many zeros between
+        that they pay in time; each once, and only those that lie in this space."""
         inner = self.layers[1:-1]
+        ends = {name: self._plain(8) for name in self.layers}
+        between: list[tuple[int, float | None]] = [(4, None), (2, None)]
+        between += [(2, share) for share in self._shares() if share is not None and share >= PAYING_SHARE]
         proposals: list[Mapping[str, LayerPlan | None]] = [
             {name: self._plain(bits) for name in self.layers} for bits in (8, 4, 3, 2)
         ]
-        ends = {name: self._plain(8) for name in self.layers}
-        proposals += [{**ends, **{name: self._plain(bits) for name in inner}} for bits in (4, 2)]
-        share = min((s for s in self.zero_shares if s is not None), key=lambda s: abs(s - 0.7), default=None)
-        proposals.append({name: self._plain(2, share) for name in self.layers})
+        proposals += [{**ends, **{name: self._plain(*kind) for name in inner}} for kind in between]
         plans: dict[str, Plan] = {}
         for proposal in proposals:
             layers = {name: layer for name, layer in proposal.items() if layer is not None}
@@ -197,28 +226,41 @@ class Space:
 
     def describe(self) -> dict[str, Any]:
         """Plain values that name the space: two spaces with equal descriptions are the same."""
-        grids = {"start": self.temperature_start, "end": self.temperature_end}
-        return {
+        record: dict[str, Any] = {
             "layers": list(self.layers),
             "bits": list(self.bits),
             "activation_bits": list(self.activation_bits),
-            "zero_shares": list(self.zero_shares),
-            "components": {str(bits): list(self.components[bits]) for bits in self.bits if bits < 8},
-            "temperature": {name: [grid.low, grid.high, grid.step] for name, grid in grids.items()},
-            "temperature_shapes": list(self.temperature_shapes),
             "quantizer": self.quantizer,
         }
+        if COMPONENTS in self.dimensions:
+            record["components"] = {str(bits): list(self.components[bits]) for bits in self.bits if bits < 8}
+        if ZERO_SHARE in self.dimensions:
+            record["zero_shares"] = list(self.zero_shares)
+        if TEMPERATURE in self.dimensions:
+            grids = {"start": self.temperature_start, "end": self.temperature_end}
+            record["temperature"] = {name: [grid.low, grid.high, grid.step] for name, grid in grids.items()}
+            record["temperature_shapes"] = list(self.temperature_shapes)
+        return record
+
+    def _component_counts(self, bits: int) -> tuple[int | None, ...]:
+        return self.components[bits] if COMPONENTS in self.dimensions else (None,)
+
+    def _shares(self) -> tuple[float | None, ...]:
+        return self.zero_shares if ZERO_SHARE in self.dimensions else (None,)
 
     def _plain(self, bits: int, share: float | None = None) -> LayerPlan | None:
         if bits not in self.bits:
             return None
         if bits == 8:
             return LayerPlan(8)
-        if share is None and None not in self.zero_shares:
+        if share is None and None not in self._shares():
             share = self.zero_shares[0]
-        return LayerPlan(bits, max(self.components[bits]), share)
+        counts = self._component_counts(bits)
+        return LayerPlan(bits, max((c for c in counts if c is not None), default=None), share)
 
     def _schedule(self) -> TemperatureSchedule:
+        if TEMPERATURE not in self.dimensions:
+            return TemperatureSchedule()
         shape = self.temperature_shapes[0]
         start = self.temperature_start.snap(0.5)
         return TemperatureSchedule(

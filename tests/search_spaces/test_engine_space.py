@@ -87,11 +87,26 @@ def test_every_plan_of_the_enumeration_can_be_suggested(index: int) -> None:
 def test_warm_starts() -> None:
     plans = Space(LAYERS).warm_starts()
     bits = [tuple(plan.layers[name].bits for name in LAYERS) for plan in plans]
-    assert bits == [(8,) * 3, (4,) * 3, (3,) * 3, (2,) * 3, (8, 4, 8), (8, 2, 8), (2,) * 3]
-    assert all(layer.zero_share == 0.7 for layer in plans[-1].layers.values())
+    uniform, ends = [(8,) * 3, (4,) * 3, (3,) * 3, (2,) * 3], [(8, 4, 8), (8, 2, 8), (8, 2, 8), (8, 2, 8)]
+    assert bits == [*uniform, *ends]
+    assert [plan.layers["layer1.0.conv"].zero_share for plan in plans[-3:]] == [None, 0.8, 0.9]
     assert all(p.temperature == TemperatureSchedule() and p.activation_bits == 8 for p in plans)
     assert [set(p.layers.values()) for p in Space(LAYERS, bits=(4,)).warm_starts()] == [{LayerPlan(4, 16)}]
-    assert len(Space(("fc",)).warm_starts()) == 5  # without inner layers two are the same as uniform 8
+    assert len(Space(("fc",)).warm_starts()) == 4  # without inner layers the others are the same as uniform 8
+
+
+def test_the_description_of_a_mixtures_space_is_what_it_was() -> None:
+    """Studies hold it: with another one they could not be resumed."""
+    assert Space(("a", "b")).describe() == {
+        "layers": ["a", "b"],
+        "bits": [2, 3, 4, 8],
+        "activation_bits": [8, 7],
+        "zero_shares": [None, 0.5, 0.6, 0.7, 0.8, 0.9],
+        "components": {"2": [3, 4], "3": [5, 6, 8], "4": [9, 12, 16]},
+        "temperature": {"start": [0.25, 1.0, 0.25], "end": [0.05, 0.2, 0.05]},
+        "temperature_shapes": ["constant", "exponential", "cosine"],
+        "quantizer": "gaussian_mixture",
+    }
 
 
 @given(spaces)
