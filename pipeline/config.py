@@ -73,7 +73,7 @@ def _setting(default: Any, parse: Callable[[Any], Any], help: str, group: str, m
 class Settings:
     """Everything a search depends on. ``None`` means: chosen from the model, the data or the machine."""
 
-    model: str = _setting("resnet8", str, "network: a name, or package.module:factory", "what", "NAME")
+    model: str = _setting("vgg_tiny", str, "network: a name, or package.module:factory", "what", "NAME")
     data: str = _setting(
         "digits",
         str,

@@ -161,7 +161,8 @@ def _data(name: str, classes: Sequence[str], train: Images, validation: Images, 
 
 @DATA.register("digits")
 def _digits(place: str, size: Size | None, fallback: Size) -> ImageData:
-    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, enlarged to 32 x 32; every third validates."""
+    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, enlarged to 32 x 32, or less where the network was made for
+    less; every third validates."""
     from sklearn.datasets import load_digits
 
     if place:
@@ -169,7 +170,8 @@ def _digits(place: str, size: Size | None, fallback: Size) -> ImageData:
     digits = load_digits()
     pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[..., None]
     labels = torch.from_numpy(digits.target.astype(np.int64))
-    images = ArrayImages(pixels, labels, size or (32, 32))
+    height, width = fallback
+    images = ArrayImages(pixels, labels, size or (min(height, 32), min(width, 32)))
     order = torch.argsort(labels, stable=True)
     place_in_order = torch.arange(len(order))
     train, validation = order[place_in_order % 3 != 2], order[place_in_order % 3 == 2]

@@ -155,7 +155,9 @@ def run(
             f"the output folder {settings.out} is relative, and trials run in folders of their own"
         )
     fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
-    rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs))
+    # As many as there are warm starts always go on: those are what a person compares all others with.
+    at_least = max(Rungs.at_least, len(study.warm_starts))
+    rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs), at_least=at_least)
     deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
     conductor = Conductor(study, rungs, settings.budget, 1, progress, after_trial, deadline, fp32)
     if conductor.complete:

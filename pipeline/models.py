@@ -20,7 +20,7 @@ from torch import nn
 
 from pipeline.factories import article, call_factory, find_factory, is_factory
 from pipeline.foreign_files import is_file
-from pipeline.networks.cifar import CifarResNet, VggSmall, mobilenet_v2_cifar
+from pipeline.networks.cifar import CifarResNet, VggSmall, VggTiny, mobilenet_v2_cifar
 from pipeline.networks.darknet import TinyDarknet
 from pipeline.networks.fastestdet import FastestDet
 from pipeline.weights import check_values, fetch_weights, fit_weights, read_weights
@@ -57,6 +57,7 @@ def _cifar_resnet(blocks: int) -> Model:
 
 for _name, _blocks in {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}.items():
     MODELS.register(_name)(_cifar_resnet(_blocks))
+MODELS.register("vgg_tiny")(Model(lambda classes, size: VggTiny(classes), 16))
 MODELS.register("vgg_small")(Model(VggSmall, 32))
 MODELS.register("mobilenet_v2_cifar")(Model(lambda classes, size: mobilenet_v2_cifar(classes), 32))
 MODELS.register("tiny_darknet")(Model(lambda classes, size: TinyDarknet(classes), 224, UNIT))

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m pipeline.train", description="Co-tune one plan and write the compressed network."
     )
     parser.add_argument(
-        "--model", default="resnet8", help="network, as in pipeline.search (default %(default)s)"
+        "--model", default="vgg_tiny", help="network, as in pipeline.search (default %(default)s)"
     )
     parser.add_argument(
         "--data",
