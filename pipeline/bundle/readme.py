@@ -28,7 +28,7 @@ def _input(preprocessing: Preprocessing | None, size: str) -> str:
         ]
     lines += [
         "",
-        "`image.py` and `image.c` do just this and give equal bytes; `manifest.json` says it in `preprocessing`.",
+        "`image.py` does just this, `image.c` the same for 8-bit PPM files, byte for byte; it stands in `manifest.json` too.",
     ]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -260,15 +261,33 @@ def test_damaged_files_and_other_images_are_refused(again: Path) -> None:
 @needs_tools
 def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Path, tmp_path: Path) -> None:
     """From an image file to the scores, by each way that the bundle's README shows."""
+    from pipeline.bundle import write_bundle
+    from pipeline.candidate import load_candidate
     from pipeline.data import load_data
+    from pipeline.preprocessing import Preprocessing
 
     good = json.loads((again / "names.json").read_text())[0]
-    bundle = Path(run(again, "--candidate", good, "--allow-modelled", "--limit", "20")[1]["bundle"])
+    result = run(again, "--candidate", good, "--allow-modelled", "--limit", "20")[1]
+    bundle = Path(result["bundle"])
     manifest = json.loads((bundle / "manifest.json").read_text())
+    candidate = load_candidate(again / "candidates" / good)
     how = load_data("digits").report.preprocessing
     assert (
         how and manifest["preprocessing"] == how.as_dict() and str(how) in (bundle / "README.md").read_text()
     )
+    assert candidate.manifest["data"]["preprocessing"] == how.as_dict()
+    for other, shown in (
+        (
+            Preprocessing.cropping(224, 192),
+            ".height = 224, .width = 192, .crop = 1, .margin = 1.1428571428571428}",
+        ),
+        (None, ".height = 32, .width = 32, .crop = 0, .margin = 1.0}"),
+    ):
+        place = write_bundle(
+            tmp_path / "other", candidate, bundle / "libnetwork.so", result["figures"], [], "tiny", other
+        )
+        assert shown in (place / "usage.c").read_text()
+        assert ("by code of its own" in (place / "README.md").read_text()) == (other is None)
     photo = tmp_path / "photo.ppm"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(photo)
     image = how.read(photo)[None]
@@ -377,6 +396,31 @@ def test_a_person_is_told_of_a_measurement_that_is_not_steady(monkeypatch: pytes
         in text
     )
     assert "warning: the interval did not become narrow" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "flags"), [(0.105, ["--allow-modelled"]), (0.2, ["--max-accuracy-drop", "10"])]
+)
+def test_the_line_that_a_search_prints_is_taken_as_printed(error: float, flags: list[str]) -> None:
+    from pipeline import promote
+    from pipeline.search import where_to_look
+
+    row = {"error": error, "latency_ms": 1.0, "low": 0.9, "high": 1.1, "source": "modelled", "size_bytes": 5}
+    front = {
+        "references": [{"name": "fp32", "error": 0.1}],
+        "points": [{"hash": "abc", "candidate": "candidates/abc", **row}],
+    }
+    settings = Settings(name="a-study", out=Path("/some where/runs"))
+    lines = where_to_look(settings, front, "mlflow", True).splitlines()
+    (line,) = (line for line in lines if line.startswith("promote"))
+    words = shlex.split(line.removeprefix("promote"))
+    assert words[:3] == [sys.executable, "-m", "pipeline.promote"]
+    args = promote._parser().parse_args(words[3:])
+    assert (args.study, args.out, args.allow_modelled) == ("a-study", settings.out, True)
+    assert set(flags) <= set(words)
+    for flag in flags[::2]:  # each flag's reason is told below
+        assert any(other.strip().startswith(flag) for other in lines[lines.index(line) + 1 :])
+    assert lines[0].startswith("best     abc: " if error < 0.11 else "best     none: ")
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
