@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths
+from pipeline.normalization import channel_deviations, channel_means
 from pipeline.records import OBJECTIVES
 from quantizers.command import Parser as Parser
 from quantizers.command import main_guard as main_guard
@@ -90,6 +91,20 @@ class Settings:
     )  # fmt: skip
     image_size: int | None = _setting(
         None, _at_least(int, 8), "side of the input images in pixels", "what", "PIXELS"
+    )
+    mean: tuple[float, float, float] | None = _setting(
+        None,
+        channel_means,
+        "means of the channels that the network's input is normalized with, pixels in 0..1",
+        "what",
+        "R,G,B",
+    )
+    std: tuple[float, float, float] | None = _setting(
+        None,
+        channel_deviations,
+        "standard deviations, likewise; without, what the network declares",
+        "what",
+        "R,G,B",
     )
     budget: int = _setting(12, _at_least(int, 1), "trials to run", "search", "TRIALS")
     time_budget: float | None = _setting(

@@ -7,7 +7,6 @@ standard deviation of each channel, pixels in 0..1) and ``image_size``, else tho
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,17 +22,12 @@ from pipeline.foreign_files import is_file
 from pipeline.networks.cifar import CifarResNet, VggSmall, VggTiny, mobilenet_v2_cifar
 from pipeline.networks.darknet import TinyDarknet
 from pipeline.networks.fastestdet import FastestDet
+from pipeline.normalization import CENTRED, IMAGENET, UNIT, Normalization, Statistics, checked
 from pipeline.weights import check_values, fetch_weights, fit_weights, read_weights
 from quantizers.errors import UserError
 from quantizers.registry import Registry
 
-Statistics = tuple[float, float, float]
-Normalization = tuple[Statistics, Statistics]
-
-IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-UNIT: Normalization = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 # The published weights of these two expect pixels in -1..1.
-CENTRED: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TORCHVISION_NORMALIZATION = {"googlenet": CENTRED, "inception_v3": CENTRED}
 TORCHVISION_IMAGE_SIZE = {"inception_v3": 299}
 
@@ -188,12 +182,30 @@ def _build(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
 
 def normalization(name: str) -> Normalization:
     """Mean and standard deviation of each channel, of pixels in 0..1, that the network's input is normalized with."""
+    return _normalization(name)[0]
+
+
+def normalized_by(
+    name: str, mean: Statistics | None = None, std: Statistics | None = None
+) -> tuple[Statistics, Statistics, str]:
+    """Mean, standard deviation and who says so: what was asked for, else what the network declares."""
+    (declared_mean, declared_std), source = _normalization(name)
+    if mean is not None or std is not None:
+        given = " and ".join(flag for flag, value in (("--mean", mean), ("--std", std)) if value is not None)
+        source = f"{given} given" if mean and std else f"{given} given, the other {source}"
+    return mean or declared_mean, std or declared_std, source
+
+
+def _normalization(name: str) -> tuple[Normalization, str]:
     check_name(name)
     if name in MODELS:
-        return MODELS[name].normalization
+        return MODELS[name].normalization, f"that of {name}"
     if is_factory(name):
-        return _declared(name)
-    return TORCHVISION_NORMALIZATION.get(name, IMAGENET)
+        declared = getattr(find_factory(name), "normalization", None)
+        if declared is None:
+            return IMAGENET, f"ImageNet's, since {name} declares none"
+        return checked(declared, repr(name)), f"declared by {name}"
+    return TORCHVISION_NORMALIZATION.get(name, IMAGENET), f"that of torchvision's {name}"
 
 
 def default_image_size(name: str) -> int:
@@ -207,18 +219,3 @@ def default_image_size(name: str) -> int:
             raise UserError(f"{name!r} declares image_size = {side!r}; it must be a number of pixels")
         return side
     return TORCHVISION_IMAGE_SIZE.get(name, 224)
-
-
-def _declared(name: str) -> Normalization:
-    declared = getattr(find_factory(name), "normalization", IMAGENET)
-    try:
-        mean, deviation = (tuple(float(value) for value in values) for values in declared)
-    except (TypeError, ValueError):
-        mean, deviation = (), ()
-    sound = all(math.isfinite(value) for value in (*mean, *deviation)) and all(d > 0 for d in deviation)
-    if not len(mean) == len(deviation) == 3 or not sound:
-        raise UserError(
-            f"{name!r} declares normalization = {declared!r}; it must be (means, deviations), three numbers each, of pixels "
-            "in 0..1, the deviations above 0"
-        )
-    return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])

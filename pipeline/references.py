@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 256
 
 
-def references(workspace: Workspace, file: Path) -> list[Reference]:
-    """fp32 and int8, computed once and kept in ``file``.
+def references(workspace: Workspace, file: Path, fp32_error: float | None = None) -> list[Reference]:
+    """fp32 and int8, computed once and kept in ``file``; ``fp32_error`` where that is known already.
 
     fp32 is the network as it was trained: its error is PyTorch's, latency and size are its float program's. Where the compiler
     has no float form of an operator there is no latency, and the size is 4 bytes for each parameter and buffer value. int8 is the
@@ -29,17 +29,18 @@ def references(workspace: Workspace, file: Path) -> list[Reference]:
     """
     if file.is_file():
         return [Reference(r["name"], Figures(**r["figures"])) for r in json.loads(file.read_text())]
-    found = [_fp32(workspace), _int8(workspace)]
+    found = [_fp32(workspace, fp32_error), _int8(workspace)]
     write_atomically(file, json.dumps([dataclasses.asdict(reference) for reference in found], indent=1))
     return found
 
 
-def _fp32(workspace: Workspace) -> Reference:
+def _fp32(workspace: Workspace, error: float | None) -> Reference:
     from deploy_arm.frontend import compile_float
     from pipeline.stages import figures_of
     from pipeline.training.evaluation import error_of
 
-    error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)
+    if error is None:
+        error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)
     try:
         graph = compile_float(workspace.model, workspace.input_shape, workspace.mean, workspace.std)
     except UserError:

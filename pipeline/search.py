@@ -14,6 +14,9 @@ from quantizers.command import DONE, INCOMPLETE
 from quantizers.errors import UserError
 from search_spaces.plan import BITS
 
+REFERENCES = "references.json"  # in the study's folder
+DRY_SECONDS = 10.0  # that a dry run evaluates for
+
 if TYPE_CHECKING:
     from pipeline.study import Study
     from pipeline.tracking import Tracker
@@ -27,12 +30,19 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument(
         "--dry-run", action="store_true", help="print what would be searched and train nothing"
     )
+    command.add_argument(
+        "--allow-bad-fp32",
+        action="store_true",
+        help="search even if the fp32 network is no better than guessing",
+    )
     command.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
     settings, flags = parse(argv, parser)
     settings = settings.named()
     with Progress(settings.budget) as progress:
-        run = dry_run if flags.dry_run else search
-        result = run(settings, progress)
+        if flags.dry_run:
+            result = dry_run(settings, progress)
+        else:
+            result = search(settings, progress, flags.allow_bad_fp32)
     print(json.dumps(result) if flags.format == "json" else result["text"])
     return DONE if result.get("complete", True) else INCOMPLETE
 
@@ -40,14 +50,24 @@ def main(argv: list[str] | None = None) -> int:
 def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
     """What would be searched and what it would cost, without training anything."""
     from pipeline.estimate import estimate
+    from pipeline.fp32 import judged
     from pipeline.image_check import look
 
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress, trained=False)
     progress.status("looking at the images")
     seen = look(workspace.data)
+    lines, fp32 = [workspace.normalization, str(seen)], None
+    if settings.weights is not None:
+        progress.status("evaluating fp32")
+        found, why = judged(workspace, DRY_SECONDS)
+        lines.append(f"fp32: {found}")
+        fp32 = found.as_dict()
+        if why:
+            lines.append(f"a search would be refused: {why}")
     result = estimate(workspace, space)
-    return {**result, "images_seen": seen.as_dict(), "text": f"{seen}\n\n{result['text']}"}
+    text = "\n".join((*lines, "", result["text"]))
+    return {**result, "images_seen": seen.as_dict(), "fp32": fp32, "text": text}
 
 
 def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
@@ -93,7 +113,7 @@ def searched_bits(asked: tuple[int, ...], quantizer: str, widths: tuple[int, ...
     return known
 
 
-def search(settings: Settings, progress: Progress) -> dict[str, Any]:
+def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False) -> dict[str, Any]:
     """The main job: open or resume the study, run trials until the budget is spent, publish the front."""
     progress.status("loading")
     import yaml
@@ -101,6 +121,7 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
     from deploy_arm.program import build_program
     from pipeline import engine, publish
     from pipeline.files import write_atomically
+    from pipeline.fp32 import refuse_chance
     from pipeline.references import references
     from pipeline.study import Study
     from pipeline.tracking import Tracker
@@ -108,6 +129,13 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
 
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
+    progress.line(workspace.normalization)
+    fp32_error = None
+    if not (settings.folder / REFERENCES).is_file():  # else it was seen when the study began
+        progress.status("evaluating fp32")
+        fp32 = refuse_chance(workspace, allow_bad_fp32)
+        fp32_error = 1 - fp32.accuracy
+        progress.line(f"fp32: {fp32}")
     progress.status("building the kernel library")
     program = build_program(settings.target)
     with Study(
@@ -122,7 +150,7 @@ def search(settings: Settings, progress: Progress) -> dict[str, Any]:
         write_atomically(settings.folder / "split.json", json.dumps(workspace.data_record()))
         progress.line(opening_line(settings, study))
         progress.status("profiling the references")
-        compared = references(workspace, settings.folder / "references.json")
+        compared = references(workspace, settings.folder / REFERENCES, fp32_error)
         progress.status("opening MLflow")
         layers = layers_of(workspace.model, workspace.input_shape)
         weights = {layer.name: layer.parameters for layer in layers}
@@ -152,6 +180,7 @@ def identity(settings: Settings, program: Path) -> dict[str, Any]:
     """What a resumed study must agree on: figures that depend on other settings, or on another kernel library, do not belong
     in one front."""
     from pipeline.files import sha256
+    from pipeline.models import normalized_by
 
     keys = (
         "model",
@@ -165,7 +194,8 @@ def identity(settings: Settings, program: Path) -> dict[str, Any]:
         "learning_rate",
     )
     known = {key: value for key, value in settings.as_dict().items() if key in keys}
-    return {**known, "kernel_library": sha256(program)[:12]}
+    mean, std, _ = normalized_by(settings.model, settings.mean, settings.std)
+    return {**known, "mean": list(mean), "std": list(std), "kernel_library": sha256(program)[:12]}
 
 
 def track(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:

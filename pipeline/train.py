@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from pipeline.config import Parser, main_guard
+from pipeline.config import Parser, Settings, main_guard
 from pipeline.training.settings import TrainSettings, pretraining_settings
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
@@ -91,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         help="folder that package.module:factory is looked up in (default the current one)",
     )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input images")
+    parser.add_argument("--mean", metavar="R,G,B", help="normalization, as in pipeline.search")
+    parser.add_argument("--std", metavar="R,G,B", help="likewise")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
     kinds = {"epochs": float, "batch_size": int, "learning_rate": float, "distillation": float, "seed": int}
     for field in dataclasses.fields(TrainSettings):
@@ -143,7 +145,8 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     from pipeline.data import load_data, split_manifest
     from pipeline.factories import look_in
     from pipeline.files import write_atomically
-    from pipeline.models import check_classifier, default_image_size, load_model, normalization
+    from pipeline.models import check_classifier, default_image_size, load_model, normalized_by
+    from pipeline.normalization import described
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
     from pipeline.training.outputs import check_outputs
@@ -154,7 +157,9 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
     look_in(args.modules)
     check_classifier(args.model)
-    mean, std = normalization(args.model)
+    asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")
+    mean, std, source = normalized_by(args.model, asked.mean, asked.std)
+    print(described(mean, std, source), file=sys.stderr)
     data = load_data(args.data, args.image_size, fallback=default_image_size(args.model))
     model = load_model(
         args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
@@ -168,6 +173,11 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         print(f"{'found' if pretrained.cached else 'kept'} {pretrained.path}", file=sys.stderr)
     else:
         fp32_error = error_of(model, data.search, mean, std, settings.evaluation_batch)
+    spread = (fp32_error * (1 - fp32_error) / len(data.search)) ** 0.5
+    print(
+        f"fp32: {100 * (1 - fp32_error):.2f} % +- {100 * spread:.2f} right on {len(data.search):,} images that guide",
+        file=sys.stderr,
+    )
     run = Cotuning(model, plan, data, settings, mean, std, device=args.device, progress=show)
     curve = []
     for epochs in (*range(1, int(settings.epochs - 1e-9) + 1), settings.epochs):

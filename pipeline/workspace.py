@@ -11,7 +11,8 @@ from torch import nn
 from pipeline.config import Settings
 from pipeline.data import ImageData, load_data, split_manifest
 from pipeline.factories import look_in
-from pipeline.models import check_classifier, default_image_size, load_model, normalization
+from pipeline.models import check_classifier, default_image_size, load_model, normalized_by
+from pipeline.normalization import described
 from pipeline.train import pretrain, pretraining_settings
 from pipeline.training.outputs import check_outputs
 
@@ -50,7 +51,7 @@ class Workspace:
             seed=settings.seed,
         )
         check_outputs(model, (3, *data.image_size), len(data.classes))
-        mean, std = normalization(settings.model)
+        mean, std, _ = normalized_by(settings.model, settings.mean, settings.std)
         if settings.weights is None and trained:
             recipe = replace(pretraining_settings(len(data.train)), seed=settings.seed)
             say(
@@ -64,6 +65,11 @@ class Workspace:
             )
             model = trained_network.network
         return cls(settings, data, model, mean, std)
+
+    @property
+    def normalization(self) -> str:
+        """In words, with where it comes from."""
+        return described(*normalized_by(self.settings.model, self.settings.mean, self.settings.std))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

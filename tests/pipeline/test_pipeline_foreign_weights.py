@@ -214,7 +214,7 @@ def nan(num_classes):
     return network
 instance = good()
 def scaled(num_classes): return good(num_classes)
-scaled.normalization = (0.5, 0.5)
+scaled.normalization = (0.5,)
 scaled.image_size = "224"
 """
 
@@ -267,7 +267,7 @@ def test_factories_that_do_not(factories: str, name: str, message: str) -> None:
 
 
 def test_what_a_factory_declares_is_checked(factories: str) -> None:
-    with pytest.raises(UserError, match=r"normalization = \(0\.5, 0\.5\); it must be \(means, deviations\)"):
+    with pytest.raises(UserError, match=r"normalization = \(0\.5,\); it must be \(means, deviations\)"):
         normalization(f"{factories}scaled")
     with pytest.raises(UserError, match="image_size = '224'"):
         default_image_size(f"{factories}scaled")
