@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import shlex
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -26,6 +28,7 @@ from quantizers.errors import UserError
 from search_spaces.space import Space
 
 AWKWARD = ("with space", "a%20b 100%", "what?x=y", '#1 it\'s "ü" ☃', "{curly} $HOME;a&b @:")
+ROOT = Path(__file__).resolve().parents[2]
 SPACE = Space(("first", "middle", "last"), (4, 8))
 
 
@@ -225,3 +228,31 @@ def test_a_relative_cache_folder_counts_as_none(monkeypatch: pytest.MonkeyPatch,
     assert cache_home() == Path.home() / ".cache" / "dgms-arm-search"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_home() == tmp_path / "dgms-arm-search" == default_cache().parent
+
+
+SAVE = "import torch, typed_here; torch.save(typed_here.make(2).state_dict(), 'w.pt')"
+
+
+def test_a_process_in_another_folder_finds_what_was_named_in_the_current_one(tmp_path: Path) -> None:
+    """As a trial's process does, which gets nothing but the settings."""
+    (tmp_path / "typed_here.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    x, y = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_val=x, y_val=y)
+    with current(tmp_path):
+        found = settings("--model", "typed_here:make", "--data", "npz:images.npz", "--weights", "w.pt")
+    made = subprocess.run([sys.executable, "-c", SAVE], cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "settings.pickle").write_bytes(pickle.dumps(found))
+    code = (
+        "import pickle, sys; from pathlib import Path; from pipeline.workspace import Workspace;"
+        "print(len(Workspace.open(pickle.loads(Path(sys.argv[1]).read_bytes())).data.train))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(tmp_path / "settings.pickle")],
+        cwd="/", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "20\n", done.stderr
