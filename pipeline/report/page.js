@@ -409,7 +409,7 @@
       const detail = details[name], weights = detail ? detail.weights : data.weights[i];
       const zeros = detail ? detail.zero_share : p[2];
       const row = html("button", { class: "row", type: "button", "data-layer": name, title: name },
-        html("span", { class: "layer" }, html("bdi", {}, name)), meter(p[0], 8, String(p[0]), { plain: p[0] === 8 }), meter(p[1], most, known(p[1]) ? String(p[1]) : "int8"),
+        html("span", { class: "layer" }, html("bdi", {}, name)), meter(p[0], 8, String(p[0]), { plain: p[0] === 8 }), meter(p[1], most, known(p[1]) ? String(p[1]) : p[0] === 8 ? "int8" : "-"),
         meter(zeros, 1, known(zeros) ? Math.round(100 * zeros) + " %" : p[0] === 8 ? "-" : "nat.", { goal: p[2] }), html("span", { class: "weights" }, weights ? count(weights) : ""));
       row.addEventListener("click", () => chooseLayer(trial, name));
       return row;
