@@ -24,7 +24,7 @@ from deploy_arm.cores import CORES
 from deploy_arm.cost_samples import network, samples
 from deploy_arm.kernel_choice import TABLE
 from deploy_arm.program import build_program
-from deploy_arm.storage import sha256, write_atomically
+from deploy_arm.storage import json_text, sha256, write_atomically
 from quantizers.command import Parser, main_guard
 from quantizers.errors import UserError
 
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record["cores"][core] = entry(core, models, options.shapes)
             errors = ", ".join(f"{kernel} {100 * model.error:.1f} %" for kernel, model in models.items())
             print(f"{core}: mean relative error {errors}")
-            write_atomically(options.output, json.dumps(record, indent=1, sort_keys=True) + "\n")
+            write_atomically(options.output, json_text(record, indent=1, sort_keys=True) + "\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from deploy_arm.counts import Block
-from deploy_arm.storage import cache_directory, write_atomically
+from deploy_arm.storage import cache_directory, json_text, write_atomically
 from deploy_arm.toolchain import allowed_routes
 from quantizers.errors import UserError
 
@@ -192,5 +192,5 @@ def block_cycles(
         # Somebody else may have written meanwhile; who writes last wins, and what is lost is analysed again.
         known = read_figures(path)
         known.update(zip(missing, ([cycles.bound, cycles.iterated] for cycles in figures)))
-        write_atomically(path, json.dumps(known))
+        write_atomically(path, json_text(known))
     return {block: BlockCycles(*known[key]) for block, key in keys.items()}

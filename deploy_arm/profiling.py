@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm import emulator
-from deploy_arm.storage import cache_directory, sha256, write_atomically
+from deploy_arm.storage import cache_directory, json_text, sha256, write_atomically
 from quantizers.errors import UserError
 from quantizers.registry import Registry
 
@@ -87,7 +87,7 @@ class Profile:
         )
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json_text(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Profile:
@@ -179,7 +179,7 @@ class Device(ABC):
 
     def cache_key(self, program: Path, blob: Path) -> str:
         parts = [str(PROFILE_VERSION), self.identity(), sha256(program), sha256(blob)]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        return hashlib.sha256(json_text(parts).encode()).hexdigest()[:32]
 
     def information(self, program: Path, blob: Path) -> dict[str, Any]:
         """What ``program info`` says of a blob."""

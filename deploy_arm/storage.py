@@ -1,11 +1,15 @@
-"""The cache directory, and files that appear whole or not at all."""
+"""The cache directory, files that appear whole or not at all, and JSON that every reader takes."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def cache_home() -> Path:
@@ -35,6 +39,25 @@ def write_atomically(path: Path, content: bytes | str, mode: int = 0o644) -> Non
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """``value`` as JSON; a float that is not finite, for which JSON has no word, becomes null.
+
+    Args:
+        options: of ``json.dumps``.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
 
 
 def sha256(path: Path) -> str:

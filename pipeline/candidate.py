@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import folder_atomically, sha256
+from pipeline.files import folder_atomically, json_text, sha256
 from pipeline.records import Figures, Reference
 from quantizers.errors import UserError
 from search_spaces.plan import Plan
@@ -150,7 +150,7 @@ def write_candidate(
             "profile": None if profile is None else dataclasses.asdict(profile),
             **({} if notes is None else {"notes": notes}),
         }
-        (new / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        (new / "manifest.json").write_text(json_text(manifest, indent=1) + "\n")
 
 
 def sourced(figures: Figures) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import write_atomically
+from pipeline.files import json_text, write_atomically
 from pipeline.records import Rung, TrialRecord
 from search_spaces.plan import Plan
 
@@ -51,7 +51,7 @@ def save_checkpoint(path: Path, run: Cotuning, curve: Sequence[Rung]) -> None:
     import torch
 
     stream = io.BytesIO()
-    rungs = json.dumps([dataclasses.asdict(rung) for rung in curve])
+    rungs = json_text([dataclasses.asdict(rung) for rung in curve])
     torch.save({"state": run.state_dict(), "curve": rungs}, stream)
     write_atomically(path, stream.getvalue())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from pipeline.files import json_text
 from pipeline.report.data import LayerDetail
 from quantizers.codebook import Codebook
 from quantizers.network import quantizers_of
@@ -34,7 +35,7 @@ def layer_details(network: nn.Module, codebooks: Mapping[str, Codebook]) -> dict
 
 def dump_details(details: Mapping[str, LayerDetail]) -> str:
     """As JSON text."""
-    return json.dumps({name: dataclasses.asdict(detail) for name, detail in details.items()})
+    return json_text({name: dataclasses.asdict(detail) for name, detail in details.items()})
 
 
 @cache

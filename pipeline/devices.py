@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, main_guard
+from pipeline.files import json_text
 from pipeline.paths import absolute
 from pipeline.pool import DeviceError, arm_nodes, devices_at_hand
 from quantizers.errors import UserError
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
         return 0
     rows = list_devices(arguments.target or "a76")
     if arguments.format == "json":
-        write(json.dumps(rows, indent=1) + "\n")
+        write(json_text(rows, indent=1) + "\n")
         return 0
     for row in rows:
         write(f"{row['name']:<24} {row['source']:<9} {row['state']:<7} {row['where']}\n")

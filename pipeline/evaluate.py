@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config import Parser, main_guard
+from pipeline.files import json_text
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         write_atomically(args.predictions, "".join(f"{value}\n" for value in predicted))
     result = scored(candidate, predicted, labels, args.on, args.split)
     if args.format == "json":
-        print(json.dumps(asdict(result)))
+        print(json_text(asdict(result)))
     else:
         print(
             f"{100 * result.accuracy:.2f} % +- {100 * result.standard_error:.2f} top-1 on {result.images} images of "

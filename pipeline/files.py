@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy_arm.storage import sha256, write_atomically
+from deploy_arm.storage import json_text, sha256, write_atomically
 
-__all__ = ["folder_atomically", "sha256", "write_atomically"]
+__all__ = ["folder_atomically", "json_text", "sha256", "write_atomically"]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config import Parser, Settings, main_guard, read_config
+from pipeline.files import json_text
 from pipeline.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
 from pipeline.recommendation import bound_of
 from quantizers.errors import UserError
@@ -271,9 +272,9 @@ def main(argv: list[str] | None = None) -> int:
             "gates": gates,
             "reasons": [g["text"] for g in gates if not g["passed"]],
         }
-        print(json.dumps(refused) if args.format == "json" else "\n".join(["refused:", *_lines(gates)]))
+        print(json_text(refused) if args.format == "json" else "\n".join(["refused:", *_lines(gates)]))
         return 1
-    print(json.dumps(result) if args.format == "json" else _promoted_text(result))
+    print(json_text(result) if args.format == "json" else _promoted_text(result))
     return 0
 
 
@@ -282,7 +283,7 @@ def _rolled_back(champions: Champions, bundle: Path | None, form: str) -> int:
     place = champions.fetch(now, bundle) if bundle else None
     if form == "json":
         print(
-            json.dumps(
+            json_text(
                 {"champion": asdict(now), "before": asdict(before), "bundle": str(place) if place else None}
             )
         )

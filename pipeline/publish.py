@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipeline.candidate import load_candidate
 from pipeline.confidence import show_error
 from pipeline.config import Settings
 from pipeline.details import read_details, zero_share_mean
-from pipeline.files import write_atomically
+from pipeline.files import json_text, write_atomically
 from pipeline.progress import show_bytes, show_latency
 from pipeline.recommendation import bound_of, recommend
 from pipeline.records import Figures, Reference, TrialRecord
@@ -55,7 +54,7 @@ def publish(
     front = front_json(chosen, references, study.objectives, images)
     recommended = recommend(front, settings.max_accuracy_drop)
     front["recommended"] = recommended.as_dict()
-    write_atomically(settings.folder / "front.json", json.dumps(front, indent=1) + "\n")
+    write_atomically(settings.folder / "front.json", json_text(front, indent=1) + "\n")
     hashes = [point["hash"] for point in front["points"]]
     history = hypervolume_history(records, references, study.objectives)
     page = render(

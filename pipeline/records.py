@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.files import json_text
 from search_spaces.plan import Plan
 
 Status = Literal["finished", "stopped", "dominated", "failed", "running"]
@@ -77,12 +78,12 @@ class TrialRecord:
         record["plan"] = json.loads(self.plan.to_json())
         record["figures"] = dataclasses.asdict(self.figures)
         record["curve"] = [dataclasses.asdict(rung) for rung in self.curve]
-        return json.dumps(record, sort_keys=True)
+        return json_text(record, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> TrialRecord:
         record: dict[str, Any] = json.loads(text)
-        record["plan"] = Plan.from_json(json.dumps(record["plan"]))
+        record["plan"] = Plan.from_json(json_text(record["plan"]))
         record["figures"] = Figures(**record["figures"])
         record["curve"] = tuple(Rung(**rung) for rung in record["curve"])
         return cls(**record)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.files import write_atomically
+from pipeline.files import json_text, write_atomically
 from pipeline.records import Figures, Reference
 from quantizers.errors import UserError
 from search_spaces.plan import LayerPlan, Plan
@@ -30,7 +30,7 @@ def references(workspace: Workspace, file: Path, fp32_error: float | None = None
     if file.is_file():
         return [Reference(r["name"], Figures(**r["figures"])) for r in json.loads(file.read_text())]
     found = [_fp32(workspace, fp32_error), _int8(workspace)]
-    write_atomically(file, json.dumps([dataclasses.asdict(reference) for reference in found], indent=1))
+    write_atomically(file, json_text([dataclasses.asdict(reference) for reference in found], indent=1))
     return found
 
 

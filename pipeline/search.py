@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
+from pipeline.files import json_text
 from pipeline.paths import SETTINGS, shell
 from pipeline.progress import Progress
 from quantizers.command import DONE, INCOMPLETE
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             result = dry_run(settings, progress)
         else:
             result = search(settings, progress, flags.allow_bad_fp32)
-    print(json.dumps(result) if flags.format == "json" else result["text"])
+    print(json_text(result) if flags.format == "json" else result["text"])
     return DONE if result.get("complete", True) else INCOMPLETE
 
 
@@ -74,7 +74,10 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
     from deploy_arm.frontend import check_supported
     from deploy_arm.targets import TARGETS
+    from pipeline.halving import rung_budgets
     from pipeline.study import SAMPLERS
+    from pipeline.training.loop import check_rungs
+    from pipeline.training.settings import train_settings
     from pipeline.workspace import Workspace
     from quantizers.network import QUANTIZERS
     from search_spaces.layers import layers_of
@@ -87,6 +90,8 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     ):
         registry[name]  # an unknown name is refused here, not after minutes
     workspace = Workspace.open(settings, trained=False)
+    rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)
+    check_rungs(rungs, train_settings(settings), len(workspace.data.train))
     check_supported(workspace.model, workspace.input_shape)
     layers = layers_of(workspace.model, workspace.input_shape)
     sort = QUANTIZERS[settings.quantizer]
@@ -147,7 +152,7 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         seed=settings.seed,
     ) as study:
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
-        write_atomically(settings.folder / "split.json", json.dumps(workspace.data_record()))
+        write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
         progress.line(opening_line(settings, study))
         progress.status("profiling the references")
         compared = references(workspace, settings.folder / REFERENCES, fp32_error)

@@ -21,7 +21,8 @@ from pipeline.config import Settings
 from pipeline.details import dump_details, layer_details
 from pipeline.files import write_atomically
 from pipeline.records import Figures, Reference, Rung, TrialRecord
-from pipeline.train import Cotuning, TrainSettings
+from pipeline.train import Cotuning
+from pipeline.training.settings import train_settings
 from pipeline.workspace import Workspace
 from quantizers.network import Hardened, synthetic
 from search_spaces.plan import Plan
@@ -182,16 +183,11 @@ class CandidateRun:
 
 def cotuning(workspace: Workspace, plan: Plan, **rest: Any) -> Cotuning:
     """The co-tuning of a plan with the settings of the search."""
-    settings = workspace.settings
-    chosen: dict[str, Any] = {"epochs": settings.epochs_per_trial, "batch_size": settings.batch_size}
-    chosen["seed"] = settings.seed
-    if settings.learning_rate is not None:
-        chosen["learning_rate"] = settings.learning_rate
     return Cotuning(
         workspace.model,
         plan,
         workspace.data,
-        TrainSettings(**chosen),
+        train_settings(workspace.settings),
         workspace.mean,
         workspace.std,
         **rest,

@@ -26,6 +26,7 @@ import optuna
 from optuna.trial import TrialState
 
 from pipeline import pareto, paths
+from pipeline.files import json_text
 from pipeline.lock import lock
 from pipeline.records import OBJECTIVES, Figures, Rung, TrialRecord
 from quantizers.errors import UserError
@@ -272,7 +273,7 @@ class Study:
         self._study.set_user_attr("warm", [plan.hash for plan in plans])
 
     def _refuse_changes(self, identity: dict[str, Any]) -> None:
-        identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
+        identity = json.loads(json_text(identity, sort_keys=True, default=str))
         before = self._study.user_attrs.get("identity")
         if before is None:
             self._study.set_user_attr("identity", identity)
@@ -401,7 +402,7 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json_text(value, ensure_ascii=False)
     return (
         text
         if len(text) <= 60 or isinstance(value, str)

@@ -7,7 +7,6 @@ tags, and carries ``complete`` only when everything else is written: what a kill
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -24,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from pipeline.describe import environment, figures, flat, key_of, note, plan_parameters, text_of
-from pipeline.files import write_atomically
+from pipeline.files import json_text, write_atomically
 from pipeline.paths import absolute, shell, sqlite_file, sqlite_uri, tracking_uri
 from pipeline.records import TrialRecord
 from quantizers.errors import UserError
@@ -243,7 +242,7 @@ class Tracker:
                     for on, key, row in names
                 ]
             )
-            self.client.log_text(self.parent, json.dumps(front, indent=1), "front.json")
+            self.client.log_text(self.parent, json_text(front, indent=1), "front.json")
             self.client.log_text(self.parent, report, "report.html")
             for name, folder in candidates.items():
                 self.client.log_artifacts(self.parent, str(folder), f"candidates/{name}")
@@ -356,7 +355,7 @@ class Tracker:
             self.client.log_table(self.parent, frame, TABLE)
         elif present:
             self.client.log_text(self.parent, frame.to_json(orient="split", index=False), TABLE)
-            shown = json.dumps([{"path": TABLE, "type": "table"}])
+            shown = json_text([{"path": TABLE, "type": "table"}])
             self.client.set_tag(self.parent, "mlflow.loggedArtifacts", shown)
 
 
@@ -365,8 +364,8 @@ def _dataset(data: Mapping[str, Any]) -> DatasetInput:
     from mlflow.entities import Dataset, DatasetInput
 
     spec, name = text_of(data.get("spec")), text_of(data.get("name") or data.get("spec"))
-    digest = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    return DatasetInput(Dataset(name[:200], digest, "local", json.dumps({"spec": spec})))
+    digest = hashlib.sha256(json_text(data, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return DatasetInput(Dataset(name[:200], digest, "local", json_text({"spec": spec})))
 
 
 def _reachable(uri: str) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config import Parser, Settings, main_guard
+from pipeline.files import json_text
 from pipeline.training.settings import TrainSettings, pretraining_settings
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     except Diverged as error:
         raise UserError(f"diverged: {error}; a lower --learning-rate may help") from error
     if args.format == "json":
-        print(json.dumps(metrics))
+        print(json_text(metrics))
     else:
         print(
             f"{args.out}: error {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})"
@@ -206,7 +207,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         "zero_share": {name: codebook.zero_share for name, codebook in hardened.codebooks.items()},
     }
     write_atomically(args.out / "network.pt", content.getvalue())
-    write_atomically(args.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_atomically(args.out / "metrics.json", json_text(metrics, indent=1) + "\n")
     return metrics
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from ray import tune
 
 from pipeline.checkpoints import earlier_record, read_checkpoint, rungs_of, save_checkpoint
 from pipeline.conductor import ENDED, PROFILED, RUNG
+from pipeline.files import json_text
 from pipeline.records import Figures, Reference, TrialRecord
 from search_spaces.plan import Plan
 
@@ -91,13 +91,13 @@ class CotuneTrial(tune.Trainable):
                 train=None if workers == 1 else self._train_together,
             )
             self._figures = self._run.profile()
-            return {"phase": PROFILED, "figures": json.dumps(asdict(self._figures))}
+            return {"phase": PROFILED, "figures": json_text(asdict(self._figures))}
         assert self._run is not None
         rung = self._run.reach(self._stage - 1, self._budgets[self._stage - 1])
         if self._stage == len(self._budgets):
             return _ended(self._run.finish())
-        figures = json.dumps({**asdict(self._figures), "error": rung.error})
-        return {"phase": RUNG, "rung": json.dumps(asdict(rung)), "figures": figures}
+        figures = json_text({**asdict(self._figures), "error": rung.error})
+        return {"phase": RUNG, "rung": json_text(asdict(rung)), "figures": figures}
 
     def _train_together(self, plan: Plan, epochs: float, checkpoint: Path) -> None:
         """Several workers train up to ``epochs``. One TorchTrainer per rung: what it costs to start (seconds) is little

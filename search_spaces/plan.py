@@ -112,7 +112,7 @@ class Plan:
             "quantizer": self.quantizer,
             "temperature": dataclasses.asdict(self.temperature),
         }
-        return json.dumps(record, sort_keys=True, separators=(",", ":"))
+        return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

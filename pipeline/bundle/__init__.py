@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from pipeline.bundle.readme import readme
 from pipeline.candidate import Candidate
-from pipeline.files import folder_atomically, sha256
+from pipeline.files import folder_atomically, json_text, sha256
 from pipeline.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -80,7 +79,7 @@ def write_bundle(
             "gates": list(gates),
             "files": files,
         }
-        (new / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        (new / "manifest.json").write_text(json_text(manifest, indent=1) + "\n")
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -11,6 +10,7 @@ from typing import Any
 
 from pipeline.confidence import show_error
 from pipeline.describe import text_of
+from pipeline.files import json_text
 from pipeline.gates import RULE, points_of
 from pipeline.records import Figures, Reference
 from pipeline.report.data import ReportData, payload
@@ -41,7 +41,7 @@ HINT = (
 def render(data: ReportData) -> str:
     """The page as one self-contained HTML document."""
     values = payload(data)
-    script = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    script = json_text(values, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         script = script.replace(character, f"\\u{ord(character):04x}")
     return f"""<!doctype html>

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from pipeline.data import ImageData
+from pipeline.files import json_text
 from pipeline.images import normalize
 from pipeline.records import Rung
 from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
@@ -157,7 +157,7 @@ class Cotuning(Loop):
 
     def _identity(self) -> str:
         record = {"plan": self.plan.hash, "settings": self.settings.as_dict(), "data": self.data.name}
-        return json.dumps(
+        return json_text(
             {**record, "images": len(self.data.train), "size": self.data.image_size}, sort_keys=True
         )
 

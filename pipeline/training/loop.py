@@ -63,8 +63,7 @@ class Loop:
             raise ValueError(f"rank {rank} of {world}")
         self.network, self.data, self.settings, self.mean, self.std = network, data, settings, mean, std
         self.device, self.rank, self.world, self.progress = device, rank, world, progress
-        images = min(len(data.train), settings.images_per_epoch or len(data.train))
-        self.batch_size = min(settings.batch_size, images)
+        self.batch_size, self.steps_per_epoch, self.total_steps = planned_steps(settings, len(data.train))
         if self.batch_size % world:
             raise UserError(
                 f"batch size {self.batch_size} cannot be shared by {world} workers; give a multiple of {world}"
@@ -73,8 +72,6 @@ class Loop:
             raise UserError(
                 f"batch size {self.batch_size} for {world} workers: batch-norm needs 2 images on each; give {2 * world} or more"
             )
-        self.steps_per_epoch = images // self.batch_size
-        self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.optimizer = torch.optim.SGD(
             groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
         )
@@ -103,7 +100,7 @@ class Loop:
 
     def step_of(self, epochs: float) -> int:
         """The number of steps in ``epochs``."""
-        return min(round(epochs * self.steps_per_epoch), self.total_steps)
+        return steps_of(epochs, self.steps_per_epoch, self.total_steps)
 
     def run_until(self, epochs: float) -> None:
         """Take the steps that are left up to ``epochs``, counted from the start of training.
@@ -212,6 +209,37 @@ class Loop:
         self.loss_sum, count, self.last_loss, self._average, *self._first = state["losses"]
         self.loss_count = int(count)
         self._pending.clear()
+
+
+def planned_steps(settings: TrainSettings, images: int) -> tuple[int, int, int]:
+    """Batch size, steps in an epoch and steps altogether, with ``images`` to train on."""
+    images = min(images, settings.images_per_epoch or images)
+    batch = min(settings.batch_size, images)
+    return batch, images // batch, max(1, round(settings.epochs * (images // batch)))
+
+
+def steps_of(epochs: float, per_epoch: int, total: int) -> int:
+    """The number of steps in ``epochs``, which are above 0: at least one, so that something is trained."""
+    return min(max(1, round(epochs * per_epoch)), total)
+
+
+def check_rungs(budgets: Sequence[float], settings: TrainSettings, images: int) -> None:
+    """Refuse rungs between which nothing would be trained.
+
+    Args:
+        budgets: epochs at the rungs, ascending.
+
+    Raises:
+        UserError: two of them are the same number of steps.
+    """
+    batch, per_epoch, total = planned_steps(settings, images)
+    steps = [steps_of(epochs, per_epoch, total) for epochs in budgets]
+    if len(set(steps)) < len(steps):
+        raise UserError(
+            f"{settings.epochs:g} epochs of {images} images in batches of {batch} are {total} step{'s' if total > 1 else ''}, "
+            f"too few for {len(steps)} rungs; give more epochs, smaller batches or fewer rungs (--epochs-per-trial, "
+            "--batch-size, --rungs)"
+        )
 
 
 def one_cycle(share: float, warm_up: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 
 from deploy_arm.storage import cache_home
 from pipeline.data import ImageData
-from pipeline.files import write_atomically
+from pipeline.files import json_text, write_atomically
 from pipeline.training.evaluation import error_of
 from pipeline.training.loop import Loop, Progress
 from pipeline.training.settings import TrainSettings, pretraining_settings
@@ -112,4 +111,4 @@ def _key(
         "normalization": [list(mean), list(std)],
         "settings": settings.as_dict(),
     }
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text(record, sort_keys=True).encode()).hexdigest()[:16]

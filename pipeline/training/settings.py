@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,16 @@ class TrainSettings:
     def as_dict(self) -> dict[str, object]:
         """Plain values, as JSON holds them."""
         return dataclasses.asdict(self)
+
+
+def train_settings(settings: Settings) -> TrainSettings:
+    """How a search's settings train each trial."""
+    chosen = TrainSettings(
+        epochs=settings.epochs_per_trial, batch_size=settings.batch_size, seed=settings.seed
+    )
+    if settings.learning_rate is None:
+        return chosen
+    return dataclasses.replace(chosen, learning_rate=settings.learning_rate)
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
