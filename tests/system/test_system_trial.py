@@ -52,6 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return Settings(
+        model="resnet8",
         name="study",
         out=tmp_path,
         weights=str(weights),
