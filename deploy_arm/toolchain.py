@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from quantizers.command import DONE, REFUSED, Parser, main_guard
+from quantizers.command import DONE, REFUSED, Parser, main_guard, shell
 from quantizers.errors import UserError
 
 Route = Literal["apt", "pip"]
@@ -155,7 +155,7 @@ def choose_compiler() -> Tool:
             return compiler
     raise UserError(
         "no compiler for ARM programs is installed; install one with\n"
-        f"    {sys.executable} -m deploy_arm.toolchain --install\n"
+        f"    {shell('deploy_arm.toolchain', '--install')}\n"
         f"or by hand with\n    {install_command(preferred_route())}"
     )
 
@@ -188,7 +188,7 @@ def apt_packages() -> list[str]:
 def install_command(route: Route) -> str:
     """What a person would type to install a route."""
     if route == "pip":
-        return f"{sys.executable} -m pip install " + " ".join(f"'{name}'" for name in PIP_REQUIREMENTS)
+        return shell("pip", "install", *PIP_REQUIREMENTS)
     packages = apt_packages() if shutil.which("apt-cache") else ["clang", "llvm", *CROSS_PACKAGES]
     return "apt-get install -y --no-install-recommends " + " ".join(packages)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,8 +163,3 @@ def _start_of(place: Path, relative: Path) -> Path | None:
     if relative.is_absolute() or ".." in tail or parts[max(start, 0) :] != tail:
         return None
     return Path(*parts[:start])
-
-
-def shell(*words: str | Path) -> str:
-    """A Python command of this installation that can be pasted into a shell of any folder: ``-m`` and what follows."""
-    return shlex.join([sys.executable, "-m", *map(str, words)])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
 from pipeline.files import json_text
-from pipeline.paths import SETTINGS, shell
+from pipeline.paths import SETTINGS
 from pipeline.progress import Progress
-from quantizers.command import DONE, INCOMPLETE
+from quantizers.command import DONE, INCOMPLETE, shell
 from quantizers.errors import UserError
 from search_spaces.plan import BITS
 

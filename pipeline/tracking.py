@@ -24,8 +24,9 @@ from urllib.request import urlopen
 
 from pipeline.describe import environment, figures, flat, key_of, note, plan_parameters, text_of
 from pipeline.files import json_text, write_atomically
-from pipeline.paths import absolute, shell, sqlite_file, sqlite_uri, tracking_uri
+from pipeline.paths import absolute, sqlite_file, sqlite_uri, tracking_uri
 from pipeline.records import TrialRecord
+from quantizers.command import shell
 from quantizers.errors import UserError
 
 if TYPE_CHECKING:

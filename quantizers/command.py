@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -27,6 +28,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def shell(*words: object) -> str:
+    """A Python command of this installation, ``-m`` and then ``words``, to be pasted into a shell of any folder."""
+    return shlex.join([sys.executable, "-m", *map(str, words)])
 
 
 def main_guard(main: Callable[[], int]) -> int:

@@ -24,6 +24,7 @@ from pipeline.config import Parser, Settings, parse, read_config
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training.pretraining import default_cache
+from quantizers.command import shell
 from quantizers.errors import UserError
 from search_spaces.space import Space
 
@@ -216,7 +217,7 @@ def test_a_store_that_mlflow_refuses_is_a_mistake_of_one_line(tmp_path: Path) ->
 
 
 def test_a_printed_command_can_be_pasted(awkward: Path) -> None:
-    command = paths.shell("json.tool", awkward / "in.json", awkward / "out.json")
+    command = shell("json.tool", awkward / "in.json", awkward / "out.json")
     (awkward / "in.json").write_text("[1]")
     assert shlex.split(command)[0] == sys.executable
     subprocess.run(["sh", "-c", command], check=True, cwd="/")
