@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -33,11 +34,29 @@ class OperationCounts:
 
 @dataclass(frozen=True)
 class Counts:
-    """One inference. ``emulator`` is ``qemu`` or ``unicorn``; ``code`` the blocks' machine code, where it was asked for."""
+    """One inference. ``emulator`` is ``qemu`` or ``unicorn``; ``code`` the blocks' machine code, where it was asked for.
+    ``entry`` is the address at which the program began, None where the emulator did not tell."""
 
     operations: tuple[OperationCounts, ...]
     emulator: str
     code: dict[Block, bytes] = field(default_factory=dict)
+    entry: int | None = None
+
+    def relocated(self, entry: int) -> Counts:
+        """The same with the addresses of a program that begins at ``entry``: those of its file, wherever it was loaded."""
+        distance = 0 if self.entry is None else entry - self.entry
+
+        def move(block: Block) -> Block:
+            return block._replace(address=block.address + distance)
+
+        operations = tuple(
+            dataclasses.replace(
+                part, blocks={move(block): executions for block, executions in part.blocks.items()}
+            )
+            for part in self.operations
+        )
+        code = {move(block): content for block, content in self.code.items()}
+        return dataclasses.replace(self, operations=operations, code=code, entry=entry)
 
     @property
     def instructions(self) -> int:
@@ -77,7 +96,7 @@ def parse_plugin_output(lines: Iterable[str], caches: bool) -> tuple[OperationCo
     complete = False
     for line in lines:
         kind, *fields = line.split()
-        if kind == "code":
+        if kind in ("code", "entry"):
             continue
         numbers = [int(text) for text in fields]
         if kind == "region":
@@ -93,6 +112,12 @@ def parse_plugin_output(lines: Iterable[str], caches: bool) -> tuple[OperationCo
     if not complete:
         raise ValueError("the counts are cut off")
     return operations_of(regions)
+
+
+def parse_entry(lines: Iterable[str]) -> int | None:
+    """The address at which the program began, where the plugin's file has it."""
+    found = [int(line.split()[1]) for line in lines if line.startswith("entry ")]
+    return found[0] if found else None
 
 
 def parse_code(lines: Iterable[str]) -> dict[Block, bytes]:

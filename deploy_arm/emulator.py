@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.cores import CORES, Core
-from deploy_arm.counts import Counts, parse_code, parse_plugin_output
+from deploy_arm.counts import Counts, parse_code, parse_entry, parse_plugin_output
+from deploy_arm.elf import read_executable
 from deploy_arm.storage import cache_directory, write_atomically
 from deploy_arm.toolchain import allowed_routes
 from quantizers.errors import UserError
@@ -231,7 +232,7 @@ def count(
     timeout: float = 600.0,
     route: Route | None = None,
 ) -> Counts:
-    """Executed blocks of one inference of a uint8 image [H, W, C], per operation.
+    """Executed blocks of one inference of a uint8 image [H, W, C], per operation, at the addresses of the program's file.
 
     ``route`` is ``choose_counter``'s by default; ``caches`` simulates the target's data caches (under unicorn only
     where this machine has a C compiler); ``warm_up`` inferences run before, uncounted, to fill them. ``part`` (i, n) is
@@ -243,16 +244,17 @@ def count(
     arguments = ["bench", str(blob), "--repeat", "1", "--warmup", str(warm_up), "--mark"]
     arguments += ["--part", f"{part[0]}/{part[1]}"] if part[1] > 1 else []
     given = checked_images(image[None])
+    entry = read_executable(program).entry
     try:
         if (route or choose_counter()) == "qemu":
-            return count_command([str(program), *arguments], given, CORES[target], caches, timeout)
+            command = [str(program), *arguments]
+            return count_command(command, given, CORES[target], caches, timeout).relocated(entry)
         from deploy_arm.unicorn_counter import make_counter
         from deploy_arm.unicorn_loader import run_program
 
         counter = make_counter(CORES[target].caches if caches else None)
-        return run_program(
-            program, arguments, given, target=target, timeout=timeout, counter=counter
-        ).counts()
+        finished = run_program(program, arguments, given, target=target, timeout=timeout, counter=counter)
+        return finished.counts().relocated(entry)
     except ValueError as error:
         raise UserError(f"{program.name} cannot be profiled: {error}") from error
 
@@ -293,4 +295,4 @@ def count_command(
             f"{Path(command[0]).name} (counted on an emulated {core.target})",
         )
         lines = result.read_text().splitlines()
-        return Counts(parse_plugin_output(lines, caches), "qemu", parse_code(lines))
+        return Counts(parse_plugin_output(lines, caches), "qemu", parse_code(lines), parse_entry(lines))

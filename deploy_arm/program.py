@@ -29,10 +29,29 @@ CODE = (
     "-Wextra",
     "-pthread",
 )
+# A damaged stack is noticed, and tables of addresses are read-only before anything runs.
+HARDENING = ("-fstack-protector-strong", "-Wl,-z,relro,-z,now")
+# Indirect branches arrive at landing pads, return addresses are signed; older cores pass over these instructions. Atomic
+# operations in place, since the compiler's library of them has no landing pads. The library carries the note that turns the
+# checks on; the executable does not where the C library that it contains was built without (Debian 12's and zig's are).
+ARM_HARDENING = ("-mbranch-protection=standard", "-mno-outline-atomics")
 LINK = ("-s", "-Wl,--gc-sections")
-FLAGS = (*CODE, "-static", *LINK)
+FLAGS = (*CODE, *HARDENING, "-fPIE", *LINK)
+# zig's own spelling of a static position-independent executable, and everybody else's.
+STATIC, ZIG_STATIC = ("-static-pie",), ("-static", "-pie")
 # Only what network.h marks is seen from outside. zig's C library for it is glibc: musl's would not load beside a board's own.
-SHARED_FLAGS = (*CODE, "-fPIC", "-fvisibility=hidden", "-shared", f"-Wl,-soname,{LIBRARY}", *LINK)
+SHARED_FLAGS = (
+    *CODE,
+    *HARDENING,
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-shared",
+    f"-Wl,-soname,{LIBRARY}",
+    *LINK,
+)
+# Without the C library's start files, which a library without constructors does not need and which know nothing of branch
+# protection. Up to glibc 2.33 threads are a library of their own (threads.c), which must then be named.
+SHARED_LINK = ("-nostartfiles", "-Wl,--no-as-needed,-l:libpthread.so.0")
 ZIG_SYSTEM, ZIG_SHARED_SYSTEM = "aarch64-linux-musl", "aarch64-linux-gnu.2.28"
 COMPILE_SECONDS = 1200.0  # zig compiles its C library at first use, which takes minutes on a small machine
 
@@ -44,7 +63,7 @@ def library_sources() -> list[Path]:
 
 def compile_command(target: Target, compiler: Tool, *, shared: bool = False) -> list[str]:
     """The compiler with every flag, without sources and output; of the executable, or of the ``shared`` library."""
-    flags = SHARED_FLAGS if shared else FLAGS
+    flags = (*(SHARED_FLAGS if shared else FLAGS), *ARM_HARDENING)
     if compiler.name == "ziglang":
         # zig adds checks of undefined behaviour on its own; the sanitized build is a test's, not a user's.
         system = ZIG_SHARED_SYSTEM if shared else ZIG_SYSTEM
@@ -55,9 +74,17 @@ def compile_command(target: Target, compiler: Tool, *, shared: bool = False) -> 
             f"-mcpu={target.zig_cpu}",
             "-fno-sanitize=all",
             *flags,
+            *(() if shared else ZIG_STATIC),
         ]
     cross = [] if is_arm() or "gcc" in compiler.name else ["--target=aarch64-linux-gnu"]
-    return [*compiler.command, *cross, f"-march={target.architecture}", f"-mtune={target.tune}", *flags]
+    return [
+        *compiler.command,
+        *cross,
+        f"-march={target.architecture}",
+        f"-mtune={target.tune}",
+        *flags,
+        *(SHARED_LINK if shared else STATIC),
+    ]
 
 
 def build_program(target: str) -> Path:
@@ -76,7 +103,8 @@ def build_program(target: str) -> Path:
 def build_library(target: str) -> Path:
     """The shared library for ``target``: the functions of ``kernels/network.h``, by the same tool chain and flags.
 
-    It needs the C library (glibc) of the machine it runs on. Raises UserError as ``build_program``.
+    It needs the C library of the machine it runs on: glibc 2.17 or newer, whatever is installed here. Raises UserError as
+    ``build_program``.
     """
     compiler = choose_compiler()
     command = compile_command(TARGETS[target], compiler, shared=True)

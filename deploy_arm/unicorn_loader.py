@@ -25,6 +25,7 @@ PAGE = 4096
 HEAP_SIZE = 64 << 20
 STACK_TOP, STACK_SIZE = 0x7FFF00000000, 8 << 20
 MAPPINGS_START = 0x7F0000000000
+LOAD_DISTANCE = 0x5500000000  # of a position-independent program from its own addresses, as QEMU does it
 MARK = 1000000
 # Hardware capability bits of aarch64 Linux: fp, asimd; and asimddp where the target has the dot product.
 CAPABILITIES, DOT_PRODUCT = 0b11, 1 << 20
@@ -54,10 +55,11 @@ class Finished:
 
     output: bytes
     regions: dict[int, OperationCounts] = field(default_factory=dict)
+    entry: int | None = None
 
     def counts(self) -> Counts:
         """Raises ValueError when the program did not announce its operations."""
-        return Counts(operations_of(self.regions), "unicorn")
+        return Counts(operations_of(self.regions), "unicorn", entry=self.entry)
 
 
 class Process:
@@ -91,15 +93,17 @@ class Process:
 
     def load(self, program: Path, arguments: list[str], target: str) -> None:
         executable = read_executable(program)
+        distance = LOAD_DISTANCE if executable.position_independent else 0
         end = 0
         mapped: set[int] = set()
         for segment in executable.segments:
-            first, last = segment.address // PAGE, -(-(segment.address + segment.size) // PAGE)
+            start = segment.address + distance
+            first, last = start // PAGE, -(-(start + segment.size) // PAGE)
             for page in range(first, last):
                 if page not in mapped:
                     self.engine.mem_map(page * PAGE, PAGE)
                     mapped.add(page)
-            self.engine.mem_write(segment.address, segment.content)
+            self.engine.mem_write(start, segment.content)
             end = max(end, last * PAGE)
         self.heap = self.heap_end = end
         self.engine.mem_map(self.heap, HEAP_SIZE)
@@ -118,7 +122,7 @@ class Process:
         # Auxiliary vector: program headers, page size, base, entry, ids, capabilities, clock ticks, secure, random bytes.
         auxiliary = [
             3,
-            executable.headers,
+            executable.headers + distance,
             4,
             executable.header_size,
             5,
@@ -130,7 +134,7 @@ class Process:
             9,
         ]
         auxiliary += [
-            executable.entry,
+            executable.entry + distance,
             11,
             0,
             12,
@@ -159,7 +163,7 @@ class Process:
         # Floating point and vectors allowed at this exception level.
         enabled = self.engine.reg_read(self.arm64.UC_ARM64_REG_CPACR_EL1) | 3 << 20
         self.engine.reg_write(self.arm64.UC_ARM64_REG_CPACR_EL1, enabled)
-        self.entry = executable.entry
+        self.entry = executable.entry + distance
 
     # System calls: arguments as signed 64-bit numbers, result or negative error number.
 
@@ -357,4 +361,4 @@ def run_program(
         raise UserError(
             f"{what} stopped with status {process.status}: " + ("\n".join(message) or "(no message)")
         )
-    return Finished(bytes(process.output), counter.regions if counter else {})
+    return Finished(bytes(process.output), counter.regions if counter else {}, process.entry)

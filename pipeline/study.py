@@ -56,6 +56,13 @@ def _random(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
+NEW_KERNELS = (
+    "The kernels, or the compiler that builds them, are other ones than when the study began, and latencies from two kernel "
+    "libraries do not belong on one front. What the study has found stays usable (evaluate, promote). To go on searching choose "
+    "another --name; to finish this study use the version of this project, and the compiler, that began it"
+)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A plan to evaluate; ``number`` is its trial in the study."""
@@ -283,9 +290,11 @@ class Study:
         space = {key: value for key, value in before["space"].items() if key in identity["space"]}
         changes = list(_differences({**before, "space": space}, identity))
         if changes:
+            advice = "Repeat the old settings to resume it, or choose another name for a new study"
+            if [change.split()[0] for change in changes] == ["kernel_library"]:
+                advice = NEW_KERNELS
             raise UserError(
-                f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. "
-                "Repeat the old settings to resume it, or choose another name for a new study"
+                f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. {advice}"
             )
         self._study.set_user_attr("identity", identity)
 

@@ -7,6 +7,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+/* A shared library needs the newest version of what it uses, and these moved from one library of glibc's to another in 2.32 and 2.34.
+ * Older boards have them under the names they had first, which newer ones keep. */
+#if defined(__aarch64__) && defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
+__asm__(".symver pthread_join, pthread_join@GLIBC_2.17");
+__asm__(".symver pthread_sigmask, pthread_sigmask@GLIBC_2.17");
+#endif
+
 enum { LOOKS = 4000 }; /* about ten microseconds */
 
 struct worker {

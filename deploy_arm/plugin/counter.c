@@ -11,6 +11,7 @@
  *     region INDEX ACCESSES L1_MISSES L2_MISSES
  *     block ADDRESS INSTRUCTIONS BYTES EXECUTIONS        (of the region above; only blocks that were executed)
  *     code ADDRESS HEX                                   (with code=on: a block's machine code, once, after all regions)
+ *     entry ADDRESS                                      (where the program began: a position-independent one has moved)
  *     end
  * A region that is entered again gives another record; readers add them. Counters are plain memory, so figures are exact for
  * a program of one thread only; a program with more is refused rather than miscounted.
@@ -68,6 +69,7 @@ struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, 
 size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
 unsigned qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t);
+uint64_t qemu_plugin_entry_code(void);
 
 EXPORT int qemu_plugin_version = 1;
 
@@ -86,6 +88,7 @@ static cache_model cache;
 static bool cache_on = true, code_on = false;
 static FILE *output;
 static int64_t region = -1;
+static uint64_t entry;
 
 /* The same code may be translated again (the translation buffer was flushed): one counter serves both. */
 static block *find_block(uint64_t address, uint64_t instructions, uint64_t bytes)
@@ -132,6 +135,9 @@ static void keep_code(block *b, const struct qemu_plugin_tb *tb, size_t count)
 static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
     (void)id;
+    if (entry == 0) {
+        entry = qemu_plugin_entry_code();
+    }
     size_t count = qemu_plugin_tb_n_insns(tb);
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
@@ -197,6 +203,7 @@ static void on_exit_of_program(qemu_plugin_id_t id, void *data)
             fputc('\n', output);
         }
     }
+    fprintf(output, "entry %" PRIu64 "\n", entry);
     fprintf(output, "end\n");
     if (fclose(output) != 0) {
         perror("counter plugin");
