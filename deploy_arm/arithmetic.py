@@ -161,7 +161,7 @@ def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> 
 def _part(state: Lowering, image: Value) -> Pending:
     """What has no step yet stays so, since at the network's end it needs none."""
     content = image.content
-    if isinstance(content, g.Tensor | Function) or state.rehearsal:
+    if isinstance(content, g.Tensor | Function):
         return state.function(image)
     return content
 

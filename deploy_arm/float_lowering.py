@@ -114,10 +114,6 @@ class FloatLowering(Lowering):
 
     floating = True
 
-    @property
-    def rehearsal(self) -> bool:
-        return False
-
     def shared(self, value: Value) -> Value:
         return value.holding(self.integer(value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -84,6 +85,22 @@ def _arguments(state: Lowering, node: fx.Node, any_layout: bool) -> dict[str, An
     return found
 
 
+def _overwritten(node: fx.Node) -> fx.Node | None:
+    """The variable that an operation changes in place."""
+    changed = node.args[0] if node.args else None
+    in_place = str(getattr(node.target, "_opname", "")).endswith("_")
+    return changed if in_place and isinstance(changed, fx.Node) else None
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether the result shares the memory of what it is made from."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return _is_view(node.args[0])
+    schema = getattr(node.target, "_schema", None)
+    found = [result.alias_info for result in schema.returns] if schema is not None else []
+    return any(alias is not None and not alias.is_write for alias in found)
+
+
 def _translate(state: Lowering, node: fx.Node) -> None:
     """One operator into ``state.values``.
 
@@ -91,28 +108,33 @@ def _translate(state: Lowering, node: fx.Node) -> None:
         UserError: it is not supported; the message names the operator and the layer.
     """
     state.node, state.layer = node, _layer(node)
-    operator = state.operator
-    if operator not in OPERATORS:
+    name = state.operator
+    if name not in OPERATORS:
         raise UserError(
-            f"operator {operator} in layer {state.layer} is not supported on ARM; "
-            f"supported are {', '.join(OPERATORS)}. Replace it in the model, or choose another model"
+            f"operator {name} in layer {state.layer} is not supported on ARM; docs/operators.md says which are. "
+            "Replace it in the model, or choose another model"
         )
     try:
-        arguments = _arguments(state, node, operator in ANY_LAYOUT)
-        known = [isinstance(arguments.get(name), Value) for name in ("input", "other")]
-        if isinstance(arguments.get("input"), fx.Node) and not (operator in ("add", "mul") and any(known)):
+        arguments = _arguments(state, node, name in ANY_LAYOUT)
+        known = [isinstance(arguments.get(key), Value) for key in ("input", "other")]
+        if isinstance(arguments.get("input"), fx.Node) and not (name in ("add", "mul") and any(known)):
             raise Unsupported("it computes with weights alone while the network runs")
-        value = OPERATORS[operator](state, **arguments)
+        changed = _overwritten(node)
+        if changed is not None and any(
+            _is_view(other) for other in (changed, *changed.users) if other in state.values
+        ):
+            raise Unsupported(
+                "it overwrites a part of a tensor, or one that has views; write without in-place operations"
+            )
+        value = OPERATORS[name](state, **arguments)
     except Unsupported as error:
         raise UserError(
-            f"operator {operator} in layer {state.layer} is not supported on ARM: {error}"
+            f"operator {name} in layer {state.layer} is not supported on ARM: {error} (docs/operators.md)"
         ) from error
     if isinstance(value, Value) and len(node.users) > 1:
         value = state.shared(value)
     state.values[node] = value
-    changed = node.args[0] if node.args else None
-    in_place = str(getattr(node.target, "_opname", "")).endswith("_")
-    if in_place and isinstance(changed, fx.Node):
+    if changed is not None:
         state.values[changed] = value  # later readers of the variable see the change
 
 
@@ -214,15 +236,3 @@ def compile_float(
         UserError: an operator that has no float form (the message names it and its layer), or weights that are not finite.
     """
     return _translate_all(network, input_shape, mean, std, None, FloatLowering)
-
-
-def check_supported(model: nn.Module, input_shape: Sequence[int]) -> None:
-    """Refuse, before any training, a model that :func:`compile_graph` would refuse after it.
-
-    The model is translated with stand-in weights and a quantizer wherever one is needed. It is not changed.
-
-    Raises:
-        UserError: names the operator and the layer that are not supported.
-    """
-    channels = input_shape[0]
-    _translate_all(model, input_shape, [0.5] * channels, [0.5] * channels, None)

@@ -45,8 +45,8 @@ class Unsupported(Exception):
 class Lowering:
     """Translation in progress.
 
-    ``codebooks`` None means a rehearsal before any training: weights are stand-ins and a value that needs a quantizer gets one.
-    ``parameters`` are the exported program's tensors by placeholder name, ``layers`` the module path of each.
+    ``codebooks`` are the compressed weights by layer, None where weights stay floats; ``parameters`` the exported program's
+    tensors by placeholder name, ``layers`` the module path of each.
     """
 
     graph: g.Graph
@@ -58,10 +58,6 @@ class Lowering:
     layer: str = ""
     floating = False  # of the class: what is read becomes float tensors (float_lowering.py)
     values: dict[fx.Node, Any] = field(default_factory=dict)
-
-    @property
-    def rehearsal(self) -> bool:
-        return self.codebooks is None
 
     @property
     def name(self) -> str:
@@ -101,13 +97,8 @@ class Lowering:
         return self.result_shapes()[0]
 
     def shared(self, value: Value) -> Value:
-        """A value that several operations read: in a rehearsal a quantizer settles it."""
-        return self.settled(value) if self.rehearsal else value
-
-    def settled(self, value: Value) -> Value:
-        """In a rehearsal: the value after the quantizer that training would put here."""
-        exact = isinstance(value.content, Function) and value.content.exact
-        return value if exact else value.holding(self.integer(value))
+        """A value that several operations read."""
+        return value
 
     def emit(self, make: Callable[[str], g.Operation], tensor: g.Tensor) -> g.Tensor:
         """Add an operation and its output tensor, under a name not used yet."""
@@ -136,8 +127,6 @@ class Lowering:
             if low <= source.low and high >= source.high:
                 return source
             return content.quantize(self, target)
-        if self.rehearsal:
-            return content.quantize(self, Target(1.0, 0, 255) if content.low >= 0 else Target(1.0, -128, 127))
         raise ValueError(
             f"{self.name} in layer {self.layer} reads {content.name} of layer {content.layer} before it is quantized"
         )
@@ -255,18 +244,16 @@ class Lowering:
         return self.parameters[node.name].detach().cpu().double().numpy()
 
     def codebook(self, node: Any) -> Codebook | FloatWeights:
-        """The compressed weights behind a weight placeholder, in PyTorch's shape; stand-ins in a rehearsal."""
+        """The compressed weights behind a weight placeholder, in PyTorch's shape."""
         if not isinstance(node, fx.Node) or node.name not in self.parameters:
             raise Unsupported("its weights are computed while the network runs")
         layer = self.layers[node.name]
         shape = tuple(self.parameters[node.name].shape)
-        if self.codebooks is None:
-            scale = np.ones(1, np.float32)
-            return Codebook(np.ones(shape, np.uint8), np.array([0, 127], np.int8), scale, 2)
-        if layer not in self.codebooks:
+        if layer not in (self.codebooks or {}):
             raise UserError(
                 f"layer {layer} has no codebook; the plan must name every convolution and linear layer"
             )
+        assert self.codebooks is not None
         found = self.codebooks[layer]
         if found.indices.shape != shape:
             raise ValueError(f"codebook of layer {layer} has shape {found.indices.shape}, its weight {shape}")

@@ -1,8 +1,7 @@
 """The operators a network may use: one handler per ATen operator, filed under its name without namespace and overload.
 
-``OPERATORS`` is the only list of what is supported: the compiler and the check before training both go through it. A
-handler gets the translation's state and the operator's arguments by their schema names, tensors as :class:`Value`,
-parameters as graph nodes.
+``OPERATORS`` is the only list of what is supported; ``docs/operators.md`` says it to people. A handler gets the translation's
+state and the operator's arguments by their schema names, tensors as :class:`Value`, parameters as graph nodes.
 """
 
 from __future__ import annotations

@@ -38,11 +38,12 @@ def _fp32(workspace: Workspace, error: float | None) -> Reference:
     from deploy_arm.frontend import compile_float
     from pipeline.stages import figures_of
     from pipeline.training.evaluation import error_of
+    from quantizers.network import traced
 
     if error is None:
         error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)
     try:
-        graph = compile_float(workspace.model, workspace.input_shape, workspace.mean, workspace.std)
+        graph = compile_float(traced(workspace.model), workspace.input_shape, workspace.mean, workspace.std)
     except UserError:
         values = (value for value in workspace.model.state_dict().values() if value.is_floating_point())
         return Reference("fp32", Figures(error, size_bytes=4 * sum(value.numel() for value in values)))

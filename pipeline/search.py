@@ -72,8 +72,8 @@ def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
 
 def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
     """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
-    from deploy_arm.frontend import check_supported
     from deploy_arm.targets import TARGETS
+    from pipeline.first_check import first_check
     from pipeline.halving import rung_budgets
     from pipeline.study import SAMPLERS
     from pipeline.training.loop import check_rungs
@@ -92,7 +92,7 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     workspace = Workspace.open(settings, trained=False)
     rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)
     check_rungs(rungs, train_settings(settings), len(workspace.data.train))
-    check_supported(workspace.model, workspace.input_shape)
+    first_check(workspace.model, workspace.data.search, workspace.mean, workspace.std)
     layers = layers_of(workspace.model, workspace.input_shape)
     sort = QUANTIZERS[settings.quantizer]
     space = Space(

@@ -146,6 +146,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     from pipeline.data import load_data, split_manifest
     from pipeline.factories import look_in
     from pipeline.files import write_atomically
+    from pipeline.first_check import first_check
     from pipeline.models import check_classifier, default_image_size, load_model, normalized_by
     from pipeline.normalization import described
     from pipeline.training.cotuning import Cotuning
@@ -166,6 +167,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     check_outputs(model, (3, *data.image_size), len(data.classes))
+    first_check(model, data.search, mean, std, plan)
     show = _Status()
     if args.weights is None:
         print(f"no weights given: training {args.model} on {args.data} first", file=sys.stderr)

@@ -28,6 +28,7 @@ from quantizers.errors import UserError
 from quantizers.mixture import prepare
 from quantizers.placement import RELU, Placement, kind, placements
 from quantizers.tracing import evaluating, traced
+from quantizers.writes import layer_of
 from search_spaces.plan import LayerPlan, Plan
 
 INPUT_BITS = 8
@@ -276,7 +277,18 @@ def without_steps(network: nn.Module) -> None:
 def _calibrate(network: fx.GraphModule, images: Tensor) -> None:
     """One pass in evaluation mode; every quantizer takes its step from what it sees, and passes on what it makes of it."""
 
+    sources = {
+        network.get_submodule(str(node.target)): node.all_input_nodes[0]
+        for node in network.graph.nodes
+        if node.op == "call_module" and node.all_input_nodes
+    }
+
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not isinstance(inputs[0], Tensor):
+            raise UserError(
+                f"layer {layer_of(sources[module])} gives a {type(inputs[0]).__name__}, not one tensor; such layers are not "
+                "supported on ARM (docs/operators.md says which are)"
+            )
         cast(LearnedStep, module).calibrate(inputs[0])
 
     hooks = [

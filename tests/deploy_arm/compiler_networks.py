@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import quantizers.network
 from deploy_arm import graph as g
 from deploy_arm.reference import execute
+from pipeline.first_check import first_check
 from quantizers.activation import FrozenStep
 from quantizers.codebook import Codebook
 from quantizers.network import Hardened, layer_names, quantize
@@ -83,6 +84,27 @@ def normalized(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ..
     """uint8 NHWC to what the network sees."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+class Noise:
+    """Images for the first check: ``batch`` as of ``pipeline.images.Images``."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        channels, height, width = shape
+        self.pixels = torch.from_numpy(
+            np.random.default_rng(0).integers(0, 256, (4, height, width, channels)).astype(np.uint8)
+        )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        return self.pixels[indices]
+
+
+def check_supported(model: nn.Module, shape: tuple[int, int, int]) -> list[str]:
+    """The first check on noise of ``shape`` (C, H, W)."""
+    return first_check(model, Noise(shape), [0.5] * shape[0], [0.5] * shape[0])  # type: ignore[arg-type]
 
 
 class Comparison(NamedTuple):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compiler_networks import compare, harden, normalized, scramble_norms
+from compiler_networks import check_supported, compare, harden, normalized, scramble_norms
 from torch import Tensor, nn
 
 import quantizers.network
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
-from deploy_arm.frontend import check_supported, compile_graph
+from deploy_arm.frontend import compile_graph
 from deploy_arm.reference import run
 from deploy_arm.unpack import read_graph
 from pipeline.models import load_model, normalization

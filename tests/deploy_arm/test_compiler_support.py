@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compiler_networks import harden, scramble_norms
+from compiler_networks import check_supported, harden, scramble_norms
 from torch import Tensor, nn
 
-from deploy_arm.frontend import check_supported, compile_graph
+from deploy_arm.float_graph import FUNCTIONS
+from deploy_arm.frontend import compile_float, compile_graph
 from deploy_arm.operators import OPERATORS
+from deploy_arm.reference import run
 from pipeline.models import load_model
 from quantizers.errors import UserError
-from quantizers.network import Hardened
+from quantizers.network import Hardened, traced
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
 
 
 class Block(nn.Module):
@@ -68,7 +75,7 @@ def test_an_unsupported_operator_is_named_with_its_layer(function: object, opera
 
 
 def test_a_model_that_does_not_run_on_the_image_size_is_refused() -> None:
-    with pytest.raises(UserError, match="cannot be exported"):
+    with pytest.raises(UserError, match=r"fails while .*shapes cannot be multiplied|fails while .*mat1"):
         check_supported(load_model("vgg_small", classes=10, image_size=32), (3, 16, 16))
 
 
@@ -79,7 +86,7 @@ def test_a_model_that_does_not_run_on_the_image_size_is_refused() -> None:
         (lambda x, weight: x * (weight * weight), "mul"),
         (lambda x, weight: weight - x, "sub"),
         (lambda x, weight: x + weight.reshape(4, 8, 8).contiguous().reshape(1, 4, 8, 8), "reshape"),
-        (lambda x, weight: torch.cat([x, weight.expand(2, 4, 8, 8)], 1), "expand"),
+        (lambda x, weight: torch.cat([x, weight.expand(x.size(0), 4, 8, 8)], 1), "expand"),
         (lambda x, weight: x * weight, "mul"),
     ],
 )
@@ -94,6 +101,40 @@ def test_arithmetic_on_weights_is_named(make: Callable[[Tensor, Tensor], Tensor]
 
     with pytest.raises(UserError, match=rf"operator {operator} in layer \S+ is not supported"):
         check_supported(Weighted(), (3, 8, 8))
+
+
+def test_a_float_program_does_not_lose_a_write_through_a_view() -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            first, _ = x.chunk(2, 1)
+            first.relu_()
+            return x.mean((2, 3))
+
+    with pytest.raises(UserError, match=r"operator relu in layer \S+ .*overwrites a part"):
+        compile_float(Writes(), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    found = run(compile_float(traced(Writes().eval()), (3, 8, 8), (0.5,) * 3, (0.5,) * 3), pixels)
+    assert found.shape == (2, 4)
+
+
+def test_the_documentation_names_every_operator() -> None:
+    """Whose name a message gives finds it in the first column of the table."""
+    rows = [line.split("|")[1:-1] for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert len(named) == len(set(named))
+    assert set(named) == set(OPERATORS) - {"fake_quantize_per_tensor_affine"}
+    functions = {
+        name for row in rows for name in re.findall(r"`(\w+)`", row[0]) if row[2].strip() == "by a function"
+    }
+    assert functions == set(FUNCTIONS)
+    with pytest.raises(UserError, match=r"docs/operators\.md") as refused:
+        check_supported(Network(nn.Softmax2d()), (3, 8, 8))
+    assert len(str(refused.value)) < 250
 
 
 def test_several_outputs_are_refused() -> None:
@@ -157,8 +198,9 @@ def test_in_place_and_functional_forms_mean_the_same() -> None:
             F.relu_(x)  # the result is dropped, the change is not
             return x.mean((2, 3))
 
-    from deploy_arm.frontend import _translate_all
-
-    graph = _translate_all(InPlace(), (3, 4, 4), (0.5,) * 3, (0.5,) * 3, None)
+    check_supported(InPlace(), (3, 4, 4))
+    graph = compile_graph(harden(InPlace(), torch.randn(2, 3, 4, 4)), (3, 4, 4), (0.5,) * 3, (0.5,) * 3)
     assert graph.tensors[graph.operations[1].output].low == 0
+    real = compile_float(InPlace(), (3, 4, 4), (0.5,) * 3, (0.5,) * 3)
+    assert getattr(real.operations[1], "low", None) == 0
     assert "relu" in OPERATORS and "relu_" not in OPERATORS

@@ -1,0 +1,186 @@
+"""The first check: the whole way of a candidate, walked with the network as it was given, before anything is trained.
+
+It runs the product's own stages: trace, quantize, harden, compile, the integer reference on a few images, and the
+fake-quantized network beside it. What passes compiles later; what cannot is refused with its layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deploy_arm.blob import write_blob
+from deploy_arm.frontend import compile_graph
+from deploy_arm.graph import Convolution, Graph
+from deploy_arm.reference import run as run_reference
+from pipeline.images import Images, normalize
+from quantizers.errors import UserError
+from quantizers.network import Hardened, harden, layer_names, quantize, traced
+from quantizers.tracing import evaluating
+from search_spaces.layers import layers_of
+from search_spaces.plan import LayerPlan, Plan
+
+IMAGES = 4  # that calibrate and that are shown to the given and to the traced network
+REFERENCE_IMAGES = 2
+TRACED_TOLERANCE = 1e-4  # of the largest output: the same arithmetic, perhaps by another kernel
+# Of the outputs' range. A value on the edge between two integers may fall to the other side, and deep networks of random weights
+# magnify that; another network answers with differences of the range's own size.
+REFERENCE_TOLERANCE = 0.25
+
+
+def first_check(
+    model: nn.Module, images: Images, mean: Sequence[float], std: Sequence[float], plan: Plan | None = None
+) -> list[str]:
+    """Walk the whole way with ``model``, trained or not; it is not changed.
+
+    Args:
+        images: of which the first few are shown to it.
+        plan: what is going to be trained, where that is known; without, every layer gets 8 bits.
+
+    Returns:
+        The names of the layers that a plan must speak of.
+
+    Raises:
+        UserError: the network cannot be traced, quantized or compiled, or would become another network on the way. The message
+            names the layer where one is at fault.
+    """
+    pixels = images.batch(torch.arange(min(IMAGES, len(images))))
+    x = normalize(pixels, mean, std)
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    with _stage("traced"):
+        for given in (
+            model,
+            _stirred(model),
+        ):  # the second, since what starts at zero hides the branch behind it
+            graph = traced(given)
+            _compare_traced(given, graph, x)
+        names = layer_names(graph)
+        running = [layer.name for layer in layers_of(model, shape)]
+    if not names:
+        raise UserError("the network has no convolution and no linear layer, so there is nothing to compress")
+    with _stage("quantized"):
+        hardened = harden(quantize(model, plan or Plan.uniform(names, LayerPlan(8)), x))
+    with _stage("compiled"):
+        program = compile_graph(hardened, shape, mean, std)
+        write_blob(program)
+    _compare_layers(running, names, program)
+    with _stage("run as integers"):
+        _compare_reference(hardened, program, pixels[:REFERENCE_IMAGES], x[:REFERENCE_IMAGES])
+    return names
+
+
+@contextmanager
+def _stage(what: str) -> Iterator[None]:
+    """Turns what a stage raises on a network of someone else's into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise UserError(
+            f"the network fails while it is {what} ({type(error).__name__}: {reason}); nothing was trained. Write that part with "
+            "plain torch.nn modules, or choose another model"
+        ) from error
+
+
+@torch.no_grad()
+def _compare_traced(given: nn.Module, graph: nn.Module, x: Tensor) -> None:
+    """Refuse a network whose traced form computes something else."""
+    given = copy.deepcopy(given).eval()
+    given(x.clone())  # the second answer counts: a forward may keep something of the first
+    wanted, found = given(x.clone()), graph.eval()(x.clone())
+    if not isinstance(wanted, Tensor):
+        raise UserError(f"the model must return one tensor, not a {type(wanted).__name__}")
+    same = wanted.shape == found.shape and torch.allclose(
+        found, wanted, 0.0, TRACED_TOLERANCE * float(wanted.abs().max()), equal_nan=True
+    )
+    if not same:
+        raise UserError(
+            f"the network becomes another one when torch.fx traces it (first different in {_parting(given, graph, x)}); its "
+            "forward depends on something that tracing fixes or does not see, such as a write into a tensor that is read "
+            "later, a counter, or random numbers: write that without side effects"
+        )
+
+
+def _stirred(model: nn.Module) -> nn.Module:
+    """A copy in which no floating-point parameter or statistic is constant."""
+    stirred, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    for name, tensor in (*stirred.named_parameters(), *stirred.named_buffers()):
+        if tensor.is_floating_point() and tensor.numel() and (tensor == tensor.flatten()[0]).all():
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+            tensor.data = 0.5 + noise if "var" in name or "weight" in name else 0.4 * (noise - 0.5)
+    return stirred
+
+
+def _parting(given: nn.Module, graph: nn.Module, x: Tensor) -> str:
+    """The first module that gives the two networks different results."""
+    seen: list[dict[str, Tensor]] = []
+    for network in (given, graph):
+        found: dict[str, Tensor] = {}
+        handles = []
+        for name, module in network.named_modules():
+            if name and not list(module.children()):
+
+                def note(
+                    _: nn.Module,
+                    __: object,
+                    output: object,
+                    name: str = name,
+                    found: dict[str, Tensor] = found,
+                ) -> None:
+                    if isinstance(output, Tensor):
+                        found.setdefault(name, output.clone())
+
+                handles.append(module.register_forward_hook(note))
+        try:
+            with evaluating(network):
+                network(x.clone())
+        finally:
+            for handle in handles:
+                handle.remove()
+        seen.append(found)
+    wanted, found = seen
+    for name, value in wanted.items():
+        other = found.get(name)
+        if other is not None and (other.shape != value.shape or not torch.allclose(value, other, 1e-3, 1e-5)):
+            return f"what goes into layer {name}"
+    return "what comes behind the last layer"
+
+
+def _compare_layers(running: Sequence[str], names: Sequence[str], graph: Graph) -> None:
+    """The layers that run, those that a plan speaks of and those that the compiler has seen must be the same."""
+    compiled = {operation.layer for operation in graph.operations if isinstance(operation, Convolution)}
+    for layer in dict.fromkeys((*running, *names)):
+        if layer not in names:
+            raise UserError(
+                f"layer {layer} runs, but is lost when the network is traced; call it as a module, once"
+            )
+        if layer not in running or layer not in compiled:
+            raise UserError(
+                f"layer {layer} is part of the network, but its result does not reach the output; remove it from the forward"
+            )
+
+
+@torch.no_grad()
+def _compare_reference(hardened: Hardened, graph: Graph, pixels: Tensor, x: Tensor) -> None:
+    """The program's integers against the fake-quantized network in PyTorch."""
+    answered = run_reference(graph, pixels.numpy())
+    result = hardened.network(x)
+    wanted = (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).reshape(len(x), -1).numpy()
+    if answered.shape != wanted.shape:
+        raise UserError(
+            f"the compiled network gives {answered.shape[1]} values an image and PyTorch {wanted.shape[1]}"
+        )
+    extent = float(wanted.max() - wanted.min())
+    difference = float(np.abs(answered - wanted).max())
+    if not difference <= REFERENCE_TOLERANCE * extent + 1e-6 * float(np.abs(wanted).max()):
+        raise UserError(
+            f"the compiled network answers otherwise than PyTorch's (by {difference:.3g} of a range of {extent:.3g}); its last "
+            f"layers are {', '.join(dict.fromkeys(op.layer for op in graph.operations[-4:]))}. Please choose another model"
+        )
