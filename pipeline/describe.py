@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.confidence import show_error
 from pipeline.records import TrialRecord
 from search_spaces.plan import Plan
 
@@ -138,7 +139,7 @@ def note(front: Mapping[str, Any]) -> str:
         error, latency, size = (point.get(key) for key in ("error", "latency_ms", "size_bytes"))
         name = re.sub(r"[^A-Za-z0-9 ._-]", "", str(point.get("hash") or point.get("name")))
         cells = [
-            f"{100 * error:.2f} %" if error is not None else "",
+            show_error(error, front.get("images")) if error is not None else "",
             f"{latency:.3g} ms" if latency is not None else "",
             f"{size / 1024:.1f} KiB" if size is not None else "",
             re.sub(r"[^A-Za-z0-9 ._-]", "", f"{point.get('source') or ''} {point.get('device') or ''}"),

@@ -1,4 +1,4 @@
-"""The report's HTML: text and tables here, what is drawn in page.js from the same values, the looks in page.css."""
+"""The report's HTML: text and tables here, what is drawn by scripts from the same values, the looks in page.css."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ COLUMNS = (
 )
 
 
+SCRIPTS = ("charts", "front", "candidate", "search", "page")  # in this order
 HINT = (
     '<p class="hint">Hover over a point, or go there with the Tab key, to read it; click it, or press Enter, to pin it: its '
     "layers are shown below. Where points overlap, further clicks go through them.</p>"
@@ -67,10 +68,16 @@ def render(data: ReportData) -> str:
 </main>
 <div id="tip" role="status" hidden></div>
 <script type="application/json" id="data">{script}</script>
-<script>{(FOLDER / "page.js").read_text()}</script>
+<script>{_script()}</script>
 </body>
 </html>
 """
+
+
+def _script() -> str:
+    """The page's scripts as one, in a scope of their own; what draws is split by what it draws."""
+    parts = "".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def _header(data: ReportData) -> str:
@@ -164,7 +171,11 @@ def _origin(data: ReportData) -> str:
     lines = [
         "<li><b>Error</b> share of wrong answers of the hard-quantized network on the half of the validation images that "
         "guides the search"
-        + (f" ({data.images} images), ± its standard error" if data.images else "")
+        + (
+            f" ({data.images} images), ± its standard error (the upright bar of the point that is read)"
+            if data.images
+            else ""
+        )
         + ". It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the "
         "other half.</li>"
     ]

@@ -1,0 +1,141 @@
+/* ---- one candidate ---- */
+function drawCandidate(trial) {
+  byId("candidate").hidden = false;
+  byId("candidate-hash").textContent = trial.hash;
+  const ratio = (of, key, word) => {
+    const other = reference(of);
+    if (!other || !known(other[key]) || !trial[key] || (key === "latency" && (other.source !== trial.source || other.device !== trial.device))) return null;
+    const r = other[key] / trial[key];
+    return `${r >= 1 ? r.toFixed(r < 10 ? 2 : 1) + "× " + word[0] : (1 / r).toFixed(2) + "× " + word[1]} than ${of}`;
+  };
+  const figure = (name, big, ...rest) => html("div", {}, html("span", { class: "name" }, name), html("span", { class: "big" }, big), ...rest.filter(Boolean).map((text) => html("span", { class: "rest" }, text)));
+  byId("candidate-figures").replaceChildren(...[
+    figure("Error", error(trial), drop(trial)),
+    figure("Latency", milliseconds(trial.latency), known(trial.low) && known(trial.high) ? `${significant(trial.low)} to ${milliseconds(trial.high)}` : null, known(trial.latency) ? source(trial) : null,
+      ratio("fp32", "latency", ["faster", "slower"]), ratio("int8", "latency", ["faster", "slower"])),
+    figure("Size", bytes(trial.size), ratio("fp32", "size", ["smaller", "larger"]), ratio("int8", "size", ["smaller", "larger"])),
+    known(trial.memory) ? figure("Peak memory", bytes(trial.memory)) : null,
+    figure("Mean bits", significant(trial.bits), byBits(trial)),
+    figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${epochs(trial.epochs)}: ${trial.curve.map((r) => percent(r[1], trial.decimals)).join(" → ")}` : null),
+  ].filter(Boolean));
+  const [start, end, shape] = trial.temperature;
+  byId("candidate-plan").textContent = `${trial.quantizer}, activations of ${trial.activations} bits, temperature ` +
+    (shape === "constant" ? `constant ${start}` : `${start} to ${end}, ${shape}`) + "." + (trial.reason ? " " + trial.reason : "");
+  const place = front.findIndex((t) => t.hash === trial.hash);
+  const go = (button, index) => { button.disabled = !front[index]; button.onclick = () => front[index] && pin(front[index].hash); };
+  go(byId("previous"), place < 0 ? 0 : place - 1);
+  go(byId("next"), place < 0 ? 0 : place + 1);
+  drawLayers(trial);
+}
+function meter(value, most, text, options = {}) {
+  const track = html("div", { class: "track" });
+  if (known(value)) {
+    const fill = html("div", { class: "fill" + (options.plain ? " plain" : "") });
+    fill.style.width = Math.max(0, Math.min(100, (100 * value) / most)) + "%";
+    track.append(fill);
+  }
+  if (known(options.goal)) {
+    const goal = html("div", { class: "goal", title: "target " + Math.round(100 * options.goal) + " %" });
+    goal.style.left = `calc(${100 * options.goal}% - 1px)`;
+    track.append(goal);
+  }
+  return html("div", { class: "meter" + (known(value) ? "" : " none") }, track, html("span", { class: "figure" }, text));
+}
+function drawLayers(trial) {
+  const details = data.details[trial.hash] || {};
+  const most = Math.max(4, ...trial.plan.map((p) => (p && p[1]) || 0));
+  const titles = html("div", { class: "titles" }, ...["Layer", "Bits", "Components", "Zero share"].map((t) => html("span", {}, t)), html("span", { class: "weights" }, "Weights"));
+  const rows = data.layers.map((name, i) => {
+    const p = trial.plan[i];
+    if (!p) return null;
+    const detail = details[name], weights = detail ? detail.weights : data.weights[i];
+    const zeros = detail ? detail.zero_share : p[2];
+    const row = html("button", { class: "row", type: "button", "data-layer": name, title: name },
+      html("span", { class: "layer" }, html("bdi", {}, name)), meter(p[0], 8, String(p[0]), { plain: p[0] === 8 }), meter(p[1], most, known(p[1]) ? String(p[1]) : p[0] === 8 ? "int8" : "-"),
+      meter(zeros, 1, known(zeros) ? Math.round(100 * zeros) + " %" : p[0] === 8 ? "-" : "nat.", { goal: p[2] }), html("span", { class: "weights" }, weights ? count(weights) : ""));
+    row.addEventListener("click", () => chooseLayer(trial, name));
+    return row;
+  }).filter(Boolean);
+  byId("layers").replaceChildren(titles, ...rows);
+  const select = byId("layer");
+  select.replaceChildren(...data.layers.map((name) => html("option", { value: name }, name)));
+  select.onchange = () => chooseLayer(trial, select.value);
+  let first = data.layers.includes(state.layer) ? state.layer : null;
+  if (!first) first = data.layers.find((n, i) => details[n] && details[n].counts.length && trial.plan[i] && trial.plan[i][0] < 8) || data.layers.find((n) => details[n]) || data.layers[0];
+  if (first) chooseLayer(trial, first);
+}
+function chooseLayer(trial, name) {
+  state.layer = name;
+  byId("layer").value = name;
+  for (const row of document.querySelectorAll("#layers .row")) row.setAttribute("aria-pressed", row.dataset.layer === name);
+  drawWeights(trial, name);
+}
+
+/* ---- the learned mixture over the weights ---- */
+function drawWeights(trial, name) {
+  const node = byId("chart-weights"), detail = (data.details[trial.hash] || {})[name], text = byId("weights-text");
+  text.textContent = "";
+  if (!detail) return empty(node, trial.front ? "No weights were kept for this layer." : "Weights are kept for candidates on the front only.");
+  const bars = detail.counts.length, total = detail.counts.reduce((a, b) => a + b, 0);
+  const width = bars ? (detail.high - detail.low) / bars : 1;
+  const density = detail.counts.map((c) => c / (total * width));
+  const [l0, l1] = extent(detail.levels);
+  let [x0, x1] = bars ? [Math.min(detail.low, detail.levels.length ? l0 : detail.low), Math.max(detail.high, detail.levels.length ? l1 : detail.high)] : [l0, l1];
+  [x0, x1] = spread(x0, x1, bars ? 0.03 : 0.1);
+  if (!bars && !detail.levels.length) return empty(node, "Plain int8 with a scale per output channel: no codebook, and no histogram was kept.");
+  const few = detail.levels.length && detail.levels.length <= 40;
+  const y1 = bars ? 1.12 * Math.max(...density) : 1.08 * Math.max(...detail.shares, 0.01);
+  const strip = bars && few ? 56 : 0;
+  const f = frame(node, node.clientWidth < 430 ? 310 : 400, (a, b, n) => linear(x0, x1, a, b, n), (a, b, n) => linear(0, bars ? y1 : 100 * y1, a - strip, b, n),
+    { x: "weight", y: bars ? "density" : "share of weights, %", label: "weights of " + name }, { left: 44, right: 10, top: 26, bottom: 46 });
+  const floor = f.box.bottom - strip;
+  if (bars) {
+    density.forEach((d, i) => {
+      const a = f.sx.at(detail.low + i * width), b = f.sx.at(detail.low + (i + 1) * width), top = f.sy.at(d);
+      f.root.append(svg("rect", { class: "weights-bar", x: a, y: top, width: Math.max(0.5, b - a - 0.6), height: floor - top }));
+    });
+    f.root.append(svg("line", { class: "base", x1: f.box.left, x2: f.box.right, y1: floor, y2: floor }));
+  }
+  drawMixture(f, detail, x0, x1, floor);
+  if (few) drawLevels(f, detail, bars ? floor : null);
+  const zero = percent(detail.zero_share);
+  text.textContent = `${detail.weights.toLocaleString("en")} weights, ${zero} exactly zero after packing. ` +
+    (bars && detail.mixture.length ? "Grey: weights before hardening. Lines: the learned Gaussians, the zero component in orange, dashed their sum. " : bars ? "Grey: weights before hardening. " : "") +
+    (few ? (bars ? "Below: share of the weights on each level of the codebook." : "Share of the weights on each level of the codebook.") : "");
+}
+function drawMixture(f, detail, x0, x1, floor) {
+  if (!detail.mixture.length || !detail.counts.length) return;
+  const id = "clip-weights";
+  f.root.append(svg("clipPath", { id }, svg("rect", { x: f.box.left, y: f.box.top, width: f.box.right - f.box.left, height: floor - f.box.top })));
+  const group = svg("g", { "clip-path": `url(#${id})` });
+  const normal = ([w, m, s], x) => (w * Math.exp(-0.5 * ((x - m) / s) ** 2)) / (s * Math.sqrt(2 * Math.PI));
+  const curve = (className, value, points) => {
+    const path = points.map((x, i) => `${i ? "L" : "M"}${f.sx.at(x).toFixed(2)},${Math.max(f.box.top - 50, f.sy.at(value(x))).toFixed(2)}`).join("");
+    group.append(svg("path", { class: className, d: path }));
+  };
+  const usable = detail.mixture.filter((c) => c[2] > 0);
+  const grid = new Set();
+  for (let i = 0; i <= 240; i++) grid.add(x0 + ((x1 - x0) * i) / 240);
+  for (const [, m, s] of usable) for (let i = -16; i <= 16; i++) grid.add(m + (i * s) / 4);
+  const points = [...grid].filter((x) => x >= x0 && x <= x1).sort((a, b) => a - b);
+  if (usable.length > 1) curve("total", (x) => usable.reduce((sum, c) => sum + normal(c, x), 0), points);
+  const zero = usable.reduce((best, c) => (!best || Math.abs(c[1]) < Math.abs(best[1]) ? c : best), null);
+  for (const c of usable) curve("component" + (c === zero ? " zero" : ""), (x) => normal(c, x), points);
+  f.root.append(group);
+}
+function drawLevels(f, detail, floor) {
+  const most = Math.max(...detail.shares, 1e-9);
+  const base = f.box.bottom, room = floor === null ? 0 : base - floor - 16;
+  let last = -1e9;
+  detail.levels.forEach((level, i) => {
+    const x = f.sx.at(level), share = detail.shares[i];
+    const top = floor === null ? f.sy.at(100 * share) : base - Math.max(1, (room * share) / most);
+    const line = svg("line", { class: "level" + (level === 0 ? " zero" : ""), x1: x, x2: x, y1: base, y2: top });
+    line.append(svg("title", {}, `level ${significant(level)}: ${percent(share)}`));
+    f.root.append(line);
+    if (x - last > 30 && share >= 0.005) {
+      f.root.append(svg("text", { x, y: top - 4, "text-anchor": "middle", style: "font-size:10.5px" }, Math.round(100 * share) + "%"));
+      last = x;
+    }
+  });
+}
