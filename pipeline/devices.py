@@ -159,14 +159,15 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
         profile = profile_candidate(arguments.profile, arguments.target)
         write(profile.to_json() + "\n" if arguments.format == "json" else _profile_text(profile))
         return 0
-    rows = list_devices(arguments.target or "a76")
+    target = arguments.target or "a76"
+    rows = list_devices(target)
     if arguments.format == "json":
         write(json_text(rows, indent=1) + "\n")
         return 0
     for row in rows:
         write(f"{row['name']:<24} {row['source']:<9} {row['state']:<7} {row['where']}\n")
     if all(row["source"] == "modelled" for row in rows):
-        write(_meaning(arguments.target))
+        write(_meaning(target))
         write(
             "No ARM CPU here: programs are emulated, outputs are exact, times are modelled. To measure, start Ray on an ARM "
             "machine with `ray start --address=HEAD --labels arch=aarch64 --resources '{\"arm_cpu\": 1}'`.\n"
