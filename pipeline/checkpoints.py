@@ -23,14 +23,19 @@ class DamagedCheckpoint(Exception):
     """A checkpoint that cannot be read; the text says which."""
 
 
+def trial_folder(folder: Path, plan: Plan) -> Path:
+    """Where all of it lies. ``folder`` is the study's."""
+    return folder / "trials" / plan.hash
+
+
 def checkpoint_path(folder: Path, plan: Plan) -> Path:
-    """State and curve at the last rung that was reached. ``folder`` is the study's."""
-    return folder / "trials" / plan.hash / "checkpoint.pt"
+    """State and curve at the last rung that was reached."""
+    return trial_folder(folder, plan) / "checkpoint.pt"
 
 
 def record_path(folder: Path, plan: Plan) -> Path:
     """The outcome of a finished candidate, until the study has heard of it."""
-    return folder / "trials" / plan.hash / "record.json"
+    return trial_folder(folder, plan) / "record.json"
 
 
 def earlier_record(folder: Path, plan: Plan, number: int) -> TrialRecord | None:
@@ -43,7 +48,7 @@ def earlier_record(folder: Path, plan: Plan, number: int) -> TrialRecord | None:
 
 def forget(folder: Path, plan: Plan) -> None:
     """Remove all of it: the study knows the outcome now."""
-    shutil.rmtree(folder / "trials" / plan.hash, ignore_errors=True)
+    shutil.rmtree(trial_folder(folder, plan), ignore_errors=True)
 
 
 def save_checkpoint(path: Path, run: Cotuning, curve: Sequence[Rung]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from quantizers.errors import UserError
 
@@ -36,9 +37,16 @@ def cluster() -> Iterator[None]:
         "TUNE_WARN_THRESHOLD_S": "60",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
+        # Where memory runs out the process that started last is killed, not several at once, and so never the device pool.
+        "RAY_worker_killing_policy_by_group": "true",
     }
     for key, value in quiet.items():
         os.environ.setdefault(key, value)
+    # Ray prints to standard output, in a paragraph each, that a process died; so may nobody who asked for --format json.
+    ray_worker._worker_logs_enabled = False
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # trials that died are the conductor's to tell of
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:

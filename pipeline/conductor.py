@@ -8,20 +8,22 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipeline import pareto
 from pipeline.checkpoints import forget
 from pipeline.halving import Rungs
+from pipeline.memory import Death
 from pipeline.records import Figures, Rung, TrialRecord
 from pipeline.study import Candidate, Study
 from quantizers.errors import UserError
 
-RETRIES = 2  # times a candidate is tried again after its process died
+RETRIES = 2  # times a candidate is tried again after its process died and nobody knows why
 ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
-PROFILED, RUNG, ENDED = "profiled", "rung", "ended"  # what a stage of a trial reports
+PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
 
 
 class Progress(Protocol):
@@ -56,6 +58,10 @@ class Conductor:
         self._stopped: set[int] = set()
         self._last_reason: str | None = None
         self._alike = 0
+        self._again: list[Candidate] = []  # whose process died, to be started again before any other
+        self._deaths: Counter[int] = Counter()
+        self._deaths_alone: Counter[int] = Counter()
+        self._accompanied: set[int] = set()  # of the trials in flight those beside which another ran
 
     @property
     def complete(self) -> bool:
@@ -74,13 +80,23 @@ class Conductor:
         return self.stop.is_set() or late or self.complete
 
     def propose(self) -> Candidate | None:
-        """The next candidate; None when there is none now."""
-        running = len(self.study.running())
-        if self.closing or running >= self.concurrency or self.study.spent + running >= self.budget:
+        """The next candidate; None when there is none now. Who was in flight when its process died comes first."""
+        running = {record.number for record in self.study.running()}
+        flying = running - {candidate.number for candidate in self._again}
+        if self.stop.is_set() or len(flying) >= self.concurrency:
             return None
-        candidate = self.study.ask()
+        if self._again:
+            candidate: Candidate | None = self._again.pop(0)
+        elif self.closing or self.study.spent + len(running) >= self.budget:
+            return None
+        else:
+            candidate = self.study.ask()
         if candidate is None:
             self.exhausted = not running
+            return None
+        self._accompanied.discard(candidate.number)
+        if flying:
+            self._accompanied |= {*flying, candidate.number}
         return candidate
 
     def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
@@ -112,8 +128,8 @@ class Conductor:
         self._say()
         return on
 
-    def end(self, number: int, record: TrialRecord | None, died: bool = False) -> None:
-        """A trial has left Tune: with its own record, stopped by ``judge``, or because its process died for good.
+    def end(self, number: int, record: TrialRecord | None) -> None:
+        """A trial has left Tune: with its own record, or stopped by ``judge``.
 
         One that Tune dropped since the search is ending stays as it is: the study will queue it again.
         """
@@ -128,11 +144,37 @@ class Conductor:
                 else "slower and larger than the front even with the best error so far"
             )
             record = dataclasses.replace(running, status=status, reason=reason)
-        elif record is None and died:
-            reason = f"its process died {RETRIES + 1} times (out of memory, or killed)"
-            record = dataclasses.replace(running, status="failed", reason=reason)
-        if record is None:
+        if record is not None:
+            self._tell(number, record)
+
+    def died(self, number: int, death: Death) -> None:
+        """A trial's process has died, or was refused memory. The trial is started again from its last rung, before any other
+        and beside one trial fewer, since memory is the likely cause.
+
+        Raises:
+            UserError: it was killed for memory again although nothing ran beside it.
+        """
+        running = next((r for r in self.study.running() if r.number == number), None)
+        if running is None or any(candidate.number == number for candidate in self._again):
             return
+        alone = number not in self._accompanied
+        self._deaths[number] += 1
+        self._deaths_alone[number] += alone
+        if death.memory and self._deaths_alone[number] > 1:
+            raise UserError(
+                f"one trial alone does not fit into the memory: {running.hash} {death}, and wanted more. Nothing that ended is "
+                "lost; give a smaller --batch-size or --image-size with a new --name, or resume where there is more memory"
+            )
+        if not death.memory and self._deaths[number] > RETRIES:
+            reason = f"its process died {self._deaths[number]} times (out of memory, or killed)"
+            self._tell(number, dataclasses.replace(running, status="failed", reason=reason))
+            return
+        self._again.append(Candidate(number, running.plan))
+        self.concurrency = max(1, self.concurrency - 1)
+        self.progress.line(f"{running.hash} {death}: queued again, {self.concurrency} at a time from now on")
+        self._say()
+
+    def _tell(self, number: int, record: TrialRecord) -> None:
         self._stopped.discard(number)
         self.study.tell(number, record)
         forget(self.study.folder, record.plan)

@@ -1,8 +1,7 @@
 """Ray Tune as the executor of a study: a Searcher and a TrialScheduler that only translate.
 
-Every decision is the conductor's (``pipeline.conductor``); Tune places trials, reuses their processes and starts them again
-when a process dies. The study is written by this process alone. Tune's own state, under ``tune/`` in the study's folder, is
-thrown away.
+Every decision is the conductor's (``pipeline.conductor``); Tune places trials and reuses their processes. The study is written
+by this process alone. Tune's own state, under ``tune/`` in the study's folder, is thrown away.
 """
 
 from __future__ import annotations
@@ -19,20 +18,27 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from pipeline.checkpoints import trial_folder
 from pipeline.cluster import cluster
-from pipeline.conductor import ENDED, RETRIES, Conductor, Progress
+from pipeline.conductor import DIED, ENDED, Conductor, Progress
 from pipeline.config import Settings
 from pipeline.halving import Rungs, rung_budgets
+from pipeline.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.pool import DeviceError, DevicePool
 from pipeline.records import Figures, Reference, Rung, TrialRecord
 from pipeline.study import Study
 from pipeline.trial import CotuneTrial
 from quantizers.command import interruptible
 from quantizers.errors import UserError
+
+KILLED = "killed by the memory monitor"
 
 
 class _Unsaved:
@@ -52,6 +58,8 @@ class StudySearcher(_Unsaved, Searcher):
         super().__init__()
         self._conductor, self._context, self._guard = conductor, context, guard
         self.numbers: dict[str, int] = {}
+        self.killed: dict[str, bool] = {}  # whether Ray says that it killed a trial's process for memory
+        self._kills = kernel_kills()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         return True
@@ -67,10 +75,20 @@ class StudySearcher(_Unsaved, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         with self._guard:
-            record = None
-            if result and result.get("phase") == ENDED:
-                record = TrialRecord.from_json(result["record"])
-            self._conductor.end(self.numbers[trial_id], record, died=error)
+            number, phase = self.numbers[trial_id], (result or {}).get("phase")
+            if error or phase == DIED:
+                asked = result["asked"] if result and phase == DIED else None
+                self._conductor.died(number, self._death(number, self.killed.pop(trial_id, False), asked))
+            else:
+                record = TrialRecord.from_json(result["record"]) if phase == ENDED else None
+                self._conductor.end(number, record)
+
+    def _death(self, number: int, killed: bool, asked: str | None) -> Death:
+        study = self._conductor.study
+        plan = next((record.plan for record in study.running() if record.number == number), None)
+        held, total = (plan and last_seen(trial_folder(study.folder, plan))) or (None, total_memory())
+        kills, self._kills = self._kills, kernel_kills()
+        return Death(killed or asked is not None or self._kills > kills, asked, held, total)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth. Tune wants a file."""
@@ -95,6 +113,27 @@ class StudyScheduler(_Unsaved, FIFOScheduler):
             if not self._conductor.judge(number, result["phase"], figures, rung):
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        with self._guard:
+            # Tune's own way to ask for it looks where it is copied to later.
+            text = Path(trial.error_file).read_text() if trial.error_file else ""
+            self._searcher.killed[trial.trial_id] = KILLED in text
+
+
+class _ActorManager(RayActorManager):
+    """Tune's keeper of trial processes. Ray 2.60's own does not expect that the memory monitor kills one in the middle of its
+    work, and ends the whole run; here that is a process that died, like others."""
+
+    def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        super()._actor_start_failed(tracked_actor, _as_death(exception))
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        super()._actor_task_failed(tracked_actor_task, _as_death(exception))
+
+
+def _as_death(error: Exception) -> Exception:
+    return RayActorError(error_msg=f"{KILLED}: {error}") if isinstance(error, OutOfMemoryError) else error
 
 
 class Guard:
@@ -190,13 +229,15 @@ def run(
                 storage_path=str(settings.folder.absolute()),
                 verbose=0,
                 stop=_StopAll(conductor.stop),
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),  # the conductor starts it again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
+        tune_controller.RayActorManager = _ActorManager  # type: ignore[misc]  # Tune offers no other way
         try:
             tuner.fit()
         finally:
+            tune_controller.RayActorManager = RayActorManager  # type: ignore[misc]
             study.release()
     if guard.error is not None:
         raise guard.error

@@ -134,7 +134,7 @@ class PoolActor:
             self._states[key]["state"] = "busy"
             try:
                 result = await getattr(self._actors[key], method).remote(*arguments)
-            except ray.exceptions.RayActorError:
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
                 self._states[key]["state"] = "lost"
                 self._renew(key)
                 continue
@@ -265,7 +265,7 @@ class DevicePool(Devices):
             if isinstance(error.cause, DeviceError):
                 raise DeviceError(str(error.cause)) from None
             raise
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             raise DeviceError(f"the device pool has died: {error}") from None
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from pipeline.checkpoints import earlier_record, read_checkpoint, rungs_of, save_checkpoint
-from pipeline.conductor import ENDED, PROFILED, RUNG
+from pipeline.checkpoints import earlier_record, read_checkpoint, rungs_of, save_checkpoint, trial_folder
+from pipeline.conductor import DIED, ENDED, PROFILED, RUNG
 from pipeline.files import json_text
+from pipeline.memory import Watch, refused
 from pipeline.records import Figures, Reference, TrialRecord
 from search_spaces.plan import Plan
 
@@ -27,11 +29,13 @@ class CotuneTrial(tune.Trainable):
 
     Each ``step`` is one stage: first the profile before training, then one step per rung; with the last rung the
     candidate is finished. A step's result has ``phase``: ``profiled`` (with ``figures``), ``rung`` (with ``rung`` and
-    ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves alone. Whatever goes wrong with a
-    candidate ends it as failed with a one-line reason; the process lives on for the next.
+    ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves alone; or ``died`` (with what it ``asked``
+    for) where it was refused memory. Whatever else goes wrong with a candidate ends it as failed with a one-line reason; the
+    process lives on for the next.
     """
 
     _bench: Bench | None = None
+    _watch: Watch | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -52,6 +56,9 @@ class CotuneTrial(tune.Trainable):
         self._run: CandidateRun | None = None
         self._figures = Figures(None)
         self._stage = -1
+        if self._watch is not None:
+            self._watch.end()
+        self._watch = Watch(trial_folder(self._settings.folder, self._plan))
 
     def step(self) -> dict[str, Any]:
         try:
@@ -59,6 +66,9 @@ class CotuneTrial(tune.Trainable):
         except (
             Exception
         ) as error:  # the reason goes into the record: one bad candidate must not end the others
+            if (asked := no_memory(error)) is not None:
+                self._run = None
+                return {"phase": DIED, "asked": asked, "done": True}
             curve = self._run.curve if self._run else ()
             record = TrialRecord(
                 self._number, self._plan, "failed", self._figures, one_line(error), curve=curve
@@ -68,6 +78,8 @@ class CotuneTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         self._run = None
+        if self._watch is not None:
+            self._watch.end()
 
     def _advance(self) -> dict[str, Any]:
         from pipeline.stages import Bench, CandidateRun
@@ -160,6 +172,17 @@ def train_worker(config: dict[str, Any]) -> None:
     if context.get_world_rank() == 0:
         save_checkpoint(path, run, (*(rungs_of(saved) if saved else ()), rung))
     torch.distributed.barrier()  # nobody leaves before the checkpoint lies there
+
+
+def no_memory(error: BaseException) -> str | None:
+    """What was asked for, where a trial or one of its workers was refused memory or killed; None for other failures."""
+    if (asked := refused(error)) is not None:
+        return asked
+    if isinstance(error, (RayActorError, OutOfMemoryError, WorkerCrashedError)):
+        return "one of its workers was killed"
+    further = [*(getattr(error, "worker_failures", None) or {}).values(), getattr(error, "cause", None)]
+    found = (no_memory(cause) for cause in further if isinstance(cause, BaseException))
+    return next((asked for asked in found if asked is not None), None)
 
 
 def one_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from pipeline.cluster import keep_secret
 from pipeline.conductor import Conductor
 from pipeline.engine import Guard
 from pipeline.halving import Rungs
+from pipeline.memory import Death
 from pipeline.records import Figures, Rung, TrialRecord
 from pipeline.study import Candidate, Study
 from quantizers.errors import UserError
@@ -24,8 +25,10 @@ RUNGS = Rungs((1.0, 3.0), eta=3, at_least=1)
 class Silent:
     def __init__(self) -> None:
         self.trials: list[tuple[str, int]] = []
+        self.lines: list[str] = []
 
-    def line(self, text: str) -> None: ...
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
     def status(self, text: str) -> None: ...
 
@@ -120,14 +123,61 @@ def test_a_retried_trial_is_not_compared_with_itself(study: Study) -> None:
     assert conductor.judge(again.number, "rung", figures(0.5, 5.0, 50), rung)
 
 
-def test_a_trial_that_died_fails_and_one_that_was_dropped_stays(study: Study) -> None:
+def test_a_trial_that_tune_dropped_stays(study: Study) -> None:
     conductor = Conductor(study, RUNGS, budget=9, concurrency=2, progress=Silent())
-    first, second = asked(conductor), asked(conductor)
-    conductor.end(first.number, None, died=True)
+    first = asked(conductor)
+    conductor.end(first.number, None)
+    assert [record.number for record in study.running()] == [first.number] and study.spent == 0
+
+
+def test_who_died_is_started_again_first_and_beside_one_fewer(study: Study) -> None:
+    progress = Silent()
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=3, progress=progress)
+    first, second, _ = asked(conductor), asked(conductor), asked(conductor)
+    death = Death(memory=True, held=3 * 2**30, total=8 * 2**30)
+    conductor.died(second.number, death)
+    conductor.died(second.number, death)  # Tune may say it twice
+    assert conductor.propose() is None and conductor.concurrency == 2  # two still fly
+    assert progress.lines == [
+        f"{second.plan.hash} was killed for memory when it held 3.0 GiB of 8.0 GiB: queued again, 2 at a time from now on"
+    ]
+    finish(conductor, first, figures(0.1, 1.0, 100))
+    again = asked(conductor)
+    assert again == second and conductor.propose() is None
+    assert study.spent == 1, "a death costs nothing of the budget"
+
+
+def test_who_dies_again_and_again_for_no_known_reason_fails(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=2, progress=Silent())
+    candidate = asked(conductor)
+    for _ in range(3):
+        conductor.died(candidate.number, Death())
+        retried = conductor.propose()
     assert "died 3 times" in (study.records()[0].reason or "")
-    conductor.end(second.number, None)
-    assert [record.number for record in study.running()] == [second.number]
-    conductor.end(first.number, None, died=True)  # Tune may say it twice
+    assert retried is not None and retried.plan != candidate.plan and study.spent == 1
+    conductor.died(candidate.number, Death())  # Tune may say it twice
+    assert study.spent == 1
+
+
+def test_one_trial_alone_that_does_not_fit_ends_the_search_with_the_figures(study: Study) -> None:
+    """While others ran beside it, it may be killed as often as there are others; alone it gets one more chance."""
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=3, progress=Silent())
+    flying = [asked(conductor) for _ in range(3)]
+    death = Death(memory=True, asked="it wanted 9.0 GiB more", held=6 * 2**30, total=8 * 2**30)
+    for candidate in flying:
+        conductor.died(candidate.number, death)
+    assert conductor.concurrency == 1
+    assert asked(conductor) == flying[0] and conductor.propose() is None
+    conductor.died(flying[0].number, death)
+    assert asked(conductor) == flying[1]
+    conductor.died(flying[1].number, death)
+    assert asked(conductor) == flying[2]
+    finish(conductor, flying[2], figures(0.1, 1.0, 100))
+    assert asked(conductor) == flying[0]
+    with pytest.raises(
+        UserError, match=r"alone does not fit .* wanted 9.0 GiB more; it held 6.0 GiB of 8.0 GiB"
+    ):
+        conductor.died(flying[0].number, death)
     assert study.spent == 1
 
 

@@ -7,21 +7,74 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from pipeline import engine
 from pipeline.config import Settings
+from pipeline.memory import refused
 from pipeline.records import Figures, Reference, Rung, TrialRecord
 from pipeline.study import Study
+from quantizers.command import main_guard
 from search_spaces.plan import Plan
 from search_spaces.space import Space
 
 SPACE = Space(("conv1", "conv2", "fc"))
+
+
+HERE = Path(__file__).resolve().parent
+
+
+class Driver:
+    """A search in a process of its own; its output is read line by line."""
+
+    def __init__(
+        self,
+        folder: Path,
+        budget: int,
+        step_seconds: float = 0.0,
+        environment: dict[str, str] | None = None,
+        **options: float,
+    ) -> None:
+        path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "tabulated.py"), str(folder), str(budget)]
+            + [f"{key}={value}" for key, value in options.items()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, "STEP_SECONDS": str(step_seconds), **(environment or {})},
+        )
+        self.output: list[str] = []
+
+    def lines(self) -> Iterator[str]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line.strip())
+            yield line.strip()
+
+    def until_ended(self, count: int) -> list[str]:
+        """The hashes of the first ``count`` trials that end."""
+        ended = []
+        for line in self.lines():
+            if line.startswith("ended"):
+                ended.append(line.split()[1])
+                if len(ended) == count:
+                    return ended
+        raise AssertionError("\n".join(self.output))
+
+    def rest(self) -> list[str]:
+        """All further lines; the process must end well."""
+        lines = list(self.lines())
+        assert self.process.wait(60) == 0, "\n".join(self.output)
+        return lines
 
 
 def figures_of(plan: Plan, epochs: float | None) -> Figures:
@@ -32,18 +85,36 @@ def figures_of(plan: Plan, epochs: float | None) -> Figures:
 
 
 class TabulatedTrial(tune.Trainable):
-    """Speaks as CotuneTrial does. A file HASH.raise, .kill or .hang in the study's folder makes that trial do so."""
+    """Speaks as CotuneTrial does. A file HASH.raise, .kill or .hang in the study's folder makes that trial do so, .start makes it
+    die while it starts, .eat take 12 GiB, .greedy ask for more than any machine has; a number in it says how often."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.reset_config(config)
+        if self.marked("start"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.plan, self.stage = Plan.from_json(new_config["plan"]), -1
         self.folder = new_config["settings"].folder
         return True
 
+    def marked(self, what: str) -> bool:
+        mark = self.folder / f"{self.plan.hash}.{what}"
+        left = int(mark.read_text() or 1) if mark.exists() else 0
+        if left:
+            mark.write_text(str(left - 1))
+        return left > 0
+
     def step(self) -> dict[str, Any]:
         self.stage += 1
+        if self.stage == 1 and self.marked("eat"):
+            eaten = [bytes(2**28) + b"." for _ in range(48)]
+            time.sleep(len(eaten))
+        if self.stage == 1 and (self.folder / f"{self.plan.hash}.greedy").exists():
+            try:
+                torch.empty(2**42, dtype=torch.uint8)
+            except RuntimeError as error:
+                return {"phase": "died", "asked": refused(error), "done": True}
         number, budgets = self.config["number"], self.config["budgets"]
         with (self.folder / "steps.log").open("a") as log:
             log.write(f"{self.plan.hash} {self.stage} {os.getpid()}\n")
@@ -104,10 +175,15 @@ def search(folder: Path, budget: int, **rest: Any) -> tuple[bool, list[TrialReco
         return complete, study.records()
 
 
-if __name__ == "__main__":
+def main() -> int:
     options: dict[str, Any] = {}
     for option in sys.argv[3:]:
         key, value = option.split("=")
         options[key] = float(value) if "." in value else int(value)
     complete, records = search(Path(sys.argv[1]), int(sys.argv[2]), **options)
     print("complete" if complete else "incomplete", len(records), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))

@@ -5,59 +5,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import psutil
 import pytest
-from tabulated import SPACE
+from tabulated import SPACE, Driver
 
+from pipeline.memory import total_memory
+from pipeline.progress import show_bytes
 from pipeline.study import FILE, INTERRUPTED, read_records
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-
-
-class Driver:
-    """A search in a process of its own; its output is read line by line."""
-
-    def __init__(self, folder: Path, budget: int, step_seconds: float = 0.0, **options: float) -> None:
-        path = os.pathsep.join([str(ROOT), str(HERE)])
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "tabulated.py"), str(folder), str(budget)]
-            + [f"{key}={value}" for key, value in options.items()],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path, "STEP_SECONDS": str(step_seconds)},
-        )
-        self.output: list[str] = []
-
-    def lines(self) -> Iterator[str]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output.append(line.strip())
-            yield line.strip()
-
-    def until_ended(self, count: int) -> list[str]:
-        """The hashes of the first ``count`` trials that end."""
-        ended = []
-        for line in self.lines():
-            if line.startswith("ended"):
-                ended.append(line.split()[1])
-                if len(ended) == count:
-                    return ended
-        raise AssertionError("\n".join(self.output))
-
-    def rest(self) -> list[str]:
-        """All further lines; the process must end well."""
-        lines = list(self.lines())
-        assert self.process.wait(60) == 0, "\n".join(self.output)
-        return lines
 
 
 def states(folder: Path) -> Counter[str]:
@@ -66,19 +24,25 @@ def states(folder: Path) -> Counter[str]:
 
 
 def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path) -> None:
-    """One trial raises, one process is killed once, another again and again; the others go on."""
+    """One trial raises, one process is killed once, one while it starts, another again and again; the others go on."""
     folder = tmp_path / "study"
     folder.mkdir()
-    raises, dies_once, dies_always = (plan.hash for plan in SPACE.warm_starts()[1:4])
+    starting, raises, dies_once, dies_always = (plan.hash for plan in SPACE.warm_starts()[:4])
+    (folder / f"{starting}.start").write_text("1")
     (folder / f"{raises}.raise").touch()
     (folder / f"{dies_once}.kill").write_text("1")
     (folder / f"{dies_always}.kill").write_text("99")
     lines = Driver(folder, 9).rest()
     assert lines[-1] == "complete 9"
     assert "latencies are modelled" in lines[1]
+    assert "Traceback" not in "".join(lines) and "ray." not in "".join(lines).lower()
+    for plan, deaths in ((starting, 1), (dies_once, 1), (dies_always, 2)):
+        again = [line for line in lines if line.startswith(plan)]
+        assert len(again) == deaths and all("queued again, 1 at a time" in line for line in again), lines
     records = {record.hash: record for record in read_records(folder)}
     assert len(records) == 9 and "RUNNING" not in states(folder)
     assert (records[raises].status, records[raises].reason) == ("failed", "ValueError: told to")
+    assert records[starting].status in ("finished", "stopped")
     assert records[dies_once].status in ("finished", "stopped") and records[dies_once].curve
     assert records[dies_always].status == "failed"
     assert "died 3 times" in (records[dies_always].reason or "")
@@ -88,6 +52,39 @@ def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path) -> None:
     assert starts == {name: {dies_once: 2, dies_always: 3}.get(name, 1) for name in records}
     processes = Counter(pid for _, stage, pid in log if stage == "0")
     assert max(processes.values()) > 1  # processes are reused
+
+
+def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path) -> None:
+    """One trial takes far more than there is to be, once: Ray's own memory monitor kills it in the middle of its work."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    hungry = SPACE.warm_starts()[1].hash
+    (folder / f"{hungry}.eat").write_text("1")
+    memory = psutil.virtual_memory()
+    if memory.available < 8 * 2**30:
+        pytest.skip("needs 8 GiB of free memory")
+    threshold = (memory.total - memory.available + 4 * 2**30) / memory.total
+    driver = Driver(folder, 3, environment={"RAY_memory_usage_threshold": f"{threshold:.4f}"})
+    lines = driver.rest()
+    assert lines[-1] == "complete 3" and "Traceback" not in "".join(lines)
+    assert any(
+        line.startswith(f"{hungry} was killed for memory") and "queued again" in line for line in lines
+    )
+    assert {record.status for record in read_records(folder)} <= {"finished", "stopped"}
+
+
+def test_what_does_not_fit_alone_ends_the_search_with_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for plan in SPACE.warm_starts():
+        (folder / f"{plan.hash}.greedy").touch()
+    driver = Driver(folder, 3, max_concurrent=1)
+    lines = list(driver.lines())
+    assert driver.process.wait(60) == 2
+    [error] = [line for line in lines if line.startswith("error")]
+    assert "one trial alone does not fit" in error and "it wanted 4096.0 GiB more" in error
+    assert f"of {show_bytes(total_memory())}" in error and "Traceback" not in "".join(lines)
+    assert "RUNNING" not in states(folder) and not read_records(folder)
 
 
 def test_killed_interrupted_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path) -> None:

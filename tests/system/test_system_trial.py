@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -30,8 +34,10 @@ from search_spaces.space import Space
 class Lines:
     def __init__(self) -> None:
         self.ended: list[TrialRecord] = []
+        self.said: list[str] = []
 
-    def line(self, text: str) -> None: ...
+    def line(self, text: str) -> None:
+        self.said.append(text)
 
     def status(self, text: str) -> None: ...
 
@@ -119,6 +125,57 @@ def test_candidates_are_trained_compiled_checked_and_written(settings: Settings)
     assert small is not None and large is not None and small < large / 2
     assert not (settings.folder / "trials" / chosen[0].hash).exists()  # nothing is kept of what is told
     assert "UnpicklingError" in (settings.folder / "failures.log").read_text()  # the whole story
+
+
+def test_killed_while_it_starts_trains_and_writes_a_trial_is_never_lost(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chosen = plans(settings)[1:2]
+    candidates = settings.folder / "candidates"
+    moments = {
+        "starts": lambda: True,
+        "trains": checkpoint_path(settings.folder, chosen[0]).is_file,
+        "writes": lambda: candidates.is_dir() and any(candidates.iterdir()),
+    }
+    settings = dataclasses.replace(settings, budget=1, max_concurrent=1)
+    killer = Killer(moments)
+    complete, study, lines = search(settings, chosen)
+    killer.ended.set()
+    killer.join()
+    assert complete and not moments, f"not killed while it {' and '.join(moments)}"
+    [record] = study.records()
+    assert record.status == "finished" and len(record.curve) == 2
+    assert study.spent == 1 and len(lines.ended) == 1
+    load_candidate(candidates / chosen[0].hash)
+    assert not [path for path in candidates.iterdir() if path.name != chosen[0].hash]
+    deaths = [line for line in lines.said if "queued again" in line]
+    assert "raylet" not in "".join(capfd.readouterr())
+    # A process that dies before it has taken its work on is replaced by Ray itself.
+    assert 2 <= len(deaths) <= 3 and all(
+        line.startswith(f"{chosen[0].hash} lost its process") for line in deaths
+    )
+
+
+class Killer(threading.Thread):
+    """Kills the trial's process, from outside, once at each moment; a moment is left out once it was used."""
+
+    def __init__(self, moments: dict[str, Callable[[], bool]]) -> None:
+        super().__init__(daemon=True)
+        self.moments, self.ended = moments, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        killed: set[int] = set()
+        while self.moments and not self.ended.wait(0.005):
+            name, comes = next(iter(self.moments.items()))
+            if not comes():
+                continue
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if process.pid not in killed and "CotuneTrial" in " ".join(process.cmdline()):
+                        killed.add(process.pid)
+                        process.kill()
+                        self.moments.pop(name, None)
 
 
 def test_a_retried_candidate_goes_on_from_its_checkpoint(settings: Settings) -> None:
