@@ -17,6 +17,7 @@ from pipeline.checkpoints import forget
 from pipeline.halving import Rungs
 from pipeline.memory import Death
 from pipeline.records import Figures, Rung, TrialRecord
+from pipeline.remaining import State, usual_seconds
 from pipeline.study import Candidate, Study
 from quantizers.errors import UserError
 
@@ -31,7 +32,7 @@ class Progress(Protocol):
 
     def line(self, text: str) -> None: ...
 
-    def status(self, text: str) -> None: ...
+    def status(self, text: str | Callable[[], str]) -> None: ...
 
     def trial(self, record: TrialRecord, done: int) -> None: ...
 
@@ -58,6 +59,7 @@ class Conductor:
         self._stopped: set[int] = set()
         self._last_reason: str | None = None
         self._alike = 0
+        self._began = time.time()
         self._again: list[Candidate] = []  # whose process died, to be started again before any other
         self._deaths: Counter[int] = Counter()
         self._deaths_alone: Counter[int] = Counter()
@@ -97,6 +99,7 @@ class Conductor:
         self._accompanied.discard(candidate.number)
         if flying:
             self._accompanied |= {*flying, candidate.number}
+        self._say()
         return candidate
 
     def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
@@ -216,9 +219,15 @@ class Conductor:
         return next(record for record in self.study.running() if record.number == number)
 
     def _say(self) -> None:
-        running = []
-        for record in self.study.running():
-            where = f"{record.curve[-1].epochs:.3g} epochs" if record.curve else "starting"
-            running.append(f"{record.hash} {where}")
-        text = f"{self.study.spent} of {self.budget} trials, {len(self.study.front())} on the front"
-        self.progress.status(text + (f"; running {', '.join(running)}" if running else ""))
+        records = self.study.records()
+        state = State(
+            done=self.study.spent,
+            budget=self.budget,
+            best_error=self.study.best_error(),
+            front=len(self.study.front()),
+            started=tuple(record.started or self._began for record in self.study.running()),
+            concurrency=self.concurrency,
+            usual=usual_seconds(records, self._began),
+            deadline=None if self.deadline is None else time.time() + self.deadline - time.monotonic(),
+        )
+        self.progress.status(lambda: state.line(time.time()))

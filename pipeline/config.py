@@ -9,9 +9,11 @@ import argparse
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,23 @@ from quantizers.errors import UserError
 from search_spaces.plan import BITS
 
 
+def _text(text: Any) -> str:
+    """Text as it is; YAML takes words like ``no`` and ``2026-11-27`` for something else."""
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        raise ValueError("give text, in quotes where it is a word like no, on or a date")
+    return str(text)
+
+
+def _path(text: Any) -> Path:
+    return text if isinstance(text, Path) else Path(_text(text))
+
+
 def _integers(text: Any) -> tuple[int, ...]:
     parts = text if isinstance(text, (list, tuple)) else str(text).split(",")
-    values = tuple(sorted({int(part) for part in parts}))
-    if not values or any(value not in BITS for value in values):
+    values = {str(part).strip() for part in parts}
+    if not values or values - set(map(str, BITS)):
         raise ValueError(f"allowed are {','.join(map(str, BITS))}, separated by commas")
-    return values
+    return tuple(sorted(map(int, values)))
 
 
 def _objectives(text: Any) -> tuple[str, ...]:
@@ -51,8 +64,10 @@ def _at_least(kind: type, low: float, exclusive: bool = False) -> Callable[[Any]
     def parse(text: Any) -> Any:
         try:
             value = kind(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"give {'a whole number' if kind is int else 'a number'}") from error
+        if isinstance(text, bool) or (isinstance(text, float) and value != text == text):
+            raise ValueError(f"give {'a whole number' if kind is int else 'a number'}")
         if not (value > low if exclusive else value >= low) or value == float("inf"):
             raise ValueError(f"give a number {'above' if exclusive else 'of at least'} {low:g}")
         return value
@@ -74,20 +89,20 @@ def _setting(default: Any, parse: Callable[[Any], Any], help: str, group: str, m
 class Settings:
     """Everything a search depends on. ``None`` means: chosen from the model, the data or the machine."""
 
-    model: str = _setting("vgg_tiny", str, "network: a name, or package.module:factory", "what", "NAME")
+    model: str = _setting("vgg_tiny", _text, "network: a name, or package.module:factory", "what", "NAME")
     data: str = _setting(
         "digits",
-        str,
+        _text,
         "digits, cifar10:DIR, imagefolder:DIR, npz:FILE or package.module:factory",
         "what",
         "DATA",
     )
     weights: str | None = _setting(
-        None, str, "trained weights: a file or a torchvision weights name; without, the network is trained first",
+        None, _text, "trained weights: a file or a torchvision weights name; without, the network is trained first",
         "what", "FILE",
     )  # fmt: skip
     modules: Path | None = _setting(
-        None, Path, "folder that package.module:factory is looked up in (default the current one)", "what", "DIR"
+        None, _path, "folder that package.module:factory is looked up in (default the current one)", "what", "DIR"
     )  # fmt: skip
     image_size: int | None = _setting(
         None, _at_least(int, 8), "side of the input images in pixels", "what", "PIXELS"
@@ -110,7 +125,9 @@ class Settings:
     time_budget: float | None = _setting(
         None, duration, "stop proposing after this long, like 45m or 2h", "search", "TIME"
     )
-    name: str | None = _setting(None, _name, "study name; an existing one is resumed", "search", "NAME")
+    name: str | None = _setting(
+        None, _name, "study name; an existing one is resumed with its own settings", "search", "NAME"
+    )
     objectives: tuple[str, ...] = _setting(OBJECTIVES, _objectives, "what the front trades", "search", "LIST")
     max_accuracy_drop: float | None = _setting(
         None,
@@ -119,8 +136,8 @@ class Settings:
         "search",
         "POINTS",
     )
-    sampler: str = _setting("tpe", str, "Optuna sampler: tpe, nsga2 or random", "search", "NAME")
-    quantizer: str = _setting("gaussian_mixture", str, "weight quantizer below 8 bits", "search", "NAME")
+    sampler: str = _setting("tpe", _text, "Optuna sampler: tpe, nsga2 or random", "search", "NAME")
+    quantizer: str = _setting("gaussian_mixture", _text, "weight quantizer below 8 bits", "search", "NAME")
     bits: tuple[int, ...] = _setting(BITS, _integers, "bit-widths to choose from", "search", "LIST")
     seed: int = _setting(0, _at_least(int, 0), "seed of the sampler and of training", "search", "N")
     epochs_per_trial: float = _setting(
@@ -148,15 +165,15 @@ class Settings:
     max_concurrent: int | None = _setting(None, _at_least(int, 1), "trials at a time", "cluster", "N")
     target: str = _setting(
         "a76",
-        str,
+        _text,
         "ARM CPU class programs are compiled for and profiled as; modelled times of a72 are approximate, of a55 "
         "and a53 for ranking only",
         "devices",
         "CPU",
     )
-    out: Path = _setting(Path("runs"), Path, "folder that holds one folder per study", "results", "DIR")
+    out: Path = _setting(Path("runs"), _path, "folder that holds one folder per study", "results", "DIR")
     tracking_uri: str | None = _setting(
-        None, str, "MLflow server; without, an sqlite store in the output folder", "results", "URI"
+        None, _text, "MLflow server; without, an sqlite store in the output folder", "results", "URI"
     )
 
     @property
@@ -197,22 +214,37 @@ class Settings:
         Raises:
             UserError: an unknown key or a value out of range.
         """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for key, value in record.items():
-            key = str(key).replace("-", "_")
-            if key not in fields:
-                raise UserError(f"{where}: unknown setting {key!r}; allowed: {', '.join(sorted(fields))}")
-            values[key] = None if value is None else parsed(fields[key], value, where)
-        return cls(**values)
+        return cls(**values_of(record, where))
 
 
-def parsed(setting: dataclasses.Field[Any], value: Any, where: str) -> Any:
-    """``value`` through the setting's parser, or a UserError that says what is allowed."""
+def values_of(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """The parsed values of some settings that stand in a file, ``where``.
+
+    Raises:
+        UserError: an unknown key or a value out of range; the message names both.
+    """
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    values: dict[str, Any] = {}
+    for key, value in record.items():
+        key = str(key).replace("-", "_")
+        if key not in fields:
+            close = get_close_matches(key, fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(
+                f"{where}: unknown setting {key}: {value!r}{hint} Allowed: {', '.join(sorted(fields))}"
+            )
+        if value is None and fields[key].default is not None:
+            raise UserError(f"{where}: {key}: has no value; give one, or leave the line out")
+        values[key] = None if value is None else parsed(fields[key], value, f"{where}: {key}: {value!r}")
+    return values
+
+
+def parsed(setting: dataclasses.Field[Any], value: Any, typed: str) -> Any:
+    """``value`` through the setting's parser, or a UserError that begins with what was ``typed`` and says what is allowed."""
     try:
         return setting.metadata["parse"](value)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {setting.name.replace('_', '-')} {value!r}: {error}") from error
+        raise UserError(f"{typed}: {error}") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -226,9 +258,20 @@ def read_config(path: Path) -> dict[str, Any]:
 
     path = paths.absolute(path)
     try:
-        record = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the settings in {path}: {error}") from error
+        text = path.read_text()
+        record = yaml.safe_load(text) or {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        lines = list(enumerate(text.splitlines()[: mark.line + 1 if mark else 0], start=1))
+        written = [
+            (number, row.strip()) for number, row in lines if row.strip()
+        ]  # the mark may lie behind the last one
+        line = f" (line {written[-1][0]}: {written[-1][1]!r})" if written else ""
+        raise UserError(
+            f"cannot read the settings in {path}{line}: {error.problem or error.context}"
+        ) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the settings in {path}: {' '.join(str(error).split())}") from error
     if not isinstance(record, dict):
         raise UserError(f"{path} must hold `setting: value` lines, not a {type(record).__name__}")
     record = {str(key).replace("-", "_"): value for key, value in record.items()}
@@ -237,7 +280,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[Settings, argparse.Namespace]:
-    """Add one flag per setting to ``parser``, read ``argv``, return the settings and the command's own flags."""
+    """Add one flag per setting to ``parser``, read ``argv``, return the settings and the command's own flags.
+
+    Flags win over the file given as ``--config``, and that over the settings of an existing study of the same name.
+    """
     groups: dict[str, Any] = {}
     for setting in dataclasses.fields(Settings):
         meta = setting.metadata
@@ -261,7 +307,21 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
     )
     namespace = parser.parse_args(argv)
     names = {setting.name: setting for setting in dataclasses.fields(Settings)}
-    record = read_config(namespace.config) if namespace.config else {}
-    merged = Settings.from_dict({"out": paths.absolute(Settings.out), **record}, str(namespace.config))
-    given = {key: parsed(names[key], value, "flag") for key, value in vars(namespace).items() if key in names}
-    return dataclasses.replace(merged, **paths.settled(given)), namespace
+    typed = {key: value for key, value in vars(namespace).items() if key in names}
+    given = paths.settled(
+        {
+            key: parsed(names[key], value, f"--{key.replace('_', '-')} {shlex.quote(value)}")
+            for key, value in typed.items()
+        }
+    )
+    known = values_of(read_config(namespace.config), str(namespace.config)) if namespace.config else {}
+    chosen = {"out": paths.absolute(Settings.out), **known, **given}
+    return Settings(**{**of_study(chosen["out"], chosen.get("name")), **chosen}), namespace
+
+
+def of_study(out: Path, name: str | None) -> dict[str, Any]:
+    """The settings that a study was started with, where there is one of that name: to go on with it, the name is enough."""
+    file = out / name / paths.SETTINGS if name else None
+    if file is None or not file.is_file():
+        return {}
+    return values_of(read_config(file), str(file))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pipeline.records import TrialRecord
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 def show_bytes(count: float | None) -> str:
@@ -57,13 +62,14 @@ class Progress:
 
     def __init__(self, budget: int, quiet: bool = False) -> None:
         self.budget, self.quiet = budget, quiet
-        self._start = time.monotonic()
+        self._start = self._changed = time.monotonic()
+        self._text: str | Callable[[], str] = "starting"
         self._status = None
         if sys.stderr.isatty() and not quiet:
             from rich.console import Console
 
             self._console = Console(stderr=True)
-            self._status = self._console.status("starting")
+            self._status = self._console.status(self)
 
     def __enter__(self) -> Progress:
         if self._status:
@@ -83,12 +89,18 @@ class Progress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def status(self, text: str) -> None:
-        """What is going on now; replaces the former status."""
-        if self._status:
-            from rich.markup import escape
+    def status(self, text: str | Callable[[], str]) -> None:
+        """What is going on now; replaces the former status. A function is asked for its text again and again."""
+        self._text, self._changed = text, time.monotonic()
 
-            self._status.update(f"{escape(text)}  [dim]{show_seconds(time.monotonic() - self._start)}[/dim]")
+    def __rich__(self) -> Text:
+        """The live line; rich asks for it several times a second, so it ticks by itself."""
+        from rich.text import Text
+
+        now, live = time.monotonic(), callable(self._text)
+        text = self._text() if callable(self._text) else self._text
+        since = "" if live or now - self._changed < 1 else f" for {show_seconds(now - self._changed)}"
+        return Text.assemble(text, (f"{since}  {show_seconds(now - self._start)}", "dim"))
 
     def trial(self, record: TrialRecord, done: int) -> None:
         """An ended trial."""

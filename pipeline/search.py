@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
@@ -127,6 +126,7 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
     from pipeline import engine, publish
     from pipeline.files import write_atomically
     from pipeline.fp32 import refuse_chance
+    from pipeline.identity import identity
     from pipeline.references import references
     from pipeline.study import Study
     from pipeline.tracking import Tracker
@@ -147,7 +147,7 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         settings.folder,
         space,
         objectives=settings.objectives,
-        identity=identity(settings, program),
+        identity=identity(settings, workspace, program),
         sampler=settings.sampler,
         seed=settings.seed,
     ) as study:
@@ -179,28 +179,6 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         **front,
         "text": f"{publish.front_table(front)}\n\n{where_to_look(settings, front, tracker.how_to_look, complete)}",
     }
-
-
-def identity(settings: Settings, program: Path) -> dict[str, Any]:
-    """What a resumed study must agree on: figures that depend on other settings, or on another kernel library, do not belong
-    in one front."""
-    from pipeline.files import sha256
-    from pipeline.models import normalized_by
-
-    keys = (
-        "model",
-        "data",
-        "weights",
-        "image_size",
-        "target",
-        "epochs_per_trial",
-        "rungs",
-        "batch_size",
-        "learning_rate",
-    )
-    known = {key: value for key, value in settings.as_dict().items() if key in keys}
-    mean, std, _ = normalized_by(settings.model, settings.mean, settings.std)
-    return {**known, "mean": list(mean), "std": list(std), "kernel_library": sha256(program)[:12]}
 
 
 def track(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:

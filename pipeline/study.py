@@ -286,9 +286,12 @@ class Study:
             self._study.set_user_attr("identity", identity)
             return
         before = paths.resolved(before, paths.typed_in(self.folder))  # older studies kept paths as typed
+        # What a study of an older version did not record cannot be contradicted.
+        new = {key: value for key, value in identity.items() if key not in before}
         # What is no dimension of the quantizer had no effect when it was one of the space.
         space = {key: value for key, value in before["space"].items() if key in identity["space"]}
-        changes = list(_differences({**before, "space": space}, identity))
+        before = {**before, **new, "space": space}
+        changes = list(_differences(before, identity))
         if changes:
             advice = "Repeat the old settings to resume it, or choose another name for a new study"
             if [change.split()[0] for change in changes] == ["kernel_library"]:
@@ -296,6 +299,8 @@ class Study:
             raise UserError(
                 f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. {advice}"
             )
+        if new:
+            self._study.set_user_attr("identity", before)
         self._study.set_user_attr("identity", identity)
 
     def _load(self) -> dict[int, TrialRecord]:

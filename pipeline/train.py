@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.config import Parser, Settings, main_guard
 from pipeline.files import json_text
-from pipeline.training.settings import TrainSettings, pretraining_settings
+from pipeline.training.settings import OutOfRange, TrainSettings, pretraining_settings
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
 from search_spaces.plan import Plan
@@ -119,7 +119,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
     args = parser.parse_args(argv)
     names = {field.name for field in dataclasses.fields(TrainSettings)}
-    settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
+    try:
+        settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
+    except OutOfRange as error:
+        raise UserError(error.as_flag) from error
     try:
         plan = Plan.from_json(args.plan.read_text())
     except (OSError, UnicodeDecodeError) as error:

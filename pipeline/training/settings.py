@@ -108,7 +108,15 @@ def train_settings(settings: Settings) -> TrainSettings:
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
-        raise UserError(f"{name} {value!r}: give a value {allowed}")
+        raise OutOfRange(name, value, allowed)
+
+
+class OutOfRange(UserError):
+    """A setting of training with a value that it cannot have."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name} {value!r}: give a value {allowed}")
+        self.as_flag = f"--{name.replace('_', '-')} {value}: give a value {allowed}"
 
 
 def pretraining_settings(images: int) -> TrainSettings:

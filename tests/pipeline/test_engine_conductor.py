@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ class Silent:
     def line(self, text: str) -> None:
         self.lines.append(text)
 
-    def status(self, text: str) -> None: ...
+    def status(self, text: str | Callable[[], str]) -> None: ...
 
     def trial(self, record: TrialRecord, done: int) -> None:
         self.trials.append((record.status, done))

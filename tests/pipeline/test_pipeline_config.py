@@ -40,14 +40,15 @@ def test_resolved_settings_survive_yaml() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--bits", "2,5"], ["bits", "'2,5'", "2,3,4,8"]),
-        (["--budget", "0"], ["budget", "'0'", "at least 1"]),
-        (["--budget", "many"], ["budget", "'many'", "whole number"]),
-        (["--objectives", "error"], ["objectives", "error,latency,size"]),
-        (["--time-budget", "soon"], ["time-budget", "'soon'", "45m"]),
-        (["--name", "../up"], ["name", "'../up'", "letters"]),
-        (["--epochs-per-trial", "0"], ["epochs-per-trial", "above 0"]),
-        (["--epochs-per-trial", "nan"], ["epochs-per-trial", "above 0"]),
+        (["--bits", "2,5"], ["--bits 2,5: ", "2,3,4,8"]),
+        (["--bits", "2,x"], ["--bits 2,x: ", "2,3,4,8"]),
+        (["--budget", "0"], ["--budget 0: ", "at least 1"]),
+        (["--budget", "many"], ["--budget many: ", "whole number"]),
+        (["--objectives", "error"], ["--objectives error: ", "error,latency,size"]),
+        (["--time-budget", "so soon"], ["--time-budget 'so soon': ", "45m"]),
+        (["--name", "../up"], ["--name ../up: ", "letters"]),
+        (["--epochs-per-trial", "0"], ["--epochs-per-trial 0: ", "above 0"]),
+        (["--epochs-per-trial", "nan"], ["--epochs-per-trial nan: ", "above 0"]),
         (["--no-such-flag"], ["--no-such-flag", "--help"]),
         (["--config", "/no/such.yaml"], ["/no/such.yaml"]),
     ],
@@ -59,14 +60,57 @@ def test_a_mistake_names_the_value_and_what_is_allowed(argv: list[str], words: l
         assert word in str(caught.value)
 
 
-def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("modle: resnet20", "modle: 'resnet20'; did you mean mod"),
+        ("- a list", "must hold `setting: value` lines, not a list"),
+        ("budget: many", "budget: 'many': give a whole number"),
+        ("budget: 12.7", "budget: 12.7: give a whole number"),
+        ("budget: true", "budget: True: give a whole number"),
+        ("budget: .inf", "budget: inf: give a whole number"),
+        ("budget: [1, 2]", "budget: [1, 2]: give a whole number"),
+        ("budget:", "budget: has no value"),
+        ("weights: no", "weights: False: give text"),
+        ("out: {a: b}", "out: {'a': 'b'}: give text"),
+        ("bits: [2, 2.5]", "bits: [2, 2.5]: allowed are 2,3,4,8"),
+        ("model: resnet20\nbudget: [1,", "(line 2: 'budget: [1,')"),
+        ("model: resnet20\n\tbudget: 3", "(line 2: 'budget: 3')"),
+        ("budget: 3\x00", "cannot read the settings"),
+    ],
+)
+def test_a_mistake_in_the_file_names_key_and_value(text: str, says: str, tmp_path: Path) -> None:
     file = tmp_path / "search.yaml"
-    file.write_text("modle: resnet20\n")
-    with pytest.raises(UserError, match="modle"):
+    file.write_text(text + "\n")
+    with pytest.raises(UserError) as caught:
         resolved("--config", str(file))
-    file.write_text("- a list\n")
-    with pytest.raises(UserError, match="setting: value"):
-        resolved("--config", str(file))
+    message = str(caught.value)
+    assert says in message and str(file) in message and "\n" not in message
+
+
+def test_the_name_alone_brings_back_the_settings_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started = resolved(
+        "--name", "one", "--model", "resnet20", "--budget", "40", "--bits", "4,8", "--data", "npz:x.npz"
+    )
+    started.folder.mkdir(parents=True)
+    (started.folder / "settings.yaml").write_text(yaml.safe_dump(started.as_dict()))
+    assert resolved("--name", "one") == started
+    assert resolved("--name", "two") == Settings(name="two", out=tmp_path / "runs")
+    more = resolved("--name", "one", "--budget", "50")
+    assert (more.budget, more.model, more.bits) == (50, "resnet20", (4, 8))
+    # From another folder, the study moved, with a settings file between flags and the study's own.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    Path("more.yaml").write_text("budget: 60\n")
+    there = resolved("--name", "one", "--out", "../moved", "--config", "more.yaml")
+    assert (there.out, there.budget, there.data) == (tmp_path / "moved", 60, f"npz:{tmp_path / 'x.npz'}")
+    (there.folder / "settings.yaml").write_text("budget: -1\n")
+    with pytest.raises(UserError, match=r"moved/one/settings.yaml: budget: -1: give a number of at least 1"):
+        resolved("--name", "one", "--out", "../moved")
 
 
 @given(st.floats(min_value=0.001, max_value=1e6), st.sampled_from(["s", "m", "h", "d"]))

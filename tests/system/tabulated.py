@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class Lines:
     def line(self, text: str) -> None:
         print(text, flush=True)
 
-    def status(self, text: str) -> None:
+    def status(self, text: str | Callable[[], str]) -> None:
         pass
 
     def trial(self, record: TrialRecord, done: int) -> None:

@@ -55,8 +55,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     process.wait()
     before = {record.hash: record for record in read_records(folder)}
     assert before, "no trial finished within five minutes"
-    again = subprocess.run(
-        [*command("--budget", "3", out=out), "--format", "json"], capture_output=True, text=True, timeout=600
+    again = subprocess.run(  # the name alone: everything else is the study's own
+        [sys.executable, "-m", "pipeline.search", "--name", "small", "--out", str(out), "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert again.returncode == 0, again.stderr
     assert f"resumed: {len(before)} trials kept" in again.stderr
