@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import folder_atomically, json_text, sha256
+from pipeline.foreign_files import is_file
 from pipeline.records import Figures, Reference
 from quantizers.errors import UserError
 from search_spaces.plan import Plan
@@ -84,7 +85,7 @@ class Candidate:
         """
         for name, digest in self.manifest["files"].items():
             path = self.folder / name
-            if not path.is_file():
+            if not is_file(path):
                 raise UserError(f"{path} is missing; take the candidate folder from the study again")
             if sha256(path) != digest:
                 raise UserError(f"{path} is not the file its manifest names (checksum differs); restore it")
@@ -184,12 +185,13 @@ def load_candidate(folder: Path) -> Candidate:
     try:
         manifest = json.loads(path.read_text())
         shown = manifest["format"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        files = {str(name): str(digest) for name, digest in manifest["files"].items()}
+    except Exception as error:  # any bytes may lie there
         raise UserError(
             f"{folder} is not a candidate folder (no readable manifest.json); candidates lie in STUDY/candidates/HASH"
         ) from error
     if shown != FORMAT:
         raise UserError(f"{folder} has manifest format {shown!r}; this version reads format {FORMAT}")
-    candidate = Candidate(folder, manifest)
+    candidate = Candidate(folder, {**manifest, "files": files})
     candidate.verify()
     return candidate

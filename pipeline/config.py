@@ -270,8 +270,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot read the settings in {path}{line}: {error.problem or error.context}"
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the settings in {path}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # any bytes may lie there
+        story = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read the settings in {path}: {story}") from error
     if not isinstance(record, dict):
         raise UserError(f"{path} must hold `setting: value` lines, not a {type(record).__name__}")
     record = {str(key).replace("-", "_"): value for key, value in record.items()}

@@ -7,8 +7,6 @@ validation images guides a search, the other reports its results. The halves dep
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.factories import article, call_factory, is_factory
+from pipeline.foreign_files import first_line, is_file, reason
 from pipeline.images import AUGMENTATIONS, ArrayImages, FileImages, Images
 from quantizers.errors import UserError
 from quantizers.registry import Registry
@@ -194,13 +193,14 @@ def _npz(place: str, size: Size | None, fallback: Size) -> ImageData:
     """Arrays x_train, y_train, x_val, y_val in one file; optionally classes (names) and augment (its kind)."""
     name = f"npz:{place}"
     path = Path(_needed("npz:FILE", place)).expanduser()
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{name}: there is no such file")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{name}: not a file of numpy.savez with plain arrays ({error})") from error
+    except Exception as error:  # damaged files raise nearly anything
+        what = reason(path) or first_line(error)
+        raise UserError(f"{name}: not a file of numpy.savez with plain arrays ({what})") from error
     if missing := [key for key in ("x_train", "y_train", "x_val", "y_val") if key not in arrays]:
         raise UserError(f"{name}: lacks {', '.join(missing)}; it must hold x_train, y_train, x_val, y_val")
     parts = [

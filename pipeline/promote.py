@@ -154,7 +154,9 @@ def _candidate_name(folder: Path, given: str | None) -> str | None:
 def _front(folder: Path) -> dict[str, Any]:
     try:
         front: dict[str, Any] = json.loads((folder / "front.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        if not isinstance(front, dict) or not isinstance(front.get("points"), list):
+            raise ValueError("it holds no front")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{folder / 'front.json'} cannot be read ({error}): let the search reach its front first"
         ) from error

@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 
 from pipeline import pareto, paths
 from pipeline.files import json_text
+from pipeline.foreign_files import first_line
 from pipeline.lock import lock
 from pipeline.records import OBJECTIVES, Figures, Rung, TrialRecord
 from quantizers.errors import UserError
@@ -361,18 +362,26 @@ def read_records(folder: Path, interrupted: bool = False) -> list[TrialRecord]:
         raise UserError(
             f"{folder} holds no study ({FILE} is missing); studies lie in the output folder by name"
         )
-    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-        tables = {
-            name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")
-        }
-        if not {"trials", "trial_user_attributes"} <= tables:
-            return []  # the study is being created this moment
-        rows = connection.execute(
-            "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
-            " where a.key = 'record' and not exists (select 1 from trial_user_attributes d"
-            " where d.trial_id = t.trial_id and d.key = 'duplicate_of') order by t.number"
-        ).fetchall()
-    records = [TrialRecord.from_json(json.loads(text)) for _, text in rows]
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+            tables = {
+                name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")
+            }
+            if not {"trials", "trial_user_attributes"} <= tables:
+                return []  # the study is being created this moment
+            rows = connection.execute(
+                "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
+                " where a.key = 'record' and not exists (select 1 from trial_user_attributes d"
+                " where d.trial_id = t.trial_id and d.key = 'duplicate_of') order by t.number"
+            ).fetchall()
+        records = [TrialRecord.from_json(json.loads(text)) for _, text in rows]
+    except UserError:
+        raise
+    except Exception as error:  # any bytes may lie there
+        raise UserError(
+            f"{path} is no database of a study, or damaged ({first_line(error)}); take it from "
+            "a copy, or begin a study of another name"
+        ) from error
     return [r for r in records if r.status != "running" and (interrupted or r.reason != INTERRUPTED)]
 
 
@@ -395,16 +404,22 @@ def _open(folder: Path, objectives: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     path = folder / FILE
-    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-        connection.execute(
-            "pragma journal_mode=wal"
-        )  # remembered by the file: readers never block the driver
-    storage = optuna.storages.RDBStorage(
-        paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-    return optuna.create_study(
-        study_name="search", storage=storage, directions=["minimize"] * objectives, load_if_exists=True
-    )
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute(
+                "pragma journal_mode=wal"
+            )  # remembered by the file: readers never block the driver
+        storage = optuna.storages.RDBStorage(
+            paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+        return optuna.create_study(
+            study_name="search", storage=storage, directions=["minimize"] * objectives, load_if_exists=True
+        )
+    except Exception as error:  # any bytes may lie there
+        raise UserError(
+            f"{path} is no database of a study, damaged or in use ({first_line(error)}); take it from a copy, or begin a study "
+            "of another name"
+        ) from error
 
 
 def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:

@@ -13,11 +13,13 @@ import io
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.config import Parser, Settings, main_guard
 from pipeline.files import json_text
+from pipeline.foreign_files import first_line
 from pipeline.training.settings import OutOfRange, TrainSettings, pretraining_settings
 from quantizers.errors import UserError
 from quantizers.forms import FORMS
@@ -123,10 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
     except OutOfRange as error:
         raise UserError(error.as_flag) from error
-    try:
-        plan = Plan.from_json(args.plan.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the plan in {args.plan}: {error}") from error
+    plan = read_plan(args.plan)
     from pipeline.training.loop import Diverged
 
     try:
@@ -140,6 +139,20 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.out}: error {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})"
         )
     return 0
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        UserError: it cannot be read, or holds no plan.
+    """
+    try:
+        return Plan.from_json(path.read_text())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # any bytes may lie there
+        raise UserError(f"cannot read the plan in {path}: {first_line(error)}") from error
 
 
 def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[str, Any]:

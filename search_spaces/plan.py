@@ -127,7 +127,7 @@ class Plan:
             rest = {key: record[key] for key in ("activation_bits", "quantizer") if key in record}
             if "temperature" in record:
                 rest["temperature"] = TemperatureSchedule(**record["temperature"])
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"this is not a plan ({error}); a plan is JSON like {EXAMPLE}") from error
         return cls(layers, **rest)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from pipeline.images import resize
@@ -45,10 +44,12 @@ def load_boxes(path: str | Path, side: int) -> BoxImages:
         raise UserError(
             f"detection data {str(path)!r}: there is no such file; give an .npz with {', '.join(ARRAYS)}"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged files raise nearly anything
         raise UserError(
             f"detection data {path}: not an .npz with {', '.join(ARRAYS)} ({type(error).__name__}: {error})"
         ) from error
+    if not all(np.issubdtype(array.dtype, np.number) for array in (offset, boxes)):
+        raise UserError(f"detection data {path}: offset and boxes must be numbers")
     offset = offset.astype(np.int64).reshape(-1)
     if jpeg.dtype != np.uint8 or len(offset) < 2 or (np.diff(offset) <= 0).any() or offset[-1] > jpeg.size:
         raise UserError(f"detection data {path}: offset does not cut jpeg into at least one stream")
@@ -66,7 +67,7 @@ def load_boxes(path: str | Path, side: int) -> BoxImages:
 def _decoded(stream: bytes, side: int, path: str | Path, index: int) -> Tensor:
     try:
         image = Image.open(io.BytesIO(stream), formats=["JPEG"]).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # likewise
         raise UserError(f"detection data {path}: image {index} is no readable JPEG ({error})") from error
     pixels = torch.from_numpy(np.asarray(image)[:, :, ::-1].copy())
     return resize(pixels[None], (side, side))
