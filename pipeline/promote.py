@@ -184,11 +184,12 @@ def _lines(gates: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _promoted_text(result: dict[str, Any]) -> str:
+    evidence = result["figures"]["accuracy"]["evidence"]
     before = f"; before: version {result['previous']}, now `previous`" if result["previous"] else ""
     return "\n".join([
         f"candidate {result['candidate']} ({result['chosen']})",
         *_lines(result["gates"]),
-        f"promoted: {result['registry']} version {result['version']} is `champion`{before}",
+        f"promoted: {result['registry']} version {result['version']} is `champion`, on {evidence} evidence{before}",
         f"bundle   {result['bundle']}",
     ])  # fmt: skip
 

@@ -64,8 +64,8 @@ In Python (`network.py` and `libnetwork.so` lie side by side):
         scores = network.run(pixels)           # float32 [{outputs}]; a batch [N, {height}, {width}, 3] gives [N, {outputs}]
 
 In C, `runtime/network.h` describes the functions, and `usage.c` shows them from the image file to the scores. Its head says how
-to link `libnetwork.so` or compile its sources, which is also the way where the machine's C library is older than glibc 2.34
-(Debian 12, Ubuntu 22.04). `image.c` reads PPM files, and `image.h` says which commands make one of a JPEG or PNG:
+to link `libnetwork.so`, which loads from glibc 2.28 on (Debian 10, Ubuntu 18.10), or to compile its sources where the C library
+is another. `image.c` reads PPM files, and `image.h` says which commands make one of a JPEG or PNG:
 
     djpeg photo.jpg > photo.ppm && ./usage weights.blob photo.ppm
 
