@@ -33,7 +33,6 @@ from deploy_arm.pending import Addition, Concatenation, Function, Pending, Produ
     ),
     *(
         "softplus",
-        "softsign",
         "log_sigmoid",
         "abs",
         "neg",

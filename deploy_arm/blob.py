@@ -49,6 +49,7 @@ OPCODES: dict[type[g.Operation], int] = {
     g.Gather: 13,
     g.LayerNorm: 14,
     g.Limit: 15,
+    g.FloatTable: 16,
     **float_blob.OPCODES,
 }
 KERNELS = typing.get_args(g.Kernel)  # in the order of their numbers
@@ -136,6 +137,8 @@ def _parameters(op: g.Operation, index: dict[str, int], writer: _Writer) -> list
         return float_blob.parameters(op, index, writer)
     if isinstance(op, g.InputTable | g.Table):
         return [writer.add(_byte_table(op.table))]
+    if isinstance(op, g.FloatTable):
+        return [writer.add(op.table.astype("<f4"))]
     if isinstance(op, g.Convolution):
         return _convolution(op, writer)
     if isinstance(op, g.Add):

@@ -181,6 +181,14 @@ class Table(Operation):
 
 
 @dataclass(frozen=True)
+class FloatTable(Operation):
+    """Any elementwise function of one activation whose values stay floats, at the network's end: ``table`` float32 [256],
+    indexed as in Table."""
+
+    table: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Slice(Operation):
     """Every ``steps``-th row, column, channel from ``starts``; the output's shape says how many."""
 

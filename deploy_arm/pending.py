@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm import graph as g
-from deploy_arm.float_graph import FloatConcatenate
+from deploy_arm.float_graph import FloatAdd, FloatConcatenate, FloatMultiply
 from deploy_arm.requantize import check_sums, choose, choose_add, convolution_bound, pool_divisors
 from quantizers.codebook import Codebook
 
@@ -87,15 +87,8 @@ class Pending:
         raise TypeError(f"{type(self).__name__} cannot be emitted")
 
     def dequantize(self, emitter: Emitter) -> g.Tensor:
-        """Emit the operation with float output, at the network's end."""
-        low, high = self.extent()
-        largest = max(abs(low), abs(high))
-        target = Target(largest / 255, 0, 255) if low >= 0 else Target(largest / 127, -128, 127)
-        return output(emitter, self.quantize(emitter, target if largest else Target(1.0, 0, 255)), self.layer)
-
-    def extent(self) -> tuple[float, float]:
-        """The interval in which all values of this result lie."""
-        raise TypeError(f"{type(self).__name__} has no known extent")
+        """Emit the operation with float output, at the network's end: what PyTorch computes there is not quantized."""
+        raise TypeError(f"{type(self).__name__} has no float output")
 
     def clamped(self, emitter: Emitter, result: g.Tensor) -> g.Tensor:
         """The float result within this one's limits."""
@@ -113,6 +106,12 @@ def output(emitter: Emitter, source: g.Tensor, layer: str) -> g.Tensor:
     """The float values of an integer tensor, at the network's end."""
     tensor = g.Tensor(source.name + "_float", source.shape, floating=True)
     return emitter.emit(lambda name: g.Output((source.name,), name, layer), tensor)
+
+
+def floats(emitter: Emitter, layer: str, first: g.Tensor, second: g.Tensor) -> tuple[str, str]:
+    """The names of the float values of two integer tensors, which may be one."""
+    names = {tensor.name: output(emitter, tensor, layer).name for tensor in (first, second)}
+    return names[first.name], names[second.name]
 
 
 @dataclass(frozen=True)
@@ -182,10 +181,9 @@ class Addition(Pending):
             lambda name: g.Add(inputs, name, self.layer, multipliers, right, *limits), self.tensor(target)
         )
 
-    def extent(self) -> tuple[float, float]:
-        low = sum(t.step * t.low for t in (self.first, self.second))
-        high = sum(t.step * t.high for t in (self.first, self.second))
-        return max(low, self.low), min(high, self.high)
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        inputs, limits = floats(emitter, self.layer, self.first, self.second), (self.low, self.high)
+        return emitter.emit(lambda name: FloatAdd(inputs, name, self.layer, *limits), self.float_tensor())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +200,11 @@ class Product(Pending):
         finish = choose(self.layer, factor, np.zeros(1), bound, *self.bounded(target))
         return emitter.emit(lambda name: g.Multiply(inputs, name, self.layer, finish), self.tensor(target))
 
-    def extent(self) -> tuple[float, float]:
-        ends = [(t.step * t.low, t.step * t.high) for t in (self.first, self.second)]
-        products = [a * b for a in ends[0] for b in ends[1]]
-        return max(min(products), self.low), min(max(products), self.high)
+    def dequantize(self, emitter: Emitter) -> g.Tensor:
+        inputs, limits = floats(emitter, self.layer, self.first, self.second), (self.low, self.high)
+        return emitter.emit(
+            lambda name: FloatMultiply(inputs, name, self.layer, *limits), self.float_tensor()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,12 +228,11 @@ class Function(Pending):
     def dequantize(self, emitter: Emitter) -> g.Tensor:
         if self.exact:
             return self.clamped(emitter, output(emitter, self.source, self.layer))
-        return super().dequantize(emitter)
-
-    def extent(self) -> tuple[float, float]:
-        byte = integers(self.source)
-        present = self.values[..., (byte >= self.source.low) & (byte <= self.source.high)]
-        return max(float(present.min()), self.low), min(float(present.max()), self.high)
+        if self.values.ndim == 2:
+            raise TypeError("pixels are no output")
+        table = np.clip(self.values, np.float32(self.low), np.float32(self.high)).astype(np.float32)
+        source = (self.source.name,)
+        return emitter.emit(lambda name: g.FloatTable(source, name, self.layer, table), self.float_tensor())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,10 +289,6 @@ class Average(Pending):
         scale = (self.source.step / np.array(divisors, np.float64)).astype(np.float32)
         finish = g.Dequantize(scale, np.zeros_like(scale))
         return self.clamped(emitter, self._emit(emitter, self.float_tensor(), divisors, finish))
-
-    def extent(self) -> tuple[float, float]:
-        low, high = self.source.step * self.source.low, self.source.step * self.source.high
-        return max(low, self.low), min(high, self.high)
 
 
 NORM_BITS = 16  # fraction bits of a normalized value (graph.py)

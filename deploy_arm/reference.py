@@ -142,6 +142,8 @@ def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor])
         return np.concatenate(parts, axis=-1)
     if isinstance(op, g.AveragePool) or (isinstance(op, g.MaxPool) and not tensors[-1].floating):
         return _pool(x, op)
+    if isinstance(op, g.FloatTable):
+        return op.table[x & 255]
     if isinstance(op, g.Table):
         return op.table[x & 255].astype(np.int32)
     if isinstance(op, g.Gather):

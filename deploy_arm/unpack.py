@@ -73,6 +73,8 @@ def _fields(reader: _Reader, words: list[int], source: g.Tensor, target: g.Tenso
         return (reader.table(words[4], signed, (target.shape[2], 256)),)
     if kind is g.Table:
         return (reader.table(words[4], signed, 256),)
+    if kind is g.FloatTable:
+        return (reader.array(words[4], "<f4", 256),)
     if kind is g.Convolution:
         return _convolution(reader, words, source, target)
     if kind is g.Add:

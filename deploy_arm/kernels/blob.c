@@ -260,6 +260,10 @@ static int parse_simple(struct blob *blob, struct operation *operation, const in
         REQUIRE(operation->table && same_shape && !in->floating && !out->floating, "a table is out of place");
         REQUIRE(table_fits(operation->table, in, out), "a table leaves the range");
         return 1;
+    case FLOAT_TABLE:
+        operation->float_table = at(blob, word[4], 256, 4);
+        REQUIRE(operation->float_table && same_shape && !in->floating && out->floating, "a table of floats is out of place");
+        return 1;
     case ADD: {
         REQUIRE(same_shape, "an addition's shapes differ");
         return parse_addition(blob, &operation->add, in, &blob->tensors[operation->second], out, word + 4);

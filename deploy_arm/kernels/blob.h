@@ -26,6 +26,7 @@ enum opcode {
     GATHER,
     LAYER_NORM,
     LIMIT,
+    FLOAT_TABLE,
     FLOAT_INPUT = 32,
     FLOAT_CONVOLUTION,
     FLOAT_ADD,

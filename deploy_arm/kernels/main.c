@@ -271,7 +271,7 @@ static int command_bench(struct network *network, const struct options *options)
 static int command_info(const struct network *network) {
     static const char *const names[] = {"",          "input_table",  "convolution", "add",   "concatenate", "max_pool",
                                         "average_pool", "table", "slice",       "pad", "reshape",     "output",
-                                        "multiply",  "gather",       "layer_norm",  "limit",
+                                        "multiply",  "gather",       "layer_norm",  "limit", "float_table",
                                         [FLOAT_INPUT] = "float_input", "float_convolution", "float_add", "float_multiply",
                                         "float_concatenate", "float_average_pool", "float_function"};
     const struct blob *blob = &network->blob;

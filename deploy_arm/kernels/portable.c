@@ -185,6 +185,10 @@ void portable_operation(const struct blob *blob, const struct operation *operati
         for (int64_t i = 0; i < in->elements; i++)
             to[i] = look_up(operation->table, from[i], in, out);
         break;
+    case FLOAT_TABLE:
+        for (int64_t i = 0; i < in->elements; i++)
+            ((float *)(void *)to)[i] = operation->float_table[(uint8_t)(from[i] ^ (int8_t)in->zero)];
+        break;
     case SLICE: slice(operation, in, out, from, to); break;
     case PAD: pad(operation, in, out, from, to); break;
     case RESHAPE:

@@ -165,6 +165,22 @@ class Builder:
         out = self.tensor(self.graph.tensors[source].shape, low, high)
         return self.emit(g.Table((source,), out, "table", self.table(low, high)))
 
+    def look_up_floats(self, source: str) -> str:
+        """Through a table of floats, with numbers of every kind."""
+        table = self.random.normal(size=256).astype(np.float32)
+        table[self.random.permutation(256)[:4]] = 0.0, -0.0, np.inf, 1e-40
+        out = self.tensor(self.graph.tensors[source].shape, 0, 0, floating=True)
+        return self.emit(g.FloatTable((source,), out, "function", table))
+
+    def combine_floats(self, kind: type[g.Operation], first: str, second: str) -> str:
+        """The sum or product of two byte tensors as floats."""
+        sources = []
+        for name in (first, second):
+            out = self.tensor(self.graph.tensors[name].shape, 0, 0, floating=True)
+            sources.append(self.emit(g.Output((name,), out, "output")))
+        out = self.tensor(self.graph.tensors[first].shape, 0, 0, floating=True)
+        return self.emit(kind((sources[0], sources[1]), out, "together", -1.5, 20.0))  # type: ignore[call-arg]
+
     def max_pool(self, source: str, kernel: int, stride: int, padding: int, dilation: int = 1) -> str:
         x = self.graph.tensors[source]
         rows, columns = (pool_windows(size, kernel, stride, padding, False, dilation) for size in x.shape[:2])

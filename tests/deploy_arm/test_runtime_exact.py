@@ -15,6 +15,7 @@ from runtime_cases import GROUPED, RANGES, Builder, random_convolution, random_n
 
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
+from deploy_arm.float_graph import FloatAdd, FloatMultiply
 from deploy_arm.passes import fuse_additions
 from deploy_arm.program import build_program
 from deploy_arm.reference import run
@@ -124,6 +125,25 @@ def test_every_second_channel_and_tables_of_whole_and_partial_vectors(tmp_path: 
         last = builder.resize(builder.max_pool(last, 2, 1, 0), [0, 1, 1], [3, 2, 0, 0, 1])
         last = builder.look_up(builder.look_up(last, 0, 255), -128, 127)
         cases.append((builder.done(last), builder.images(3)))
+    for options in ((), ("--portable",)):
+        check(cases, tmp_path, "a76", *options)
+
+
+def test_a_last_operation_in_floats(tmp_path: Path) -> None:
+    """Tables of floats for every byte of every range; sums and products of bytes of different ranges as floats."""
+    cases = []
+    for number, (low, high) in enumerate(RANGES):
+        builder = Builder(np.random.default_rng(number), (5, 7, 3 + number))
+        source = builder.input(low, high)
+        cases.append((builder.done(builder.look_up_floats(source)), builder.images(3)))
+        for kind in (FloatAdd, FloatMultiply):
+            builder = Builder(np.random.default_rng(number), (4, 5, 16 + number))
+            first = builder.input(low, high)
+            second = builder.look_up(first, *RANGES[number - 1])
+            if number % 2 and kind is FloatMultiply:  # by a vector
+                second = builder.average_pool(second, 4, 4, 0, (0, 255))
+                second = builder.slice(second, (0, 0, 0), (1, 2, 1))
+            cases.append((builder.done(builder.combine_floats(kind, first, second)), builder.images(3)))
     for options in ((), ("--portable",)):
         check(cases, tmp_path, "a76", *options)
 
