@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,9 @@ def cluster() -> Iterator[None]:
         # Ray 2.60 turns token authentication on by itself when RAY_AUTH_MODE is unset, but writes a secret for all to read.
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             keep_secret(Path.home() / ".ray" / "auth_token")
+        if (quoted := shlex.quote(sys.executable)) != sys.executable:
+            # Ray 2.60 pastes the interpreter's path into a shell as it is, and waits for ever for what did not start.
+            common["runtime_env"] = {"py_executable": quoted}
         ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
     try:
         yield
