@@ -11,11 +11,11 @@ import torch
 
 import pipeline.search
 import pipeline.train
-from pipeline.config import Settings, main_guard, parse
+from pipeline.config import Parser, Settings, main_guard, parse
 from pipeline.fp32 import Answered, answered, judged, refuse_chance
+from pipeline.identity import identity
 from pipeline.models import normalized_by
 from pipeline.normalization import IMAGENET
-from pipeline.search import Parser, identity
 from pipeline.workspace import Workspace
 from quantizers.errors import UserError
 from search_spaces.plan import LayerPlan, Plan
@@ -216,9 +216,9 @@ def test_where_a_normalization_comes_from_is_said(typed: Path) -> None:
 
 def test_a_study_is_not_resumed_with_another_normalization(typed: Path) -> None:
     program = typed / "levels.pt"
-    before = identity(Settings(model="networks_of_levels:declared"), program)
-    assert before["std"] == [1 / 255] * 3
-    assert identity(Settings(model="networks_of_levels:declared", std=(1.0, 1.0, 1.0)), program) != before
+    before, other = workspace("declared"), workspace("declared", std=(1.0, 1.0, 1.0))
+    assert identity(before.settings, before, program)["std"] == [1 / 255] * 3
+    assert identity(other.settings, other, program)["std"] == [1.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_study_is_not_resumed_with_another_normalization(typed: Path) -> None:
     [
         (
             ["--mean", "123.675,116.28,103.53"],
-            r"mean '123\.675,116\.28,103\.53': these are means of pixels in 0\.\.255: divide",
+            r"--mean 123\.675,116\.28,103\.53: these are means of pixels in 0\.\.255: divide",
         ),
         (["--std", "0"], "deviations must be above 0"),
         (["--std", "nan"], "give three numbers separated by commas, or one"),
