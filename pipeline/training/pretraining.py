@@ -62,10 +62,7 @@ def pretrain(
     network = copy.deepcopy(model)
     settings = settings or pretraining_settings(len(data.train))
     cache = default_cache() if cache is None else cache
-    path = (
-        cache
-        / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{_key(network, data, mean, std, name, settings)}.pt"
-    )
+    path = pretrained_file(network, data, mean, std, name, settings, cache)
     cached = path.is_file()
     if cached:
         fit_weights(network, read_weights(path), f"{path} (remove this cached file)")
@@ -73,7 +70,14 @@ def pretrain(
         where = torch.device(device)
         network.to(where)
         Loop(
-            network, data, settings, mean, std, _groups(network, settings), device=where, progress=progress
+            network,
+            data,
+            settings,
+            mean,
+            std,
+            parameter_groups(network, settings),
+            device=where,
+            progress=progress,
         ).run_until(settings.epochs)
         network.cpu()
         content = io.BytesIO()
@@ -85,7 +89,22 @@ def pretrain(
     )
 
 
-def _groups(network: nn.Module, settings: TrainSettings) -> list[dict[str, object]]:
+def pretrained_file(
+    model: nn.Module,
+    data: ImageData,
+    mean: Sequence[float],
+    std: Sequence[float],
+    name: str,
+    settings: TrainSettings,
+    cache: Path | None = None,
+) -> Path:
+    """Where the trained network lies, or will lie; the arguments are those of ``pretrain``."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return (cache or default_cache()) / f"{stem}-{_key(model, data, mean, std, name, settings)}.pt"
+
+
+def parameter_groups(network: nn.Module, settings: TrainSettings) -> list[dict[str, object]]:
+    """Weights, which decay, and everything else, which does not."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
