@@ -97,7 +97,7 @@ def build_program(target: str) -> Path:
     """
     compiler = choose_compiler()
     command = compile_command(TARGETS[target], compiler)
-    return _build(target, "", command, compiler.version, sorted(KERNELS.glob("*.c")))
+    return build_cached(target, "", command, compiler.version, sorted(KERNELS.glob("*.c")))
 
 
 def build_library(target: str) -> Path:
@@ -108,7 +108,7 @@ def build_library(target: str) -> Path:
     """
     compiler = choose_compiler()
     command = compile_command(TARGETS[target], compiler, shared=True)
-    return _build(target, ".so", command, compiler.version, library_sources())
+    return build_cached(target, ".so", command, compiler.version, library_sources())
 
 
 def build_host_library() -> Path:
@@ -122,10 +122,19 @@ def build_host_library() -> Path:
         raise UserError(
             "a C compiler for this machine is needed: `apt-get install gcc`, or `pip install ziglang`"
         )
-    return _build("host", ".so", [*compiler, *SHARED_FLAGS], version_of(tuple(compiler)), library_sources())
+    return build_cached(
+        "host", ".so", [*compiler, *SHARED_FLAGS], version_of(tuple(compiler)), library_sources()
+    )
 
 
-def _build(name: str, suffix: str, command: Sequence[str], version: str, sources: Sequence[Path]) -> Path:
+def build_cached(
+    name: str, suffix: str, command: Sequence[str], version: str, sources: Sequence[Path]
+) -> Path:
+    """``command`` on ``sources``, kept under ``name`` and a key of the command, the compiler's version and all it reads.
+
+    Raises:
+        UserError: the compiler fails or takes too long.
+    """
     digest = hashlib.sha256(repr((list(command), version)).encode())
     for path in (*sources, *sorted(KERNELS.glob("*.h"))):
         digest.update(path.name.encode() + path.read_bytes())

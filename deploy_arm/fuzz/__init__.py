@@ -1,1 +1,1 @@
-"""Looks for blobs that harm the loader: a coverage-guided fuzzer under sanitizers, on this machine's own processor."""
+"""Looks for blobs that harm the loader (a coverage-guided fuzzer), and for networks that its kernels compute differently."""

@@ -1,8 +1,11 @@
-"""Fuzzes the blob loader under sanitizers with libFuzzer.
+"""Fuzzes the blob loader under sanitizers with libFuzzer, or compares all kernels on valid blobs with hostile numbers.
 
     python -m deploy_arm.fuzz --minutes 30               starts from the kept corpus, prints a line of CSV with what was done
     python -m deploy_arm.fuzz --minutes 30 --keep        also keeps the smallest corpus that reaches all that was reached
     python -m deploy_arm.fuzz --minutes 30 --log FILE    also appends the line to a log (benchmarks/results/blob_fuzzing.csv)
+    python -m deploy_arm.fuzz --networks 2000            that many random valid networks of extreme numbers: plain C against the
+                                                         vector kernels against threads, for aarch64 under sanitizers (gcc; QEMU)
+    python -m deploy_arm.fuzz --networks 2000 --first 5000     others than the first ones
 
 What the loader accepts is also run, where that takes at most about a million steps. ``--seeds FOLDER`` adds blobs to start from.
 Stops at the first finding: its file is written to the working directory as ``finding-...``. Exit status: 0 nothing found, 1 a
@@ -26,6 +29,7 @@ from pathlib import Path
 
 from deploy_arm.emulator import tail
 from deploy_arm.fuzz.build import CLANGS, ENVIRONMENT, build_fuzzer, pack_corpus, unpack_corpus
+from deploy_arm.fuzz.compare import compare
 from deploy_arm.program import KERNELS
 from deploy_arm.storage import write_atomically
 from deploy_arm.toolchain import version_of
@@ -139,6 +143,10 @@ def fuzz(minutes: float, seeds: Path | None, keep: bool) -> dict[str, object]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m deploy_arm.fuzz", description="Fuzzes the blob loader.")
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default %(default)g)")
+    parser.add_argument("--networks", type=int, metavar="N", help="compare the kernels on N networks instead")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="number of the first of them (default %(default)d)"
+    )
     parser.add_argument("--seeds", type=Path, metavar="FOLDER", help="more blobs to start from")
     parser.add_argument("--keep", action="store_true", help="keep what was reached as the new corpus")
     parser.add_argument("--log", type=Path, metavar="FILE", help="append what is printed to this CSV file")
@@ -146,11 +154,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not 0 < options.minutes <= 1e5:
             raise UserError(f"--minutes {options.minutes:g}: give a number above 0")
+        if options.networks is not None and (options.networks < 1 or options.first < 0):
+            raise UserError(
+                f"--networks {options.networks} --first {options.first}: give numbers from 1 and from 0 on"
+            )
+        if options.networks is not None and (options.seeds or options.keep):
+            raise UserError("--networks makes its blobs itself: leave --seeds and --keep out")
         if options.seeds and not options.seeds.is_dir():
             raise UserError(f"--seeds {options.seeds}: not a folder; name one with blobs in it")
         if options.log:
             read_log(options.log)
-        row = fuzz(options.minutes, options.seeds, options.keep)
+        if options.networks is not None:
+            row = {
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "sources": sources_digest(),
+                **compare(options.first, options.networks, Path.cwd()),
+            }
+        else:
+            row = fuzz(options.minutes, options.seeds, options.keep)
         if options.log:
             write_atomically(options.log, as_csv([*read_log(options.log), row]))
     except UserError as error:

@@ -1,4 +1,5 @@
-"""Builds the loader, with the plain C operations, for this machine under sanitizers; reads and writes the corpus."""
+"""Builds under sanitizers: the loader with the plain C operations for this machine, the vector kernels for aarch64; reads and
+writes the corpus."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deploy_arm.emulator import tail
-from deploy_arm.program import KERNELS, library_sources
+from deploy_arm.program import KERNELS, build_cached, library_sources
+from deploy_arm.targets import TARGETS
+from deploy_arm.toolchain import is_arm, version_of
 from quantizers.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -18,6 +21,23 @@ CORPUS = FOLDER / "corpus.zip"
 FLAGS = ("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all")
 CLANGS = ("clang-19", "clang", "clang-20", "clang-18", "clang-17", "clang-16")
 COMPILERS = ("gcc", *CLANGS)
+SYSTEM = Path("/usr/aarch64-linux-gnu")  # Debian's shared libraries for the cross compiler
+# Of undefined behaviour what the plain C build cannot show: vectors that are not aligned, reads beyond tables, shifts. (gcc's own
+# intrinsics add signed vectors as C does, whose overflow is defined.)
+COMPARE_FLAGS = (
+    "-std=c11",
+    "-O1",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-ffp-contract=off",
+    "-pthread",
+    "-fsanitize=address,alignment,bounds,shift",
+    "-fno-sanitize-recover=all",
+    "-Wl,--no-as-needed",
+    "-lm",
+)
 # Memory that the loader asks for and does not get is a case of its own; without the limit, shapes cost seconds each.
 ENVIRONMENT = {"ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=64:detect_leaks=1"}
 
@@ -66,6 +86,27 @@ def build_replay(target: Path) -> Path:
         UserError: no C compiler for this machine, or it has no sanitizers.
     """
     return _build(COMPILERS, "address,undefined", "replay.c", target)
+
+
+def build_compare() -> list[str]:
+    """The command of ``compare.c`` with the vector kernels and both sanitizers, emulated where this machine is not ARM; kept in
+    the cache. gcc alone: it brings the sanitizers for aarch64, which neither clang's packages nor ziglang do.
+
+    Raises:
+        UserError: what it takes is not installed; the message has the command that installs it.
+    """
+    names = ("gcc",) if is_arm() else ("aarch64-linux-gnu-gcc", "qemu-aarch64")
+    paths = [shutil.which(name) for name in names]
+    if not all(paths) or not (is_arm() or list((SYSTEM / "lib").glob("libasan.so*"))):
+        raise UserError(
+            "the vector kernels' sanitized build needs gcc with its sanitizers for aarch64, which the tool chain from PyPI does "
+            "not have: `apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user`"
+        )
+    compiler = str(paths[0])
+    command = [compiler, *COMPARE_FLAGS, f"-march={TARGETS['a76'].architecture}", f"-I{KERNELS}"]
+    files = [FOLDER / "compare.c", *library_sources()]
+    program = build_cached("compare", "", command, version_of((compiler,)), files)
+    return [str(program)] if is_arm() else [str(paths[1]), "-L", str(SYSTEM), str(program)]
 
 
 def unpack_corpus(folder: Path, archive: Path = CORPUS) -> list[Path]:

@@ -65,7 +65,8 @@ In Python (`network.py` and `libnetwork.so` lie side by side):
 
 In C, `runtime/network.h` describes the functions, and `usage.c` shows them from the image file to the scores. Its head says how
 to link `libnetwork.so`, which loads from glibc 2.28 on (Debian 10, Ubuntu 18.10), or to compile its sources where the C library
-is another. `image.c` reads PPM files, and `image.h` says which commands make one of a JPEG or PNG:
+is another. A network may hold 1 GiB of memory unless you allow another figure (`--memory`, `memory_limit=`,
+`network_open_within`). `image.c` reads PPM files, and `image.h` says which commands make one of a JPEG or PNG:
 
     djpeg photo.jpg > photo.ppm && ./usage weights.blob photo.ppm
 

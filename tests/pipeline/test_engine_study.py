@@ -248,6 +248,17 @@ def test_a_kill_while_resuming_queues_each_candidate_once(
     assert counts == {"FAIL": 3, "COMPLETE": len(rest)}
 
 
+def test_another_kernel_library_is_refused_with_what_can_be_done(tmp_path: Path) -> None:
+    open_study(tmp_path, identity={**IDENTITY, "kernel_library": "a" * 12}).close()
+    with pytest.raises(
+        UserError, match=r"kernel_library was .*stays usable \(evaluate, promote\).*another --name"
+    ) as caught:
+        open_study(tmp_path, identity={**IDENTITY, "kernel_library": "b" * 12})
+    assert "Repeat the old settings" not in str(caught.value)  # which cannot be done
+    with pytest.raises(UserError, match="Repeat the old settings"):
+        open_study(tmp_path, identity={**IDENTITY, "kernel_library": "b" * 12, "data": "x"})
+
+
 def test_changes_are_refused_by_name(tmp_path: Path) -> None:
     open_study(tmp_path).close()
     with pytest.raises(UserError, match='data was "digits", now "cifar10:/x"'):

@@ -1,0 +1,104 @@
+"""Valid networks of hostile numbers: all kernels agree and stay within their memory, as far as each tool chain can tell."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy_arm.fuzz import __main__ as fuzzing
+from deploy_arm.fuzz import compare as comparing
+from deploy_arm.fuzz.build import build_compare
+from deploy_arm.fuzz.hostile import hostile_blobs, hostile_graph
+from deploy_arm.program import build_program
+from deploy_arm.toolchain import ROUTE_VARIABLE
+from quantizers.errors import UserError
+
+
+def need_compare() -> list[str]:
+    try:
+        return build_compare()
+    except UserError as error:
+        if "needs gcc" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def test_all_kernels_agree_under_sanitizers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_compare()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(comparing, "BATCH", 20)  # so that both cores have their turn
+    assert fuzzing.main(["--networks", "40"]) == 0, capsys.readouterr().err
+    header, row = (line.split(",") for line in capsys.readouterr().out.replace('"', "").splitlines())
+    assert row[-2:] == ["40", "0"] and header[-2:] == ["executions", "findings"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_difference_is_found_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program that stands for the build: it calls the second blob different."""
+    script = tmp_path / "program"
+    script.write_text(
+        "#!/bin/sh\nfor name; do case $name in *.blob) echo $name >&2;; esac; "
+        'case $name in */8.blob) echo "$name: results differ"; exit 1;; esac; done\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(comparing, "build_compare", lambda: [str(script)])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert fuzzing.main(["--networks", "5", "--first", "7"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].endswith(",2,1") and "8.blob: results differ" in captured.err
+    (kept,) = (tmp_path / "here").iterdir()
+    assert kept.name.startswith("finding-") and kept.read_bytes() == next(hostile_blobs(8, 1))
+
+
+def test_without_the_sanitizers_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert fuzzing.main(["--networks", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "not have" in error and "apt-get install gcc-aarch64-linux-gnu" in error
+    for wrong in (["--networks", "0"], ["--networks", "3", "--first", "-1"], ["--networks", "3", "--keep"]):
+        assert fuzzing.main(wrong) == 2
+        assert "--networks" in capsys.readouterr().err
+
+
+def test_hostile_networks_are_hostile_and_the_same_every_time() -> None:
+    assert list(hostile_blobs(3, 4)) == list(hostile_blobs(3, 4))
+    text = " ".join(str(hostile_graph(seed).operations) for seed in range(12))
+    assert "nan" in text and "2147483647" in text and "-128" in text
+
+
+def test_the_kernels_of_the_tool_chain_from_pypi_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no sanitizers and its emulator no threads: the vector kernels against plain C is what remains."""
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("ziglang is not installed")
+    pytest.importorskip("unicorn")
+    from deploy_arm.unicorn_loader import run_program
+
+    monkeypatch.setenv(ROUTE_VARIABLE, "pip")
+    program = build_program("a76")
+    path = tmp_path / "case.blob"
+    for seed in (0, 1, 2, 3, 6):
+        path.write_bytes(next(hostile_blobs(seed, 1)))
+        shape = np.array(hostile_graph(seed).input.shape)
+        image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8).tobytes()
+        found = [
+            np.frombuffer(
+                run_program(program, ["run", str(path), *options], image, timeout=120).output, np.float32
+            )
+            for options in ([], ["--portable"])
+        ]
+        np.testing.assert_array_equal(
+            np.where(np.isnan(found[0]), np.float32(7), found[0]).view(np.int32),
+            np.where(np.isnan(found[1]), np.float32(7), found[1]).view(np.int32),
+        )
