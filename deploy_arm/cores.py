@@ -83,7 +83,7 @@ for _core in (
         Caches(),
         9,
         274,
-        stands_for="a phone's Cortex-A76 with fast memory (Snapdragon 855+); a Raspberry Pi 5 takes 1.05 to 1.45 times as long",
+        stands_for="a phone's Cortex-A76 with fast memory (Snapdragon 855+); a Raspberry Pi 5 takes 1.1 to 1.5 times as long",
     ),
     # X1 decodes five instructions a cycle and issues up to eight from its decoded-operation cache.
     Core(
@@ -120,7 +120,7 @@ for _core in (
         Caches(32768, 2, 1048576, 16),
         16,
         205,
-        approximate="real Cortex-A72 (Raspberry Pi 4, RK3399) take 1.5 to 1.7 times the modelled time",
+        approximate="a real Cortex-A72 (Raspberry Pi 4, RK3399) takes 1.4 to 1.7 times the modelled time",
     ),
     # In-order cores: QEMU 7.2 has no Cortex-A55; the A76 model has the same instructions.
     Core(

@@ -174,14 +174,19 @@ def are_single_layers(models: str) -> bool:
 
 
 def conditions(options: argparse.Namespace) -> str:
-    """What the result files are called by: everything that the figures of one file share."""
+    """What the result files are called by."""
+    return conditions_of(
+        caches=options.caches == "on", layers="_layers" if are_single_layers(options.models) else ""
+    )
+
+
+def conditions_of(*, caches: bool, layers: str = "") -> str:
+    """Everything that the figures of one file share."""
     from benchmarks.arm_peers.sysroot import NCNN_VERSION, ORT_VERSION
     from deploy_arm import mca
 
     tools = f"qemu{emulator_version().split()[-1]}_mca{mca.version()}"
-    caches = "caches" if options.caches == "on" else "nocaches"
-    layers = "_layers" if are_single_layers(options.models) else ""
-    return f"ort{ORT_VERSION}_ncnn{NCNN_VERSION}_{tools}_{caches}_1thread{layers}"
+    return f"ort{ORT_VERSION}_ncnn{NCNN_VERSION}_{tools}_{'caches' if caches else 'nocaches'}_1thread{layers}"
 
 
 def earlier_figures(path: Path) -> list[Figure]:

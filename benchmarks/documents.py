@@ -1,0 +1,261 @@
+"""The tables of README.md and docs/, made from the CSV files under ``benchmarks/results``.
+
+    python -m benchmarks.documents
+
+A table stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; the command writes it anew wherever the marks are. What
+stands around a table is written by hand, and a test compares its figures with the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from pipeline.config import Parser, main_guard
+from pipeline.files import write_atomically
+from quantizers.errors import UserError
+from quantizers.registry import Registry
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).parent / "results"
+DOCUMENTS = ("README.md", "docs/accuracy.md", "docs/speed.md")
+BLOCK = re.compile(r"(<!-- table ([a-z0-9_]+) -->\n\n).*?(\n<!-- end \2 -->)", re.DOTALL)
+# Ratios so near to one are said to be equal: the model is no more exact against real chips (``benchmarks.silicon``).
+EQUAL = 1.15
+NAMES = {
+    "resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "resnet50": "ResNet-50", "resnet56": "ResNet-56",
+    "mobilenet": "MobileNet", "mobilenet_v2": "MobileNetV2", "mobilenet_v2_cifar": "MobileNetV2, half width",
+}  # fmt: skip
+METHODS = {
+    "ours": "mixtures", "dkm": "differentiable k-means", "lsq": "learned steps", "ewgs": "element-wise gradient scaling",
+    "paper": "mixtures' published form",
+}  # fmt: skip
+KINDS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8 s8s8", "int8 u8s8", "int8 fp32", "int8 fp16")}
+CORES = {"a76": "A76-class", "x1": "X1-class", "x2": "X2-class (i8mm)"}
+OURS = {
+    "4 bits": "4-bit, 8-bit activations",
+    "2 bits, 80 % zeros": "2-bit, 80 % zeros, 7-bit activations",
+    "2 bits, 90 % zeros": "2-bit, 90 % zeros, 7-bit activations",
+}
+Record = dict[str, str]
+TABLES: Registry[Callable[[], str]] = Registry("table of the documents")
+
+
+def rows(name: str) -> list[Record]:
+    """The rows of a file of results."""
+    with (RESULTS / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def peers() -> list[Record]:
+    """The comparison with other runtimes, whole networks."""
+    (path,) = (each for each in RESULTS.glob("arm_peers_*_nocaches_1thread.csv"))
+    return rows(path.name)
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def times(ratio: float) -> str:
+    """How many times as fast, to one decimal; ``equal`` where the model cannot tell."""
+    return "equal" if 1 / EQUAL < ratio < EQUAL else f"{ratio:.1f}"
+
+
+def speedup(model: str, core: str, ours: str, kind: str) -> tuple[float, str]:
+    """The fastest peer of a kind: its cycles over ours, and its runtime's name."""
+    here = [row for row in peers() if (row["model"], row["core"]) == (model, core)]
+    own = next(
+        float(row["cycles"])
+        for row in here
+        if row["runtime"] == "ours" and row["configuration"] == OURS[ours]
+    )
+    others = [row for row in here if row["runtime"] != "ours" and row["configuration"] in KINDS[kind]]
+    fastest = min(others, key=lambda row: float(row["cycles"]))
+    return float(fastest["cycles"]) / own, fastest["runtime"]
+
+
+def speeds(wanted: Iterable[tuple[str, str, str]]) -> str:
+    """Speed-ups over the fastest peer of each kind."""
+    body = []
+    for model, ours, core in wanted:
+        cells = []
+        for kind in KINDS:
+            ratio, runtime = speedup(model, core, ours, kind)
+            cells.append(f"{times(ratio)} ({runtime})")
+        body.append([f"{NAMES[model]}, {ours}", CORES[core], *cells])
+    return table(["", "core", *(f"fastest {kind}" for kind in KINDS)], body)
+
+
+@TABLES.register("speed")
+def _speed() -> str:
+    return speeds(
+        [
+            ("resnet18", "4 bits", "a76"), ("resnet18", "4 bits", "x2"),
+            ("resnet18", "2 bits, 80 % zeros", "a76"), ("resnet18", "2 bits, 80 % zeros", "x2"),
+            ("resnet20", "4 bits", "a76"), ("resnet20", "2 bits, 80 % zeros", "a76"),
+            ("mobilenet_v2", "4 bits", "a76"),
+        ]
+    )  # fmt: skip
+
+
+@TABLES.register("speed_all")
+def _speed_all() -> str:
+    found = dict.fromkeys((row["model"], row["core"]) for row in peers() if row["runtime"] == "ours")
+    return speeds((model, ours, core) for model, core in found for ours in OURS)
+
+
+def length(epochs: str) -> str:
+    """Of training."""
+    return "1 epoch" if float(epochs) == 1 else f"{float(epochs):g} epochs"
+
+
+def signed(value: str, error: str | None = None) -> str:
+    """Points with their sign and standard error."""
+    points = f"{float(value):+.1f}".replace("-0.0", "+0.0")
+    return points + ("" if error is None else f" ± {float(error):.1f}")
+
+
+def comparable(row: Record) -> bool:
+    """Rows of the headline: float32, 8-bit activations, no target of zeros."""
+    return (row["arithmetic"], row["activation_bits"], row["zero_share"]) == ("float32", "8", "natural")
+
+
+@TABLES.register("differences")
+def _differences() -> str:
+    """At 2 bits, one line a network and length of training."""
+    found: dict[tuple[str, ...], dict[str, Record]] = {}
+    for row in rows("cotuning_differences.csv"):
+        if comparable(row) and row["bits"] == "2" and row["against"] in ("lsq", "dkm"):
+            found.setdefault((row["network"], row["epochs"], row["fp32_top1"]), {})[row["against"]] = row
+    body = [
+        [
+            f"{NAMES[network]} ({100 * float(fp32):.1f}), {length(epochs)}",
+            *(_against(methods.get(name)) for name in ("lsq", "dkm")),
+        ]
+        for (network, epochs, fp32), methods in sorted(found.items(), key=lambda item: item[0])
+    ]
+    return table(["2 bits (fp32, report half): mixtures less ...", METHODS["lsq"], METHODS["dkm"]], body)
+
+
+def _against(row: Record | None) -> str:
+    if row is None:
+        return ""
+    seeds = ", ".join(f"{float(each):+.1f}" for each in row["by_seed"].split())
+    return f"{signed(row['points'], row['standard_error'])} ({seeds})"
+
+
+@TABLES.register("differences_all")
+def _differences_all() -> str:
+    body = [
+        [
+            NAMES[row["network"]], row["bits"], row["activation_bits"], f"{float(row['epochs']):g}",
+            f"{100 * float(row['fp32_top1']):.2f}", METHODS[row["against"]], signed(row["points"], row["standard_error"]),
+            row["by_seed"].replace(" ", ", "), "paired" if row["paired_seeds"] != "0" else "bound",
+        ]
+        for row in rows("cotuning_differences.csv")
+        if row["arithmetic"] == "float32" and row["zero_share"] == "natural"
+    ]  # fmt: skip
+    head = [
+        "network", "bits", "activations", "epochs", "fp32 (report half)", "mixtures less ...", "points", "seed by seed",
+        "standard error",
+    ]  # fmt: skip
+    return table(head, body)
+
+
+@TABLES.register("kept")
+def _kept() -> str:
+    body = [
+        [
+            f"{NAMES[row['network']]}, {row['bits']} bits"
+            + ("" if row["zero_share"] == "natural" else f", {100 * float(row['zero_share']):.0f} % zeros")
+            + f", {length(row['epochs'])}",
+            f"{100 * float(row['fp32_top1']):.1f}",
+            f"{100 * float(row['top1']):.1f}",
+            signed(row["points"], row["standard_error"]),
+            f"{int(row['bytes']):,}",
+        ]
+        for row in rows("kept_candidates.csv")
+    ]
+    return table(["", "fp32", "compressed", "difference", "bytes"], body)
+
+
+@TABLES.register("top1")
+def _top1() -> str:
+    """Means over seeds on both halves, float32."""
+    found: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for row in rows("cotuning_accuracy.csv"):
+        if row["bfloat16"] == "True" or float(row["distillation"]) != 1 or row["method"] not in METHODS:
+            continue
+        place = tuple(
+            row[name]
+            for name in ("network", "fp32_report_top1", "bits", "activation_bits", "zero_share", "epochs")
+        )
+        share = (float(row["search_top1"]) + float(row["report_top1"])) / 2
+        found.setdefault(place, {}).setdefault(row["method"], []).append(share)
+    body = [
+        [
+            NAMES[network], f"{100 * float(fp32):.1f}", bits, activations or "float",
+            f"{100 * float(zeros):.0f} %" if zeros else "", f"{float(epochs):g}",
+            *(_mean(methods.get(name, [])) for name in METHODS),
+        ]
+        for (network, fp32, bits, activations, zeros, epochs), methods in sorted(found.items())
+    ]  # fmt: skip
+    head = ["network", "fp32 (report half)", "bits", "activations", "zeros", "epochs", *METHODS.values()]
+    return table(head, body)
+
+
+def _mean(shares: Sequence[float]) -> str:
+    return f"{100 * sum(shares) / len(shares):.1f} ({len(shares)})" if shares else ""
+
+
+@TABLES.register("silicon")
+def _silicon() -> str:
+    body = [
+        [
+            row["chip"], f"{NAMES[row['network']]} {row['precision']}", row["core"], f"{float(row['published']):g}",
+            f"{float(row['modelled']):.1f}", f"{float(row['ratio']):.2f}",
+        ]
+        for row in rows("silicon.csv")
+        if row["threads"] == "1"
+    ]  # fmt: skip
+    return table(["chip", "ncnn", "core", "published, megacycles", "modelled", "chip / model"], body)
+
+
+def written(text: str) -> str:
+    """A document with its tables made anew.
+
+    Raises:
+        UserError: marks of a table that there is not.
+    """
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the module's text."""
+    parser = Parser(
+        prog="python -m benchmarks.documents",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(argv)
+    for name in DOCUMENTS:
+        path = ROOT / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run in a checkout of the project")
+        before = path.read_text()
+        after = written(before)
+        if after != before:
+            write_atomically(path, after)
+            print(f"written: {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))

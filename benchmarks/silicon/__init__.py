@@ -1,0 +1,1 @@
+"""The cycle model beside published measurements of real chips."""
