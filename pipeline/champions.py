@@ -55,15 +55,20 @@ class Champions:
         Args:
             digest: what tells two bundles of the same candidate apart. A bundle that is champion already stays it,
                 and a version that a killed promotion left behind is used.
+            tags: what the check has found; a version that was there before gets those of the last check.
         """
         champion = self.version()
         with explained("promoting"):
             if champion is None or (champion.candidate, champion.digest) != (candidate, digest):
                 former = champion.number if champion else None
                 found = self._left_behind(candidate, digest, former)
+                if found:
+                    self._tell(found, tags, note)
                 chosen = found or self._register(candidate, digest, bundle, tags, note, former)
                 self.client.set_registered_model_alias(self.name, "champion", chosen.number)
                 champion = chosen
+            else:
+                self._tell(champion, tags, note)
             self._set_previous(champion)
         return champion
 
@@ -106,6 +111,12 @@ class Champions:
             self.client.set_registered_model_alias(self.name, "previous", champion.replaces)
         elif "previous" in self._aliases():
             self.client.delete_registered_model_alias(self.name, "previous")
+
+    def _tell(self, version: Version, tags: Mapping[str, str], note: str) -> None:
+        """Tags and note of a check that comes after the version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, version.number, key, value)
+        self.client.update_model_version(self.name, version.number, note)
 
     def _left_behind(self, candidate: str, digest: str, former: str | None) -> Version | None:
         versions = self.client.search_model_versions(f"name = '{self.name}'")

@@ -205,7 +205,14 @@ def test_champion_previous_and_rollback(store: Path, tmp_path: Path) -> None:
     numbers = [
         champions.promote(c, "d", tmp_path, {"gate": "passed"}, "note").number for c in ("a", "b", "b", "c")
     ]
-    assert numbers == ["1", "2", "2", "3"]  # promoting the champion again changes nothing
+    assert numbers == ["1", "2", "2", "3"]  # promoting the champion again makes no other version
+    assert (
+        champions.promote("c", "d", tmp_path, {"gate": "passed", "evidence": "strong"}, "again").number == "3"
+    )
+    checked = tracker.client.get_model_version(
+        champions.name, "3"
+    )  # of more images, say: the last check is told
+    assert (checked.tags["evidence"], checked.description) == ("strong", "again")
     previous = champions.version("previous")
     assert previous is not None and previous.candidate == "b"
     now, before = champions.rollback()
