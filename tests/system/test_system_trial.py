@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -172,7 +173,11 @@ class Killer(threading.Thread):
                 continue
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if process.pid not in killed and "CotuneTrial" in " ".join(process.cmdline()):
+                    # Tune's name of the class while it works, ours while it is made.
+                    named = {"ResourceTrainable", "CotuneTrial"} & set(
+                        re.findall(r"\w+", " ".join(process.cmdline()))
+                    )
+                    if process.pid not in killed and named:
                         killed.add(process.pid)
                         process.kill()
                         self.moments.pop(name, None)
