@@ -106,7 +106,7 @@ def differences(
     found = []
     for methods in groups.values():
         for against in (name for name in methods if name != METHOD and METHOD in methods):
-            seeds = [seed for seed in methods[METHOD] if seed in methods[against]]
+            seeds = sorted((seed for seed in methods[METHOD] if seed in methods[against]), key=int)
             pairs = [(methods[METHOD][seed], methods[against][seed]) for seed in seeds]
             if pairs:
                 found.append(difference(against, pairs, answers))
