@@ -92,10 +92,11 @@ def call_factory(text: str, **options: Any) -> Any:
 
 
 def story(error: BaseException) -> str:
-    """An error of someone else's code in one line: type, text, and the line of code it came from."""
+    """An error of someone else's code in one line: type, text, and the last line outside of installed packages."""
     lines = str(error).strip().splitlines()
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    theirs = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
     if isinstance(error, SyntaxError):  # says itself where
         place = ""
     return f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}{place}"

@@ -177,13 +177,13 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     check_classifier(args.model)
     asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")
     mean, std, source = normalized_by(args.model, asked.mean, asked.std)
-    print(described(mean, std, source), file=sys.stderr)
     data = load_data(args.data, args.image_size, fallback=default_image_size(args.model))
     model = load_model(
         args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     check_outputs(model, (3, *data.image_size), len(data.classes))
     first_check(model, data.search, mean, std, plan)
+    print(described(mean, std, source), file=sys.stderr)
     show = _Status()
     if args.weights is None:
         print(f"no weights given: training {args.model} on {args.data} first", file=sys.stderr)

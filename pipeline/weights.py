@@ -64,9 +64,13 @@ def _pickled(path: Path) -> Any:
                 f"weights {path}: refused, since reading it would run code from the file or it is not from torch.save; "
                 "save the state dict alone: torch.save(network.state_dict(), FILE)"
             ) from error
-        raise UserError(
-            f"weights {path}: damaged, cut off or not a file of torch.save ({first_line(error)})"
-        ) from error
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"weights {path}: a TorchScript archive; save the state dict alone: torch.save(network.state_dict(), FILE)"
+            ) from error
+        # torch's own advice at this place is to read the file unsafely.
+        why = "" if "weights_only" in str(error) else f" ({first_line(error)})"
+        raise UserError(f"weights {path}: damaged, cut off or not a file of torch.save{why}") from error
 
 
 def _safetensors(path: Path) -> Any:

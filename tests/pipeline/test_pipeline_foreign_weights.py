@@ -160,6 +160,12 @@ def test_what_a_file_is_instead_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_torchscript_archive_is_called_so(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    with pytest.raises(UserError, match="a TorchScript archive; save the state dict alone"):
+        read_weights(tmp_path / "script.pt")
+
+
 def mangled(content: bytes, chance: random.Random) -> bytes:
     """The beginning of a file, or the file with some bytes changed, or mere bytes."""
     kind = chance.randrange(3)
