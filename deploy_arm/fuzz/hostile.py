@@ -16,7 +16,8 @@ from deploy_arm import float_graph as f
 from deploy_arm import graph as g
 from deploy_arm.blob import write_blob
 from deploy_arm.fuzz.float_networks import FloatBuilder, random_convolutions, random_others
-from deploy_arm.fuzz.networks import GROUPED, random_convolution, random_network, with_kernel
+from deploy_arm.fuzz.graphs import Builder
+from deploy_arm.fuzz.networks import GROUPED, random_convolution, random_network, random_range, with_kernel
 
 INTEGERS = np.array([-(2**31) + 1, -(2**30), -65536, -1, 0, 1, 255, 65536, 2**30, 2**31 - 1], np.int64)
 FLOATS = np.array(
@@ -63,7 +64,7 @@ def _operation(op: g.Operation, random: np.random.Generator) -> g.Operation:
         return dataclasses.replace(
             op, multipliers=(multipliers[0], multipliers[1]), right=int(random.choice([1, 2, 20, 30]))
         )
-    if isinstance(op, f.FloatInput):
+    if isinstance(op, f.FloatInput | g.FloatTable):
         return dataclasses.replace(op, table=_replaced(op.table, FLOATS, random))
     if isinstance(op, f.FloatConvolution):
         weights, bias = (_replaced(values, FLOATS, random) for values in (op.weights, op.bias))
@@ -79,8 +80,20 @@ def make_hostile(graph: g.Graph, random: np.random.Generator) -> g.Graph:
     return dataclasses.replace(graph, operations=operations)
 
 
+def ends_in_floats(random: np.random.Generator) -> g.Graph:
+    """Bytes through tables of floats, and sums and products of floats, side by side."""
+    builder = Builder(
+        random, (int(random.integers(1, 6)), int(random.integers(1, 6)), int(random.integers(1, 20)))
+    )
+    source = builder.input(*random_range(random))
+    other = builder.convolution(source, builder.shape[2], (1, 1), to=random_range(random))
+    kinds: tuple[type[g.Operation], ...] = (f.FloatAdd, f.FloatMultiply)
+    made = [builder.combine_floats(kind, source, other) for kind in kinds]
+    return builder.done(builder.join([builder.look_up_floats(source), builder.look_up_floats(other), *made]))
+
+
 def hostile_graph(seed: int) -> g.Graph:
-    """Of every four one convolution, one float network, two chains of everything."""
+    """Of every four one convolution, one float network, two chains of everything; now and then a network that ends in floats."""
     random = np.random.default_rng((seed, 13))
     if seed % 4 == 0:
         graph = random_convolution(seed)[0]
@@ -88,6 +101,8 @@ def hostile_graph(seed: int) -> g.Graph:
         builder = FloatBuilder(random, (int(random.integers(2, 8)), int(random.integers(2, 8)), 3))
         source = builder.float_convolution(builder.pixels(), int(random.integers(2, 13)), (1, 1))
         graph = builder.finished(random_convolutions(builder, source, 6) + random_others(builder, source))
+    elif seed % 8 == 2:
+        graph = ends_in_floats(random)
     else:
         graph = random_network(seed)[0]
     return make_hostile(graph, random)
