@@ -182,7 +182,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     check_outputs(model, (3, *data.image_size), len(data.classes))
-    first_check(model, data.search, mean, std, plan)
+    first_check(model, data.search, mean, std, plan, trained=args.weights is not None)
     print(described(mean, std, source), file=sys.stderr)
     show = _Status()
     if args.weights is None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.first_check import first_check
 from pipeline.images import normalize
+from pipeline.models import load_model
 from quantizers.errors import UserError
 from quantizers.network import hard_state, harden, layer_names, load_hard, quantize, traced
 from search_spaces.plan import LayerPlan, Plan
@@ -329,6 +330,13 @@ def test_small_weights_that_a_batch_norm_makes_up_for_are_no_fault(factor: float
     with torch.no_grad():
         model.train()(normalize(Patches().pixels, MEAN, STD))
     assert len(check(model)) == 3
+
+
+def test_random_weights_that_fade_from_layer_to_layer_are_no_fault() -> None:
+    """An untrained EfficientNet's values are 1e-9 of its input's at the end: batch-norms that saw nothing do not keep them up."""
+    model = load_model("efficientnet_b0", classes=10, image_size=32)
+    images = Patches(32)
+    assert len(first_check(model, images, MEAN, STD, trained=False)) == 82  # type: ignore[arg-type]
 
 
 def test_the_plan_that_will_be_trained_is_checked() -> None:
