@@ -1,46 +1,286 @@
-"""The README is true: every command it names exists and takes the flags it shows."""
+"""The README is true, and so is what the programs print: commands are run as they stand, files are where they are said to be.
+
+The commands are read from the README and from the output, so that a new one is tested or fails its test. They run in a folder
+of its own with an awkward name, with relative paths; what the programs print is run from elsewhere.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import re
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections import defaultdict
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
+import numpy as np
+import psutil
 import pytest
+import torch
+from readme_commands import (
+    BRIEF,
+    LONG,
+    README,
+    ROOT,
+    brief,
+    file_names,
+    filled,
+    links,
+    module_of,
+    shown,
+    to_run,
+)
+from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
+from pipeline.config import Settings
+from pipeline.images import normalize
+from pipeline.models import load_model, normalization
+from pipeline.study import read_records
+
+VALUES = {"NAME": Settings.model, "TRIALS": "1", "STUDY": "first"}
+LABELLED = re.compile(r"^([A-Za-z]+) +(\S.*)$", re.MULTILINE)
+TEXTS = (
+    "fp32",
+    "int8",
+    "latency",
+    "error",
+    "best",
+    "not",
+    "study",
+)  # lines of the output that are for reading only
+Outputs = dict[str, str]
 
 
-def commands() -> dict[str, set[str]]:
-    """Module to the flags that the README shows on its line."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for line in README.splitlines():
-        modules = re.findall(r"python -m ((?:pipeline|deploy_arm|benchmarks)\.[a-z_]+)", line)
-        for module in modules:
-            found[module] |= (
-                set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)) if len(modules) == 1 else set()
-            )
-    return dict(found)
+def environment() -> dict[str, str]:
+    """That of a person who has activated the virtual environment, and no cluster."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MAKEFLAGS")}
+    return {**kept, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.parametrize("module", sorted(commands()))
+def run(command: str, folder: Path, status: int = 0) -> str:
+    """What a command typed in ``folder`` prints to its standard output."""
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def printed(output: str) -> Outputs:
+    """What follows each label in a search's output."""
+    return {label: rest for label, rest in LABELLED.findall(output) if label not in TEXTS and len(label) < 10}
+
+
+def colours(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images that any network tells apart: noise on one of ten colours."""
+    draw = np.random.default_rng(seed)
+    y = np.arange(count) % 10
+    palette = np.random.default_rng(0).integers(30, 226, (10, 3))
+    x = palette[y][:, None, None, :] + draw.integers(-25, 26, (count, 32, 32, 3))
+    return x.astype(np.uint8), y
+
+
+def write_weights(model: str, file: Path) -> None:
+    """A network that is right on those images: random features, the last layer fitted to them."""
+    x, y = colours(100, 1)
+    network = load_model(model, classes=10, image_size=32)
+    images = normalize(torch.from_numpy(x), *normalization(model))
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    features: list[torch.Tensor] = []
+    hook = last.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        network.train()(images)
+        network.eval()(images)
+        hook.remove()
+        inputs = torch.cat([features[-1], torch.ones(len(x), 1)], 1).double()
+        ridge = inputs.T @ inputs + 1e-3 * torch.eye(inputs.shape[1])
+        wanted = 10 * nn.functional.one_hot(torch.from_numpy(y), 10).double()
+        solved = torch.linalg.solve(ridge, inputs.T @ wanted).float()
+        last.weight.copy_(solved[:-1].T)
+        last.bias.copy_(solved[-1])
+        assert (network(images).argmax(1).numpy() == y).mean() > 0.9
+    torch.save(network.state_dict(), file)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout without the code, which is installed, and with every file that the README's commands name."""
+    folder = tmp_path_factory.mktemp("readme") / "what? it's a%20b #1 ü"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    x, y = colours(200, 1)
+    x_val, y_val = colours(120, 2)
+    for command in to_run():
+        for file in re.findall(r"npz:(\S+)", command):
+            np.savez(folder / file, x_train=x, y_train=y, x_val=x_val, y_val=y_val)
+        for file in re.findall(r"--weights (\S+)", command):
+            model = re.search(r"--model (\S+)", command)
+            assert model, command
+            write_weights(model[1], folder / file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def first(place: Path, elsewhere: Path) -> Outputs:
+    """The README's first command, interrupted after its first trial and resumed as it says; what it prints in the end."""
+    command = brief(shown()[0], "--name first", "--budget 2")
+    process = subprocess.Popen(
+        ["bash", "-c", command], cwd=place, env=environment(), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        if line.startswith("1/2"):
+            break
+    else:
+        raise AssertionError("".join(told))
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "pipeline.search" in child.cmdline():
+                child.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 2, errors  # make's own status for anything but 0
+    assert "Traceback" not in errors, errors
+    finished = {record.hash for record in read_records(place / "runs" / "first")}
+    assert finished
+    last = printed(run(printed(output)["resume"], elsewhere))
+    assert "resume" not in last
+    after = {record.hash for record in read_records(place / "runs" / "first")}
+    assert finished <= after and len(after) >= 2, "the trials that had finished are kept, the others run"
+    return last
+
+
+@pytest.fixture(scope="module")
+def candidate(place: Path, first: Outputs) -> Path:
+    front = json.loads((place / "runs" / "first" / "front.json").read_text())
+    return place / "runs" / "first" / front["points"][0]["candidate"]
+
+
+@pytest.mark.parametrize("module", sorted({module for module in map(module_of, shown()) if module}))
 def test_every_command_and_flag_exists(module: str) -> None:
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    for flag in commands()[module]:
-        assert re.search(rf"{flag}\b", done.stdout), f"{module} has no {flag}"
+    if module == "benchmarks.NAME":
+        return  # the form of their names
+    told = run(f"{shlex.quote(sys.executable)} -m {module} --help", ROOT)
+    for command in shown():
+        if module_of(command) == module:
+            for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", command):
+                assert re.search(rf"{flag}\b", told), f"{module} has no {flag}"
+    for row in README.splitlines():
+        if row.startswith(f"| `python -m {module}"):
+            for flag in re.findall(r"`(--[a-z][a-z-]+)", row):
+                assert re.search(rf"{flag}\b", told), f"{module} has no {flag}"
 
 
 def test_the_main_commands_are_shown() -> None:
-    assert {"pipeline.search", "pipeline.evaluate", "pipeline.promote", "pipeline.train"} <= set(commands())
-    assert "make search" in README and "make test" in README
+    assert shown()[0] == "make search" and "make test" in shown()
+    assert {module_of(command) for command in to_run()} - {None} == set(BRIEF)
+    assert any(LONG.match(module_of(command) or "") for command in shown())
 
 
-def test_pictures_and_folders_exist() -> None:
-    for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+def test_what_is_linked_and_named_in_the_repository_is_there() -> None:
+    for target in links():
         assert (ROOT / target).is_file(), target
-    for folder in re.findall(r"`([a-z_]+/)`", README):
-        assert (ROOT / folder).is_dir() or folder in ("train/", "val/"), folder
+    for folder in re.findall(r"`([a-z_]+/)(?:[^`]*/)?`", README):
+        assert (ROOT / folder).is_dir() or folder in ("train/", "val/", "runs/", "candidates/"), folder
+
+
+@pytest.mark.parametrize("command", [command for command in to_run() if command != shown()[0]])
+def test_a_command_of_the_readme_runs_as_it_stands(
+    command: str, place: Path, candidate: Path, first: Outputs
+) -> None:
+    shutil.copyfile(candidate / "plan.json", place / "plan.json")
+    known = {*place.iterdir()} | {place / "trained"}
+    output = run(filled(brief(command), {**VALUES, "CANDIDATE": str(candidate.relative_to(place))}), place)
+    assert output.strip()
+    for label, value in printed(output).items():
+        if label in ("report", "front", "bundle"):
+            assert Path(value).exists() and Path(value).is_relative_to(place / "runs")
+    assert {*place.iterdir()} <= known, "nothing is written beside the folders that are named"
+    fronts = [json.loads(file.read_text()) for file in place.glob("runs/*/front.json")]
+    assert all(front["points"] for front in fronts)
+    for file in place.glob("runs/*/front.json"):
+        for point in json.loads(file.read_text())["points"]:
+            assert (file.parent / point["candidate"] / "manifest.json").is_file()
+
+
+def test_what_a_search_printed_is_there_and_runs_as_printed(
+    place: Path, candidate: Path, first: Outputs, elsewhere: Path
+) -> None:
+    assert {"report", "front", "evaluate", "MLflow", "promote"} <= set(first)
+    for label, value in first.items():
+        if label in ("report", "front"):
+            assert Path(value).is_file(), f"{label}: {value}"
+        elif label == "MLflow":
+            with served(value, elsewhere) as address:
+                named = urlopen(f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=first")
+                experiment = json.load(named)["experiment"]["experiment_id"]
+                wanted = json.dumps(
+                    {"experiment_ids": [experiment], "filter": "tags.kind = 'search'"}
+                ).encode()
+                asked = Request(
+                    f"{address}/api/2.0/mlflow/runs/search", wanted, {"Content-Type": "application/json"}
+                )
+                (parent,) = json.load(urlopen(asked))["runs"]
+                kept = urlopen(f"{address}/get-artifact?path=front.json&run_uuid={parent['info']['run_id']}")
+                assert json.load(kept)["points"]
+        else:
+            output = run(value, elsewhere)
+            assert output.strip()
+            if label == "promote":
+                bundle = Path(printed(output)["bundle"])
+                assert bundle.is_relative_to(place / "runs" / "first" / "promoted")
+                for name in ("libnetwork.so", "runtime/network.h", "network.py"):
+                    assert name in file_names("What you get") and (bundle / name).is_file()
+    for name in file_names("What you get"):
+        name = name.replace("STUDY", "first").replace("HASH", candidate.name)
+        places = (place, place / "runs" / "first", candidate, bundle)
+        assert any((folder / name).exists() for folder in places), f"{name} is nowhere"
+    assert not list(elsewhere.iterdir()), "nothing is written where a command happened to be typed"
+
+
+@contextlib.contextmanager
+def served(command: str, folder: Path) -> Iterator[str]:
+    """A server that a command starts, once it answers; at a free port, since others may use the usual one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        ["bash", "-c", command], cwd=folder, env={**environment(), "MLFLOW_PORT": str(port)},
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+        while True:
+            try:
+                urlopen(f"{address}/health", timeout=10).close()
+                break
+            except (URLError, OSError):
+                assert process.poll() is None and time.monotonic() < deadline, command
+                time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
