@@ -168,7 +168,10 @@ def test_several_at_once_make_the_same_rows_and_leave_nothing_behind(place: Path
         return sorted(found, key=lambda row: (row["method"], row["seed"]))
 
     assert len(rows(one)) == 3 and rows(one) == rows(two)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.csv", "two.csv"]
+    answers = [{table.key(row): row for row in table.read(table.answers_of(path))} for path in (one, two)]
+    assert answers[0] == answers[1] and len(answers[0]) == len(table.read(one))
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["one.csv", "one_answers.csv", "two.csv", "two_answers.csv"]
     assert table.main(command(place, late, *options, "--seconds", "0")) == table.OPEN
     assert not late.exists()
 
