@@ -408,3 +408,13 @@ def test_a_dry_run_accepts_subclasses_and_lists_them(
     assert search.main(["--model", "first_check_networks:works", "--dry-run", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [layer["name"] for layer in found["layers"]] == ["0", "4"]
+
+
+def test_a_program_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import first_check as module
+
+    run = module.run_reference
+    monkeypatch.setattr(module, "run_reference", lambda graph, pixels: run(graph, pixels)[:, ::-1])
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match="answers otherwise than PyTorch's"):
+        check(GOOD["subclasses"]())
