@@ -91,8 +91,13 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     workspace = Workspace.open(settings, trained=False)
     rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)
     check_rungs(rungs, train_settings(settings), len(workspace.data.train))
-    images, trained = workspace.data.search, settings.weights is not None
-    first_check(workspace.model, images, workspace.mean, workspace.std, trained=trained)
+    first_check(
+        workspace.model,
+        workspace.data.search,
+        workspace.mean,
+        workspace.std,
+        trained=settings.weights is not None,
+    )
     layers = layers_of(workspace.model, workspace.input_shape)
     sort = QUANTIZERS[settings.quantizer]
     space = Space(
