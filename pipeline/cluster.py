@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private import worker as ray_worker
 
 from quantizers.errors import UserError
@@ -66,11 +67,24 @@ def cluster() -> Iterator[None]:
         if (quoted := shlex.quote(sys.executable)) != sys.executable:
             # Ray 2.60 pastes the interpreter's path into a shell as it is, and waits for ever for what did not start.
             common["runtime_env"] = {"py_executable": quoted}
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+        with _apart():
+            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Ray's services start in process groups of their own. So a signal to this process's group (of ``timeout``, of a
+    supervisor, of a terminal) reaches this process alone, which then ends them in good order. They still die with it."""
+    popen = services.ConsolePopen
+    services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def keep_secret(path: Path) -> None:
