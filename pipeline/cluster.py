@@ -80,11 +80,11 @@ def _apart() -> Iterator[None]:
     """Ray's services start in process groups of their own. So a signal to this process's group (of ``timeout``, of a
     supervisor, of a terminal) reaches this process alone, which then ends them in good order. They still die with it."""
     popen = services.ConsolePopen
-    services.ConsolePopen = functools.partial(popen, process_group=0)
+    services.ConsolePopen = functools.partial(popen, process_group=0)  # type: ignore[misc, assignment]
     try:
         yield
     finally:
-        services.ConsolePopen = popen
+        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 def keep_secret(path: Path) -> None:
