@@ -12,7 +12,7 @@ search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
 test: setup $(TEST_STAMP) lint
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --durations=10 $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
