@@ -16,11 +16,11 @@ from deploy_arm import float_blob
 from deploy_arm import graph as g
 from deploy_arm.binding import DEFAULT_MEMORY
 from deploy_arm.memory import plan_memory
-from deploy_arm.packing import pack_weights
+from deploy_arm.packing import packed_bytes, store_weights
 from quantizers.errors import UserError
 
 MAGIC = b"CNNBLOB1"
-VERSION = 2
+VERSIONS = PLAIN, CODED = 2, 3  # CODED where the weights of some convolution are; the program reads both
 HEADER = struct.Struct("<8sIIQIIIIIII3I")
 TENSOR = np.dtype(
     [
@@ -114,7 +114,7 @@ def _finish(finish: g.Requantize | g.Dequantize, writer: _Writer) -> list[int]:
 
 def _convolution(op: g.Convolution, writer: _Writer) -> list[int]:
     _, height, width, _ = op.weights.indices.shape
-    packed = pack_weights(op.weights, op.groups)
+    stored = store_weights(op.weights, op.groups)
     levels, offset = 0, 0
     if op.weights.bits != 8:
         levels = len(op.weights.levels)
@@ -127,7 +127,8 @@ def _convolution(op: g.Convolution, writer: _Writer) -> list[int]:
     kernel = KERNELS.index(op.kernel)
     return [
         *(height, width, *op.stride, *op.padding, *op.dilation, op.groups, op.weights.bits, levels, offset),
-        *(writer.add(packed), packed.size, *_finish(op.finish, writer), kernel, zeros, residual),
+        *(writer.add(stored.content), stored.content.size, *_finish(op.finish, writer)),
+        *(kernel, zeros, residual, stored.lanes),
     ]
 
 
@@ -172,6 +173,16 @@ def _parameters(op: g.Operation, index: dict[str, int], writer: _Writer) -> list
     return []
 
 
+def _decoded_bytes(graph: g.Graph, words: NDArray[np.int32]) -> list[int]:
+    """What each convolution whose weights are coded decodes them to."""
+    convolutions = [op for op, row in zip(graph.operations, words, strict=True) if row[0] == 2 and row[30]]
+    return [
+        packed_bytes(op.weights.indices.shape, op.groups, op.weights.bits)
+        for op in convolutions
+        if isinstance(op, g.Convolution)
+    ]
+
+
 def write_blob(graph: g.Graph) -> bytes:
     """Everything the program needs to run ``graph``: header, memory plan, operations, packed weights and tables."""
     memory = plan_memory(graph)
@@ -193,13 +204,24 @@ def write_blob(graph: g.Graph) -> bytes:
         row[:4] = OPCODES[type(operation)], index[operation.inputs[0]], second, index[operation.output]
         row[4 : 4 + len(parameters)] = parameters
     total = writer.position
-    if total + memory.size > DEFAULT_MEMORY:
+    coded = _decoded_bytes(graph, words)
+    if total + sum(coded) + memory.size > DEFAULT_MEMORY:
         raise UserError(
-            f"the program would need {total} bytes for its weights and {memory.size} for activations; both together may be "
-            f"{DEFAULT_MEMORY} (1 GiB): use smaller images, or fewer channels"
+            f"the program would need {total + sum(coded)} bytes for its weights and {memory.size} for activations; both together "
+            f"may be {DEFAULT_MEMORY} (1 GiB): use smaller images, or fewer channels"
         )
     header = HEADER.pack(
-        *(MAGIC, VERSION, 0, total, len(names), len(words), tensor_table, operation_table, memory.size),
+        *(
+            MAGIC,
+            CODED if coded else PLAIN,
+            0,
+            total,
+            len(names),
+            len(words),
+            tensor_table,
+            operation_table,
+            memory.size,
+        ),
         *(index[graph.input.name], index[graph.output], 0, 0, 0),
     )
     blob = bytearray(b"".join([header, tensors.tobytes(), words.tobytes(), *writer.parts]))
@@ -220,9 +242,9 @@ def read_blob(blob: bytes) -> Header:
     fields = HEADER.unpack_from(blob)
     version, checksum, total, tensors, operations, tensor_table, operation_table = fields[1:8]
     arena, first, last = fields[8:11]
-    if version != VERSION:
+    if version not in VERSIONS:
         raise UserError(
-            f"blob of format version {version}; this program reads {VERSION}: compile the candidate again"
+            f"blob of format version {version}; this program reads {PLAIN} and {CODED}: compile the candidate again"
         )
     if total != len(blob):
         raise UserError(f"the blob says it has {total} bytes, the file has {len(blob)}: copy it again")

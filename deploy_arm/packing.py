@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_arm import entropy_coding
 from quantizers.codebook import Codebook
 
 GROUP = 32  # entries packed together
@@ -106,19 +109,57 @@ def packed_bytes(shape: tuple[int, int, int, int], groups: int, bits: int) -> in
     return entries // GROUP * GROUP_BYTES[bits]
 
 
+def _entries(weights: Codebook, groups: int) -> Bytes:
+    """Indices, or int8 values at 8 bits, in the kernel's order."""
+    if weights.bits == 8:
+        return order(weights.integers.view(np.uint8), groups, 0)
+    zero = np.flatnonzero(weights.levels == 0)
+    return order(weights.indices, groups, int(zero[0]) if zero.size else 0)
+
+
 def pack_weights(weights: Codebook, groups: int) -> Bytes:
     """A convolution's weights (OHWI) as FORMAT.md wants them: indices, or int8 values at 8 bits."""
-    if weights.bits == 8:
-        return pack_groups(order(weights.integers.view(np.uint8), groups, 0), 8)
-    zero = np.flatnonzero(weights.levels == 0)
-    return pack_groups(order(weights.indices, groups, int(zero[0]) if zero.size else 0), weights.bits)
+    return pack_groups(_entries(weights, groups), weights.bits)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A convolution's weights as they lie in the blob: packed, or coded in ``lanes`` lanes (0: packed)."""
+
+    content: Bytes
+    lanes: int
+
+
+def store_weights(weights: Codebook, groups: int) -> Stored:
+    """The smaller form of a convolution's weights (OHWI); those of 8 bits stay packed, since each differs from most others."""
+    entries, bits = _entries(weights, groups), weights.bits
+    packed = Stored(pack_groups(entries, bits), 0)
+    if bits == 8 or entropy_coding.estimated_bytes(entries, bits) >= packed.content.size:
+        return packed
+    coded = Stored(entropy_coding.encode(entries, bits), entropy_coding.lanes_of(entries.size))
+    return coded if coded.content.size < packed.content.size else packed
 
 
 def unpack_weights(
-    packed: Bytes, levels: NDArray[np.int8], bits: int, shape: tuple[int, int, int, int], groups: int
+    stored: Bytes,
+    levels: NDArray[np.int8],
+    bits: int,
+    shape: tuple[int, int, int, int],
+    groups: int,
+    lanes: int = 0,
 ) -> Codebook:
-    """The codebook (scale 1, since the scale went into the requantization) that ``packed`` and ``levels`` stand for."""
-    entries = reorder(unpack_groups(packed, bits), shape, groups)
+    """The codebook (scale 1, since the scale went into the requantization) that packed (or coded, by ``lanes``) weights and
+    ``levels`` stand for.
+
+    Raises:
+        UserError: the coded weights are damaged.
+    """
+    if lanes:
+        count = packed_bytes(shape, groups, bits) // GROUP_BYTES[bits] * GROUP
+        stream = entropy_coding.decode(stored, bits, lanes, count)
+    else:
+        stream = unpack_groups(stored, bits)
+    entries = reorder(stream, shape, groups)
     scale = np.ones(1, np.float32)
     if bits != 8:
         return Codebook(entries, levels, scale, bits)

@@ -49,7 +49,7 @@ def _convolution(reader: _Reader, words: list[int], source: g.Tensor, target: g.
     groups, bits, count, levels_at, packed_at, size = words[14:20]
     shape = (target.shape[2], height, width, source.shape[2] // groups)
     levels = reader.array(levels_at, "<i1", count)
-    weights = unpack_weights(reader.array(packed_at, "<u1", size), levels, bits, shape, groups)
+    weights = unpack_weights(reader.array(packed_at, "<u1", size), levels, bits, shape, groups, words[30])
     finish = reader.finish(words[20:27], target.shape[2])
     top, left, bottom, right = words[8:12]
     if not 0 <= words[27] < len(KERNELS):

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "entropy.h"
 #include "network.h"
 
 #if defined(__ARM_FEATURE_CRC32)
@@ -116,6 +117,24 @@ int parse_geometry(struct blob *blob, struct operation *operation, const int32_t
     return 1;
 }
 
+/* Words 18, 19 and 30: the packed weights of so many tiles, or what they are decoded from. */
+static int parse_weights(struct blob *blob, struct convolution *c, int64_t tiles, const int32_t *word) {
+    c->packed_bytes = (size_t)tiles * 4 * (size_t)c->bits;
+    c->lanes = word[30];
+    if (!c->lanes) {
+        REQUIRE(word[19] >= 0 && (size_t)word[19] == c->packed_bytes, "the packed weights have another size than the shape says");
+        c->packed = at(blob, word[18], (int64_t)c->packed_bytes, 1);
+        REQUIRE(c->packed, "the packed weights lie outside the file");
+        return 1;
+    }
+    REQUIRE(blob->version >= 3 && c->bits != 8, "weights of 8 bits, or of a blob of version 2, are coded");
+    c->coded = at(blob, word[18], word[19], 1);
+    REQUIRE(c->coded, "the coded weights lie outside the file");
+    c->coded_bytes = (size_t)word[19];
+    REQUIRE(entropy_fits(c->coded, c->coded_bytes, c->bits, c->lanes, tiles * 32), "the coded weights' lanes, size or frequencies are wrong");
+    return examine(blob, tiles * 32 / DECODED_PER_STEP);
+}
+
 static int parse_convolution(struct blob *blob, struct operation *operation, const int32_t *word) {
     struct convolution *c = &operation->convolution;
     const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
@@ -130,10 +149,8 @@ static int parse_convolution(struct blob *blob, struct operation *operation, con
         tiles = (taps * out->channels + 31) / 32;
     else
         tiles = c->groups * (((int64_t)out->channels / c->groups + 7) / 8) * ((taps * (in->channels / c->groups) + 3) / 4);
-    c->packed_bytes = (size_t)tiles * 4 * (size_t)c->bits;
-    REQUIRE(word[19] >= 0 && (size_t)word[19] == c->packed_bytes, "the packed weights have another size than the shape says");
-    c->packed = at(blob, word[18], (int64_t)c->packed_bytes, 1);
-    REQUIRE(c->packed, "the packed weights lie outside the file");
+    if (!parse_weights(blob, c, tiles, word))
+        return 0;
     if (c->bits == 8) {
         REQUIRE(word[16] == 0 && word[17] == 0, "an 8-bit convolution has levels");
     } else {
@@ -423,8 +440,9 @@ int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes) {
     }
     memcpy(word, data, sizeof word);
     memcpy(&total, data + 16, 8);
-    if (word[2] != 2) {
-        blob->reason = "the format version is not 2";
+    blob->version = word[2];
+    if (blob->version != 2 && blob->version != 3) {
+        blob->reason = "the format version is not 2 or 3";
         return NETWORK_VERSION;
     }
     if (total != bytes || bytes > INT32_MAX || word[3] != blob_crc32(data + 16, bytes - 16)) {
@@ -452,7 +470,25 @@ int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes) {
     return status;
 }
 
+int blob_decode(struct blob *blob, int32_t index) {
+    struct convolution *c = &blob->operations[index].convolution;
+    if (blob->operations[index].opcode != CONVOLUTION || !c->lanes)
+        return NETWORK_OK;
+    c->packed = c->decoded = malloc(c->packed_bytes);
+    if (!c->packed)
+        return NETWORK_MEMORY;
+    int status = entropy_decode(c->coded, c->coded_bytes, c->bits, c->lanes, c->decoded, c->packed_bytes / (4 * (size_t)c->bits));
+    if (status == NETWORK_DAMAGED) {
+        blob->bad_operation = index;
+        blob->reason = "the coded weights do not end where they must";
+    }
+    return status;
+}
+
 void blob_free(struct blob *blob) {
+    for (int32_t i = 0; blob->operations && i < blob->operation_count; i++)
+        if (blob->operations[i].opcode == CONVOLUTION)
+            free(blob->operations[i].convolution.decoded);
     free(blob->tensors);
     free(blob->operations);
     blob->tensors = NULL;

@@ -74,8 +74,12 @@ struct convolution {
     int32_t top, left, bottom, right, dilation_height, dilation_width, groups;
     int32_t bits, kernel, depthwise; /* depthwise: weights lie tap-major in one stream */
     int8_t levels[16];
-    const uint8_t *packed;
+    const uint8_t *packed; /* in the file, or NULL until blob_decode has made it where ``lanes`` says that weights are coded */
     size_t packed_bytes;
+    const uint8_t *coded;
+    size_t coded_bytes;
+    uint8_t *decoded; /* ``packed``, where it was coded; the blob's */
+    int32_t lanes;    /* 0: not coded */
     struct finish finish;
     float low, high; /* limits of a float convolution, whose weights are ``packed``, whose bias is ``finish.shift`` and which has 32 bits */
     struct addition residual; /* right 0: none; the operation's second input is then not read */
@@ -131,7 +135,7 @@ struct operation {
 struct blob {
     const uint8_t *data;
     size_t bytes;
-    uint32_t arena_bytes;
+    uint32_t version, arena_bytes;
     int32_t tensor_count, operation_count, input, output;
     struct tensor *tensors;
     struct operation *operations;
@@ -146,6 +150,9 @@ uint32_t blob_crc32(const uint8_t *data, size_t bytes);
 
 /* Check everything and fill ``blob``; ``data`` must be aligned to 16 and outlive it. Returns an enum network_status. */
 int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes);
+
+/* Decode the weights of operation ``index`` if they are coded, which takes its ``packed_bytes``. Returns an enum network_status. */
+int blob_decode(struct blob *blob, int32_t index);
 
 void blob_free(struct blob *blob);
 

@@ -14,6 +14,7 @@ enum {
     MAXIMUM_WINDOW = 1 << 16,   /* kernel, stride, dilation, padding */
     EXAMINED_LEAST = 1 << 20,   /* see examine() */
     EXAMINED_PER_BYTE = 64,
+    DECODED_PER_STEP = 64, /* entries of coded weights that count as one step */
 };
 
 #define REQUIRE(condition, text)  \

@@ -276,9 +276,9 @@ static int command_info(const struct network *network) {
                                         "float_concatenate", "float_average_pool", "float_function"};
     const struct blob *blob = &network->blob;
     const struct tensor *in = &blob->tensors[blob->input], *out = &blob->tensors[blob->output];
-    int status = print("{\"version\": 2, \"blob_bytes\": %zu, \"input\": [%d, %d, %d], \"outputs\": %lld, \"tensors\": %d,\n"
+    int status = print("{\"version\": %u, \"blob_bytes\": %zu, \"input\": [%d, %d, %d], \"outputs\": %lld, \"tensors\": %d,\n"
                        " \"arena_bytes\": %u, \"scratch_bytes\": %zu, \"prepared_bytes\": %zu, \"memory_bytes\": %zu,\n \"operations\": [",
-                       blob->bytes, (int)in->height, (int)in->width, (int)in->channels, (long long)out->elements, (int)blob->tensor_count,
+                       (unsigned)blob->version, blob->bytes, (int)in->height, (int)in->width, (int)in->channels, (long long)out->elements, (int)blob->tensor_count,
                        (unsigned)blob->arena_bytes, network->scratch_bytes, network->prepared_bytes,
                        network_memory_bytes(network));
     for (int32_t i = 0; i < blob->operation_count && !status; i++) {
@@ -287,9 +287,11 @@ static int command_info(const struct network *network) {
         status = print("%s\n  {\"operation\": \"%s\", \"output\": [%d, %d, %d]", i ? "," : "", names[blob->operations[i].opcode],
                        (int)t->height, (int)t->width, (int)t->channels);
         if (plan && !status)
-            status = print(", \"kernel\": \"%s\", \"bits\": %d, \"multiplications\": %lld, \"weights\": %lld, \"zeros\": %lld",
+            status = print(", \"kernel\": \"%s\", \"bits\": %d, \"multiplications\": %lld, \"weights\": %lld, \"zeros\": %lld, "
+                           "\"packed_bytes\": %zu, \"coded_bytes\": %zu",
                            plan_kernel_name(plan), (int)plan->convolution->bits, (long long)plan->products,
-                           (long long)plan->k * plan->out->channels, (long long)plan->zeros);
+                           (long long)plan->k * plan->out->channels, (long long)plan->zeros, plan->convolution->packed_bytes,
+                           plan->convolution->coded_bytes);
         status = status ? status : print("}");
     }
     return status || print("\n ]}\n") ? output_failed() : 0;

@@ -60,6 +60,11 @@ static size_t threads_memory(const struct network *network, int32_t count) {
 
 size_t network_memory_bytes(const struct network *network) { return threads_memory(network, network->thread_count); }
 
+/* What decoding its weights takes. */
+static size_t decoded_bytes(const struct operation *operation) {
+    return operation->opcode == CONVOLUTION && operation->convolution.lanes ? operation->convolution.packed_bytes : 0;
+}
+
 static int prepare(struct network *network) {
     struct blob *blob = &network->blob;
     if (network_memory_bytes(network) > network->memory_limit)
@@ -77,6 +82,12 @@ static int prepare(struct network *network) {
             network->copy_image |= operation->concatenate.records[2 * r] == blob->input;
         if (operation->opcode != CONVOLUTION && operation->opcode != FLOAT_CONVOLUTION)
             continue;
+        network->prepared_bytes += decoded_bytes(operation);
+        if (network_memory_bytes(network) > network->memory_limit)
+            return NETWORK_TOO_LARGE;
+        int status = blob_decode(blob, i);
+        if (status)
+            return status;
         struct plan *plan = network->plans[i] = calloc(1, sizeof *plan);
         const struct tensor *residual = operation->convolution.residual.right ? &blob->tensors[operation->second] : NULL;
         if (!plan || !plan_convolution(plan, &operation->convolution, &blob->tensors[operation->input], residual, &blob->tensors[operation->output]))
@@ -111,12 +122,12 @@ int network_open_memory(uint8_t *file, size_t bytes, size_t limit, struct networ
     network->thread_count = 1;
     network->memory_limit = limit;
     int status = blob_parse(&network->blob, file, bytes);
-    refusal->reason = network->blob.reason;
-    refusal->operation = network->blob.bad_operation;
     if (!status) {
         status = prepare(network);
         refusal->needed = network_memory_bytes(network);
     }
+    refusal->reason = network->blob.reason;
+    refusal->operation = network->blob.bad_operation;
     if (status)
         network_close(network);
     else
