@@ -98,7 +98,8 @@ class CandidateRun:
 
     def profile(self) -> Figures:
         """Latency and size of the plan, known before any training: they follow from shapes, bits, components and shares
-        of zeros, so the network is built with weights of just that kind."""
+        of zeros, so the network is built with weights of just that kind. How short their code becomes depends on how even their
+        other levels are too, so that size is only nearly known: ``finish`` has the trained weights' own."""
         network = synthetic(self.cotuning.network, self.plan, self.bench.settings.seed)
         blob, graph = self._compile(network)
         return figures_of(None, self._profile(blob, graph))

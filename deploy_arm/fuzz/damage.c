@@ -27,6 +27,20 @@ static void damage_word(uint8_t *at) {
     memcpy(at, &value, 4);
 }
 
+/* A word of the coded weights of an operation, mostly of their table and first states; nothing where it has none. */
+static void damage_code(uint8_t *data, size_t bytes, uint32_t operation) {
+    uint32_t table, word[32];
+    memcpy(&table, data + 36, 4);
+    size_t place = (size_t)table + sizeof word * operation;
+    if (place > bytes || bytes - place < sizeof word)
+        return;
+    memcpy(word, data + place, sizeof word);
+    if (word[0] != CONVOLUTION || !word[30] || word[18] % 4 || word[18] > bytes || word[19] > bytes - word[18] || word[19] < 4)
+        return;
+    uint32_t words = random_below(2) && word[19] > 48 ? 12 : word[19] / 4;
+    damage_word(data + word[18] + 4 * random_below(words));
+}
+
 size_t damage(uint8_t *data, size_t bytes, uint64_t seed) {
     uint32_t operations;
     state = seed;
@@ -38,6 +52,7 @@ size_t damage(uint8_t *data, size_t bytes, uint64_t seed) {
         case 0: data[random_below((uint32_t)bytes)] ^= (uint8_t)(1u << random_below(8)); break;
         case 1: damage_word(data + random_below((uint32_t)bytes / 4) * 4); break;
         case 2: damage_word(data + 24 + random_below(10) * 4); break;
+        case 3: damage_code(data, bytes, random_below(operations)); break;
         default: damage_word(data + HEADER + random_below((uint32_t)(end - HEADER) / 4) * 4);
         }
     }

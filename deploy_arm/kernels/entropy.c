@@ -8,6 +8,13 @@
 #include "network.h"
 #include "unpack.h"
 
+/* A condition that asks for a conditional move: a branch would be wrong every other time. */
+#if defined(__clang__)
+#define UNPREDICTABLE(condition) __builtin_unpredictable(condition)
+#else
+#define UNPREDICTABLE(condition) (condition)
+#endif
+
 enum { FREQUENCY_BITS = 12, TOTAL = 1 << FREQUENCY_BITS, LEAST = 1 << 16 };
 
 static inline uint32_t frequency(const uint8_t *coded, int32_t symbol) {
@@ -50,15 +57,17 @@ static void pack_tile(const uint8_t *entry, int32_t bits, uint8_t *packed) {
 
 /* One entry of each of ``count`` lanes (at most TILE); returns where the words go on, at most ``count`` further. */
 static inline const uint16_t *decode_lanes(const uint32_t *slots, uint32_t *states, int count, const uint16_t *words, uint8_t *entries) {
-    for (int lane = 0; lane < count; lane++) {
+    int taken = 0;
+    _Pragma("GCC unroll 8") for (int lane = 0; lane < count; lane++) {
         uint32_t state = states[lane], slot = slots[state & (TOTAL - 1)];
         entries[lane] = slot & 15;
         state = (slot >> 4 & 8191) * (state >> FREQUENCY_BITS) + (slot >> 17);
-        uint32_t filled = state << 16 | *words, is_short = state < LEAST;
-        states[lane] = is_short ? filled : state;
-        words += is_short;
+        uint32_t filled = state << 16 | words[taken];
+        int is_short = state < LEAST;
+        states[lane] = UNPREDICTABLE(is_short) ? filled : state;
+        taken += is_short;
     }
-    return words;
+    return words + taken;
 }
 
 int entropy_decode(const uint8_t *coded, size_t bytes, int32_t bits, int32_t lanes, uint8_t *packed, size_t tiles) {
