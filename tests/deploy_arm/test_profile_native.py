@@ -16,6 +16,7 @@ from deploy_arm.blob import write_blob
 from deploy_arm.device import DEVICES, available_devices
 from deploy_arm.native import ATTEMPTS, DRIFT, NativeDevice, conditions, fastest_cpu, median_interval
 from deploy_arm.reference import run
+from pipeline.confidence import Paired
 from pipeline.gates import Bounds, Evidence, judge
 from quantizers.errors import UserError
 
@@ -148,7 +149,7 @@ def test_a_cpu_that_keeps_changing_is_marked_and_not_remembered(
     assert profile.warning.startswith(f"not steady: a fixed network took {told['before_ms']:.4g} ms before")
     device.profile(*files, IMAGE)
     assert device.calls.count("network") == 2 * ATTEMPTS
-    gates = judge(Evidence(10, 0.9, 0.9, device.name, profile), Bounds(1.0, None, False))
+    gates = judge(Evidence(Paired(10, 9, 0, 0), 10, profile), Bounds(1.0))
     assert profile.warning in next(gate.text for gate in gates if gate.name == "latency")
 
 
