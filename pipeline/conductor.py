@@ -21,7 +21,7 @@ from pipeline.remaining import State, usual_seconds
 from pipeline.study import Candidate, Study
 from quantizers.errors import UserError
 
-RETRIES = 2  # times a candidate is tried again after its process died and nobody knows why
+RETRIES = 2  # times a candidate is tried again after its process died, nobody knows why, and it got no further in between
 ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
 PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
@@ -116,6 +116,8 @@ class Conductor:
             )
         else:
             assert rung is not None
+            if all(reached.epochs < rung.epochs for reached in record.curve):
+                self._deaths[number] = 0  # it got further: what killed it before is behind it
             self.study.report_rung(number, rung, figures)
             index = self.rungs.budgets.index(rung.epochs)
             others = [

@@ -69,7 +69,9 @@ def _at_least(kind: type, low: float, exclusive: bool = False) -> Callable[[Any]
         if isinstance(text, bool) or (isinstance(text, float) and value != text == text):
             raise ValueError(f"give {'a whole number' if kind is int else 'a number'}")
         if not (value > low if exclusive else value >= low) or value == float("inf"):
-            raise ValueError(f"give a number {'above' if exclusive else 'of at least'} {low:g}")
+            raise ValueError(
+                f"give a {'finite ' if value == float('inf') else ''}number {'above' if exclusive else 'of at least'} {low:g}"
+            )
         return value
 
     return parse
@@ -239,6 +241,12 @@ def values_of(record: dict[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
+def as_typed(value: str) -> str:
+    """What was typed, as one goes on typing it, in one line, cut where it is long."""
+    short = value if len(value) <= 60 else f"{value[:57]}..."
+    return shlex.quote(short) if short.isprintable() else repr(short)
+
+
 def parsed(setting: dataclasses.Field[Any], value: Any, typed: str) -> Any:
     """``value`` through the setting's parser, or a UserError that begins with what was ``typed`` and says what is allowed."""
     try:
@@ -311,7 +319,7 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
     typed = {key: value for key, value in vars(namespace).items() if key in names}
     given = paths.settled(
         {
-            key: parsed(names[key], value, f"--{key.replace('_', '-')} {shlex.quote(value)}")
+            key: parsed(names[key], value, f"--{key.replace('_', '-')} {as_typed(value)}")
             for key, value in typed.items()
         }
     )

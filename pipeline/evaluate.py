@@ -160,8 +160,12 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.candidate import load_candidate
     from pipeline.data import load_data
     from pipeline.factories import look_in
-    from pipeline.files import write_atomically
+    from pipeline.files import check_place, write_atomically
 
+    if args.predictions:
+        check_place(args.predictions.parent, f"--predictions {args.predictions}")
+        if args.predictions.is_dir():
+            raise UserError(f"--predictions {args.predictions}: is a folder; name a file")
     look_in(args.modules)
     candidate = load_candidate(args.candidate)
     data = checked(

@@ -10,8 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy_arm.storage import json_text, sha256, write_atomically
+from quantizers.errors import UserError
 
-__all__ = ["folder_atomically", "json_text", "sha256", "write_atomically"]
+__all__ = ["check_place", "folder_atomically", "json_text", "sha256", "write_atomically"]
+
+
+def check_place(folder: Path, typed: str) -> None:
+    """See that files can be written in ``folder``, which need not be there yet, before the work whose results go there.
+
+    Raises:
+        UserError: they cannot; the message begins with what was ``typed``.
+    """
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not os.path.isdir(place):
+        raise UserError(f"{typed}: {place} is not a folder; name one, or where one can be made")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{typed}: no right to write in {place}; name another folder")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Parser, Settings, main_guard, parse
-from pipeline.files import json_text
+from pipeline.files import check_place, json_text
 from pipeline.paths import SETTINGS
 from pipeline.progress import Progress
 from quantizers.command import DONE, INCOMPLETE, shell
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
     settings, flags = parse(argv, parser)
     settings = settings.named()
+    check_place(settings.folder, f"--out {settings.out}")
     with Progress(settings.budget) as progress:
         if flags.dry_run:
             result = dry_run(settings, progress)

@@ -108,7 +108,10 @@ class Study:
             UserError: another process runs this study; or it was created with another space, identity or objectives.
         """
         self.folder, self.space, self.objectives = folder, space, tuple(objectives)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the study's folder {folder}: {error.strerror}") from error
         self._lock = lock(folder)
         try:
             make_sampler = SAMPLERS[sampler]

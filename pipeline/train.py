@@ -161,7 +161,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
 
     from pipeline.data import load_data, split_manifest
     from pipeline.factories import look_in
-    from pipeline.files import write_atomically
+    from pipeline.files import check_place, write_atomically
     from pipeline.first_check import first_check
     from pipeline.models import check_classifier, default_image_size, load_model, normalized_by
     from pipeline.normalization import described
@@ -173,6 +173,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
 
     if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
+    check_place(args.out, f"--out {args.out}")
     look_in(args.modules)
     check_classifier(args.model)
     asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")

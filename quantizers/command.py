@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -21,6 +22,9 @@ from quantizers.errors import UserError
 
 DONE, REFUSED, MISTAKE, INCOMPLETE, FAULT = 0, 1, 2, 3, 70
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What the machine answers where a place cannot be used, whatever the program does: rights, a file for a folder, a full disk.
+_NAMES = "EACCES EDQUOT EISDIR ELOOP ENAMETOOLONG ENOSPC ENOTDIR EPERM EROFS"
+OF_THE_PLACE = {getattr(errno, name) for name in _NAMES.split()}
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +53,11 @@ def main_guard(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted: not complete; the same command goes on, or starts again", file=sys.stderr)
         return INCOMPLETE
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_PLACE:
+            place = "" if error.filename is None else f"{error.filename}: "
+            print(f"error: {place}{error.strerror}", file=sys.stderr)
+            return MISTAKE
         # Python's own status for this is 1, which here means that a gate said no.
         traceback.print_exc()
         return FAULT

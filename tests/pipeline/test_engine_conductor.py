@@ -159,6 +159,22 @@ def test_who_dies_again_and_again_for_no_known_reason_fails(study: Study) -> Non
     assert study.spent == 1
 
 
+def test_who_gets_further_is_not_blamed_for_what_killed_it_before(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+    candidate = asked(conductor)
+    for _ in range(2):
+        conductor.died(candidate.number, Death())
+        assert asked(conductor) == candidate
+    conductor.judge(candidate.number, "rung", figures(0.2, 1.0, 100), Rung(1.0, 0.2, 0.5, 1.0))
+    conductor.died(candidate.number, Death())
+    assert asked(conductor) == candidate, "it had reached a rung since"
+    for _ in range(2):  # the same rung again, out of its checkpoint, is nothing new
+        conductor.judge(candidate.number, "rung", figures(0.2, 1.0, 100), Rung(1.0, 0.2, 0.5, 1.0))
+        conductor.died(candidate.number, Death())
+        conductor.propose()
+    assert "died 3 times" in (study.records()[0].reason or "")
+
+
 def test_one_trial_alone_that_does_not_fit_ends_the_search_with_the_figures(study: Study) -> None:
     """While others ran beside it, it may be killed as often as there are others; alone it gets one more chance."""
     conductor = Conductor(study, RUNGS, budget=9, concurrency=3, progress=Silent())

@@ -21,11 +21,14 @@ from hypothesis import strategies as st
 from deploy_arm.storage import cache_home
 from pipeline import paths
 from pipeline.config import Parser, Settings, parse, read_config
+from pipeline.models import load_model
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training.pretraining import default_cache
 from quantizers.command import shell
 from quantizers.errors import UserError
+from quantizers.network import layer_names
+from search_spaces.plan import LayerPlan, Plan
 from search_spaces.space import Space
 
 AWKWARD = ("with space", "a%20b 100%", "what?x=y", '#1 it\'s "ü" ☃', "{curly} $HOME;a&b @:")
@@ -214,6 +217,24 @@ def test_a_store_that_mlflow_refuses_is_a_mistake_of_one_line(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"MLflow cannot use file:///.*mlruns: ") as caught:
         Tracker((tmp_path / "mlruns").as_uri(), tmp_path, "study")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["search", "search --dry-run", "train --plan plan.json", "evaluate c"])
+def test_where_results_cannot_be_written_is_said_before_the_work(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    layers = layer_names(load_model("resnet8", classes=10, image_size=32))
+    (tmp_path / "plan.json").write_text(Plan.uniform(layers, LayerPlan(8)).to_json())
+    flag = "--predictions" if command.startswith("evaluate") else "--out"
+    done = subprocess.run(
+        [sys.executable, "-m", *f"pipeline.{command}".split(), flag, "file/results"],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"error: {flag} {tmp_path}/file/results: {tmp_path}/file is not a folder; name one, or where "
+        "one can be made\n"
+    )
 
 
 def test_a_printed_command_can_be_pasted(awkward: Path) -> None:

@@ -33,6 +33,9 @@ def command(body: str) -> list[str]:
         ("main = lambda: 1", 1, ""),
         ("def main(): raise UserError('--budget 0: too small')", 2, "error: --budget 0: too small\n"),
         ("def main(): return Parser(prog='it').parse_args(['--nonsense'])", 2, "error: unrecognized"),
+        ("def main(): open('/dev/null/x', 'w')", 2, "error: /dev/null/x: Not a directory\n"),
+        ("def main(): raise OSError(28, 'No space left on device')", 2, "error: No space left on device\n"),
+        ("def main(): open('/no/such/file')", 70, "FileNotFoundError"),
         ("def main(): return {}['nothing']", 70, "KeyError"),
     ],
 )
