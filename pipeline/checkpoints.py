@@ -46,8 +46,9 @@ def earlier_record(folder: Path, plan: Plan, number: int) -> TrialRecord | None:
 
 
 def forget(folder: Path, plan: Plan) -> None:
-    """Remove all of it: the study knows the outcome now."""
-    shutil.rmtree(trial_folder(folder, plan), ignore_errors=True)
+    """Remove all of it, and what a process that was killed had written of the candidate: the study knows the outcome now."""
+    for left in (trial_folder(folder, plan), *(folder / "candidates").glob(f".{plan.hash}.*")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def save_checkpoint(path: Path, run: Cotuning, curve: Sequence[Rung]) -> None:

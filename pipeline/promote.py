@@ -252,7 +252,8 @@ def main(argv: list[str] | None = None) -> int:
         if value is not None and not (
             0 <= value < float("inf") and (value > 0 or flag == "max_accuracy_drop")
         ):
-            raise UserError(f"--{flag.replace('_', '-')} {value:g}: give a number above 0")
+            least = "of at least 0" if flag == "max_accuracy_drop" else "above 0"
+            raise UserError(f"--{flag.replace('_', '-')} {value:g}: give a number {least}")
     folder, settings = _settings(args.out, args.study, args.tracking_uri)
     name = _candidate_name(folder, args.candidate)
     drop = bound_of(args.max_accuracy_drop, settings.max_accuracy_drop)

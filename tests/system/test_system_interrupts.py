@@ -74,6 +74,18 @@ def test_ctrl_c_ends_a_search_in_good_order_and_its_name_alone_goes_on(
     assert late.returncode == 3, late.stderr
     assert "mine resumed" in late.stderr and json.loads(late.stdout)["complete"] is False
 
+    # SIGTERM to all its processes, as ``timeout`` sends it, Ray's services among them: the same good order.
+    process = subprocess.Popen(
+        typed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    said(process, "devices")
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 3, errors
+    assert "ending the search in good order" in errors and "Traceback" not in errors
+    assert len(errors.splitlines()) <= 3, "nothing of Ray's own"
+    assert read_records(folder)[: len(before)] == before and f"--name {folder.name}" in output
+
     # What contradicts the study is refused, what does not is taken.
     other = subprocess.run([*typed, "--epochs-per-trial", "0.3"], capture_output=True, text=True)
     assert other.returncode == 2 and "epochs_per_trial was 0.2, now 0.3" in other.stderr

@@ -20,7 +20,14 @@ from deploy_arm.frontend import compile_graph
 from deploy_arm.reference import run as run_reference
 from pipeline import engine
 from pipeline.candidate import load_candidate
-from pipeline.checkpoints import checkpoint_path, read_checkpoint, record_path, rungs_of, save_checkpoint
+from pipeline.checkpoints import (
+    checkpoint_path,
+    forget,
+    read_checkpoint,
+    record_path,
+    rungs_of,
+    save_checkpoint,
+)
 from pipeline.config import Settings
 from pipeline.evaluate import answering
 from pipeline.models import load_model
@@ -236,6 +243,17 @@ def test_checkpoints_hold_state_and_curve(tmp_path: Path) -> None:
     saved = read_checkpoint(tmp_path / "a" / "checkpoint.pt")
     assert rungs_of(saved) == rungs and saved["state"]["step"] == 7
     assert torch.equal(saved["state"]["weight"], torch.arange(3.0))
+
+
+def test_nothing_is_left_of_a_candidate_that_was_half_written(tmp_path: Path) -> None:
+    plans = [Plan.uniform(("conv1", "fc"), LayerPlan(bits)) for bits in (2, 8)]
+    mine, other = (tmp_path / "candidates" / f".{plan.hash}.0123456789abcdef" for plan in plans)
+    for folder in (mine, other, tmp_path / "candidates" / plans[0].hash):
+        folder.mkdir(parents=True)
+    forget(tmp_path, plans[0])
+    assert sorted((tmp_path / "candidates").iterdir()) == sorted(
+        [other, tmp_path / "candidates" / plans[0].hash]
+    )
 
 
 class _Local:
