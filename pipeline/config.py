@@ -30,6 +30,8 @@ def _text(text: Any) -> str:
     """Text as it is; YAML takes words like ``no`` and ``2026-11-27`` for something else."""
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise ValueError("give text, in quotes where it is a word like no, on or a date")
+    if not str(text).strip():
+        raise ValueError("is empty; give one, or leave it out")
     return str(text)
 
 

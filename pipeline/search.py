@@ -136,9 +136,10 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
     from pipeline.identity import identity
     from pipeline.references import references
     from pipeline.study import Study
-    from pipeline.tracking import Tracker
+    from pipeline.tracking import Tracker, check_store
     from search_spaces.layers import layers_of
 
+    check_store(settings.tracking_uri)
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
     progress.line(workspace.normalization)

@@ -72,6 +72,30 @@ def explained(doing: str) -> Iterator[None]:
         raise TrackingError(f"MLflow, {doing}: {error}") from error
 
 
+def check_store(uri: str | None) -> None:
+    """See that MLflow can use what a person named, before the work that is to be tracked there.
+
+    Raises:
+        UserError: nothing answers at ``uri``, or MLflow cannot use it.
+    """
+    if uri is None or sqlite_file(uri) is not None:
+        return
+    if uri.startswith(("http://", "https://")):
+        _reachable(uri)
+        return
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise _unusable(uri, error) from error
+
+
+def _unusable(uri: str, error: Exception) -> UserError:
+    return UserError(f"--tracking-uri: MLflow cannot use {uri}: {' '.join(str(error).split())}")
+
+
 class Tracker:
     """One study's runs.
 
@@ -108,7 +132,7 @@ class Tracker:
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self.experiment = self._experiment(out)
         except (MlflowException, OSError) as error:
-            raise UserError(f"MLflow cannot use {self.uri}: {' '.join(str(error).split())}") from error
+            raise _unusable(self.uri, error) from error
         self.identity = _identity(out / study / "tracking_id")
         self.common: dict[str, str] = {}
         self._parent: str | None = None

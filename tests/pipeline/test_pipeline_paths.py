@@ -22,10 +22,11 @@ from deploy_arm.storage import cache_home
 from pipeline import paths
 from pipeline.config import Parser, Settings, parse, read_config
 from pipeline.models import load_model
+from pipeline.search import main as search
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training.pretraining import default_cache
-from quantizers.command import shell
+from quantizers.command import main_guard, shell
 from quantizers.errors import UserError
 from quantizers.network import layer_names
 from search_spaces.plan import LayerPlan, Plan
@@ -217,6 +218,24 @@ def test_a_store_that_mlflow_refuses_is_a_mistake_of_one_line(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"MLflow cannot use file:///.*mlruns: ") as caught:
         Tracker((tmp_path / "mlruns").as_uri(), tmp_path, "study")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["ftp://host", "mlruns", "http://127.0.0.1:9"])
+def test_a_store_that_cannot_be_used_is_refused_before_the_work(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main_guard(lambda: search(["--tracking-uri", uri])) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and uri in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--tracking-uri", "--weights", "--out", "--data", "--modules"])
+def test_an_empty_path_is_not_the_current_folder(flag: str) -> None:
+    """As an unset variable of a shell gives it."""
+    with pytest.raises(UserError, match=f"{flag} '': is empty"):
+        settings(flag, "")
 
 
 @pytest.mark.parametrize("command", ["search", "search --dry-run", "train --plan plan.json", "evaluate c"])
