@@ -147,7 +147,15 @@ def multiply(state: Lowering, input: Any, other: Any) -> Value:
 
 
 @register("div", "sub", any_layout=True)
-def scalar(state: Lowering, input: Value, other: Value | float, **rest: Any) -> Value:
+def scalar(state: Lowering, input: Value, other: Any, **rest: Any) -> Value:
+    """By a number, or by a weight per channel."""
+    weights = _by_channel(state, input, other) if rest.get("rounding_mode") is None else None
+    if weights is not None and "alpha" in rest:
+        return affine(state, input, np.ones_like(weights), -rest["alpha"] * weights)
+    if weights is not None:
+        if not weights.all():
+            raise Unsupported("a division by weights of which some are zero")
+        return affine(state, input, 1.0 / weights, np.zeros_like(weights))
     if isinstance(other, Value | fx.Node):
         raise Unsupported("arithmetic between two activations, other than addition and multiplication")
     if rest.get("rounding_mode") is not None:
