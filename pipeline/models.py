@@ -163,6 +163,7 @@ def _build(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
         if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
             raise UserError(f"{name!r} gave a network without values (on the meta device); give it weights")
         network = network.to("cpu", torch.float32)
+        network.register_forward_pre_hook(_plain_layout)
         return network
     import torchvision.models
 
@@ -178,6 +179,11 @@ def _build(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
     elif name.startswith("maxvit_"):
         options["input_size"] = size
     return torchvision.models.get_model(name, weights=None, **options)
+
+
+def _plain_layout(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Images as PyTorch's own loaders lay them out: a forward with ``x.view(...)`` fails where channels lie last."""
+    return tuple(each.contiguous() if isinstance(each, torch.Tensor) else each for each in given)
 
 
 def normalization(name: str) -> Normalization:

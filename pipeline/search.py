@@ -98,6 +98,7 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
         workspace.mean,
         workspace.std,
         trained=settings.weights is not None,
+        say=progress.line,
     )
     layers = layers_of(workspace.model, workspace.input_shape)
     sort = QUANTIZERS[settings.quantizer]

@@ -13,6 +13,7 @@ import io
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,15 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     check_outputs(model, (3, *data.image_size), len(data.classes))
-    first_check(model, data.search, mean, std, plan, trained=args.weights is not None)
+    first_check(
+        model,
+        data.search,
+        mean,
+        std,
+        plan,
+        trained=args.weights is not None,
+        say=partial(print, file=sys.stderr),
+    )
     print(described(mean, std, source), file=sys.stderr)
     show = _Status()
     if args.weights is None:

@@ -265,6 +265,18 @@ def _leave_relu_to(step: LearnedStep, network: fx.GraphModule, place: Placement)
     step.rectifies = True
 
 
+def unquantized(network: nn.Module) -> nn.Module:
+    """A copy of a network made by ``quantize`` that computes with its float weights and activations, in evaluation mode:
+    up to rounding, what the given network computes."""
+    plain = copy.deepcopy(network)
+    for name, _, weight in quantizers_of(network):
+        layer = _plain(plain.get_submodule(name))
+        layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        plain.set_submodule(name, layer)
+    without_steps(plain)
+    return plain.eval()
+
+
 def without_steps(network: nn.Module) -> None:
     """Leave activations in float: remove every activation quantizer from a network in training or hardened."""
     for name, module in list(network.named_modules()):

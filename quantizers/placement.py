@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from quantizers.modules import torch_class
+from quantizers.modules import InTraining, torch_class
 
 RELU: frozenset[Any] = frozenset({nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 RELU6: frozenset[Any] = frozenset({nn.ReLU6, F.relu6})
@@ -36,7 +36,8 @@ COMPUTING = WEIGHTED | AVERAGE | SUM | PRODUCT | CONCATENATE | NORM | LAYER_NORM
 RESHAPING: frozenset[Any] = frozenset(
     {nn.Flatten, torch.flatten, torch.squeeze, torch.unsqueeze, nn.Unflatten, torch.reshape}
     | {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous"}
-    | {nn.Dropout, nn.Dropout2d, F.dropout, F.dropout2d, nn.Identity}
+    | {nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout}
+    | {F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, nn.Identity, InTraining}
 )
 MOVING: frozenset[Any] = RESHAPING | frozenset(
     {nn.MaxPool2d, F.max_pool2d, nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, operator.getitem, F.pad}

@@ -14,12 +14,21 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from quantizers.errors import UserError
-from quantizers.modules import is_torch_module
+from quantizers.modules import InTraining, acts_in_training_alone, is_torch_module
 from quantizers.writes import IN_PLACE, layer_of, without_writes
 
 CONVOLUTION: frozenset[Any] = frozenset({F.conv2d, torch.conv2d})
 LINEAR: frozenset[Any] = frozenset({F.linear})
 NORM: frozenset[Any] = frozenset({F.batch_norm, torch.batch_norm})
+DROPOUT: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    torch.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
 
 
 class _Proxy(fx.Proxy):
@@ -27,6 +36,10 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        count = _parts_of(self.node)
+        return super().__len__() if count is None else count
 
 
 def _recorded(target: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -41,9 +54,19 @@ for _target in IN_PLACE:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps modules whole that compute what a class of ``torch.nn`` does, and remembers where it failed."""
+    """Keeps modules whole that compute what a class of ``torch.nn`` does, or act in training alone, and remembers where it
+    failed."""
 
     failed: str | None = None
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        # found before tracing, which stands in for every module's call
+        self.in_training = {
+            module: name
+            for name, module in model.named_modules()
+            if name and not is_torch_module(module) and acts_in_training_alone(module)
+        }
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_torch_module(m)
@@ -51,9 +74,16 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Of the parts of a tensor whose number is written in the call; ``a, b = x`` is counted by fx itself."""
+        count = _parts_of(obj.node)
+        return super().iter(obj) if count is None else iter([cast(Any, obj)[place] for place in range(count)])
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if m in self.in_training and len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs:
+            return self.create_proxy("call_module", self.in_training[m], args, kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -71,7 +101,7 @@ def traced(model: nn.Module) -> fx.GraphModule:
     """
     original = copy.deepcopy(model)
     _check_parametrizations(original)
-    tracer = _Tracer()
+    tracer = _Tracer(original)
     with evaluating(original):
         try:
             graph = tracer.trace(original)
@@ -91,8 +121,69 @@ def traced(model: nn.Module) -> fx.GraphModule:
     network = fx.GraphModule(tracer.root, graph, type(model).__name__)
     _keep_modes(network, original)
     _gather_layers(network, original)
+    called = {node.target for node in network.graph.nodes if node.op == "call_module"}
+    for module, name in tracer.in_training.items():
+        if name in called:
+            network.set_submodule(name, InTraining(module).train(module.training))
     without_writes(network)
+    _keep_dropout(network, model)
+    _free_of_layout(network)
     return network
+
+
+def _free_of_layout(network: fx.GraphModule) -> None:
+    """``view`` fails where images lie in memory with channels last, ``reshape`` does not; without writes they are the same."""
+    for node in network.graph.nodes:
+        if (node.op, node.target) == ("call_method", "view") and not any(
+            isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values())
+        ):
+            node.target = "reshape"
+    _without_expansion(network)
+    network.recompile()
+
+
+def _without_expansion(network: fx.GraphModule) -> None:
+    """``x * y.expand_as(x)`` is ``x * y``."""
+    for node in list(network.graph.nodes):
+        if (node.op, node.target) != ("call_method", "expand_as") or len(node.args) != 2 or node.kwargs:
+            continue
+        small, large = node.args
+        for user in list(node.users):
+            pair = {operator.add, operator.mul, torch.add, torch.mul, "add", "mul"}
+            if user.target in pair and set(user.args) == {node, large} and not user.kwargs:
+                user.replace_input_with(node, small)
+        if not node.users:
+            network.graph.erase_node(node)
+
+
+def _keep_dropout(network: fx.GraphModule, model: nn.Module) -> None:
+    """Dropout by a function, which a trace in evaluation has switched off, becomes a module where it drops in training."""
+    calls = [node for node in network.graph.nodes if node.target in DROPOUT]
+    if not calls:
+        return
+    try:
+        original = copy.deepcopy(model).train()
+        training = _Tracer(original).trace(original)
+    except Exception:  # what goes on in training cannot be traced; nothing is known of it
+        return
+    others = [node for node in training.nodes if node.target in DROPOUT]
+    if [node.target for node in calls] != [node.target for node in others]:
+        return
+    for node, other in zip(calls, others, strict=True):
+        share, drops = _dropped(other)
+        if not drops or _dropped(node)[1] or not isinstance(share, int | float):
+            continue
+        name = f"dropout_of_{node.name}"
+        network.add_module(name, DROPOUT[node.target](share).train(network.training))
+        source = next(iter(node.all_input_nodes))
+        node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
+    network.recompile()
+
+
+def _dropped(node: fx.Node) -> tuple[Any, Any]:
+    """Of a call of dropout: the share, and whether it drops at all."""
+    given = {**dict(zip(("input", "p", "training"), node.args)), **dict(node.kwargs)}
+    return given.get("p", 0.5), given.get("training", given.get("train", True))
 
 
 @contextmanager
@@ -105,6 +196,17 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _parts_of(node: fx.Node) -> int | None:
+    """How many tensors a ``chunk`` or ``split`` gives, where the call says it."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    how = next(
+        (v for v in (*node.args[1:], *(v for k, v in node.kwargs.items() if k not in ("dim", "input")))), None
+    )
+    if name in ("split", "split_with_sizes") and isinstance(how, list | tuple):
+        return len(how)
+    return how if name in ("chunk", "unsafe_chunk") and isinstance(how, int) else None
 
 
 def _class_of(model: nn.Module, path: str | None) -> str:

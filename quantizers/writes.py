@@ -43,7 +43,7 @@ UNSURE = frozenset(
 DROPPING = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
     | {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"}
-    | {"stochastic_depth", "StochasticDepth"}
+    | {"stochastic_depth", "StochasticDepth", "InTraining"}
 )
 QUERIES = frozenset({"size", "dim", "numel", "ndimension", "stride"})  # methods that read no value
 

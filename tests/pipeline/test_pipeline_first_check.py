@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from pipeline.first_check import first_check
 from pipeline.images import normalize
 from pipeline.models import load_model
 from quantizers.errors import UserError
-from quantizers.network import hard_state, harden, layer_names, load_hard, quantize, traced
+from quantizers.network import hard_state, harden, layer_names, load_hard, quantize, traced, unquantized
 from search_spaces.plan import LayerPlan, Plan
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -191,6 +192,143 @@ def test_networks_as_others_write_them_go_the_whole_way(name: str) -> None:
     loaded = load_hard(model, plan, hard_state(hardened))
     with torch.no_grad():
         assert torch.equal(hardened.network(x), loaded.network(x))
+
+
+class Made(nn.Module):
+    """A forward of its own over some modules."""
+
+    def __init__(self, make: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.make = make
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.make(self, x)
+
+
+class DropPath(nn.Module):
+    """timm's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_prob = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        kept = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.drop_prob)
+        return x * kept.div_(1 - self.drop_prob)
+
+
+def convolution() -> nn.Conv2d:
+    return nn.Conv2d(8, 8, 3, padding=1)
+
+
+def _c2f(module: Any, x: Tensor) -> Tensor:
+    """YOLOv8's block."""
+    parts = list(module.first(x).chunk(2, 1))
+    parts.extend(layer(parts[-1]) for layer in module.layers)
+    return module.last(torch.cat(parts, 1))
+
+
+def _squeezed(module: Any, x: Tensor) -> Tensor:
+    """Squeeze and excite as its authors' followers wrote it."""
+    batch, channels, _, _ = x.size()
+    gate = module.gate(x.mean((2, 3)).view(batch, channels)).view(batch, channels, 1, 1)
+    return x * gate.expand_as(x)
+
+
+def _hooked(where: str) -> nn.Module:
+    layers = nn.Sequential(convolution(), nn.ReLU(), nn.Hardswish())
+    if where == "before a layer":
+        layers[0].register_forward_pre_hook(lambda module, given: (2 * given[0] + 1,))
+    elif where == "behind an activation":
+        layers[1].register_forward_hook(lambda module, given, output: 3 * output)
+    else:
+        layers[1].forward = torch.tanh  # type: ignore[method-assign,assignment]
+    return layers
+
+
+def _normalized(module: Any, x: Tensor) -> Tensor:
+    return module.body((x - module.mean) / module.std)
+
+
+def _with_statistics() -> nn.Module:
+    net = Made(_normalized, body=headed(nn.Sequential(*stem()), 8))
+    net.register_buffer("mean", torch.rand(1, 3, 1, 1))
+    net.register_buffer("std", torch.rand(1, 3, 1, 1) + 0.5)
+    return net
+
+
+def _block(make: Callable[[Any, Tensor], Tensor], **parts: Any) -> nn.Module:
+    return headed(nn.Sequential(*stem(), Made(make, **parts)), 8)
+
+
+EXACT: dict[str, Callable[[], nn.Module]] = {
+    "hook before a layer": lambda: headed(nn.Sequential(*stem(), _hooked("before a layer")), 8),
+    "hook behind an activation": lambda: headed(nn.Sequential(*stem(), _hooked("behind an activation")), 8),
+    "an activation's forward replaced": lambda: headed(nn.Sequential(*stem(), _hooked("")), 8),
+    "parts in a list": lambda: _block(
+        _c2f,
+        first=nn.Conv2d(8, 16, 1),
+        layers=nn.ModuleList([convolution(), convolution()]),
+        last=nn.Conv2d(32, 8, 1),
+    ),
+    "expanded gate": lambda: _block(_squeezed, gate=nn.Sequential(nn.Linear(8, 8), nn.Sigmoid())),
+    "statistics in the network": _with_statistics,
+    "drop path": lambda: _block(
+        lambda m, x: m.drop(m.conv(x)) + m.drop(x), conv=convolution(), drop=DropPath()
+    ),
+    "stochastic depth": lambda: _block(
+        lambda m, x: m.drop(m.conv(x)) + x,
+        conv=convolution(),
+        drop=torchvision.ops.StochasticDepth(0.5, "row"),
+    ),
+    "dropout by a function": lambda: _block(
+        lambda m, x: F.dropout(m.conv(x), 0.3, m.training) + F.dropout(x, 0.5, False), conv=convolution()
+    ),
+    "dropout by a function, in place": lambda: _block(
+        lambda m, x: F.dropout(m.conv(x), 0.3, m.training, True), conv=convolution()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_surrounds_the_layers_is_kept_in_evaluation_and_in_training(name: str) -> None:
+    torch.manual_seed(0)
+    model, said = EXACT[name]().eval(), []
+    first_check(model, Patches(), MEAN, STD, say=said.append)  # type: ignore[arg-type]
+    assert not said
+    x = normalize(Patches().pixels, MEAN, STD).contiguous()
+    graph = traced(model)
+    for training in (True, False):
+        answers = []
+        for network in (model, graph):
+            torch.manual_seed(1)
+            with torch.no_grad():
+                answers.append(network.train(training)(x.clone()))
+        assert torch.equal(*answers)
+    quantized = quantize(model, Plan.uniform(layer_names(graph), LayerPlan(8)), x)
+    with torch.no_grad():
+        wanted, found = model(x), harden(quantized).network(x)
+        assert float((found - wanted).std() / wanted.std()) < 0.1
+        assert torch.allclose(unquantized(quantized)(x), wanted, 0, 1e-5)
+
+
+TRAINED_OTHERWISE: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "branch": lambda m, x: 2 * m.conv(x) if m.training else m.conv(x),
+    "noise": lambda m, x: m.conv(x + torch.randn_like(x)) if m.training else m.conv(x),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED_OTHERWISE)
+def test_it_is_said_where_training_does_what_cotuning_does_not(name: str) -> None:
+    torch.manual_seed(0)
+    said: list[str] = []
+    model = _block(TRAINED_OTHERWISE[name], conv=convolution()).eval()
+    first_check(model, Patches(), MEAN, STD, say=said.append)  # type: ignore[arg-type]
+    assert len(said) == 1 and "in training mode the network computes otherwise" in said[0]
 
 
 class Functional(nn.Module):
@@ -366,6 +504,14 @@ class Conv(nn.Conv2d):
 def refused(num_classes=10):
     return Own(num_classes)
 
+class Viewed(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv, self.head = Conv(3, 4, 3, 2), nn.Linear(4 * 7 * 7, num_classes)
+    def forward(self, x):
+        x = torch.max_pool2d(torch.relu(self.conv(x)), 2)
+        return self.head(x.view(x.size(0), -1))
+
 def works(num_classes=10):
     body = [Conv(3, 4, 3, 2), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*body, nn.Linear(4, num_classes))
@@ -408,6 +554,32 @@ def test_a_dry_run_accepts_subclasses_and_lists_them(
     assert search.main(["--model", "first_check_networks:works", "--dry-run", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [layer["name"] for layer in found["layers"]] == ["0", "4"]
+
+
+def test_a_forward_with_a_view_is_trained_and_co_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``x.view(x.size(0), -1)`` fails on images whose channels lie last in memory."""
+    from pipeline import train
+
+    (tmp_path / "viewed_networks.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["--model", "viewed_networks:Viewed", "--data", "digits", "--image-size", "32"]
+    Path("plan.json").write_text(Plan.uniform(["conv", "head"], LayerPlan(4, 15)).to_json())
+    torch.save(load_model("viewed_networks:Viewed", classes=10).state_dict(), "weights.pt")
+    arguments += ["--plan", "plan.json", "--weights", "weights.pt", "--out", "trained", "--epochs", "0.1"]
+    assert train.main(arguments) == 0
+
+
+def test_a_program_a_little_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import first_check as module
+
+    run = module.run_reference
+    monkeypatch.setattr(module, "run_reference", lambda graph, pixels: 1.2 * run(graph, pixels))
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match="answers otherwise than PyTorch's"):
+        check(GOOD["subclasses"]())
 
 
 def test_a_program_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
