@@ -267,7 +267,18 @@ def test_the_command_needs_neither_ray_nor_optuna_nor_mlflow(tmp_path: Path, tra
         "from pipeline.train import main\n"
         "sys.exit(main_guard(lambda: main(sys.argv[1:])))\n"
     )
-    arguments = ["--weights", "weights.pt", "--plan", "plan.json", "--image-size", "8", "--epochs", "1.5"]
+    arguments = [
+        "--model",
+        "resnet8",
+        "--weights",
+        "weights.pt",
+        "--plan",
+        "plan.json",
+        "--image-size",
+        "8",
+        "--epochs",
+        "1.5",
+    ]
     arguments += ["--images-per-epoch", "256", "--out", "result"]
     ended = subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=tmp_path, text=True, capture_output=True, timeout=120,
