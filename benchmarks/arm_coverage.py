@@ -126,7 +126,7 @@ def cover(name: str, images: int = 2) -> Row:
     from deploy_arm.reference import run
     from pipeline.models import load_model, normalization
     from quantizers.errors import UserError
-    from quantizers.network import harden, layer_names, quantize
+    from quantizers.network import harden, layer_names, quantize, traced
     from search_spaces.plan import LayerPlan, Plan
 
     start, size = time.perf_counter(), image_size(name)
@@ -137,7 +137,7 @@ def cover(name: str, images: int = 2) -> Row:
     given = random_images(size, max(images, 2))
     try:
         enliven(model, given, mean, std)
-        plan = Plan.uniform(layer_names(model), LayerPlan(8))
+        plan = Plan.uniform(layer_names(traced(model)), LayerPlan(8))
         hardened = harden(quantize(model, plan, normalized(given, mean, std)))
         del model
         graph = compile_graph(hardened, (3, size, size), mean, std)
