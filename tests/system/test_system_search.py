@@ -164,7 +164,11 @@ def test_mistakes_are_explained_before_any_work(
 
 
 def test_dry_run_trains_and_writes_nothing(tmp_path: Path) -> None:
-    done = module("search", "--dry-run", "--format", "json", "--out", str(tmp_path / "runs"))
+    done = subprocess.run(
+        [*SEARCH, "--dry-run", "--format", "json", "--out", str(tmp_path / "runs")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert (
