@@ -96,7 +96,12 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
         end = fastest["latency_ms"] if fastest["high"] is None else fastest["high"]
         fit = [p for p in timed if p["latency_ms"] <= end]
     chosen = min(fit, key=lambda p: (p["size_bytes"] or 0, p["error"], p["hash"]))
-    fast = f"the smallest of {len(fit)} equally fast" if timed else "the smallest"
+    if not timed:
+        fast = "the smallest"
+    elif len(fit) == 1:
+        fast = "the fastest (no other is equally fast)"
+    else:
+        fast = f"the smallest of {len(fit)} equally fast"
     return (
         chosen["hash"],
         f"{fast} among the {len(near)} of {len(points)} candidates within {points_of(bounds.accuracy_drop)} of fp32",

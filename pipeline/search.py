@@ -206,8 +206,9 @@ def opening_line(settings: Settings, study: Study) -> str:
     if study.created:
         return f"study {settings.folder}"
     found = study.recovered
+    kept = f"{found.finished} trial{'' if found.finished == 1 else 's'}"
     return (
-        f"study {settings.folder} resumed: {found.finished} trials kept, {found.requeued} that were running queued again, "
+        f"study {settings.folder} resumed: {kept} kept, {found.requeued} that were running queued again, "
         f"{found.failed} failed; {study.spent} of {settings.budget} spent"
     )
 
