@@ -298,7 +298,7 @@ def test_the_command_needs_neither_ray_nor_optuna_nor_mlflow(tmp_path: Path, tra
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["--plan", "absent.json"], r"cannot read the plan in absent\.json"),
+        (["--plan", "absent.json"], r"cannot read the plan in \S*absent\.json"),
         (["--plan", "plan.json", "--model", "resnet9"], "unknown model 'resnet9'"),
         (["--plan", "plan.json", "--data", "nothing"], "unknown data set 'nothing'"),
         (["--plan", "plan.json", "--epochs", "-1"], "epochs -1"),
