@@ -7,6 +7,7 @@ tags, and carries ``complete`` only when everything else is written: what a kill
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import math
 import os
@@ -79,6 +80,8 @@ def check_store(uri: str | None) -> None:
         UserError: nothing answers at ``uri``, or MLflow cannot use it.
     """
     if uri is None or sqlite_file(uri) is not None:
+        package = importlib.util.find_spec("mlflow")
+        check_installation(str(package and package.origin))
         return
     if uri.startswith(("http://", "https://")):
         _reachable(uri)
@@ -90,6 +93,19 @@ def check_store(uri: str | None) -> None:
         MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, OSError) as error:
         raise _unusable(uri, error) from error
+
+
+def check_installation(place: str) -> None:
+    """MLflow 3.17 gives alembic its own folder as it is, which takes ``%`` for the start of a placeholder.
+
+    Raises:
+        UserError: MLflow lies at such a ``place``.
+    """
+    if "%" in place:
+        raise UserError(
+            f"MLflow cannot open a database from where it is installed ({place}: a folder with % in its name); make the virtual "
+            "environment in another folder, or name an MLflow server by --tracking-uri http://HOST:PORT"
+        )
 
 
 def _unusable(uri: str, error: Exception) -> UserError:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.champions import Champions
 from pipeline.describe import figures, flat, key_of, mean_bits, note, plan_parameters
 from pipeline.records import Figures, Rung, TrialRecord
-from pipeline.tracking import TABLE, Tracker, TrackingError
+from pipeline.tracking import TABLE, Tracker, TrackingError, check_installation
 from quantizers.errors import UserError
 from search_spaces.plan import LayerPlan, Plan
 
@@ -309,3 +309,11 @@ def test_psutil_is_not_needed_and_telemetry_is_off(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "alembic" not in done.stderr and "INFO" not in done.stderr
+
+
+def test_an_installation_from_which_no_database_opens_is_refused() -> None:
+    check_installation("/home/me/a b/#1/.venv/mlflow/__init__.py")
+    with pytest.raises(
+        UserError, match=r"installed \(/home/a%20b/\.venv/mlflow/__init__\.py: .* another folder"
+    ):
+        check_installation("/home/a%20b/.venv/mlflow/__init__.py")
