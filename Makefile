@@ -11,8 +11,16 @@ ARGS ?=
 search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
+# One worker a core; those that start clusters, servers and browsers afterwards, alone.
 test: setup $(TEST_STAMP) lint
-	@$(BIN)/python -m pytest --durations=10 $(ARGS)
+ifneq ($(strip $(ARGS)),)
+	@$(BIN)/python -m pytest $(ARGS)
+else
+	@status=0; \
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10 --ignore tests/system || status=$$?; \
+	$(BIN)/python -m pytest --durations=10 tests/system || status=$$?; \
+	exit $$status
+endif
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
