@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,26 +19,15 @@ from deploy_arm.passes import simplify
 from deploy_arm.pending import Function, Pending, output
 from quantizers.codebook import Codebook
 from quantizers.errors import UserError
+from quantizers.tracing import evaluating
 
 BATCH = 2  # not 1, so that nothing can mistake the batch for an axis of size one
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode; every module's own mode comes back."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _export(network: nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     example = torch.zeros(BATCH, *input_shape, device=device)
-    with _evaluating(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
         try:
             return torch.export.export(network, (example,))
         except (

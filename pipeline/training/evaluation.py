@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.images import Images, augment, normalize
 from pipeline.training.outputs import answers
+from quantizers.tracing import evaluating
 
 
 def batches(
@@ -41,16 +42,11 @@ def predictions(
     indices: Tensor | None = None,
 ) -> Tensor:
     """Predicted classes, int64 [N] on the CPU. The network is used in evaluation mode, on the device where it lies."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
+    with evaluating(network):
         found = [
             answers(network, x).argmax(1).cpu()
             for x in batches(images, mean, std, batch, device_of(network), indices)
         ]
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
