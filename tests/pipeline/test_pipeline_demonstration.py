@@ -49,8 +49,8 @@ def test_the_first_plans_of_the_default_search_span_size_and_latency(tmp_path: P
     plans = space.warm_starts()
     assert settings.budget > len(plans)  # the sampler has its say too
     eight, two, many_zeros = cost(plans[0]), cost(plans[3]), cost(plans[-1])
-    assert eight[1] > 3.9 * two[1]  # of the 4 that 8 and 2 bits can be apart where all levels are as frequent
-    assert eight[1] > 7 * many_zeros[1] and eight[0] > 2 * many_zeros[0]
+    assert eight[1] > 3.5 * two[1]  # of the 4 that 8 and 2 bits can be apart where all levels are as frequent
+    assert eight[1] > 6 * many_zeros[1] and eight[0] > 1.5 * many_zeros[0]
 
 
 def test_digits_are_as_large_as_the_network_wants_them_and_no_larger_than_32() -> None:
