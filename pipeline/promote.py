@@ -1,10 +1,11 @@
 """`python -m pipeline.promote STUDY`: check a candidate's program once more, then make it the champion.
 
-Without --candidate, one is chosen by the figures of the search: of the front's candidates within the accuracy drop of fp32
-(and within --max-latency-ms, if given) those count as equally fast whose latency lies within the interval of the fastest
-one; of these the smallest is taken, of equally small ones the most accurate. The search's last lines and its report recommend
-by the same rule. Its program then has to pass every gate on the images that neither trained nor guided it: a candidate that
-fails is refused, and no other is tried in its place, for that would be choosing on the very images that judge.
+Without --candidate, one is chosen by the figures of the search: of the front's candidates within the accuracy drop of fp32,
+by a standard error where there are such (and within --max-latency-ms, if given), those count as equally fast whose latency
+lies within the interval of the fastest one; of these the smallest is taken, of equally small ones the most accurate. The
+search's last lines and its report recommend by the same rule. Its program then has to pass every gate on the images that
+neither trained nor guided it: a candidate that fails is refused, and no other is tried in its place, for that would be
+choosing on the very images that judge.
 
 The accuracy is compared with fp32's on the same images. It fails where even the lower end of the loss's 95 % interval lies
 above the bound; where the images do not settle it, the version is tagged evidence: weak, and --strict refuses it. Exit

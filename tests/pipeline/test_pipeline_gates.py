@@ -48,6 +48,19 @@ def test_the_choice_is_fast_then_small_then_accurate() -> None:
     assert choose(front(fast, wrong), Bounds(15.0))[0] == "wrong"
 
 
+def test_a_candidate_just_within_the_bound_is_not_preferred_to_those_well_within_it() -> None:
+    lucky, safe, slow = ("lucky", 0.109, 1.0, 50), ("safe", 0.101, 2.0, 100), ("slow", 0.1, 3.0, 100)
+    measured = {**front(lucky, safe, slow), "images": 2500}  # a standard error of 0.6 points
+    name, why = choose(measured, Bounds(1.0))
+    assert name == "safe" and why.endswith(
+        "among the 2 of 3 candidates within 1 point of fp32 by a standard error"
+    )
+    assert choose({**measured, "images": 10**6}, Bounds(1.0))[0] == "lucky"
+    name, why = choose({**front(lucky), "images": 2500}, Bounds(1.0))  # better than none
+    assert name == "lucky" and why.endswith("within 1 point of fp32")
+    assert choose(measured, Bounds(1.0, latency_ms=1.5))[0] == "lucky"
+
+
 def test_what_cannot_be_chosen_is_refused_with_the_closest() -> None:
     with pytest.raises(Refused, match="closest, far, loses 10"):
         choose(front(("far", 0.2, 1.0, 5)), Bounds(1.0))
