@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantizers.command import Parser, main_guard
+from foundation.command import Parser, main_guard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def is_transformer(name: str) -> bool:
 
 def image_size(name: str) -> int:
     """Height and width that a network is tried with; transformers take only their own."""
-    from pipeline.models import default_image_size
+    from pipeline.networks.registry import default_image_size
 
     return default_image_size(name) if is_transformer(name) else LARGER.get(name, IMAGE_SIZE)
 
@@ -119,15 +119,15 @@ def cover(name: str, images: int = 2) -> Row:
     """
     import numpy as np
 
-    from deploy_arm.blob import write_blob
-    from deploy_arm.emulator import run as run_program
-    from deploy_arm.frontend import compile_graph
-    from deploy_arm.program import build_program
-    from deploy_arm.reference import run
-    from pipeline.models import load_model, normalization
-    from quantizers.errors import UserError
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+    from deploy_arm.emulate.emulator import run as run_program
+    from deploy_arm.ir.reference import run
+    from deploy_arm.runtime.program import build_program
+    from foundation.errors import UserError
+    from foundation.plan import LayerPlan, Plan
+    from pipeline.networks.registry import load_model, normalization
     from quantizers.network import harden, layer_names, quantize, traced
-    from search_spaces.plan import LayerPlan, Plan
 
     start, size = time.perf_counter(), image_size(name)
     program = build_program(TARGET)
@@ -174,7 +174,7 @@ def cover(name: str, images: int = 2) -> Row:
 
 def table(names: Sequence[str], images: int, out: Path) -> list[Row]:
     """Rows for ``names``, written to ``out`` after each network; rows of other networks in an earlier table stay."""
-    from deploy_arm.storage import write_atomically
+    from foundation.files import write_atomically
 
     found = []
     for name in names:
@@ -208,8 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     import torch
 
-    from pipeline.models import check_name, torchvision_names
-    from quantizers.errors import UserError
+    from foundation.errors import UserError
+    from pipeline.networks.registry import check_name, torchvision_names
 
     torch.set_num_threads(1)
     names = args.models.split(",") if args.models else [*torchvision_names(), *DETECTORS]

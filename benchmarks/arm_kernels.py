@@ -1,8 +1,9 @@
 """What the ARM kernels cost: modelled cycles and executed instructions per multiply-accumulate, on networks without training.
 
 ``python -m benchmarks.arm_kernels --models resnet20 --layers`` prints one row per network, setting and core, and the
-roofline of each layer. Time is modelled (``deploy_arm.cycles``), counts are executed under emulation; nothing here ran on ARM
-hardware. ``--record LABEL`` keeps the rows in ``benchmarks/results/arm_kernels.csv``, in place of older ones of that label, and
+roofline of each layer. Time is modelled (``deploy_arm.cycles.estimate``), counts are executed under emulation; nothing here ran
+on ARM hardware. ``--record LABEL`` keeps the rows
+in ``benchmarks/results/arm_kernels.csv``, in place of older ones of that label, and
 rooflines in ``arm_roofline_MODEL.csv`` beside it.
 """
 
@@ -19,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.untrained import SETTINGS, Untrained, untrained
-from deploy_arm.cores import CORES
-from deploy_arm.device import EmulatedDevice
-from deploy_arm.profiling import LayerProfile, Profile
-from deploy_arm.program import build_program
-from deploy_arm.storage import write_atomically
-from deploy_arm.targets import TARGETS
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from deploy_arm.devices.base import LayerProfile, Profile
+from deploy_arm.devices.emulated import EmulatedDevice
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.cores import CORES
+from deploy_arm.target.targets import TARGETS
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "arm_kernels.csv"
 MODELS = ("resnet18", "resnet20", "mobilenet_v2")
@@ -165,7 +166,9 @@ def print_table(entries: Sequence[dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.arm_kernels", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as in pipeline.models")
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), help="names as in pipeline.networks.registry"
+    )
     parser.add_argument("--settings", nargs="+", default=["4bit", "2bit-80"], choices=list(SETTINGS))
     parser.add_argument("--cores", nargs="+", default=["a76", "x1"], choices=list(CORES))
     parser.add_argument("--image-size", type=int, help="pixels; by default the model's own")

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.arm_threads`` writes ``benchmarks/results/arm_threads.csv``. A layer is split the same way every time, so
 each thread's part is executed on its own under emulation, counted exactly and turned into modelled cycles
-(``deploy_arm.cycles``). An operation ends with its slowest thread. What threads cost each other is not modelled: waking and
-waiting between operations, shared caches and memory, and clocks that fall when all cores work.
+(``deploy_arm.cycles.estimate``). An operation ends with its slowest thread. What threads cost each other is not modelled: waking
+and waiting between operations, shared caches and memory, and clocks that fall when all cores work.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.untrained import SETTINGS, Untrained, untrained
-from deploy_arm.cores import CORES
-from deploy_arm.cycles import Estimate, estimate
-from deploy_arm.emulator import count
-from deploy_arm.program import build_program
-from deploy_arm.storage import write_atomically
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from deploy_arm.cycles.estimate import Estimate, estimate
+from deploy_arm.emulate.emulator import count
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.cores import CORES
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "arm_threads.csv"
 COUNTS = (1, 2, 4, 8)

@@ -33,7 +33,7 @@ from typing import Any
 
 from benchmarks.calibration_methods import METHODS, Recipe
 from benchmarks.cotuning_table import append, read
-from pipeline.config import Parser, main_guard
+from foundation.command import Parser, main_guard
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def measure(model: Any, cell: Cell, recipe: Recipe, few: Any, size: int) -> dict
 
     from benchmarks.calibration_data import central
     from benchmarks.calibration_methods import BATCH, compress
-    from deploy_arm.blob import write_blob
-    from deploy_arm.frontend import compile_graph
-    from pipeline.models import normalization
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+    from pipeline.networks.registry import normalization
     from pipeline.training.evaluation import batches
 
     mean, std = normalization(cell.network)
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration_tiny_darknet.csv"))
     args = parser.parse_args(argv)
     from benchmarks.calibration_data import load_few
-    from pipeline.models import default_image_size, load_model
+    from pipeline.networks.registry import default_image_size, load_model
 
     few = load_few(args.data)
     if args.choose:

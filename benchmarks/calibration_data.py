@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.images import ArrayImages
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.datasets.images import ArrayImages
 
 SPLIT = "even rows calibrate, odd rows judge"
 HELD_OUT = 4  # every fourth calibration image is held out where settings are chosen

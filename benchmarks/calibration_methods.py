@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmarks.calibration_data import FewImages, central, varied
-from pipeline.data import ImageData
-from pipeline.images import ArrayImages, normalize
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from pipeline.datasets.images import ArrayImages, normalize
+from pipeline.datasets.registry import ImageData
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings
-from quantizers.channel_scale import with_even_channels
+from quantizers.calibration.channel_scale import with_even_channels
+from quantizers.calibration.reconstruction import Reconstruction, reconstruct
 from quantizers.network import Hardened, harden, layer_names
-from quantizers.reconstruction import Reconstruction, reconstruct
-from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 BATCH = 32  # images at once where nothing is learned
 
@@ -27,9 +27,9 @@ class Recipe:
 
     Attributes:
         quantizer: of the weights, by its registered name.
-        even_channels: give output channels one size first (``quantizers.channel_scale``).
-        match_norms: give batch-norms the statistics that keep the fp32 network's outputs (``quantizers.reconstruction``).
-        layer_steps: steps of reconstruction for each layer (the same).
+        even_channels: give output channels one size first (``quantizers.calibration.channel_scale``).
+        match_norms: give batch-norms the statistics that keep the fp32 network's outputs
+        (``quantizers.calibration.reconstruction``). layer_steps: steps of reconstruction for each layer (the same).
         steps: of distillation through the whole network, each with ``batch`` views.
         learning_rate: its peak, for weights.
         temperature: of both soft-maxes in the distillation.

@@ -29,19 +29,20 @@ from torch import nn
 
 from benchmarks.cotuning_accuracy import DKM, plan_of
 from benchmarks.cotuning_table import Cell, append, read
-from pipeline.config import Parser, main_guard
-from pipeline.data import ImageData, load_data
-from pipeline.models import load_model, normalization
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from pipeline.datasets.registry import ImageData, load_data
+from pipeline.networks.registry import load_model, normalization
 from pipeline.training import cotuning
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.evaluation import batches, error_of, reestimate_batch_norm
 from pipeline.training.settings import TrainSettings
-from quantizers import mixture, network
-from quantizers.errors import UserError
-from quantizers.mixture import GaussianMixture
+from quantizers import network
+from quantizers.mixture import quantizer as mixture
+from quantizers.mixture.quantizer import GaussianMixture
+from quantizers.mixture.regions import Regions
 from quantizers.network import layer_names, without_steps
-from quantizers.regions import Regions
-from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 
 RESULTS = Path("benchmarks/results/cotuning_ablations.csv")
 

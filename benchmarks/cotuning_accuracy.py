@@ -50,11 +50,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.cotuning_slices import TimeIsUp, is_over, side_by_side, train_in_slices
 from benchmarks.cotuning_table import Answers, Cell, Row, append, key, read
-from pipeline.config import Parser, main_guard
-from pipeline.lock import lock
-from quantizers.errors import UserError
-from quantizers.forms import FORMS
-from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from pipeline.study.lock import lock
+from quantizers.mixture.forms import FORMS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +137,7 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
     import torch
 
     from benchmarks.cotuning_candidates import keep
-    from pipeline.models import normalization
+    from pipeline.networks.registry import normalization
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.settings import TrainSettings
     from quantizers.network import layer_names, without_steps
@@ -188,9 +188,9 @@ def right(network: Any, data: Any, mean: Any, std: Any) -> tuple[NDArray[np.bool
 
 def _blob(cell: Cell, model: Any, data: Any, hardened: Any, plan: Plan, mean: Any, std: Any) -> bytes:
     """What the ARM program loads. With float activations: of the same weights behind untrained 8-bit activations."""
-    from deploy_arm.blob import write_blob
-    from deploy_arm.frontend import compile_graph
-    from pipeline.images import normalize
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+    from pipeline.datasets.images import normalize
     from quantizers.network import Hardened, harden, quantize
 
     if cell.activation_bits is None:
@@ -313,14 +313,14 @@ def answers_of(table: Path) -> Path:
 
 def work(job: Job, cell: Cell) -> Row | str:
     """The cell's row, or in words why there is none yet."""
-    from pipeline.train import _Status
+    from pipeline.review.progress import StepLine
     from pipeline.training.loop import Diverged
 
     if is_over(job.deadline):
         return "not begun"
     model, data, fp32 = _start(job, cell.network, cell.device)
     try:
-        return measure(job, cell, model, data, fp32, _Status())
+        return measure(job, cell, model, data, fp32, StepLine())
     except TimeIsUp as stop:
         return str(stop)
     except Diverged as error:
@@ -329,7 +329,7 @@ def work(job: Job, cell: Cell) -> Row | str:
 
 @functools.lru_cache(maxsize=1)
 def _data(spec: str) -> Any:
-    from pipeline.data import load_data
+    from pipeline.datasets.registry import load_data
 
     return load_data(spec)
 
@@ -337,8 +337,8 @@ def _data(spec: str) -> Any:
 @functools.lru_cache(maxsize=1)
 def _start(job: Job, network: str, device: str) -> tuple[Any, Any, float]:
     """The trained fp32 network, the data, and the network's accuracy on the report half."""
-    from pipeline.models import load_model, normalization
-    from pipeline.train import _Status
+    from pipeline.networks.registry import load_model, normalization
+    from pipeline.review.progress import StepLine
     from pipeline.training.evaluation import error_of
     from pipeline.training.pretraining import pretrain
     from pipeline.training.settings import pretraining_settings
@@ -351,14 +351,14 @@ def _start(job: Job, network: str, device: str) -> tuple[Any, Any, float]:
         if job.pretraining_epochs is not None:
             settings = replace(settings, epochs=job.pretraining_epochs)
         model = pretrain(
-            model, data, mean, std, name=network, settings=settings, device=device, progress=_Status()
+            model, data, mean, std, name=network, settings=settings, device=device, progress=StepLine()
         ).network.cpu()
     return model, data, 1 - error_of(model, data.report, mean, std)
 
 
 @functools.lru_cache(maxsize=1)
 def _fp32_right(job: Job, network: str, device: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    from pipeline.models import normalization
+    from pipeline.networks.registry import normalization
 
     model, data, _ = _start(job, network, device)
     return right(model, data, *normalization(network))

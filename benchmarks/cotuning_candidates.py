@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Settings
-from pipeline.records import Figures
+from pipeline.study.records import Figures
+from pipeline.study.settings import Settings
 
 if TYPE_CHECKING:
     from benchmarks.cotuning_table import Cell, Row
@@ -32,9 +32,9 @@ def keep(folder: Path, row: Row, run: Cotuning, hardened: Hardened, blob: bytes)
     Returns:
         Whether it was written.
     """
-    from pipeline.candidate import write_candidate
-    from pipeline.data import split_manifest
-    from pipeline.details import dump_details, layer_details
+    from pipeline.candidate.details import dump_details, layer_details
+    from pipeline.candidate.folder import write_candidate
+    from pipeline.datasets.registry import split_manifest
 
     data, place = run.data, folder / name_of(row.cell)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from benchmarks.cotuning_accuracy import UNTRAINED, answers_of
 from benchmarks.cotuning_table import CONDITIONS, Answers, key, read
-from pipeline.config import Parser, main_guard
-from pipeline.files import write_atomically
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 TABLE, OUT = RESULTS / "cotuning_accuracy.csv", RESULTS / "cotuning_differences.csv"

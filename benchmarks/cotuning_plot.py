@@ -20,9 +20,9 @@ from typing import NamedTuple
 from benchmarks.arm_peers.report import text
 from benchmarks.cotuning_accuracy import METHODS, UNTRAINED
 from benchmarks.cotuning_table import read
-from pipeline.config import Parser, main_guard
-from pipeline.files import write_atomically
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
 
 TABLE = Path("benchmarks/results/cotuning_accuracy.csv")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 300, 60, 20, 46, 40

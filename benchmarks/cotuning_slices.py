@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from quantizers.errors import UserError
+from foundation.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.training.cotuning import Cotuning
@@ -48,7 +48,7 @@ def train_in_slices(run: Cotuning, epochs: float, checkpoint: Path | None, deadl
         UserError: the checkpoint cannot be read, or is another run's.
         Diverged: see ``Loop.run_until``.
     """
-    from pipeline.checkpoints import DamagedCheckpoint, read_checkpoint, save_checkpoint
+    from pipeline.study.checkpoints import DamagedCheckpoint, read_checkpoint, save_checkpoint
 
     if checkpoint is not None and checkpoint.is_file():
         try:

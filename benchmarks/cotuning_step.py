@@ -34,18 +34,18 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from pipeline.data import ImageData
-from pipeline.files import write_atomically
-from pipeline.images import ArrayImages
-from pipeline.models import default_image_size, load_model
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
+from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.images import ArrayImages
+from pipeline.datasets.registry import ImageData
+from pipeline.networks.registry import default_image_size, load_model
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainSettings
-from quantizers.activation import LearnedStep
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from quantizers.core.activation import LearnedStep
 from quantizers.network import harden, layer_names, quantizers_of, without_steps
-from search_spaces.plan import LayerPlan, Plan
 
 STEPS = 10_000  # the training that the steps are taken from is this long
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantizers.errors import UserError
+from foundation.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def append(path: Path, record: dict[str, str], *, instead: bool = False) -> None
     """One row more, written atomically; with ``instead`` in the place of the rows of the same cell."""
     import io
 
-    from pipeline.files import write_atomically
+    from foundation.files import write_atomically
 
     text = io.StringIO()
     writer = csv.DictWriter(text, list(record), lineterminator="\n")

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -108,7 +108,7 @@ class Bench:
     def raw(self, network: nn.Module, images: BoxImages) -> Tensor:
         import torch
 
-        from pipeline.images import normalize
+        from pipeline.datasets.images import normalize
 
         with torch.inference_mode():
             parts = [network(normalize(part, self.mean, self.std)) for part in images.pixels.split(BATCH)]
@@ -119,7 +119,7 @@ def prepare(weights: Path, data: Path) -> Bench:
     """Raises UserError where a file is missing or does not fit."""
     from pipeline.detection.data import load_boxes
     from pipeline.detection.decode import decode
-    from pipeline.models import default_image_size, load_model, normalization
+    from pipeline.networks.registry import default_image_size, load_model, normalization
 
     model = load_model(NAME, classes=CLASSES, weights=weights)
     train, val = (
@@ -132,11 +132,11 @@ def prepare(weights: Path, data: Path) -> Bench:
 
 def hardened_for(bench: Bench, setting: Setting, steps: int, learning_rate: float) -> Hardened:
     """The detector quantized as ``setting`` says."""
+    from foundation.plan import LayerPlan, Plan
+    from pipeline.datasets.images import normalize
     from pipeline.detection.distillation import Distillation
-    from pipeline.images import normalize
     from pipeline.training.settings import TrainSettings
     from quantizers.network import harden, layer_names, quantize
-    from search_spaces.plan import LayerPlan, Plan
 
     plan = Plan.uniform(layer_names(bench.model), LayerPlan(setting.bits, setting.components))
     pixels = bench.train.pixels
@@ -205,12 +205,12 @@ def program_figures(bench: Bench, hardened: Hardened, images: int) -> dict[str, 
     import numpy as np
     import torch
 
-    from deploy_arm.blob import write_blob
-    from deploy_arm.device import EmulatedDevice
-    from deploy_arm.emulator import run as run_program
-    from deploy_arm.frontend import compile_graph
-    from deploy_arm.program import build_program
-    from deploy_arm.reference import run
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+    from deploy_arm.devices.emulated import EmulatedDevice
+    from deploy_arm.emulate.emulator import run as run_program
+    from deploy_arm.ir.reference import run
+    from deploy_arm.runtime.program import build_program
 
     pixels = bench.val.pixels.numpy()
     graph = compile_graph(hardened, (3, *pixels.shape[1:3]), bench.mean, bench.std)
@@ -239,7 +239,7 @@ def program_figures(bench: Bench, hardened: Hardened, images: int) -> dict[str, 
 
 def record(row: Row, out: Path) -> None:
     """Put a row into the table, in place of an earlier one of its setting and steps."""
-    from deploy_arm.storage import write_atomically
+    from foundation.files import write_atomically
 
     rows: list[dict[str, Any]] = []
     if out.exists():

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from pipeline.config import Parser, main_guard
-from pipeline.files import write_atomically
-from quantizers.errors import UserError
-from quantizers.registry import Registry
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
+from foundation.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -1,7 +1,7 @@
 """What a kernel that skips groups of four zero weights could gain at most: arithmetic on the fitted costs, no such kernel exists.
 
 ``python -m benchmarks.group_skipping`` prices every convolution of real networks three ways, with independent zeros and all
-levels equally frequent: dense and level-grouped by the tables of ``deploy_arm.kernel_choice``, skipping by a bound. A group of 4
+levels equally frequent: dense and level-grouped by the tables of ``deploy_arm.costs.choose``, skipping by a bound. A group of 4
 consecutive products is all zero with probability share ** 4. One that is not costs, for 32 outputs of a channel, 8 loads and
 8 SDOT, in no more cycles than two loads per cycle and the front end allow (4 + 8 + 5 instructions at 4 or 5 a cycle); laying
 out the input, outputs and stores cost what the level-grouped kernel's do, without its copies by channel.
@@ -23,13 +23,13 @@ import torch
 from torch import nn
 
 from benchmarks.arm_kernels import print_table
-from deploy_arm.cores import CORES
-from deploy_arm.costs import KERNELS, Work
-from deploy_arm.kernel_choice import models_of
-from deploy_arm.storage import write_atomically
-from pipeline.models import default_image_size, load_model
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from deploy_arm.costs.choose import models_of
+from deploy_arm.costs.model import KERNELS, Work
+from deploy_arm.target.cores import CORES
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
+from pipeline.networks.registry import default_image_size, load_model
 
 RESULTS = Path(__file__).parent / "results" / "group_skipping.csv"
 MODELS = ("resnet20", "resnet18", "resnet50", "mobilenet_v2")
@@ -127,7 +127,9 @@ def price(model: str, layers: Sequence[dict[str, Any]], core: str, bits: int, sh
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.group_skipping", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as in pipeline.models")
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), help="names as in pipeline.networks.registry"
+    )
     parser.add_argument("--record", action="store_true", help=f"keep the rows in {RESULTS.name}")
     options = parser.parse_args(arguments)
     try:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pipeline.config import Parser, main_guard
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ def judged(folder: Path, data: Any, fp32: Callable[[str], Halves]) -> Kept:
 
     from benchmarks.cotuning_accuracy import right
     from benchmarks.cotuning_differences import mean_and_error
-    from pipeline.candidate import load_candidate
+    from pipeline.candidate.folder import load_candidate
     from pipeline.evaluate import checked
 
     candidate = load_candidate(folder)
@@ -138,9 +138,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from benchmarks.cotuning_accuracy import right
-    from pipeline.data import load_data
-    from pipeline.files import write_atomically
-    from pipeline.models import load_model, normalization
+    from foundation.files import write_atomically
+    from pipeline.datasets.registry import load_data
+    from pipeline.networks.registry import load_model, normalization
 
     weights = dict(args.weights)
     folders = sorted(path.parent for path in args.candidates.glob("*/manifest.json"))

@@ -3,7 +3,7 @@
 ``python -m benchmarks.kernel_costs --models resnet18 --cores a76 x1`` profiles every network once with dense and once with
 level-grouped kernels in all convolutions that have the choice, and adds up, per layer, the kernel that the table chooses,
 the faster one, and the dense one. ``--record`` keeps the rows in ``benchmarks/results/kernel_costs.csv``. Cycles are modelled
-(``deploy_arm.cycles``, without caches); weights are random, with the setting's bits and share of zeros.
+(``deploy_arm.cycles.estimate``, without caches); weights are random, with the setting's bits and share of zeros.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 
 from benchmarks.arm_kernels import print_table
 from benchmarks.untrained import Setting, untrained
-from deploy_arm import graph as g
-from deploy_arm import mca
-from deploy_arm.cores import CORES
-from deploy_arm.costs import KERNELS, Work
-from deploy_arm.fit_costs import operation_cycles
-from deploy_arm.kernel_choice import choose_kernels, models_of
-from deploy_arm.storage import write_atomically
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from deploy_arm.costs.choose import choose_kernels, models_of
+from deploy_arm.costs.fit import operation_cycles
+from deploy_arm.costs.model import KERNELS, Work
+from deploy_arm.cycles import mca
+from deploy_arm.ir import graph as g
+from deploy_arm.target.cores import CORES
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "kernel_costs.csv"
 MODELS = ("resnet18", "resnet20", "mobilenet_v2")
@@ -151,7 +151,9 @@ def record(found: Sequence[Row], path: Path = RESULTS) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.kernel_costs", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as in pipeline.models")
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), help="names as in pipeline.networks.registry"
+    )
     parser.add_argument(
         "--cores", nargs="+", default=["a76", "x1", "x2", "a72"], help=f"of {', '.join(CORES)}"
     )

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantizers.command import Parser, main_guard
+from foundation.command import Parser, main_guard
 
 SIZES = (36_864, 2_359_296)
 COMPONENTS = (4, 16)
@@ -46,7 +46,7 @@ def straight(weight: Any, mean: Any, scale: Any, prior: Any) -> Any:
 
 def table(weight: Any, mean: Any, scale: Any, prior: Any) -> Any:
     """Ours."""
-    from quantizers.soft_weight import soft_weight
+    from quantizers.mixture.soft_weight import soft_weight
 
     return soft_weight(weight, mean, scale, (prior.abs() / prior.abs().sum()).log(), TEMPERATURE, "paper")
 
@@ -55,7 +55,7 @@ def problem(count: int, components: int) -> tuple[Any, list[Any], Any]:
     """Weights, mixture and upstream gradient."""
     import torch
 
-    from quantizers.kmeans import kmeans
+    from quantizers.mixture.kmeans import kmeans
 
     torch.manual_seed(0)
     weight = 0.05 * torch.randn(count)
@@ -124,7 +124,7 @@ def record(path: Path, found: list[dict[str, Any]], repeat: int) -> None:
     """Write the rows and their conditions."""
     import torch
 
-    from pipeline.files import write_atomically
+    from foundation.files import write_atomically
 
     about = {"repeat": repeat, "machine": platform.machine(), "torch": torch.__version__}
     text = io.StringIO()

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deploy_arm.blob import write_blob
-from deploy_arm.frontend import compile_graph
-from deploy_arm.graph import Graph
-from deploy_arm.kernel_choice import choose_kernels
-from pipeline.models import default_image_size, is_detector, load_model, normalization
-from quantizers.codebook import Codebook
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.costs.choose import choose_kernels
+from deploy_arm.ir.graph import Graph
+from foundation.codebook import Codebook
+from foundation.plan import LayerPlan, Plan
+from pipeline.networks.registry import default_image_size, is_detector, load_model, normalization
 from quantizers.network import Hardened, harden, layer_names, quantize
-from search_spaces.plan import LayerPlan, Plan
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def hardened_network(name: str, size: int, setting: Setting, seed: int) -> Harde
 
 
 def untrained(name: str, setting: Setting, *, size: int | None = None, seed: int = 0) -> Untrained:
-    """Compiles ``name`` (see ``pipeline.models``) with random weights for one image of ``size`` pixels.
+    """Compiles ``name`` (see ``pipeline.networks.registry``) with random weights for one image of ``size`` pixels.
 
     Raises:
         UserError: unknown model, or one with an operator that cannot be compiled.

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantizers.command import main_guard
+from foundation.command import main_guard
 
 Matrix = NDArray[np.int64]
 SDOT, SMMLA, SMLAL, FMLA = 16, 32, 4, 4  # products of one instruction

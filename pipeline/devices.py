@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Parser, main_guard
-from pipeline.files import json_text
-from pipeline.paths import absolute
-from pipeline.pool import DeviceError, arm_nodes, devices_at_hand
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import json_text
+from pipeline.cluster.pool import DeviceError, arm_nodes, devices_at_hand
+from pipeline.study.paths import absolute
 
 if TYPE_CHECKING:
-    from deploy_arm.profiling import Profile
-    from pipeline.candidate import Candidate
+    from deploy_arm.devices.base import Profile
+    from pipeline.candidate.folder import Candidate
 
 
 def list_devices(target: str) -> list[dict[str, str]]:
@@ -28,8 +28,8 @@ def list_devices(target: str) -> list[dict[str, str]]:
     Raises:
         UserError: unknown target, no emulator, or the cluster cannot be reached.
     """
-    from deploy_arm.cores import CORES
-    from deploy_arm.device import available_devices
+    from deploy_arm.devices.emulated import available_devices
+    from deploy_arm.target.cores import CORES
 
     CORES[target]
     if os.environ.get("RAY_ADDRESS") and (rows := _cluster_devices()):
@@ -48,7 +48,7 @@ def list_devices(target: str) -> list[dict[str, str]]:
 def _cluster_devices() -> list[dict[str, str]]:
     import ray
 
-    from pipeline.cluster import cluster
+    from pipeline.cluster.ray_cluster import cluster
 
     with cluster():
         free = ray.state.available_resources_per_node()
@@ -76,8 +76,8 @@ def profile_candidate(folder: Path, target: str | None = None) -> Profile:
     """
     import numpy as np
 
-    from deploy_arm.targets import TARGETS
-    from pipeline.candidate import load_candidate
+    from deploy_arm.target.targets import TARGETS
+    from pipeline.candidate.folder import load_candidate
 
     candidate = load_candidate(folder)
     own = candidate.manifest["target"]
@@ -98,10 +98,10 @@ def profile_candidate(folder: Path, target: str | None = None) -> Profile:
 
 def _compiled_for(candidate: Candidate, target: str) -> tuple[bytes, bytes]:
     """Program and blob of a candidate for another target than its own."""
-    from deploy_arm.blob import write_blob
-    from deploy_arm.frontend import compile_graph
-    from deploy_arm.kernel_choice import choose_kernels
-    from deploy_arm.program import build_program
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+    from deploy_arm.costs.choose import choose_kernels
+    from deploy_arm.runtime.program import build_program
 
     shape = (3, *candidate.image_size)
     graph = compile_graph(candidate.hardened(), shape, candidate.mean, candidate.std)
@@ -125,14 +125,14 @@ def _profile_text(profile: Profile) -> str:
 
 def marked_cores() -> str:
     """The modelled cores whose figures are marked, with their marks: for help texts."""
-    from deploy_arm.cores import CORES
+    from deploy_arm.target.cores import CORES
 
     marks = {name: CORES[name].mark for name in CORES if CORES[name].mark}
     return ", ".join(f"{name}: {mark}" for name, mark in marks.items())
 
 
 def _meaning(target: str) -> str:
-    from deploy_arm.cores import CORES
+    from deploy_arm.target.cores import CORES
 
     core = CORES[target]
     stands = f"{target} stands for {core.stands_for}.\n" if core.stands_for else ""

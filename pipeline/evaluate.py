@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
-from pipeline.config import Parser, main_guard
-from pipeline.files import json_text
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import json_text
+from pipeline.study import paths
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.candidate import Candidate
+    from pipeline.candidate.folder import Candidate
 
 WAYS = ("torch", "arm", "reference")
 SPLITS = ("report", "search", "train")
@@ -47,7 +47,7 @@ def answering(candidate: Candidate, on: str) -> Iterator[Answer]:
     ARM node of the Ray cluster at RAY_ADDRESS, natively on an aarch64 machine, emulated elsewhere.
     """
     if on == "arm":
-        from pipeline.pool import devices_at_hand
+        from pipeline.cluster.pool import devices_at_hand
 
         program, blob = candidate.program.read_bytes(), candidate.blob.read_bytes()
         with devices_at_hand(candidate.manifest["target"]) as devices:
@@ -55,15 +55,15 @@ def answering(candidate: Candidate, on: str) -> Iterator[Answer]:
         return
     hardened = candidate.hardened()
     if on == "reference":
-        from deploy_arm.frontend import compile_graph
-        from deploy_arm.reference import run
+        from deploy_arm.compiler.frontend import compile_graph
+        from deploy_arm.ir.reference import run
 
         graph = compile_graph(hardened, (3, *candidate.image_size), candidate.mean, candidate.std)
         yield lambda images: run(graph, images)
         return
     import torch
 
-    from pipeline.images import normalize
+    from pipeline.datasets.images import normalize
     from pipeline.training.outputs import answers
 
     classes = len(candidate.manifest["classes"])
@@ -105,7 +105,7 @@ def accuracy(
     Raises:
         UserError: the folder is no sound candidate, or the data has other classes than the candidate.
     """
-    from pipeline.candidate import load_candidate
+    from pipeline.candidate.folder import load_candidate
 
     candidate = load_candidate(folder)
     return scored(candidate, *predictions(candidate, checked(candidate, data), on, split, limit), on, split)
@@ -157,10 +157,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give 1 or more, or leave it out for all images")
 
-    from pipeline.candidate import load_candidate
-    from pipeline.data import load_data
-    from pipeline.factories import look_in
-    from pipeline.files import check_place, write_atomically
+    from foundation.factories import look_in
+    from foundation.files import check_place, write_atomically
+    from pipeline.candidate.folder import load_candidate
+    from pipeline.datasets.registry import load_data
 
     if args.predictions:
         check_place(args.predictions.parent, f"--predictions {args.predictions}")

@@ -23,26 +23,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
-from pipeline.config import Parser, Settings, main_guard, read_config
-from pipeline.files import json_text
-from pipeline.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
-from pipeline.recommendation import bound_of
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import json_text
+from pipeline.review.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
+from pipeline.review.recommendation import bound_of
+from pipeline.study import paths
+from pipeline.study.settings import Settings, read_config
 
 if TYPE_CHECKING:
-    from pipeline.candidate import Candidate
-    from pipeline.champions import Champions, Version
-    from pipeline.workspace import Workspace
+    from pipeline.candidate.folder import Candidate
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.review.champions import Champions, Version
 
 
 def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evidence:
     """Run the program and fp32 on the report half, or its first ``limit`` images, and profile the program anew."""
     import torch
 
-    from pipeline.confidence import Paired
+    from pipeline.cluster.pool import devices_at_hand
     from pipeline.evaluate import checked, predictions
-    from pipeline.pool import devices_at_hand
+    from pipeline.study.confidence import Paired
     from pipeline.training import evaluation
 
     report = checked(candidate, workspace.data).report
@@ -66,7 +67,7 @@ def sound(folder: Path) -> tuple[Candidate, Gate]:
     Raises:
         Refused: a file is missing or is not the one its manifest names.
     """
-    from pipeline.candidate import load_candidate
+    from pipeline.candidate.folder import load_candidate
 
     try:
         candidate = load_candidate(folder)
@@ -79,7 +80,7 @@ def sound(folder: Path) -> tuple[Candidate, Gate]:
 
 def same_images(candidate: Candidate, workspace: Workspace) -> Gate:
     """Whether the report half is the one that was kept from the search."""
-    from pipeline.data import split_manifest
+    from pipeline.datasets.registry import split_manifest
 
     kept = candidate.manifest["data"]["splits"]["report"]
     found = split_manifest(workspace.data)["report"]
@@ -97,9 +98,9 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     Raises:
         Refused: a gate failed; nothing has changed.
     """
-    from deploy_arm.program import build_library
-    from pipeline.bundle import write_bundle
-    from pipeline.workspace import Workspace
+    from deploy_arm.runtime.program import build_library
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.review.bundle import write_bundle
 
     chosen, why = (name, "named by --candidate") if name else choose(_front(folder), bounds)
     candidate, checksums = sound(folder / "candidates" / chosen)
@@ -259,8 +260,8 @@ def main(argv: list[str] | None = None) -> int:
     name = _candidate_name(folder, args.candidate)
     drop = bound_of(args.max_accuracy_drop, settings.max_accuracy_drop)
     bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled, args.strict)
-    from pipeline.champions import Champions
-    from pipeline.tracking import Tracker, TrackingError
+    from pipeline.review.champions import Champions
+    from pipeline.review.tracking import Tracker, TrackingError
 
     try:
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Parser, Settings, main_guard, parse
-from pipeline.files import check_place, json_text
-from pipeline.paths import SETTINGS
-from pipeline.progress import Progress
-from quantizers.command import DONE, INCOMPLETE, shell
-from quantizers.errors import UserError
-from search_spaces.plan import BITS
+from foundation.command import DONE, INCOMPLETE, Parser, main_guard, shell
+from foundation.errors import UserError
+from foundation.files import check_place, json_text
+from foundation.plan import BITS
+from pipeline.review.progress import Progress
+from pipeline.study.paths import SETTINGS
+from pipeline.study.settings import Settings, parse
 
 REFERENCES = "references.json"  # in the study's folder
 DRY_SECONDS = 10.0  # that a dry run evaluates for
 
 if TYPE_CHECKING:
-    from pipeline.study import Study
-    from pipeline.tracking import Tracker
-    from pipeline.workspace import Workspace
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.review.tracking import Tracker
+    from pipeline.study.study import Study
     from search_spaces.space import Space
 
 
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
     """What would be searched and what it would cost, without training anything."""
-    from pipeline.estimate import estimate
-    from pipeline.fp32 import judged
-    from pipeline.image_check import look
+    from pipeline.candidate.fp32 import judged
+    from pipeline.datasets.image_check import look
+    from pipeline.review.estimate import estimate
 
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress, trained=False)
@@ -72,13 +72,12 @@ def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
 
 def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
     """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
-    from deploy_arm.targets import TARGETS
-    from pipeline.first_check import first_check
-    from pipeline.halving import rung_budgets
-    from pipeline.study import SAMPLERS
+    from deploy_arm.target.targets import TARGETS
+    from pipeline.candidate.first_check import first_check
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.study.halving import rung_budgets
+    from pipeline.study.study import SAMPLERS
     from pipeline.training.loop import check_rungs
-    from pipeline.training.settings import train_settings
-    from pipeline.workspace import Workspace
     from quantizers.network import QUANTIZERS
     from search_spaces.layers import layers_of
     from search_spaces.space import Space
@@ -91,7 +90,7 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
         registry[name]  # an unknown name is refused here, not after minutes
     workspace = Workspace.open(settings, trained=False)
     rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)
-    check_rungs(rungs, train_settings(settings), len(workspace.data.train))
+    check_rungs(rungs, settings.training(), len(workspace.data.train))
     first_check(
         workspace.model,
         workspace.data.search,
@@ -130,14 +129,16 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
     progress.status("loading")
     import yaml
 
-    from deploy_arm.program import build_program
-    from pipeline import engine, publish
-    from pipeline.files import write_atomically
-    from pipeline.fp32 import refuse_chance
-    from pipeline.identity import identity
-    from pipeline.references import references
-    from pipeline.study import Study
-    from pipeline.tracking import Tracker, check_store
+    from deploy_arm.runtime.program import build_program
+    from foundation.files import write_atomically
+    from pipeline.candidate.fp32 import refuse_chance
+    from pipeline.candidate.identity import identity
+    from pipeline.candidate.references import references
+    from pipeline.cluster import engine
+    from pipeline.cluster.pool import devices_at_hand
+    from pipeline.report import publish
+    from pipeline.review.tracking import Tracker, check_store
+    from pipeline.study.study import Study
     from search_spaces.layers import layers_of
 
     check_store(settings.tracking_uri)
@@ -164,7 +165,7 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
         progress.line(opening_line(settings, study))
         progress.status("profiling the references")
-        compared = references(workspace, settings.folder / REFERENCES, fp32_error)
+        compared = references(workspace, settings.folder / REFERENCES, devices_at_hand, fp32_error)
         progress.status("opening MLflow")
         layers = layers_of(workspace.model, workspace.input_shape)
         weights = {layer.name: layer.parameters for layer in layers}
@@ -192,8 +193,8 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
 
 def track(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:
     """Copy what ended to MLflow; a tracker that is down does not stop a search, the next call makes up for it."""
-    from pipeline import publish
-    from pipeline.tracking import TrackingError
+    from pipeline.report import publish
+    from pipeline.review.tracking import TrackingError
 
     try:
         publish.track(settings, study.records(), [record.hash for record in study.front()], tracker)
@@ -215,7 +216,7 @@ def opening_line(settings: Settings, study: Study) -> str:
 
 def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, complete: bool) -> str:
     """The candidate to take, and what to open and type next."""
-    from pipeline.recommendation import recommend
+    from pipeline.review.recommendation import recommend
 
     name, out = settings.study_name, settings.out
     found = recommend(front, settings.max_accuracy_drop)

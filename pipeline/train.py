@@ -1,63 +1,29 @@
-"""`python -m pipeline.train`: co-tune one plan, alone, without a search. Also the way in to the training code.
+"""`python -m pipeline.train`: co-tune one plan, alone, without a search.
 
-Only torch is needed, none of Ray, Optuna and MLflow. Names are imported when they are asked for, so that ``--help`` does
-not wait for torch.
+Only torch is needed, none of Ray, Optuna and MLflow.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import io
 import json
 import sys
-import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline import paths
-from pipeline.config import Parser, Settings, main_guard
-from pipeline.files import json_text
-from pipeline.foreign_files import first_line
-from pipeline.training.settings import OutOfRange, TrainSettings, pretraining_settings
-from quantizers.errors import UserError
-from quantizers.forms import FORMS
-from search_spaces.plan import Plan
-
-if TYPE_CHECKING:
-    from pipeline.training.cotuning import Cotuning
-    from pipeline.training.evaluation import error_of, fixed_sample, predictions
-    from pipeline.training.loop import Diverged
-    from pipeline.training.pretraining import Pretrained, default_cache, pretrain
-
-__all__ = [
-    "Cotuning",
-    "Diverged",
-    "Pretrained",
-    "TrainSettings",
-    "default_cache",
-    "error_of",
-    "fixed_sample",
-    "predictions",
-    "pretrain",
-    "pretraining_settings",
-]
-
-_HOMES = {
-    "cotuning": ("Cotuning",),
-    "evaluation": ("error_of", "fixed_sample", "predictions"),
-    "loop": ("Diverged",),
-    "pretraining": ("Pretrained", "default_cache", "pretrain"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"pipeline.training.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import json_text
+from foundation.foreign_files import first_line
+from foundation.plan import Plan
+from pipeline.review.progress import StepLine
+from pipeline.study import paths
+from pipeline.study.settings import Settings
+from pipeline.training.settings import OutOfRange, TrainSettings
+from quantizers.mixture.forms import FORMS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,12 +126,12 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     """Train, write ``network.pt`` and ``metrics.json``, return the metrics."""
     import torch
 
-    from pipeline.data import load_data, split_manifest
-    from pipeline.factories import look_in
-    from pipeline.files import check_place, write_atomically
-    from pipeline.first_check import first_check
-    from pipeline.models import check_classifier, default_image_size, load_model, normalized_by
-    from pipeline.normalization import described
+    from foundation.factories import look_in
+    from foundation.files import check_place, write_atomically
+    from pipeline.candidate.first_check import first_check
+    from pipeline.datasets.normalization import described
+    from pipeline.datasets.registry import load_data, split_manifest
+    from pipeline.networks.registry import check_classifier, default_image_size, load_model, normalized_by
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
     from pipeline.training.outputs import check_outputs
@@ -194,7 +160,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         say=partial(print, file=sys.stderr),
     )
     print(described(mean, std, source), file=sys.stderr)
-    show = _Status()
+    show = StepLine()
     if args.weights is None:
         print(f"no weights given: training {args.model} on {args.data} first", file=sys.stderr)
         pretrained = pretrain(model, data, mean, std, name=args.model, device=args.device, progress=show)
@@ -237,24 +203,6 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     write_atomically(args.out / "network.pt", content.getvalue())
     write_atomically(args.out / "metrics.json", json_text(metrics, indent=1) + "\n")
     return metrics
-
-
-class _Status:
-    """A live line of steps and loss on a terminal; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self.last = 0.0
-
-    def __call__(self, done: int, total: int, loss: float) -> None:
-        now = time.monotonic()
-        if sys.stderr.isatty() and (now - self.last > 0.2 or done == total):
-            self.last = now
-            print(
-                f"\rstep {done}/{total}, loss {loss:.4f} ",
-                end="\n" if done == total else "",
-                file=sys.stderr,
-                flush=True,
-            )
 
 
 if __name__ == "__main__":

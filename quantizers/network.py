@@ -1,7 +1,7 @@
 """A network with quantized weights and activations: made for co-tuning, hardened for evaluation and deployment.
 
 The model is traced by ``torch.fx``; its own modules stay as they are, with a parametrization on each weight
-(``torch.nn.utils.parametrize``) and quantizers where ``quantizers.placement`` says. In a program exported from a hardened
+(``torch.nn.utils.parametrize``) and quantizers where ``quantizers.core.placement`` says. In a program exported from a hardened
 network every activation quantizer is one node ``aten.fake_quantize_per_tensor_affine.default(x, step, 0, low, high)``.
 """
 
@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from quantizers import adaptive_rounding as _adaptive_rounding  # noqa: F401  registers itself
-from quantizers import differentiable_kmeans as _differentiable_kmeans  # noqa: F401  registers itself
-from quantizers import element_wise_scaling as _element_wise_scaling  # noqa: F401  registers itself
-from quantizers import learned_step as _learned_step  # noqa: F401  registers itself
-from quantizers import uniform as _uniform  # noqa: F401  registers itself
-from quantizers.activation import FrozenStep, LearnedStep, LeftReLU
-from quantizers.base import QUANTIZERS, WeightQuantizer
-from quantizers.codebook import Codebook
-from quantizers.errors import UserError
-from quantizers.mixture import prepare
-from quantizers.placement import RELU, Placement, kind, placements
-from quantizers.tracing import evaluating, traced
-from quantizers.writes import layer_of
-from search_spaces.plan import LayerPlan, Plan
+from foundation.codebook import Codebook
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from quantizers.core.activation import FrozenStep, LearnedStep, LeftReLU
+from quantizers.core.base import QUANTIZERS, WeightQuantizer
+from quantizers.core.placement import RELU, Placement, kind, placements
+from quantizers.mixture.quantizer import prepare
+from quantizers.tracing.trace import evaluating, traced
+from quantizers.tracing.writes import layer_of
+from quantizers.weights import adaptive_rounding as _adaptive_rounding  # noqa: F401  registers itself
+from quantizers.weights import differentiable_kmeans as _differentiable_kmeans  # noqa: F401  registers itself
+from quantizers.weights import element_wise_scaling as _element_wise_scaling  # noqa: F401  registers itself
+from quantizers.weights import int8 as _uniform  # noqa: F401  registers itself
+from quantizers.weights import learned_step as _learned_step  # noqa: F401  registers itself
 
 INPUT_BITS = 8
 MIXTURE_RATE = 0.1  # of the weights' learning rate
@@ -57,7 +57,7 @@ def quantize(
     Args:
         calibration: normalized float images [N, C, H, W] from which first activation steps are taken, with the fp32
             weights; None gives a skeleton whose state is to be loaded.
-        form: what training sees of mixtures, one of ``quantizers.forms.FORMS``.
+        form: what training sees of mixtures, one of ``quantizers.mixture.forms.FORMS``.
 
     Raises:
         UserError: the model cannot be traced, or the plan names other layers than the model has, or asks its quantizer for

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from quantizers.errors import UserError
-from search_spaces.plan import (
+from foundation.errors import UserError
+from foundation.plan import (
     ACTIVATION_BITS,
     BITS,
     COMPONENTS,

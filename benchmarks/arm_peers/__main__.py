@@ -1,8 +1,8 @@
 """`python -m benchmarks.arm_peers`: our programs beside ONNX Runtime and ncnn on emulated ARM cores.
 
 Same networks, images, emulator and cycle model for everybody, one thread, one image, whole network. Every figure is modelled:
-executed instructions per block under QEMU, weighted by llvm-mca (``deploy_arm/cycles.py``). Results of networks that were
-counted before come from the cache directory, and rows of other networks and cores in a file of the same conditions stay.
+executed instructions per block under QEMU, weighted by llvm-mca (``deploy_arm/cycles/estimate.py``). Results of networks that
+were counted before come from the cache directory, and rows of other networks and cores in a file of the same conditions stay.
 
 Ours includes normalization and quantization of the bytes; the peers are given normalized floats.
 """
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.arm_peers.figures import Figure, Sanity
     from benchmarks.arm_peers.modelled import Modelled
     from benchmarks.arm_peers.workload import Workload
-    from deploy_arm.cores import Core
+    from deploy_arm.target.cores import Core
 
 MODELS = "resnet18,resnet20,mobilenet_v2,resnet50"
 DEFAULT_CORES = "a76,x1"
@@ -149,8 +149,8 @@ class Comparison:
 
 
 def emulator_version() -> str:
-    from deploy_arm.emulator import find_qemu
-    from deploy_arm.toolchain import version_of
+    from deploy_arm.emulate.emulator import find_qemu
+    from deploy_arm.target.toolchain import version_of
 
     return version_of((find_qemu() or "qemu-aarch64",)).split("(")[0].strip()
 
@@ -183,7 +183,7 @@ def conditions(options: argparse.Namespace) -> str:
 def conditions_of(*, caches: bool, layers: str = "") -> str:
     """Everything that the figures of one file share."""
     from benchmarks.arm_peers.sysroot import NCNN_VERSION, ORT_VERSION
-    from deploy_arm import mca
+    from deploy_arm.cycles import mca
 
     tools = f"qemu{emulator_version().split()[-1]}_mca{mca.version()}"
     return f"ort{ORT_VERSION}_ncnn{NCNN_VERSION}_{tools}_{'caches' if caches else 'nocaches'}_1thread{layers}"
@@ -212,9 +212,10 @@ def run(options: argparse.Namespace) -> int:
     from benchmarks.arm_peers.onnx_model import require_onnx
     from benchmarks.arm_peers.report import chart, csv_text, merged, outcome_table, table
     from benchmarks.arm_peers.workload import load_workload
-    from deploy_arm import emulator, mca
-    from deploy_arm.cores import CORES
-    from deploy_arm.storage import write_atomically
+    from deploy_arm.cycles import mca
+    from deploy_arm.emulate import emulator
+    from deploy_arm.target.cores import CORES
+    from foundation.files import write_atomically
 
     torch.set_num_threads(1)
     are_single_layers(options.models)  # a wrong choice is refused before anything is looked for

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.arm_peers.sysroot import guest_options, guest_python, matrix_sysroot, sysroot
-from deploy_arm import emulator
-from deploy_arm.cores import CORES, Core
-from deploy_arm.counts import Counts
+from deploy_arm.emulate import emulator
+from deploy_arm.emulate.counts import Counts
+from deploy_arm.target.cores import CORES, Core
 
 CORE = CORES["a76"]  # outputs are the same on all
 GUEST = Path(__file__).with_name("guest.py")

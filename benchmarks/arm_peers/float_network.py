@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from quantizers.errors import UserError
+from foundation.errors import UserError
 
 Floats = NDArray[np.float32]
 Pair = tuple[int, int]

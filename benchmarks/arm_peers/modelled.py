@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deploy_arm import cycles, mca
-from deploy_arm.cores import Core
-from deploy_arm.counts import Counts
-from deploy_arm.storage import cache_directory, write_atomically
+from deploy_arm.cycles import estimate as cycles
+from deploy_arm.cycles import mca
+from deploy_arm.emulate.counts import Counts
+from deploy_arm.target.cores import Core
+from foundation.files import cache_directory, write_atomically
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.arm_peers.float_network import INPUT, FloatNetwork, Layer
-from quantizers.errors import UserError
+from foundation.errors import UserError
 
 OPSET = 17
 END = 2**31 - 1

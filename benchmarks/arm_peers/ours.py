@@ -14,16 +14,17 @@ import torch
 from benchmarks.arm_peers.figures import OURS, Sanity, agreement
 from benchmarks.arm_peers.modelled import Modelled, kept, model_cycles
 from benchmarks.arm_peers.workload import Workload
-from deploy_arm import emulator, mca
-from deploy_arm.blob import write_blob
-from deploy_arm.cores import Core
-from deploy_arm.elf import read_executable
-from deploy_arm.frontend import compile_float, compile_graph
-from deploy_arm.kernel_choice import choose_kernels
-from deploy_arm.program import build_program
-from deploy_arm.storage import sha256
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_float, compile_graph
+from deploy_arm.costs.choose import choose_kernels
+from deploy_arm.cycles import mca
+from deploy_arm.emulate import emulator
+from deploy_arm.emulate.elf import read_executable
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.cores import Core
+from foundation.files import sha256
+from foundation.plan import LayerPlan, Plan
 from quantizers.network import layer_names, quantize, synthetic
-from search_spaces.plan import LayerPlan, Plan
 
 SHARES = (50, 70, 80, 90)  # per cent of zeros
 CALIBRATION = 4  # images: the steps matter for the check's agreement only

@@ -22,11 +22,11 @@ from benchmarks.arm_peers.ncnn_model import write_ncnn
 from benchmarks.arm_peers.onnx_model import quantize_onnx, write_onnx
 from benchmarks.arm_peers.sysroot import NCNN_VERSION, ORT_VERSION
 from benchmarks.arm_peers.workload import SMALL, Workload
-from deploy_arm.block_code import BlockCode
-from deploy_arm.cores import Core
-from deploy_arm.counts import Counts
-from deploy_arm.storage import sha256
-from quantizers.errors import UserError
+from deploy_arm.cycles.block_code import BlockCode
+from deploy_arm.emulate.counts import Counts
+from deploy_arm.target.cores import Core
+from foundation.errors import UserError
+from foundation.files import sha256
 
 # Large images on which the float variants are checked: slow, and the same computation as PyTorch's.
 FEW = 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from quantizers.errors import UserError
+from foundation.errors import UserError
 
 NAME = re.compile(r"(conv|depthwise)(\d+)x(\d+)(?:to(\d+))?(?:k(\d+))?(?:s(\d+))?")
 # The convolutions of ResNet-18: the four stages, what leads from one to the next, a shortcut.

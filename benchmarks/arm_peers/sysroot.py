@@ -14,9 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from deploy_arm.emulator import tail
-from deploy_arm.storage import cache_directory
-from quantizers.errors import UserError
+from deploy_arm.target.host import tail
+from foundation.errors import UserError
+from foundation.files import cache_directory
 
 DEBIAN = "bookworm"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

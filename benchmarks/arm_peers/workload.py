@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.arm_peers.single_layers import is_single_layer, single_layer
-from pipeline.models import default_image_size, load_model, normalization
+from pipeline.networks.registry import default_image_size, load_model, normalization
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CIFAR_CLASSES, IMAGENET_CLASSES = 10, 1000

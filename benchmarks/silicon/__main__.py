@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Parser, main_guard
-from quantizers.errors import UserError
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.arm_peers.modelled import Modelled
@@ -129,7 +129,7 @@ def model(wanted: Sequence[Published]) -> dict[tuple[str, str, str], Modelled]:
     from benchmarks.arm_peers import peers
     from benchmarks.arm_peers.float_network import float_network
     from benchmarks.silicon.networks import workload
-    from deploy_arm.cores import CORES
+    from deploy_arm.target.cores import CORES
 
     found = known_already(wanted)
     left = [each for each in wanted if (each.network, each.configuration, each.core) not in found]
@@ -168,7 +168,7 @@ def conditions() -> str:
     """What all modelled figures share."""
     from benchmarks.arm_peers.__main__ import emulator_version
     from benchmarks.arm_peers.sysroot import NCNN_VERSION
-    from deploy_arm import mca
+    from deploy_arm.cycles import mca
 
     return (
         f"modelled: ncnn {NCNN_VERSION}, {emulator_version()}, llvm-mca {mca.version()}, caches not simulated"
@@ -213,8 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from deploy_arm import emulator, mca
-    from deploy_arm.storage import write_atomically
+    from deploy_arm.cycles import mca
+    from deploy_arm.emulate import emulator
+    from foundation.files import write_atomically
 
     if emulator.choose_counter() != "qemu":
         raise UserError("counting ncnn needs QEMU 7.2 to 8.2 with plugins: `apt-get install qemu-user gcc`")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.arm_peers.workload import CALIBRATION, Workload, imagenet, settle
-from pipeline.models import normalization
-from quantizers.registry import Registry
+from foundation.registry import Registry
+from pipeline.networks.registry import normalization
 
 SIZE = 224
 CLASSES = 1000

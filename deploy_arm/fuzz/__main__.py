@@ -27,14 +27,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deploy_arm.emulator import tail
 from deploy_arm.fuzz.build import CLANGS, ENVIRONMENT, build_fuzzer, pack_corpus, unpack_corpus
 from deploy_arm.fuzz.compare import compare
-from deploy_arm.program import KERNELS
-from deploy_arm.storage import write_atomically
-from deploy_arm.toolchain import version_of
-from quantizers.command import Parser, main_guard
-from quantizers.errors import UserError
+from deploy_arm.runtime.program import KERNELS
+from deploy_arm.target.host import tail
+from deploy_arm.target.toolchain import version_of
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import write_atomically
 
 MOST_BYTES = 450_000  # of the kept corpus
 OPTIONS = (

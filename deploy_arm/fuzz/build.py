@@ -10,11 +10,11 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from deploy_arm.emulator import tail
-from deploy_arm.program import KERNELS, build_cached, library_sources
-from deploy_arm.targets import TARGETS
-from deploy_arm.toolchain import is_arm, version_of
-from quantizers.errors import UserError
+from deploy_arm.runtime.program import KERNELS, build_cached, library_sources
+from deploy_arm.target.host import tail
+from deploy_arm.target.targets import TARGETS
+from deploy_arm.target.toolchain import is_arm, version_of
+from foundation.errors import UserError
 
 FOLDER = Path(__file__).parent
 CORPUS = FOLDER / "corpus.zip"

@@ -10,11 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy_arm.emulator import tail
 from deploy_arm.fuzz.build import build_compare
 from deploy_arm.fuzz.hostile import hostile_blobs
-from deploy_arm.storage import write_atomically
-from deploy_arm.toolchain import is_arm
+from deploy_arm.target.host import tail
+from deploy_arm.target.toolchain import is_arm
+from foundation.files import write_atomically
 
 THREADS = 3
 BATCH = 100  # networks of one start of the emulator

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_arm import float_graph as f
-from deploy_arm import graph as g
 from deploy_arm.fuzz.graphs import Builder
-from deploy_arm.windows import average_windows
+from deploy_arm.ir import float_graph as f
+from deploy_arm.ir import graph as g
+from deploy_arm.lowering.windows import average_windows
 
 LIMITS = ((-f.INFINITY, f.INFINITY), (0.0, f.INFINITY), (0.0, 6.0), (-1.0, 1.0), (-0.0, 1.0))
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_arm import graph as g
-from deploy_arm.float_graph import FloatConcatenate
-from deploy_arm.windows import average_windows, pool_windows
-from quantizers.codebook import Codebook
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.float_graph import FloatConcatenate
+from deploy_arm.lowering.windows import average_windows, pool_windows
+from foundation.codebook import Codebook
 
 RANGES = ((0, 255), (0, 127), (-128, 127), (-64, 63))
 

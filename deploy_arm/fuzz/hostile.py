@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_arm import float_graph as f
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
+from deploy_arm.blob.write import write_blob
 from deploy_arm.fuzz.float_networks import FloatBuilder, random_convolutions, random_others
 from deploy_arm.fuzz.graphs import Builder
 from deploy_arm.fuzz.networks import GROUPED, random_convolution, random_network, random_range, with_kernel
+from deploy_arm.ir import float_graph as f
+from deploy_arm.ir import graph as g
 
 INTEGERS = np.array([-(2**31) + 1, -(2**30), -65536, -1, 0, 1, 255, 65536, 2**30, 2**31 - 1], np.int64)
 FLOATS = np.array(

@@ -8,9 +8,9 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_arm import graph as g
+from deploy_arm.compiler.passes import fuse_additions
 from deploy_arm.fuzz.graphs import RANGES, Builder
-from deploy_arm.passes import fuse_additions
+from deploy_arm.ir import graph as g
 
 
 def random_range(random: np.random.Generator) -> tuple[int, int]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.images import resize
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.datasets.images import resize
 
 ARRAYS = ("jpeg", "offset", "boxes")
 
@@ -29,7 +29,7 @@ class BoxImages:
 
 
 def load_boxes(path: str | Path, side: int) -> BoxImages:
-    """The images of ``path``, stretched to ``side`` x ``side`` pixels (as ``pipeline.images.resize``), and their boxes.
+    """The images of ``path``, stretched to ``side`` x ``side`` pixels (as ``pipeline.datasets.images.resize``), and their boxes.
 
     The file holds ``jpeg`` (uint8, all JPEG streams one after the other), ``offset`` (n + 1 numbers; stream i is
     ``jpeg[offset[i]:offset[i + 1]]``) and ``boxes`` as in :class:`BoxImages`.

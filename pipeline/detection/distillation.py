@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.data import ImageData
-from pipeline.images import ArrayImages, normalize
+from foundation.plan import Plan
+from pipeline.datasets.images import ArrayImages, normalize
+from pipeline.datasets.registry import ImageData
 from pipeline.training.evaluation import reestimate_batch_norm
 from pipeline.training.loop import Loop, Progress
 from pipeline.training.settings import TrainSettings
 from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
-from search_spaces.plan import Plan
 
 
 def divergence(raw: Tensor, wanted: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Network definitions of our own, one file per family; ``pipeline.models`` names them."""
+"""Network definitions of our own, one file per family; ``pipeline.networks.registry`` names them."""

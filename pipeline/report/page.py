@@ -8,12 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pipeline.confidence import show_error
-from pipeline.describe import text_of
-from pipeline.files import json_text
-from pipeline.gates import RULE, points_of
-from pipeline.records import Figures, Reference
+from foundation.files import json_text
+from pipeline.candidate.describe import text_of
 from pipeline.report.data import ReportData, payload
+from pipeline.review.gates import RULE, points_of
+from pipeline.study.confidence import show_error
+from pipeline.study.records import Figures, Reference
 
 FOLDER = Path(__file__).parent
 # Scripts and styles of this file only, and no request to anywhere: the browser itself enforces it.

@@ -10,16 +10,16 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from pipeline.data import ImageData
-from pipeline.files import json_text
-from pipeline.images import normalize
-from pipeline.records import Rung
+from foundation.files import json_text
+from foundation.plan import Plan
+from pipeline.datasets.images import normalize
+from pipeline.datasets.registry import ImageData
 from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
 from pipeline.training.loop import Loop, Progress, Wrap
+from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
-from quantizers.channel_scale import with_even_channels
+from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
-from search_spaces.plan import Plan
 
 
 class Cotuning(Loop):

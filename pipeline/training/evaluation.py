@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.images import Images, augment, normalize
+from pipeline.datasets.images import Images, augment, normalize
 from pipeline.training.outputs import answers
-from quantizers.tracing import evaluating
+from quantizers.tracing.trace import evaluating
 
 
 def batches(
@@ -24,7 +24,7 @@ def batches(
 ) -> Iterator[Tensor]:
     """Normalized float32 batches [n, 3, H, W] of ``images`` (or of those at ``indices``), in order, on ``device``.
 
-    ``augmentation`` is one of ``pipeline.images.AUGMENTATIONS``, the same for equal arguments each time.
+    ``augmentation`` is one of ``pipeline.datasets.images.AUGMENTATIONS``, the same for equal arguments each time.
     """
     indices = torch.arange(len(images)) if indices is None else indices
     generator = torch.Generator().manual_seed(0)

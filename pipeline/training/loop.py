@@ -16,11 +16,11 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from pipeline.data import ImageData
-from pipeline.images import augment, normalize
+from foundation.errors import UserError
+from pipeline.datasets.images import augment, normalize
+from pipeline.datasets.registry import ImageData
 from pipeline.training.outputs import as_logits
 from pipeline.training.settings import TrainSettings
-from quantizers.errors import UserError
 
 Progress = Callable[[int, int, float], None]
 Wrap = Callable[[nn.Module], nn.Module]

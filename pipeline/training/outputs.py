@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pipeline.factories import article, story
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from foundation.factories import article, story
 
 PROBES = 3  # images; not 1 or 2, which an axis of something else may well be
 

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from deploy_arm.storage import cache_home
-from pipeline.data import ImageData
-from pipeline.files import json_text, write_atomically
+from foundation.files import cache_home, json_text, write_atomically
+from pipeline.datasets.registry import ImageData
+from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.training.evaluation import error_of
 from pipeline.training.loop import Loop, Progress
 from pipeline.training.settings import TrainSettings, pretraining_settings
-from pipeline.weights import fit_weights, read_weights
 
 
 class Pretrained(NamedTuple):

@@ -5,13 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from quantizers.errors import UserError
-from quantizers.forms import FORMS
-
-if TYPE_CHECKING:
-    from pipeline.config import Settings
+from foundation.errors import UserError
+from quantizers.mixture.forms import FORMS
 
 
 @dataclass(frozen=True)
@@ -30,10 +26,10 @@ class TrainSettings:
         label_smoothing: of the cross-entropy with the labels.
         seed: decides the order of images and their augmentation.
         images_per_epoch: how many training images one epoch takes, others each time; None takes all.
-        augment: one of ``pipeline.images.AUGMENTATIONS``; None does what the data set says.
-        form: what training sees of the mixtures, one of ``quantizers.forms.FORMS``.
+        augment: one of ``pipeline.datasets.images.AUGMENTATIONS``; None does what the data set says.
+        form: what training sees of the mixtures, one of ``quantizers.mixture.forms.FORMS``.
         even_channels: give a layer's output channels one size before they share a codebook: a scale for each channel, which the
-            batch-norm behind a convolution takes up, so it costs no byte; see ``quantizers.channel_scale``.
+            batch-norm behind a convolution takes up, so it costs no byte; see ``quantizers.calibration.channel_scale``.
         batch_norm_images: training images over which batch-norm statistics are re-estimated before each evaluation.
         calibration_images: training images from which first activation steps are taken.
         evaluation_batch: images in a batch where nothing is learned.
@@ -94,16 +90,6 @@ class TrainSettings:
     def as_dict(self) -> dict[str, object]:
         """Plain values, as JSON holds them."""
         return dataclasses.asdict(self)
-
-
-def train_settings(settings: Settings) -> TrainSettings:
-    """How a search's settings train each trial."""
-    chosen = TrainSettings(
-        epochs=settings.epochs_per_trial, batch_size=settings.batch_size, seed=settings.seed
-    )
-    if settings.learning_rate is None:
-        return chosen
-    return dataclasses.replace(chosen, learning_rate=settings.learning_rate)
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -20,9 +20,9 @@ from benchmarks.arm_peers.ncnn_model import INT8_TAG, write_ncnn
 from benchmarks.arm_peers.ours import check_ours, compile_ours
 from benchmarks.arm_peers.single_layers import single_layer
 from benchmarks.arm_peers.workload import load_workload
-from deploy_arm.cores import CORES
-from pipeline.models import load_model
-from quantizers.errors import UserError
+from deploy_arm.target.cores import CORES
+from foundation.errors import UserError
+from pipeline.networks.registry import load_model
 
 
 def figure(

@@ -14,8 +14,8 @@ from PIL import Image
 from benchmarks import calibration as table
 from benchmarks import calibration_methods
 from benchmarks.calibration_data import central, load_few, varied
-from pipeline.models import load_model
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.networks.registry import load_model
 
 
 def images_file(path: Path, labels: np.ndarray, pixels: np.ndarray) -> Path:

@@ -12,12 +12,12 @@ from sklearn.datasets import load_digits
 
 from benchmarks import cotuning_ablations as table
 from benchmarks.cotuning_table import Cell
-from pipeline.config import main_guard
-from pipeline.models import load_model
+from foundation.command import main_guard
+from foundation.plan import LayerPlan, TemperatureSchedule
+from pipeline.networks.registry import load_model
 from pipeline.training import cotuning
 from quantizers import network
-from quantizers.mixture import GaussianMixture
-from search_spaces.plan import LayerPlan, TemperatureSchedule
+from quantizers.mixture.quantizer import GaussianMixture
 
 NAMES = ["first", "middle", "last"]
 CELL = Cell("resnet8", "ours", 2, 8, None, 1.0, 0.01, 1.0, 4.0, 0, False, "cpu", "digits")

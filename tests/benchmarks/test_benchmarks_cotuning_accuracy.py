@@ -14,9 +14,9 @@ import torch
 from benchmarks import cotuning_accuracy as table
 from benchmarks.cotuning_slices import TimeIsUp
 from benchmarks.cotuning_table import Answers
+from foundation.errors import UserError
 from pipeline import evaluate
-from pipeline.lock import lock
-from quantizers.errors import UserError
+from pipeline.study.lock import lock
 
 NAMES = ["first", "middle", "last"]
 
@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from sklearn.datasets import load_digits
 
-    from pipeline.models import load_model
+    from pipeline.networks.registry import load_model
 
     folder, digits = tmp_path_factory.mktemp("table"), load_digits()
     pixels = np.repeat(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None], 3, axis=3)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import cotuning_differences as module
 from benchmarks.cotuning_table import Answers, Cell, append, key, read
-from quantizers.errors import UserError
+from foundation.errors import UserError
 
 RNG = np.random.default_rng(0)
 

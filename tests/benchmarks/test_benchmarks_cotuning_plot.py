@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import cotuning_plot as plot
 from benchmarks.cotuning_table import read
-from pipeline.config import main_guard
-from quantizers.errors import UserError
+from foundation.command import main_guard
+from foundation.errors import UserError
 
 RESULTS = Path(plot.__file__).parent / "results" / "cotuning_accuracy.csv"
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import documents
 from benchmarks.documents import OURS, ROOT, peers, rows, speedup, times
-from deploy_arm.cores import CORES
+from deploy_arm.target.cores import CORES
 
 README = (ROOT / "README.md").read_text()
 GOOD = README[README.index("## How good it is") : README.index("## The house")]

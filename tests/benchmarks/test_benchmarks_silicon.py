@@ -12,9 +12,9 @@ from benchmarks.arm_peers.float_network import float_network
 from benchmarks.arm_peers.modelled import Modelled
 from benchmarks.silicon.__main__ import RESULTS, Published, compared, known_already, main, read_published
 from benchmarks.silicon.networks import NETWORKS, MobileNet, workload
-from deploy_arm import mca
-from deploy_arm.cores import CORES
-from quantizers.errors import UserError
+from deploy_arm.cycles import mca
+from deploy_arm.target.cores import CORES
+from foundation.errors import UserError
 
 PUBLISHED = read_published()
 

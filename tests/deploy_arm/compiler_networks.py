@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import quantizers.network
-from deploy_arm import graph as g
-from deploy_arm.reference import execute
-from pipeline.first_check import first_check
-from quantizers.activation import FrozenStep
-from quantizers.codebook import Codebook
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import execute
+from foundation.codebook import Codebook
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.first_check import first_check
+from quantizers.core.activation import FrozenStep
 from quantizers.network import Hardened, layer_names, quantize
-from search_spaces.plan import LayerPlan, Plan
 
 
 def codebook(weight: Tensor, bits: int, zero_share: float = 0.0) -> Codebook:
@@ -87,7 +87,7 @@ def normalized(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ..
 
 
 class Noise:
-    """Images for the first check: ``batch`` as of ``pipeline.images.Images``."""
+    """Images for the first check: ``batch`` as of ``pipeline.datasets.images.Images``."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         channels, height, width = shape

@@ -11,9 +11,9 @@ import torch
 from compiler_networks import harden
 from torch import nn
 
-from deploy_arm.blob import HEADER, read_blob, write_blob
-from deploy_arm.frontend import compile_graph
-from quantizers.errors import UserError
+from deploy_arm.blob.write import HEADER, read_blob, write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from foundation.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy_arm.entropy_coding import decode, encode, estimated_bytes, frequencies, lanes_of
-from deploy_arm.packing import pack_weights, store_weights, unpack_weights
-from quantizers.codebook import Codebook
-from quantizers.errors import UserError
+from deploy_arm.blob.entropy_coding import decode, encode, estimated_bytes, frequencies, lanes_of
+from deploy_arm.blob.packing import pack_weights, store_weights, unpack_weights
+from foundation.codebook import Codebook
+from foundation.errors import UserError
 
 Bytes = NDArray[np.uint8]
 TABLE_BYTES = {2: 8, 3: 16, 4: 32}

@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from runtime_cases import Builder
 from test_runtime_exact import execute
 
-from deploy_arm import costs, fit_costs
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
-from deploy_arm.cores import CORES
-from deploy_arm.cost_samples import network, samples
-from deploy_arm.kernel_choice import TABLE, cheapest, choose_kernels, models_of, read_table
-from deploy_arm.reference import run
-from deploy_arm.unpack import read_graph
-from quantizers.codebook import Codebook
-from quantizers.errors import UserError
+from deploy_arm.blob.read import read_graph
+from deploy_arm.blob.write import write_blob
+from deploy_arm.costs import fit as fit_costs
+from deploy_arm.costs import model as costs
+from deploy_arm.costs.choose import TABLE, cheapest, choose_kernels, models_of, read_table
+from deploy_arm.costs.samples import network, samples
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import run
+from deploy_arm.target.cores import CORES
+from foundation.codebook import Codebook
+from foundation.errors import UserError
 
 
 def test_a_fit_recovers_the_coefficients_it_was_made_of() -> None:

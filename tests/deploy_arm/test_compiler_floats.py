@@ -22,14 +22,14 @@ from test_compiler_networks import (
 )
 from torch import Tensor, nn
 
-from deploy_arm import emulator
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
-from deploy_arm.float_graph import FloatConvolution
-from deploy_arm.frontend import compile_float
-from deploy_arm.program import build_program
-from pipeline.models import load_model, normalization
-from quantizers.errors import UserError
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_float
+from deploy_arm.emulate import emulator
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.float_graph import FloatConvolution
+from deploy_arm.runtime.program import build_program
+from foundation.errors import UserError
+from pipeline.networks.registry import load_model, normalization
 
 TOLERANCE = 1e-5  # of the largest output of an image
 

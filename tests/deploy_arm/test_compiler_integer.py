@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from deploy_arm import graph as g
-from deploy_arm.pending import Normalization, Product, Target
-from deploy_arm.reference import accumulate, execute, normalized, requantize
-from deploy_arm.requantize import choose, choose_add, convolution_bound
-from deploy_arm.windows import adaptive_windows, average_windows, pool_windows
-from quantizers.codebook import Codebook
-from quantizers.errors import UserError
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import accumulate, execute, normalized, requantize
+from deploy_arm.lowering.pending import Normalization, Product, Target
+from deploy_arm.lowering.requantize import choose, choose_add, convolution_bound
+from deploy_arm.lowering.windows import adaptive_windows, average_windows, pool_windows
+from foundation.codebook import Codebook
+from foundation.errors import UserError
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 MULTIPLIER = st.integers(-(2**31) + 1, 2**31 - 1)

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from compiler_networks import check_supported, compare, harden, normalized
 from torch import Tensor, nn
 
-from deploy_arm import graph as g
-from deploy_arm.arithmetic import elementwise
-from deploy_arm.blob import write_blob
-from deploy_arm.frontend import compile_graph
-from deploy_arm.operators import OPERATORS
-from deploy_arm.reference import run
-from deploy_arm.unpack import read_graph
+from deploy_arm.blob.read import read_graph
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import run
+from deploy_arm.operators.arithmetic import elementwise
+from deploy_arm.operators.base import OPERATORS
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

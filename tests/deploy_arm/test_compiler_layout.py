@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from deploy_arm import graph as g
-from deploy_arm.layout import places, usual, viewed
-from deploy_arm.lowering import Lowering, Unsupported, Value
-from deploy_arm.movement import channel_shuffle, permute
-from deploy_arm.reference import execute
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import execute
+from deploy_arm.lowering.layout import places, usual, viewed
+from deploy_arm.lowering.state import Lowering, Unsupported, Value
+from deploy_arm.operators.movement import channel_shuffle, permute
 
 
 def lowering(shape: tuple[int, int, int]) -> tuple[Lowering, Value]:

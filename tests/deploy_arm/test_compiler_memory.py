@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_arm import graph as g
-from deploy_arm.memory import ALIGNMENT, plan_memory, tensor_bytes
+from deploy_arm.blob.memory import ALIGNMENT, plan_memory, tensor_bytes
+from deploy_arm.ir import graph as g
 
 
 @st.composite

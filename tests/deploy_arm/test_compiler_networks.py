@@ -12,14 +12,14 @@ from compiler_networks import check_supported, compare, harden, normalized, scra
 from torch import Tensor, nn
 
 import quantizers.network
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
-from deploy_arm.frontend import compile_graph
-from deploy_arm.reference import run
-from deploy_arm.unpack import read_graph
-from pipeline.models import load_model, normalization
+from deploy_arm.blob.read import read_graph
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import run
+from foundation.plan import LayerPlan, Plan
+from pipeline.networks.registry import load_model, normalization
 from quantizers.network import Hardened, layer_names, quantize
-from search_spaces.plan import LayerPlan, Plan
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 

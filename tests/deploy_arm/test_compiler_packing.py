@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_arm.packing import (
+from deploy_arm.blob.packing import (
     GROUP_BYTES,
     is_depthwise,
     pack_groups,
@@ -16,7 +16,7 @@ from deploy_arm.packing import (
     unpack_groups,
     unpack_weights,
 )
-from quantizers.codebook import Codebook
+from foundation.codebook import Codebook
 
 
 def entry(packed: np.ndarray, bits: int, position: int) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from runtime_cases import Builder
 
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
-from deploy_arm.memory import lifetimes
-from deploy_arm.passes import fuse_additions
-from deploy_arm.reference import run
-from deploy_arm.unpack import read_graph
+from deploy_arm.blob.memory import lifetimes
+from deploy_arm.blob.read import read_graph
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.passes import fuse_additions
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import run
 
 
 def kinds(graph: g.Graph) -> list[str]:

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from compiler_networks import check_supported, harden, scramble_norms
 from torch import Tensor, nn
 
-from deploy_arm.float_graph import FUNCTIONS
-from deploy_arm.frontend import compile_float, compile_graph
-from deploy_arm.operators import OPERATORS
-from deploy_arm.reference import run
-from pipeline.models import load_model
-from quantizers.errors import UserError
+from deploy_arm.compiler.frontend import compile_float, compile_graph
+from deploy_arm.ir.float_graph import FUNCTIONS
+from deploy_arm.ir.reference import run
+from deploy_arm.operators.base import OPERATORS
+from foundation.errors import UserError
+from pipeline.networks.registry import load_model
 from quantizers.network import Hardened, traced
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_arm import emulator
+from deploy_arm.emulate import emulator
 
 LINE = 64
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from deploy_arm.cores import CORES
-from deploy_arm.device import EmulatedDevice
-from deploy_arm.profiling import Profile
+from deploy_arm.devices.base import Profile
+from deploy_arm.devices.emulated import EmulatedDevice
+from deploy_arm.target.cores import CORES
 from pipeline import devices, search
 
 

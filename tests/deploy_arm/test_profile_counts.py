@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from profile_programs import need_qemu
 
-from deploy_arm import emulator
-from deploy_arm.block_code import BlockCode
-from deploy_arm.cores import CORES
-from deploy_arm.counts import Block, Counts, operations_of, parse_plugin_output
-from deploy_arm.elf import read_executable
-from deploy_arm.unicorn_counter import CompiledCounter, PythonCounter
-from deploy_arm.unicorn_loader import run_program
-from quantizers.errors import UserError
+from deploy_arm.cycles.block_code import BlockCode
+from deploy_arm.emulate import emulator
+from deploy_arm.emulate.counts import Block, Counts, operations_of, parse_plugin_output
+from deploy_arm.emulate.elf import read_executable
+from deploy_arm.emulate.unicorn_counter import CompiledCounter, PythonCounter
+from deploy_arm.emulate.unicorn_loader import run_program
+from deploy_arm.target.cores import CORES
+from foundation.errors import UserError
 
 CORE = CORES["a76"]
 

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profile_programs import need_qemu
 
-from deploy_arm import cycles, emulator, mca, throughput
-from deploy_arm.block_code import BlockCode
-from deploy_arm.cores import CORES
-from deploy_arm.counts import Block
-from deploy_arm.elf import Executable, Segment, read_executable
-from quantizers.errors import UserError
+from deploy_arm.cycles import estimate as cycles
+from deploy_arm.cycles import mca, throughput
+from deploy_arm.cycles.block_code import BlockCode
+from deploy_arm.emulate import emulator
+from deploy_arm.emulate.counts import Block
+from deploy_arm.emulate.elf import Executable, Segment, read_executable
+from deploy_arm.target.cores import CORES
+from foundation.errors import UserError
 
 ROUNDS = 20_000
 

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from profile_programs import need_qemu
 from torch import Tensor, nn
 
-from deploy_arm import canary, emulator, reference
-from deploy_arm.blob import write_blob
-from deploy_arm.device import Device, EmulatedDevice, NativeDevice, Profile, available_devices
-from deploy_arm.frontend import compile_graph
-from deploy_arm.graph import Graph
-from deploy_arm.program import build_program
-from deploy_arm.storage import sha256
-from deploy_arm.toolchain import choose_compiler
-from quantizers.errors import UserError
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.devices import canary
+from deploy_arm.devices.emulated import Device, EmulatedDevice, NativeDevice, Profile, available_devices
+from deploy_arm.emulate import emulator
+from deploy_arm.ir import reference
+from deploy_arm.ir.graph import Graph
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import choose_compiler
+from foundation.errors import UserError
+from foundation.files import sha256
 
 
 class Network(nn.Module):
@@ -81,7 +83,7 @@ def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Profiles go to a fresh folder; compiled things stay in the common one."""
     folder = tmp_path / "profiles"
     folder.mkdir()
-    monkeypatch.setattr("deploy_arm.profiling.cache_directory", lambda *_: folder)
+    monkeypatch.setattr("deploy_arm.devices.base.cache_directory", lambda *_: folder)
     return folder
 
 
@@ -187,7 +189,7 @@ def test_the_pip_route_profiles_without_qemu_and_llvm(
     pytest.importorskip("unicorn")
     complete = device().profile(*built.files, built.images[0])
     monkeypatch.setenv("DGMS_ARM_ROUTE", "pip")
-    monkeypatch.setattr("deploy_arm.device.UNICORN_CACHES", limit)
+    monkeypatch.setattr("deploy_arm.devices.emulated.UNICORN_CACHES", limit)
     (found,) = available_devices("a76")
     if not isinstance(found, EmulatedDevice):
         pytest.skip("an ARM machine measures itself")
@@ -206,9 +208,9 @@ def test_native_timing_repeats_and_reports_its_conditions(
     built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The native device's own code; where this is no ARM machine, with the emulator in front of the program."""
-    monkeypatch.setattr("deploy_arm.native.LONGEST_S", 0.5)
-    monkeypatch.setattr("deploy_arm.native.CANARY_REPEAT", 9)
-    monkeypatch.setattr("deploy_arm.native.CANARY_WARM_UP", 1)
+    monkeypatch.setattr("deploy_arm.devices.native.LONGEST_S", 0.5)
+    monkeypatch.setattr("deploy_arm.devices.native.CANARY_REPEAT", 9)
+    monkeypatch.setattr("deploy_arm.devices.native.CANARY_WARM_UP", 1)
     launcher = [] if available_devices("a76")[0].name != "emulated a76" else [emulator.find_qemu() or "none"]
     if launcher == ["none"]:
         pytest.skip("qemu-user is not installed")

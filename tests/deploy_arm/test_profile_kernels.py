@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import arm_kernels
 from benchmarks.untrained import SETTINGS, untrained
-from deploy_arm.toolchain import complete_route
+from deploy_arm.target.toolchain import complete_route
 
 
 @pytest.fixture(autouse=True)

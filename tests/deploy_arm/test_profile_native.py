@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy_arm import canary
-from deploy_arm.blob import write_blob
-from deploy_arm.device import DEVICES, available_devices
-from deploy_arm.native import ATTEMPTS, DRIFT, NativeDevice, conditions, fastest_cpu, median_interval
-from deploy_arm.reference import run
-from pipeline.confidence import Paired
-from pipeline.gates import Bounds, Evidence, judge
-from quantizers.errors import UserError
+from deploy_arm.blob.write import write_blob
+from deploy_arm.devices import canary
+from deploy_arm.devices.emulated import DEVICES, available_devices
+from deploy_arm.devices.native import ATTEMPTS, DRIFT, NativeDevice, conditions, fastest_cpu, median_interval
+from deploy_arm.ir.reference import run
+from foundation.errors import UserError
+from pipeline.review.gates import Bounds, Evidence, judge
+from pipeline.study.confidence import Paired
 
 
 def test_the_interval_of_the_median_agrees_with_order_statistics() -> None:
@@ -107,7 +107,7 @@ class FakeDevice(NativeDevice):
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    monkeypatch.setattr("deploy_arm.profiling.cache_directory", lambda *_: tmp_path)
+    monkeypatch.setattr("deploy_arm.devices.base.cache_directory", lambda *_: tmp_path)
     for name in ("program", "blob"):
         (tmp_path / name).write_text(name)
     return tmp_path / "program", tmp_path / "blob"

@@ -13,17 +13,17 @@ import pytest
 from numpy.typing import NDArray
 from runtime_cases import GROUPED, Builder, random_convolution, random_network, with_checksum, with_kernel
 
-from deploy_arm import blob as blobs
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
+from deploy_arm.blob import write as blobs
+from deploy_arm.blob.packing import Stored, pack_weights
+from deploy_arm.blob.read import read_graph
+from deploy_arm.blob.write import write_blob
 from deploy_arm.fuzz.hostile import hostile_blobs
-from deploy_arm.packing import Stored, pack_weights
-from deploy_arm.program import build_program
-from deploy_arm.reference import run
-from deploy_arm.toolchain import is_arm
-from deploy_arm.unpack import read_graph
-from quantizers.codebook import Codebook
-from quantizers.errors import UserError
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import is_arm
+from foundation.codebook import Codebook
+from foundation.errors import UserError
 
 QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
 

@@ -12,11 +12,11 @@ import pytest
 from runtime_cases import Builder
 from test_runtime_threads import QEMU
 
-from deploy_arm.blob import write_blob
-from deploy_arm.graph import Graph
-from deploy_arm.program import build_program
-from deploy_arm.reference import run
-from deploy_arm.toolchain import is_arm
+from deploy_arm.blob.write import write_blob
+from deploy_arm.ir.graph import Graph
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import is_arm
 
 SHAPE = (4, 4, 3)
 CLASSES = 10

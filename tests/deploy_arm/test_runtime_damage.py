@@ -13,17 +13,17 @@ import pytest
 from float_cases import everything_float
 from runtime_cases import GROUPED, Builder, random_network, with_checksum, with_kernel
 
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
+from deploy_arm.blob.memory import tensor_bytes
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.passes import fuse_additions
 from deploy_arm.fuzz import __main__ as fuzzing
 from deploy_arm.fuzz.build import ENVIRONMENT, build_replay, sources, unpack_corpus
-from deploy_arm.memory import tensor_bytes
-from deploy_arm.passes import fuse_additions
-from deploy_arm.program import build_program, compile_command
-from deploy_arm.reference import run
-from deploy_arm.targets import TARGETS
-from deploy_arm.toolchain import choose_compiler, is_arm
-from quantizers.errors import UserError
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime.program import build_program, compile_command
+from deploy_arm.target.targets import TARGETS
+from deploy_arm.target.toolchain import choose_compiler, is_arm
+from foundation.errors import UserError
 
 RESIDUAL = -1  # stands for a convolution that ends in an addition
 QEMU = [] if is_arm() else ["qemu-aarch64"]

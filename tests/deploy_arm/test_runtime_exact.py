@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from runtime_cases import GROUPED, RANGES, Builder, random_convolution, random_network, with_kernel
 
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
-from deploy_arm.float_graph import FloatAdd, FloatMultiply
-from deploy_arm.passes import fuse_additions
-from deploy_arm.program import build_program
-from deploy_arm.reference import run
-from deploy_arm.toolchain import is_arm
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.passes import fuse_additions
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.float_graph import FloatAdd, FloatMultiply
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import is_arm
 
 Case = tuple[g.Graph, NDArray[np.uint8]]
 QEMU_CPU = {"a76": "cortex-a76", "a72": "cortex-a72", "x2": "max,sve=off"}

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_runtime_exact import execute
 
-from deploy_arm import graph as g
-from deploy_arm.blob import write_blob
-from deploy_arm.float_reference import exponential, fused
-from deploy_arm.reference import run
-from deploy_arm.unpack import read_graph
+from deploy_arm.blob.read import read_graph
+from deploy_arm.blob.write import write_blob
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.float_reference import exponential, fused
+from deploy_arm.ir.reference import run
 
 WAYS: tuple[tuple[str, ...], ...] = ((), ("--threads", "8"), ("--portable",))
 

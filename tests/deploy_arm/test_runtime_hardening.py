@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy_arm.program import build_library, build_program, compile_command
-from deploy_arm.targets import TARGETS
-from deploy_arm.toolchain import (
+from deploy_arm.runtime.program import build_library, build_program, compile_command
+from deploy_arm.target.targets import TARGETS
+from deploy_arm.target.toolchain import (
     CROSS_LIBRARY,
     ROUTE_VARIABLE,
     Route,

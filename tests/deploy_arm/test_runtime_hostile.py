@@ -12,9 +12,9 @@ from deploy_arm.fuzz import __main__ as fuzzing
 from deploy_arm.fuzz import compare as comparing
 from deploy_arm.fuzz.build import build_compare
 from deploy_arm.fuzz.hostile import hostile_blobs, hostile_graph
-from deploy_arm.program import build_program
-from deploy_arm.toolchain import ROUTE_VARIABLE
-from quantizers.errors import UserError
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import ROUTE_VARIABLE
+from foundation.errors import UserError
 
 
 def need_compare() -> list[str]:
@@ -83,7 +83,7 @@ def test_the_kernels_of_the_tool_chain_from_pypi_agree(
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("ziglang is not installed")
     pytest.importorskip("unicorn")
-    from deploy_arm.unicorn_loader import run_program
+    from deploy_arm.emulate.unicorn_loader import run_program
 
     monkeypatch.setenv(ROUTE_VARIABLE, "pip")
     program = build_program("a76")

@@ -15,13 +15,13 @@ from runtime_cases import Builder, random_convolution, random_network
 from test_runtime_damage import everything
 from test_runtime_threads import layers
 
-from deploy_arm import binding
-from deploy_arm.binding import Network, NetworkError
-from deploy_arm.blob import write_blob
-from deploy_arm.emulator import host_compiler
-from deploy_arm.program import KERNELS, build_host_library, build_library
-from deploy_arm.reference import run
-from deploy_arm.toolchain import is_arm
+from deploy_arm.blob.write import write_blob
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime import binding
+from deploy_arm.runtime.binding import Network, NetworkError
+from deploy_arm.runtime.program import KERNELS, build_host_library, build_library
+from deploy_arm.target.host import host_compiler
+from deploy_arm.target.toolchain import is_arm
 
 HERE = Path(__file__).parent
 SYSTEM = Path("/usr/aarch64-linux-gnu")
@@ -246,7 +246,7 @@ def test_the_binding_stands_alone_with_numpy(library: Path, blob: Path, tmp_path
 
 def test_threads_that_the_system_refuses_are_told(library: Path, blob: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from deploy_arm.binding import *\n"
+        "import sys; from deploy_arm.runtime.binding import *\n"
         "try: Network(sys.argv[1], library=sys.argv[2], threads=8)\n"
         "except NetworkError as error: print(error.status, error)\n"
     )

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from runtime_cases import GROUPED, Builder, with_kernel
 
-from deploy_arm import blob as blobs
-from deploy_arm import graph as g
-from deploy_arm.binding import Network, NetworkError
-from deploy_arm.blob import write_blob
-from deploy_arm.emulator import host_compiler
-from deploy_arm.program import build_host_library, build_program
-from deploy_arm.toolchain import is_arm
-from quantizers.errors import UserError
+from deploy_arm.blob import write as blobs
+from deploy_arm.blob.write import write_blob
+from deploy_arm.ir import graph as g
+from deploy_arm.runtime.binding import Network, NetworkError
+from deploy_arm.runtime.program import build_host_library, build_program
+from deploy_arm.target.host import host_compiler
+from deploy_arm.target.toolchain import is_arm
+from foundation.errors import UserError
 
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 
@@ -60,8 +60,8 @@ def test_the_loaders_time_is_linear_in_the_blob(
 ) -> None:
     """In executed instructions, which do not depend on the machine."""
     pytest.importorskip("unicorn")
-    from deploy_arm.unicorn_counter import make_counter
-    from deploy_arm.unicorn_loader import run_program
+    from deploy_arm.emulate.unicorn_counter import make_counter
+    from deploy_arm.emulate.unicorn_loader import run_program
 
     found = []
     for size in (small, large):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from compiler_networks import harden, normalized, scramble_norms
 
-from deploy_arm.blob import write_blob
-from deploy_arm.frontend import compile_graph
-from deploy_arm.program import build_program
-from deploy_arm.reference import run
-from deploy_arm.toolchain import is_arm
-from pipeline.models import load_model, normalization
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import is_arm
+from pipeline.networks.registry import load_model, normalization
 
 QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
 

@@ -12,8 +12,8 @@ import pytest
 from runtime_cases import RANGES, Builder, random_convolution
 from test_runtime_exact import Case, check, large
 
-from deploy_arm.program import build_program
-from deploy_arm.toolchain import is_arm
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import is_arm
 
 
 def small_depthwise(seed: int) -> Case:

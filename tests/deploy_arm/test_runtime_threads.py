@@ -11,11 +11,11 @@ import pytest
 from runtime_cases import GROUPED, Builder, random_network
 from test_runtime_exact import Case, check, large
 
-from deploy_arm.blob import write_blob
-from deploy_arm.emulator import count
-from deploy_arm.program import KERNELS, build_program
-from deploy_arm.toolchain import is_arm
-from quantizers.errors import UserError
+from deploy_arm.blob.write import write_blob
+from deploy_arm.emulate.emulator import count
+from deploy_arm.runtime.program import KERNELS, build_program
+from deploy_arm.target.toolchain import is_arm
+from foundation.errors import UserError
 
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 

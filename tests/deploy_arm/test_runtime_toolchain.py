@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from runtime_cases import random_convolution, random_network
 
-from deploy_arm import toolchain
-from deploy_arm.blob import write_blob
-from deploy_arm.program import KERNELS, build_program, compile_command
-from deploy_arm.reference import run
-from deploy_arm.targets import TARGETS
-from deploy_arm.toolchain import ROUTE_VARIABLE, Tool, choose_compiler, find_tools, is_arm
-from quantizers.command import main_guard
-from quantizers.errors import UserError
+from deploy_arm.blob.write import write_blob
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime.program import KERNELS, build_program, compile_command
+from deploy_arm.target import toolchain
+from deploy_arm.target.targets import TARGETS
+from deploy_arm.target.toolchain import ROUTE_VARIABLE, Tool, choose_compiler, find_tools, is_arm
+from foundation.command import main_guard
+from foundation.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 QEMU = [] if is_arm() else ["qemu-aarch64"]
@@ -92,7 +92,7 @@ def test_programs_are_static_small_and_cached(target: str) -> None:
 
 
 def test_changed_sources_are_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("deploy_arm.program.KERNELS", tmp_path)
+    monkeypatch.setattr("deploy_arm.runtime.program.KERNELS", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "other.h").write_text("enum { STATUS = 41 };\n")
     (tmp_path / "main.c").write_text('#include "other.h"\nint main(void) { return STATUS; }\n')
@@ -164,7 +164,7 @@ def test_zig_builds_it_for_unicorn(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     if importlib.util.find_spec("unicorn") is None:
         check_program(program, tmp_path)
         return
-    from deploy_arm.unicorn_loader import run_program
+    from deploy_arm.emulate.unicorn_loader import run_program
 
     for seed in (0, 1, 2, 3):
         graph, images = random_network(seed) if seed % 2 else random_convolution(seed)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster import keep_secret
-from pipeline.conductor import Conductor
-from pipeline.engine import Guard
-from pipeline.halving import Rungs
-from pipeline.memory import Death
-from pipeline.records import Figures, Rung, TrialRecord
-from pipeline.study import Candidate, Study
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.cluster.engine import Guard
+from pipeline.cluster.ray_cluster import keep_secret
+from pipeline.study.conductor import Conductor
+from pipeline.study.halving import Rungs
+from pipeline.study.memory import Death
+from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.study import Candidate, Study
+from pipeline.training.rung import Rung
 from search_spaces.space import Space
 
 LAYERS = ("conv1", "fc")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.halving import Rungs, rung_budgets
-from pipeline.pareto import dominates
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.study.halving import Rungs, rung_budgets
+from pipeline.study.pareto import dominates
 
 value = st.floats(0, 1)
 point = st.tuples(value, value, value)

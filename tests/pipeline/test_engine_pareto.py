@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.pareto import can_enter, crowding, dominates, front, hypervolume, ranks
+from pipeline.study.pareto import can_enter, crowding, dominates, front, hypervolume, ranks
 
 numbers = st.integers(0, 6).map(float)
 points2 = st.lists(st.tuples(numbers, numbers), max_size=12)

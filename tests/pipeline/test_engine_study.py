@@ -16,11 +16,12 @@ from typing import Any
 import optuna
 import pytest
 
-from pipeline import pareto
-from pipeline.records import Figures, Rung, TrialRecord
-from pipeline.study import FILE, INTERRUPTED, SAMPLERS, Candidate, Study, read_records
-from quantizers.errors import UserError
-from search_spaces.plan import LayerPlan, Plan
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from pipeline.study import pareto
+from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.study import FILE, INTERRUPTED, SAMPLERS, Candidate, Study, read_records
+from pipeline.training.rung import Rung
 from search_spaces.space import Grid, Space
 
 LAYERS = ("conv1", "conv2", "fc")
@@ -283,7 +284,7 @@ def test_a_second_driver_is_refused_while_readers_are_not(tmp_path: Path) -> Non
             open_study(tmp_path)
         root = Path(__file__).resolve().parents[2]
         code = (
-            "from pathlib import Path; from pipeline.study import read_records; import sys;"
+            "from pathlib import Path; from pipeline.study.study import read_records; import sys;"
             "print(len(read_records(Path(sys.argv[1]))))"
         )
         child = subprocess.run(

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.candidate import load_candidate
-from pipeline.cifar_files import PIXELS, read_cifar10
-from pipeline.config import Settings, read_config
-from pipeline.data import load_data
+from foundation.errors import UserError
+from foundation.files import sha256
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.folder import load_candidate
+from pipeline.datasets.cifar_files import PIXELS, read_cifar10
+from pipeline.datasets.registry import load_data
 from pipeline.detection.data import load_boxes
-from pipeline.files import sha256
 from pipeline.promote import _front
-from pipeline.study import Study, read_records
+from pipeline.study.settings import Settings, read_config
+from pipeline.study.study import Study, read_records
 from pipeline.train import read_plan
-from quantizers.errors import UserError
-from search_spaces.plan import LayerPlan, Plan
 from search_spaces.space import Space
 
 TIMES = 120

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy_arm.emulator import host_compiler
-from pipeline import preprocessing as image_module
-from pipeline.bundle import SOURCES
-from pipeline.data import load_data
-from pipeline.images import ArrayImages, FileImages
-from pipeline.preprocessing import Preprocessing
+from deploy_arm.target.host import host_compiler
+from pipeline.datasets import preprocessing as image_module
+from pipeline.datasets.images import ArrayImages, FileImages
+from pipeline.datasets.preprocessing import Preprocessing
+from pipeline.datasets.registry import load_data
+from pipeline.review.bundle import SOURCES
 
 DRIVER = """
 #include <stdio.h>

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.confidence import Paired, Z, loss_interval, show_error, standard_error
+from pipeline.study.confidence import Paired, Z, loss_interval, show_error, standard_error
 
 
 def test_the_interval_is_the_one_of_the_likelihood() -> None:

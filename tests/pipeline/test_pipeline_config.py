@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import Parser, Settings, duration, parse
-from quantizers.errors import UserError
+from foundation.command import Parser
+from foundation.errors import UserError
+from pipeline.study.settings import Settings, duration, parse
 
 
 def resolved(*argv: str) -> Settings:

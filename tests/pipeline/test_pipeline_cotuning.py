@@ -19,13 +19,17 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data import ImageData, load_data
-from pipeline.images import ArrayImages, normalize
-from pipeline.models import load_model, normalization
-from pipeline.train import Cotuning, TrainSettings, error_of, main, pretrain, pretraining_settings
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.images import ArrayImages, normalize
+from pipeline.datasets.registry import ImageData, load_data
+from pipeline.networks.registry import load_model, normalization
+from pipeline.train import main
+from pipeline.training.cotuning import Cotuning
+from pipeline.training.evaluation import error_of
+from pipeline.training.pretraining import pretrain
+from pipeline.training.settings import TrainSettings, pretraining_settings
 from quantizers.network import hard_state, layer_names, load_hard
-from search_spaces.plan import LayerPlan, Plan
 
 MEAN, STD = normalization("resnet8")
 SETTINGS = TrainSettings(epochs=1, batch_size=64, images_per_epoch=320, seed=3)
@@ -263,7 +267,7 @@ def test_the_command_needs_neither_ray_nor_optuna_nor_mlflow(tmp_path: Path, tra
     script = (
         "import sys\n"
         "for name in ('ray', 'optuna', 'mlflow'): sys.modules[name] = None\n"  # importing them fails
-        "from pipeline.config import main_guard\n"
+        "from foundation.command import main_guard\n"
         "from pipeline.train import main\n"
         "sys.exit(main_guard(lambda: main(sys.argv[1:])))\n"
     )

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data import DATA, ImageData, halves, load_data, split_manifest
-from pipeline.images import ArrayImages, augment, normalize, resize
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.datasets.images import ArrayImages, augment, normalize, resize
+from pipeline.datasets.registry import DATA, ImageData, halves, load_data, split_manifest
 
 
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=200))
@@ -315,8 +315,8 @@ def test_imagefolder_mistakes(tmp_path: Path) -> None:
 
 FACTORY = """
 import torch
-from pipeline.data import ImageData
-from pipeline.images import ArrayImages
+from pipeline.datasets import ImageData
+from pipeline.datasets.images import ArrayImages
 def stripes(image_size=None):
     images = ArrayImages(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.arange(6) % 2, image_size)
     return ImageData("stripes", ("a", "b"), images.image_size, images, images.subset([0, 1]), images.subset([2, 3]), "none")
@@ -328,7 +328,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some_data_module.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
     assert load_data("some_data_module:stripes", 4).train.batch([0]).shape == (1, 4, 4, 3)
-    with pytest.raises(UserError, match=r"must give a pipeline\.data\.ImageData"):
+    with pytest.raises(UserError, match=r"must give a pipeline\.datasets\.ImageData"):
         load_data("some_data_module:wrong")
 
 

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy_arm.blob import write_blob
-from deploy_arm.device import available_devices
-from deploy_arm.frontend import compile_graph
-from deploy_arm.kernel_choice import choose_kernels
-from deploy_arm.program import build_program
-from deploy_arm.toolchain import choose_compiler
-from pipeline.config import Settings
-from pipeline.data import load_data
-from pipeline.images import normalize
-from pipeline.models import default_image_size
-from pipeline.progress import Progress
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.costs.choose import choose_kernels
+from deploy_arm.devices.emulated import available_devices
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import choose_compiler
+from foundation.errors import UserError
+from foundation.plan import Plan
+from pipeline.datasets.images import normalize
+from pipeline.datasets.registry import load_data
+from pipeline.networks.registry import default_image_size
+from pipeline.review.progress import Progress
 from pipeline.search import opened
-from quantizers.errors import UserError
+from pipeline.study.settings import Settings
 from quantizers.network import quantize, synthetic
-from search_spaces.plan import Plan
 
 
 def test_the_first_plans_of_the_default_search_span_size_and_latency(tmp_path: Path) -> None:

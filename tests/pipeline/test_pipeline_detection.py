@@ -10,21 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from deploy_arm.blob import write_blob
-from deploy_arm.emulator import run as run_program
-from deploy_arm.frontend import compile_graph
-from deploy_arm.program import build_program
-from deploy_arm.reference import run
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.emulate.emulator import run as run_program
+from deploy_arm.ir.reference import run
+from deploy_arm.runtime.program import build_program
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.images import normalize
 from pipeline.detection.data import load_boxes
 from pipeline.detection.decode import Detections, boxes_of_cells, decode
 from pipeline.detection.distillation import Distillation, divergence
 from pipeline.detection.quality import agreement, average_precision, mean_precision
-from pipeline.images import normalize
-from pipeline.models import check_classifier, load_model, normalization
+from pipeline.networks.registry import check_classifier, load_model, normalization
 from pipeline.training.settings import TrainSettings
-from quantizers.errors import UserError
 from quantizers.network import harden, layer_names, quantize
-from search_spaces.plan import LayerPlan, Plan
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Settings
-from pipeline.estimate import PUBLISHING, estimate, expected_steps
-from pipeline.halving import Rungs
-from pipeline.timing import TrialCost, pretraining_seconds
+from pipeline.candidate.workspace import Workspace
+from pipeline.review.estimate import PUBLISHING, estimate, expected_steps
+from pipeline.review.timing import TrialCost, pretraining_seconds
+from pipeline.study.halving import Rungs
+from pipeline.study.settings import Settings
 from pipeline.training.pretraining import pretrained_file
 from pipeline.training.settings import pretraining_settings
-from pipeline.workspace import Workspace
 from quantizers.network import layer_names
 from search_spaces.space import Space
 

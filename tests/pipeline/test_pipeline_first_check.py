@@ -15,12 +15,12 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.first_check import first_check
-from pipeline.images import normalize
-from pipeline.models import load_model
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.first_check import first_check
+from pipeline.datasets.images import normalize
+from pipeline.networks.registry import load_model
 from quantizers.network import hard_state, harden, layer_names, load_hard, quantize, traced, unquantized
-from search_spaces.plan import LayerPlan, Plan
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -530,7 +530,7 @@ def test_every_command_refuses_before_it_trains(
     (tmp_path / "first_check_networks.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for module in ("pipeline.workspace", "pipeline.training.pretraining"):
+    for module in ("pipeline.candidate.workspace", "pipeline.training.pretraining"):
         monkeypatch.setattr(f"{module}.pretrain", trains)
     plan = Plan.uniform(["conv", "head"], LayerPlan(4, 15))
     Path("plan.json").write_text(plan.to_json())
@@ -573,7 +573,7 @@ def test_a_forward_with_a_view_is_trained_and_co_tuned(
 
 
 def test_a_program_a_little_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import first_check as module
+    from pipeline.candidate import first_check as module
 
     run = module.run_reference
     monkeypatch.setattr(module, "run_reference", lambda graph, pixels: 1.2 * run(graph, pixels))
@@ -583,7 +583,7 @@ def test_a_program_a_little_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_program_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import first_check as module
+    from pipeline.candidate import first_check as module
 
     run = module.run_reference
     monkeypatch.setattr(module, "run_reference", lambda graph, pixels: run(graph, pixels)[:, ::-1])

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image, ImageCms
 
 import pipeline.search
-from pipeline.config import main_guard
-from pipeline.data import load_data
-from pipeline.image_check import look
-from pipeline.images import UnreadableImage
-from pipeline.preprocessing import decode
-from quantizers.errors import UserError
+from foundation.command import main_guard
+from foundation.errors import UserError
+from pipeline.datasets.image_check import look
+from pipeline.datasets.images import UnreadableImage
+from pipeline.datasets.preprocessing import decode
+from pipeline.datasets.registry import load_data
 
 RAMP = np.linspace(0, 1, 16 * 16).reshape(16, 16)  # from black to white
 

@@ -13,12 +13,12 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.config import main_guard
-from pipeline.data import load_data
-from pipeline.models import default_image_size, load_model, normalization
+from foundation.command import main_guard
+from foundation.errors import UserError
+from pipeline.datasets.registry import load_data
+from pipeline.networks.registry import default_image_size, load_model, normalization
+from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.train import main as train
-from pipeline.weights import fit_weights, read_weights
-from quantizers.errors import UserError
 
 State = dict[str, Tensor]
 
@@ -254,7 +254,7 @@ def test_factories_that_work(factories: str, name: str) -> None:
         ("foreign_factories:meta", "without values"),
         ("foreign_factories:nan", r"starts with are broken: 0\.weight holds NaN"),
         ("foreign_factories:instance", "is a Sequential, not a function"),
-        ("foreign_factories:absent", "has no function 'absent'"),
+        ("foreign_factories:absent", "has no 'absent'"),
         (
             "foreign_needs:net",
             "importing module 'foreign_needs' failed: ModuleNotFoundError: No module named",

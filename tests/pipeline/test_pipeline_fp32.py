@@ -11,14 +11,15 @@ import torch
 
 import pipeline.search
 import pipeline.train
-from pipeline.config import Parser, Settings, main_guard, parse
-from pipeline.fp32 import Answered, answered, judged, refuse_chance
-from pipeline.identity import identity
-from pipeline.models import normalized_by
-from pipeline.normalization import IMAGENET
-from pipeline.workspace import Workspace
-from quantizers.errors import UserError
-from search_spaces.plan import LayerPlan, Plan
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.fp32 import Answered, answered, judged, refuse_chance
+from pipeline.candidate.identity import identity
+from pipeline.candidate.workspace import Workspace
+from pipeline.datasets.normalization import IMAGENET
+from pipeline.networks.registry import normalized_by
+from pipeline.study.settings import Settings, parse
 
 CLASSES = 5
 LEVELS = torch.tensor([20.0, 70.0, 120.0, 170.0, 220.0])
@@ -157,7 +158,7 @@ def test_the_search_is_refused_before_anything_is_written(
     def reached(target: str) -> Path:
         raise UserError("the fp32 network was let through")
 
-    monkeypatch.setattr("deploy_arm.program.build_program", reached)
+    monkeypatch.setattr("deploy_arm.runtime.program.build_program", reached)
     assert main_guard(lambda: pipeline.search.main(COMMAND)) == 2
     said = capsys.readouterr().err
     assert "guessing is on 20.0 %" in said and "let through" not in said

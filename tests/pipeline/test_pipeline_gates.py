@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deploy_arm.profiling import Profile
-from pipeline.confidence import Paired
-from pipeline.gates import Bounds, Evidence, Refused, choose, judge
-from pipeline.recommendation import recommend
-from quantizers.errors import UserError
+from deploy_arm.devices.base import Profile
+from foundation.errors import UserError
+from pipeline.review.gates import Bounds, Evidence, Refused, choose, judge
+from pipeline.review.recommendation import recommend
+from pipeline.study.confidence import Paired
 
 MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import images
-from pipeline.config import Settings
-from pipeline.data import load_data
-from pipeline.identity import data_checksums, identity
-from pipeline.models import load_model
-from pipeline.study import Study
-from pipeline.workspace import Workspace
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.candidate.identity import data_checksums, identity
+from pipeline.candidate.workspace import Workspace
+from pipeline.datasets import images
+from pipeline.datasets.registry import load_data
+from pipeline.networks.registry import load_model
+from pipeline.study.settings import Settings
+from pipeline.study.study import Study
 from search_spaces.space import Space
 
 SPACE = Space(("conv1", "fc"))

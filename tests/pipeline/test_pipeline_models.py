@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.images import normalize
-from pipeline.models import (
+from foundation.errors import UserError
+from pipeline.datasets.images import normalize
+from pipeline.networks.registry import (
     MODELS,
     check_name,
     default_image_size,
@@ -23,8 +24,7 @@ from pipeline.models import (
     model_names,
     normalization,
 )
-from pipeline.weights import read_weights
-from quantizers.errors import UserError
+from pipeline.networks.weights import read_weights
 
 CHECKPOINTS = {
     "resnet20": "resnet20-12fca82f.th",
@@ -162,7 +162,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(load_model("some_factory_module:fixed", classes=6), nn.Linear)
     with pytest.raises(UserError, match=r"gave an int; it must give a torch\.nn\.Module"):
         load_model("some_factory_module:wrong", classes=6)
-    with pytest.raises(UserError, match="has no function 'absent'"):
+    with pytest.raises(UserError, match="has no 'absent'"):
         check_name("some_factory_module:absent")
 
 

@@ -15,19 +15,19 @@ from torch import nn
 
 import pipeline.search
 import pipeline.train
-from deploy_arm.frontend import compile_graph
-from deploy_arm.reference import run
-from pipeline.candidate import Candidate
-from pipeline.config import main_guard
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.ir.reference import run
+from foundation.command import main_guard
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.folder import Candidate
+from pipeline.datasets.images import ArrayImages
 from pipeline.evaluate import answering
 from pipeline.evaluate import predictions as evaluated
-from pipeline.images import ArrayImages
 from pipeline.training.evaluation import error_of, predictions
 from pipeline.training.outputs import answers, as_logits, check_outputs
-from quantizers.errors import UserError
 from quantizers.network import harden, layer_names, quantize
 from search_spaces.layers import layers_of
-from search_spaces.plan import LayerPlan, Plan
 
 CLASSES = 5
 HALF = ([0.5] * 3, [0.25] * 3)

@@ -18,18 +18,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_arm.storage import cache_home
-from pipeline import paths
-from pipeline.config import Parser, Settings, parse, read_config
-from pipeline.models import load_model
+from foundation.command import Parser, main_guard, shell
+from foundation.errors import UserError
+from foundation.files import cache_home
+from foundation.plan import LayerPlan, Plan
+from pipeline.networks.registry import load_model
+from pipeline.review.tracking import Tracker
 from pipeline.search import main as search
-from pipeline.study import Study
-from pipeline.tracking import Tracker
+from pipeline.study import paths
+from pipeline.study.settings import Settings, parse, read_config
+from pipeline.study.study import Study
 from pipeline.training.pretraining import default_cache
-from quantizers.command import main_guard, shell
-from quantizers.errors import UserError
 from quantizers.network import layer_names
-from search_spaces.plan import LayerPlan, Plan
 from search_spaces.space import Space
 
 AWKWARD = ("with space", "a%20b 100%", "what?x=y", '#1 it\'s "ü" ☃', "{curly} $HOME;a&b @:")
@@ -289,7 +289,7 @@ def test_a_process_in_another_folder_finds_what_was_named_in_the_current_one(tmp
     assert made.returncode == 0, made.stderr
     (tmp_path / "settings.pickle").write_bytes(pickle.dumps(found))
     code = (
-        "import pickle, sys; from pathlib import Path; from pipeline.workspace import Workspace;"
+        "import pickle, sys; from pathlib import Path; from pipeline.candidate.workspace import Workspace;"
         "print(len(Workspace.open(pickle.loads(Path(sys.argv[1]).read_bytes())).data.train))"
     )
     done = subprocess.run(

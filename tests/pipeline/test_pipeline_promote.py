@@ -19,20 +19,20 @@ import torch
 import yaml
 from PIL import Image
 
-from deploy_arm.device import available_devices
-from deploy_arm.emulator import host_compiler
-from deploy_arm.profiling import Profile
-from deploy_arm.program import build_program, compile_command
-from deploy_arm.storage import sha256
-from deploy_arm.targets import TARGETS
-from deploy_arm.toolchain import choose_compiler, is_arm
+from deploy_arm.devices.base import Profile
+from deploy_arm.devices.emulated import available_devices
+from deploy_arm.runtime.program import build_program, compile_command
+from deploy_arm.target.host import host_compiler
+from deploy_arm.target.targets import TARGETS
+from deploy_arm.target.toolchain import choose_compiler, is_arm
+from foundation.errors import UserError
+from foundation.files import sha256
+from foundation.plan import LayerPlan, Plan
 from pipeline import devices
-from pipeline.champions import Champions
-from pipeline.config import Settings
 from pipeline.promote import main, registered_name
-from pipeline.tracking import Tracker
-from quantizers.errors import UserError
-from search_spaces.plan import LayerPlan, Plan
+from pipeline.review.champions import Champions
+from pipeline.review.tracking import Tracker
+from pipeline.study.settings import Settings
 
 MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
 LAYERS = ("0", "3", "8")
@@ -65,9 +65,9 @@ def test_a_registered_name_is_the_model_the_data_and_the_target() -> None:
 def trained(path: Path) -> None:
     from promote_networks import tiny
 
-    from pipeline.data import load_data
-    from pipeline.images import normalize
-    from pipeline.models import normalization
+    from pipeline.datasets.images import normalize
+    from pipeline.datasets.registry import load_data
+    from pipeline.networks.registry import normalization
 
     torch.manual_seed(0)
     data, network = load_data("digits"), tiny()
@@ -85,14 +85,14 @@ def trained(path: Path) -> None:
 
 def candidate(folder: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
     """Writes the candidate of an untuned plan; returns its point on the front."""
-    from deploy_arm.blob import write_blob
-    from deploy_arm.frontend import compile_graph
-    from pipeline.candidate import write_candidate
-    from pipeline.images import normalize
-    from pipeline.publish import point
-    from pipeline.stages import figures_of
-    from pipeline.train import error_of
-    from pipeline.workspace import Workspace
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+    from pipeline.candidate.folder import write_candidate
+    from pipeline.candidate.stages import figures_of
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.datasets.images import normalize
+    from pipeline.report.publish import point
+    from pipeline.training.evaluation import error_of
     from quantizers.network import harden, quantize
 
     workspace = Workspace.open(settings)
@@ -232,7 +232,7 @@ def test_without_a_name_the_choice_is_made(again: Path) -> None:
     status, result = run(again, "--allow-modelled", "--limit", "20", "--max-accuracy-drop", "3")
     assert status == 0 and result["candidate"] in (good, better) and "equally fast" in result["chosen"]
     # The search's last lines and its report say the same, by the same rule.
-    from pipeline.recommendation import recommend
+    from pipeline.review.recommendation import recommend
 
     found = recommend(json.loads((again / "front.json").read_text()), 3.0)
     assert (result["candidate"], result["chosen"]) == (found.hash, found.why)
@@ -261,10 +261,10 @@ def test_damaged_files_and_other_images_are_refused(again: Path) -> None:
 @needs_tools
 def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Path, tmp_path: Path) -> None:
     """From an image file to the scores, by each way that the bundle's README shows."""
-    from pipeline.bundle import write_bundle
-    from pipeline.candidate import load_candidate
-    from pipeline.data import load_data
-    from pipeline.preprocessing import Preprocessing
+    from pipeline.candidate.folder import load_candidate
+    from pipeline.datasets.preprocessing import Preprocessing
+    from pipeline.datasets.registry import load_data
+    from pipeline.review.bundle import write_bundle
 
     good = json.loads((again / "names.json").read_text())[0]
     result = run(again, "--candidate", good, "--allow-modelled", "--limit", "20")[1]

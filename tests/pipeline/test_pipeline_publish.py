@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Settings
-from pipeline.files import sha256
-from pipeline.publish import check_folders, publish
-from pipeline.records import Figures, TrialRecord
-from quantizers.errors import UserError
-from search_spaces.plan import LayerPlan, Plan
+from foundation.errors import UserError
+from foundation.files import sha256
+from foundation.plan import LayerPlan, Plan
+from pipeline.report.publish import check_folders, publish
+from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.settings import Settings
 
 FILES = ("network.pt", "weights.blob")
 

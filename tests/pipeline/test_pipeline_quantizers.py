@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from deploy_arm.blob import write_blob
-from deploy_arm.device import available_devices
-from deploy_arm.frontend import compile_graph
-from deploy_arm.kernel_choice import choose_kernels
-from deploy_arm.program import build_program
-from deploy_arm.reference import run as run_reference
-from deploy_arm.toolchain import choose_compiler
-from pipeline.data import ImageData, load_data
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.costs.choose import choose_kernels
+from deploy_arm.devices.emulated import available_devices
+from deploy_arm.ir.reference import run as run_reference
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import choose_compiler
+from foundation.errors import UserError
+from foundation.plan import BITS, LayerPlan, Plan
+from pipeline.datasets.registry import ImageData, load_data
 from pipeline.search import searched_bits
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings
-from quantizers.errors import UserError
 from quantizers.network import QUANTIZERS, Hardened, layer_names, quantize, synthetic
-from search_spaces.plan import BITS, LayerPlan, Plan
 from search_spaces.space import Space
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

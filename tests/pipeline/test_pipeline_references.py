@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deploy_arm.blob import write_blob
-from deploy_arm.frontend import compile_float
-from pipeline.config import Settings
-from pipeline.references import references
-from pipeline.workspace import Workspace
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_float
+from pipeline.candidate.references import references
+from pipeline.candidate.workspace import Workspace
+from pipeline.cluster.pool import devices_at_hand
+from pipeline.study.settings import Settings
 
 
 def network(last: nn.Module) -> nn.Module:
@@ -30,19 +31,19 @@ def network(last: nn.Module) -> nn.Module:
 def test_fp32_has_the_cost_of_its_program(tmp_path: Path) -> None:
     opened = Workspace.open(Settings(model="resnet8", data="digits"), trained=False)
     workspace = dataclasses.replace(opened, model=network(nn.ReLU()))
-    fp32, int8 = references(workspace, tmp_path / "references.json")
+    fp32, int8 = references(workspace, tmp_path / "references.json", devices_at_hand)
     blob = write_blob(compile_float(workspace.model, workspace.input_shape, workspace.mean, workspace.std))
     assert fp32.figures.size_bytes == len(blob) and int8.figures.size_bytes is not None
     assert fp32.figures.latency_ms is not None and int8.figures.latency_ms is not None
     assert (fp32.figures.source, fp32.figures.device) == (int8.figures.source, int8.figures.device)
     assert fp32.figures.latency_ms > int8.figures.latency_ms > 0
-    assert references(workspace, tmp_path / "references.json") == [fp32, int8]
+    assert references(workspace, tmp_path / "references.json", devices_at_hand) == [fp32, int8]
 
 
 def test_without_a_float_form_fp32_has_no_latency(tmp_path: Path) -> None:
     opened = Workspace.open(Settings(model="resnet8", data="digits"), trained=False)
     workspace = dataclasses.replace(opened, model=network(nn.GELU()))
-    fp32, int8 = references(workspace, tmp_path / "references.json")
+    fp32, int8 = references(workspace, tmp_path / "references.json", devices_at_hand)
     values = sum(
         value.numel() for value in workspace.model.state_dict().values() if value.is_floating_point()
     )

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from pipeline.records import Figures, TrialRecord
-from pipeline.remaining import State, seconds_left, usual_seconds
-from search_spaces.plan import LayerPlan, Plan
+from foundation.plan import LayerPlan, Plan
+from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.remaining import State, seconds_left, usual_seconds
 
 PLAN = Plan.uniform(("conv1", "fc"), LayerPlan(8))
 
@@ -64,7 +64,7 @@ def test_the_line_says_how_far_it_is_and_what_is_left() -> None:
 
 def test_the_line_ticks_by_itself_on_a_terminal() -> None:
     code = (
-        "import time\nfrom pipeline.progress import Progress\nasked = []\n"
+        "import time\nfrom pipeline.review.progress import Progress\nasked = []\n"
         "def text():\n    asked.append(1)\n    return f'asked {len(asked)} times'\n"
         "with Progress(3) as progress:\n    progress.status(text)\n    time.sleep(2.5)\n"
     )

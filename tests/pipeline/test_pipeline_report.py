@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pareto import dominates
-from pipeline.records import OBJECTIVES, Figures, Reference, Rung, TrialRecord
+from foundation.plan import LayerPlan, Plan
 from pipeline.report import LayerDetail, ReportData, hypervolume_history, render
 from pipeline.report.data import payload
-from search_spaces.plan import LayerPlan, Plan
+from pipeline.study.pareto import dominates
+from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
+from pipeline.training.rung import Rung
 
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&'\u2028"

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.champions import Champions
-from pipeline.describe import figures, flat, key_of, mean_bits, note, plan_parameters
-from pipeline.records import Figures, Rung, TrialRecord
-from pipeline.tracking import TABLE, Tracker, TrackingError, check_installation
-from quantizers.errors import UserError
-from search_spaces.plan import LayerPlan, Plan
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.describe import figures, flat, key_of, mean_bits, note, plan_parameters
+from pipeline.review.champions import Champions
+from pipeline.review.tracking import TABLE, Tracker, TrackingError, check_installation
+from pipeline.study.records import Figures, TrialRecord
+from pipeline.training.rung import Rung
 
 HOSTILE = "<script>alert('x')</script> | `; DROP TABLE runs; -- ü\n"
 FRONT: dict[str, Any] = {
@@ -298,7 +299,7 @@ def test_psutil_is_not_needed_and_telemetry_is_off(tmp_path: Path) -> None:
         os.environ.pop("MLFLOW_DISABLE_TELEMETRY", None)
         sys.modules["psutil"] = None
         from pathlib import Path
-        from pipeline.tracking import Tracker
+        from pipeline.review.tracking import Tracker
         assert "mlflow" not in sys.modules
         tracker = Tracker(None, Path(sys.argv[1]), "bare")
         tracker.start({"a": 1}, {"spec": "digits"})

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data import ImageData, load_data
-from pipeline.images import ArrayImages
-from pipeline.models import load_model, normalization
-from pipeline.train import Diverged, TrainSettings, error_of, pretrain, pretraining_settings
-from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
-from pipeline.training.loop import Loop, one_cycle
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from pipeline.datasets.images import ArrayImages
+from pipeline.datasets.registry import ImageData, load_data
+from pipeline.networks.registry import load_model, normalization
+from pipeline.training.evaluation import error_of, fixed_sample, predictions, reestimate_batch_norm
+from pipeline.training.loop import Diverged, Loop, one_cycle
+from pipeline.training.pretraining import pretrain
+from pipeline.training.settings import TrainSettings, pretraining_settings
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CPU = torch.device("cpu")

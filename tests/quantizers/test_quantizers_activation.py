@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantizers.activation import ENOUGH, FrozenStep, LearnedStep, LeftReLU, bounds
+from quantizers.core.activation import ENOUGH, FrozenStep, LearnedStep, LeftReLU, bounds
 
 torch.set_num_threads(1)
 KINDS = [(8, True), (8, False), (7, True), (7, False)]

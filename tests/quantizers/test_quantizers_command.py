@@ -10,7 +10,7 @@ from typing import IO
 
 import pytest
 
-START = "import sys, time\nfrom quantizers.command import Parser, main_guard\nfrom quantizers.errors import UserError\n"
+START = "import sys, time\nfrom foundation.command import Parser, main_guard\nfrom foundation.errors import UserError\n"
 CLOSES = """
 def main():
     try:

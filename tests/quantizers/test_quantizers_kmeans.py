@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantizers import kmeans as module
-from quantizers.kmeans import kmeans
+from quantizers.mixture import kmeans as module
+from quantizers.mixture.kmeans import kmeans
 
 
 def brute_force(values: np.ndarray, count: int, pin_zero: bool) -> float:

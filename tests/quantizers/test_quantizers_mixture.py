@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from quantizers import mixture as module
-from quantizers import soft_weight
-from quantizers.errors import UserError
-from quantizers.mixture import GaussianMixture
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers.mixture import quantizer as module
+from quantizers.mixture import soft_weight
+from quantizers.mixture.quantizer import GaussianMixture
 from quantizers.network import quantize, set_progress
-from quantizers.uniform import Int8
-from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers.weights.int8 import Int8
 
 ANNEALED = TemperatureSchedule(1.0, 0.02, "exponential")
 

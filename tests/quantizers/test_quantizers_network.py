@@ -12,9 +12,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from quantizers.activation import FrozenStep, LearnedStep
-from quantizers.channel_scale import with_even_channels
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
+from quantizers.calibration.channel_scale import with_even_channels
+from quantizers.core.activation import FrozenStep, LearnedStep
+from quantizers.mixture.regions import Regions
 from quantizers.network import (
     Hardened,
     hard_state,
@@ -28,8 +30,6 @@ from quantizers.network import (
     synthetic,
     without_steps,
 )
-from quantizers.regions import Regions
-from search_spaces.plan import LayerPlan, Plan
 
 torch.set_num_threads(1)
 

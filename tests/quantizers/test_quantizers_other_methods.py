@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from quantizers.base import WeightQuantizer
-from quantizers.differentiable_kmeans import ITERATIONS, DifferentiableKMeans, attention
-from quantizers.element_wise_scaling import DELTA, ElementWiseScaling
-from quantizers.learned_step import LearnedStepWeight
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers.core.base import WeightQuantizer
 from quantizers.network import (
     QUANTIZERS,
     harden,
@@ -25,7 +23,9 @@ from quantizers.network import (
     quantizers_of,
     set_progress,
 )
-from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers.weights.differentiable_kmeans import ITERATIONS, DifferentiableKMeans, attention
+from quantizers.weights.element_wise_scaling import DELTA, ElementWiseScaling
+from quantizers.weights.learned_step import LearnedStepWeight
 
 torch.set_num_threads(1)
 SOFT = TemperatureSchedule(0.5, 0.5, "constant")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, fx, nn
 
-from quantizers.placement import placements
+from quantizers.core.placement import placements
 
 torch.set_num_threads(1)
 

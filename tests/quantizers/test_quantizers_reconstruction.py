@@ -9,13 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantizers.adaptive_rounding import AdaptiveRounding, best_step
-from quantizers.base import QUANTIZERS
-from quantizers.channel_scale import with_even_channels
-from quantizers.lockstep import lockstep
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers.calibration.channel_scale import with_even_channels
+from quantizers.calibration.lockstep import lockstep
+from quantizers.calibration.reconstruction import (
+    Reconstruction,
+    apply,
+    learn,
+    output_size,
+    patches,
+    reconstruct,
+)
+from quantizers.core.base import QUANTIZERS
 from quantizers.network import harden, layer_names, quantize, quantizers_of
-from quantizers.reconstruction import Reconstruction, apply, learn, output_size, patches, reconstruct
-from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers.weights.adaptive_rounding import AdaptiveRounding, best_step
 
 HOW = Reconstruction(steps=400, batch=64)
 

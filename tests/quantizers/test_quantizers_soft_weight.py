@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantizers import soft_table
-from quantizers import soft_weight as module
-from quantizers.kmeans import kmeans
-from quantizers.regions import regions
-from quantizers.soft_evaluation import Mixture
-from quantizers.soft_weight import DIRECT, look_ups, soft_weight, soft_weight_exact
+from quantizers.mixture import soft_table
+from quantizers.mixture import soft_weight as module
+from quantizers.mixture.kmeans import kmeans
+from quantizers.mixture.regions import regions
+from quantizers.mixture.soft_evaluation import Mixture
+from quantizers.mixture.soft_weight import DIRECT, look_ups, soft_weight, soft_weight_exact
 
 torch.set_num_threads(1)
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from quantizers.errors import UserError
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
 from search_spaces.layers import layers_of
-from search_spaces.plan import LayerPlan, Plan, TemperatureSchedule
 from search_spaces.space import FixedParameters, Grid, Space
 
 LAYERS = ("conv1", "layer1.0.conv", "fc")

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from ray import tune
 
-from pipeline import engine
-from pipeline.config import Settings
-from pipeline.memory import refused
-from pipeline.records import Figures, Reference, Rung, TrialRecord
-from pipeline.study import Study
-from quantizers.command import main_guard
-from search_spaces.plan import Plan
+from foundation.command import main_guard
+from foundation.plan import Plan
+from pipeline.cluster import engine
+from pipeline.study.memory import refused
+from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.study.settings import Settings
+from pipeline.study.study import Study
+from pipeline.training.rung import Rung
 from search_spaces.space import Space
 
 SPACE = Space(("conv1", "conv2", "fc"))

@@ -15,16 +15,16 @@ import torch
 from ray.cluster_utils import Cluster
 from torch import nn
 
-from deploy_arm.blob import write_blob
-from deploy_arm.device import available_devices
-from deploy_arm.frontend import compile_graph
-from deploy_arm.program import build_program
-from deploy_arm.reference import run as run_reference
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.devices.emulated import available_devices
+from deploy_arm.ir.reference import run as run_reference
+from deploy_arm.runtime.program import build_program
+from foundation.plan import LayerPlan, Plan
 from pipeline import devices
-from pipeline.cluster import cluster
-from pipeline.pool import LABELS, DeviceError, DevicePool, arm_nodes
+from pipeline.cluster.pool import LABELS, DeviceError, DevicePool, arm_nodes
+from pipeline.cluster.ray_cluster import cluster
 from quantizers.network import harden, quantize
-from search_spaces.plan import LayerPlan, Plan
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from tabulated import SPACE, Driver
 
-from pipeline.memory import total_memory
-from pipeline.progress import show_bytes
-from pipeline.study import FILE, INTERRUPTED, read_records
+from foundation.show import show_bytes
+from pipeline.study.memory import total_memory
+from pipeline.study.study import FILE, INTERRUPTED, read_records
 
 
 def states(folder: Path) -> Counter[str]:

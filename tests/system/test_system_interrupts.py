@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models import load_model
-from pipeline.study import INTERRUPTED, read_records
+from foundation.plan import LayerPlan, Plan
+from pipeline.networks.registry import load_model
+from pipeline.study.study import INTERRUPTED, read_records
 from quantizers.network import layer_names
-from search_spaces.plan import LayerPlan, Plan
 
 SEARCH = [sys.executable, "-m", "pipeline.search"]
 SMALL = [

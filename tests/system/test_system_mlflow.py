@@ -20,12 +20,13 @@ import pytest
 from browser import CHROMIUM, Browser
 from PIL import Image
 
-from pipeline.champions import Champions
-from pipeline.records import Figures, Reference, Rung, TrialRecord
+from foundation.errors import UserError
+from foundation.plan import LayerPlan, Plan
 from pipeline.report import ReportData, render
-from pipeline.tracking import Tracker
-from quantizers.errors import UserError
-from search_spaces.plan import LayerPlan, Plan
+from pipeline.review.champions import Champions
+from pipeline.review.tracking import Tracker
+from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.training.rung import Rung
 
 HOSTILE = "<script>alert('x')</script>"
 READY_SECONDS = 300

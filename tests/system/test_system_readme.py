@@ -41,10 +41,10 @@ from readme_commands import (
 )
 from torch import nn
 
-from pipeline.config import Settings
-from pipeline.images import normalize
-from pipeline.models import load_model, normalization
-from pipeline.study import read_records
+from pipeline.datasets.images import normalize
+from pipeline.networks.registry import load_model, normalization
+from pipeline.study.settings import Settings
+from pipeline.study.study import read_records
 
 VALUES = {"NAME": Settings.model, "TRIALS": "1", "STUDY": "first"}
 LABELLED = re.compile(r"^([A-Za-z]+) +(\S.*)$", re.MULTILINE)

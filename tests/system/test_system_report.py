@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from browser import CHROMIUM, Browser
 
-from pipeline.publish import front_json
-from pipeline.recommendation import Recommendation, recommend
-from pipeline.records import OBJECTIVES, Figures, Reference, Rung, TrialRecord
+from foundation.plan import LayerPlan, Plan
 from pipeline.report import ReportData, render
-from search_spaces.plan import LayerPlan, Plan
+from pipeline.report.publish import front_json
+from pipeline.review.recommendation import Recommendation, recommend
+from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
+from pipeline.training.rung import Rung
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page in")
 LONG = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.study import read_records
+from pipeline.study.study import read_records
 
 SEARCH = [sys.executable, "-m", "pipeline.search", "--model", "resnet8", "--data", "digits"]
 SMALL = [

@@ -16,11 +16,15 @@ import psutil
 import pytest
 import torch
 
-from deploy_arm.frontend import compile_graph
-from deploy_arm.reference import run as run_reference
-from pipeline import engine
-from pipeline.candidate import load_candidate
-from pipeline.checkpoints import (
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.ir.reference import run as run_reference
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.folder import load_candidate
+from pipeline.candidate.stages import Bench, CandidateRun
+from pipeline.cluster import engine
+from pipeline.evaluate import answering
+from pipeline.networks.registry import load_model
+from pipeline.study.checkpoints import (
     checkpoint_path,
     forget,
     read_checkpoint,
@@ -28,14 +32,11 @@ from pipeline.checkpoints import (
     rungs_of,
     save_checkpoint,
 )
-from pipeline.config import Settings
-from pipeline.evaluate import answering
-from pipeline.models import load_model
-from pipeline.records import Figures, Reference, Rung, TrialRecord
-from pipeline.stages import Bench, CandidateRun
-from pipeline.study import Study
+from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.study.settings import Settings
+from pipeline.study.study import Study
+from pipeline.training.rung import Rung
 from quantizers.network import layer_names
-from search_spaces.plan import LayerPlan, Plan
 from search_spaces.space import Space
 
 
@@ -260,7 +261,7 @@ class _Local:
     """This machine's device, used directly."""
 
     def __init__(self, folder: Path) -> None:
-        from deploy_arm.device import available_devices
+        from deploy_arm.devices.emulated import available_devices
 
         self.device, self.folder = available_devices("a76")[0], folder
 

@@ -1,0 +1,167 @@
+"""Weights as bytes: the order and the bit layout that FORMAT.md describes, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy_arm.blob import entropy_coding
+from foundation.codebook import Codebook
+
+GROUP = 32  # entries packed together
+TILE_CHANNELS, TILE_DEPTH = 8, 4
+GROUP_BYTES = {2: 8, 3: 12, 4: 16, 8: 32}
+
+Bytes = NDArray[np.uint8]
+
+
+def is_depthwise(weights_shape: tuple[int, ...], groups: int) -> bool:
+    """Whether a convolution with OHWI weights reads one input channel per output channel, and more than one in all."""
+    return groups > 1 and weights_shape[3] == 1
+
+
+def pack_groups(entries: Bytes, bits: int) -> Bytes:
+    """Entries (a multiple of 32 of them) to bytes."""
+    e: Bytes = entries.reshape(-1, GROUP)
+    if bits == 8:
+        return entries.reshape(-1)
+    if bits == 4:
+        packed: Bytes = e[:, :16].copy()
+        np.bitwise_or(packed, e[:, 16:] << np.uint8(4), out=packed)
+        return packed.reshape(-1)
+    if bits not in GROUP_BYTES:
+        raise ValueError(f"no packing for {bits} bits")
+    pairs: Bytes = e & np.uint8(3)  # a 2-bit entry has nothing else
+    low: Bytes = pairs[:, :8].copy()
+    for position in (1, 2, 3):
+        part = pairs[:, 8 * position : 8 * position + 8]
+        np.bitwise_or(low, part << np.uint8(2 * position), out=low)
+    if bits == 2:
+        return low.reshape(-1)
+    top = (e >> 2).reshape(-1, 8, 4)
+    high = np.zeros((len(e), 4), np.uint8)
+    for position in range(8):
+        high |= top[:, position] << np.uint8(position)
+    return np.concatenate([low, high], axis=1).reshape(-1)
+
+
+def unpack_groups(packed: Bytes, bits: int) -> Bytes:
+    """The inverse of :func:`pack_groups`."""
+    p: Bytes = packed.reshape(-1, GROUP_BYTES[bits])
+    if bits == 8:
+        return p.reshape(-1)
+    if bits == 4:
+        return np.concatenate([p & 15, p >> 4], axis=1).reshape(-1)
+    entries = np.concatenate([(p[:, :8] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
+    if bits == 3:
+        high = np.concatenate([(p[:, 8:] >> position) & 1 for position in range(8)], axis=1)
+        entries |= high << 2
+    return entries.reshape(-1)
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def order(entries: Bytes, groups: int, filler: int) -> Bytes:
+    """OHWI entries in the kernel's order, padded with ``filler``; the result is a multiple of 32 long."""
+    out, height, width, depth = entries.shape
+    if is_depthwise(entries.shape, groups):
+        stream = entries.reshape(out, height * width).T.reshape(-1)
+        return np.pad(stream, (0, _padded(stream.size, GROUP) - stream.size), constant_values=filler)
+    k = height * width * depth
+    channels = out // groups
+    shape = (groups, _padded(channels, TILE_CHANNELS), _padded(k, TILE_DEPTH))
+    if shape == (groups, channels, k):
+        padded = entries.reshape(shape)
+    else:
+        padded = np.full(shape, filler, np.uint8)
+        padded[:, :channels, :k] = entries.reshape(groups, channels, k)
+    tiles = padded.reshape(
+        groups, shape[1] // TILE_CHANNELS, TILE_CHANNELS, shape[2] // TILE_DEPTH, TILE_DEPTH
+    )
+    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4)).reshape(-1)
+
+
+def reorder(stream: Bytes, shape: tuple[int, int, int, int], groups: int) -> Bytes:
+    """The inverse of :func:`order` for OHWI ``shape``."""
+    out, height, width, depth = shape
+    if is_depthwise(shape, groups):
+        return np.ascontiguousarray(stream[: out * height * width].reshape(height * width, out).T).reshape(
+            shape
+        )
+    k, channels = height * width * depth, out // groups
+    blocks, depths = _padded(channels, TILE_CHANNELS) // TILE_CHANNELS, _padded(k, TILE_DEPTH) // TILE_DEPTH
+    tiles = stream.reshape(groups, blocks, depths, TILE_CHANNELS, TILE_DEPTH).transpose(0, 1, 3, 2, 4)
+    rows = tiles.reshape(groups, blocks * TILE_CHANNELS, depths * TILE_DEPTH)[:, :channels, :k]
+    return np.ascontiguousarray(rows).reshape(shape)
+
+
+def packed_bytes(shape: tuple[int, int, int, int], groups: int, bits: int) -> int:
+    """Length of the packed weights of a convolution with OHWI ``shape``."""
+    out, height, width, depth = shape
+    if is_depthwise(shape, groups):
+        entries = _padded(out * height * width, GROUP)
+    else:
+        entries = groups * _padded(out // groups, TILE_CHANNELS) * _padded(height * width * depth, TILE_DEPTH)
+    return entries // GROUP * GROUP_BYTES[bits]
+
+
+def _entries(weights: Codebook, groups: int) -> Bytes:
+    """Indices, or int8 values at 8 bits, in the kernel's order."""
+    if weights.bits == 8:
+        return order(weights.integers.view(np.uint8), groups, 0)
+    zero = np.flatnonzero(weights.levels == 0)
+    return order(weights.indices, groups, int(zero[0]) if zero.size else 0)
+
+
+def pack_weights(weights: Codebook, groups: int) -> Bytes:
+    """A convolution's weights (OHWI) as FORMAT.md wants them: indices, or int8 values at 8 bits."""
+    return pack_groups(_entries(weights, groups), weights.bits)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A convolution's weights as they lie in the blob: packed, or coded in ``lanes`` lanes (0: packed)."""
+
+    content: Bytes
+    lanes: int
+
+
+def store_weights(weights: Codebook, groups: int) -> Stored:
+    """The smaller form of a convolution's weights (OHWI); those of 8 bits stay packed, since each differs from most others."""
+    entries, bits = _entries(weights, groups), weights.bits
+    packed = Stored(pack_groups(entries, bits), 0)
+    if bits == 8 or entropy_coding.estimated_bytes(entries, bits) >= packed.content.size:
+        return packed
+    coded = Stored(entropy_coding.encode(entries, bits), entropy_coding.lanes_of(entries.size))
+    return coded if coded.content.size < packed.content.size else packed
+
+
+def unpack_weights(
+    stored: Bytes,
+    levels: NDArray[np.int8],
+    bits: int,
+    shape: tuple[int, int, int, int],
+    groups: int,
+    lanes: int = 0,
+) -> Codebook:
+    """The codebook (scale 1, since the scale went into the requantization) that packed (or coded, by ``lanes``) weights and
+    ``levels`` stand for.
+
+    Raises:
+        UserError: the coded weights are damaged.
+    """
+    if lanes:
+        count = packed_bytes(shape, groups, bits) // GROUP_BYTES[bits] * GROUP
+        stream = entropy_coding.decode(stored, bits, lanes, count)
+    else:
+        stream = unpack_groups(stored, bits)
+    entries = reorder(stream, shape, groups)
+    scale = np.ones(1, np.float32)
+    if bits != 8:
+        return Codebook(entries, levels, scale, bits)
+    every = np.arange(-128, 128, dtype=np.int8)
+    return Codebook((entries + np.uint8(128)).astype(np.uint8), every, scale, 8)

@@ -1,0 +1,1 @@
+"""What a layer costs with each kernel: fitted to profiles, used to choose."""

@@ -1,0 +1,78 @@
+"""The kernel of every convolution, chosen for a core by the fitted costs in ``kernel_costs.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from deploy_arm.costs.model import KERNELS, Model, Work
+from deploy_arm.ir import graph as g
+from deploy_arm.target.cores import CORES
+from foundation.errors import UserError
+
+TABLE = Path(__file__).with_name("kernel_costs.json")
+COMMAND = "python -m deploy_arm.fit_costs"
+
+Models = Mapping[str, Model]
+
+
+@functools.cache
+def read_table(path: Path = TABLE) -> Mapping[str, Models]:
+    """Cost models by core and kernel.
+
+    Raises:
+        UserError: the file cannot be read or is no such table.
+    """
+    try:
+        record: Mapping[str, Any] = json.loads(path.read_text())["cores"]
+        return {
+            core: {kernel: Model(**entry["kernels"][kernel]) for kernel in KERNELS}
+            for core, entry in record.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no table of kernel costs ({error}): make it with `{COMMAND}`") from error
+
+
+def models_of(core: str, path: Path = TABLE) -> Models:
+    """The cost models of a core.
+
+    Raises:
+        UserError: unknown core, one without fitted costs, or a damaged table.
+    """
+    CORES[core]
+    table = read_table(path)
+    if core not in table:
+        raise UserError(
+            f"no kernel costs are known for core {core!r}, only for {', '.join(table)}: fit them with "
+            f"`{COMMAND} --cores {core}`"
+        )
+    return table[core]
+
+
+def cheapest(work: Work, models: Models) -> g.Kernel:
+    """The kernel with the least cost; the first in the alphabet, which is the dense one, of equals."""
+    return cast(g.Kernel, min(KERNELS, key=lambda kernel: models[kernel].cost(KERNELS[kernel](work))))
+
+
+def choose_kernels(graph: g.Graph, core: str) -> g.Graph:
+    """The same graph with the kernel of its convolutions chosen for ``core`` (a name in ``CORES``).
+
+    Convolutions of several groups, for which there is one kernel only, and those with weights of 8 bits stay automatic.
+    The choice is a function of shapes, bits, numbers of levels and of zeros, and activations' ranges; not of their values.
+
+    Raises:
+        UserError: as ``models_of``.
+    """
+    models = models_of(core)
+
+    def chosen(operation: g.Operation) -> g.Operation:
+        if not isinstance(operation, g.Convolution) or operation.groups > 1 or operation.weights.bits == 8:
+            return operation
+        tensors = graph.tensors[operation.inputs[0]], graph.tensors[operation.output]
+        return dataclasses.replace(operation, kernel=cheapest(Work.of(operation, *tensors), models))
+
+    return dataclasses.replace(graph, operations=[chosen(operation) for operation in graph.operations])

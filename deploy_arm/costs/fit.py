@@ -1,0 +1,129 @@
+"""Fits what kernels cost to profiles of single convolutions: ``python -m deploy_arm.fit_costs``.
+
+Every core's program is profiled as ``deploy_arm.devices.emulated`` does (modelled cycles of executed counts, without caches).
+About a minute of one processor per core; run it again when a kernel has changed. Other cores' entries of the table are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy_arm.blob.write import write_blob
+from deploy_arm.costs import model as costs
+from deploy_arm.costs.choose import TABLE
+from deploy_arm.costs.samples import network, samples
+from deploy_arm.cycles import estimate as cycles
+from deploy_arm.emulate import emulator
+from deploy_arm.ir import graph as g
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.cores import CORES
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+from foundation.files import json_text, sha256, write_atomically
+
+SAMPLES = 120
+
+Row = tuple[costs.Work, str, float]
+
+
+def operation_cycles(graph: g.Graph, core: str) -> list[float]:
+    """Modelled cycles of every operation of one inference.
+
+    Raises:
+        UserError: the program cannot be built or counted.
+    """
+    program = build_program(CORES[core].target)
+    with tempfile.TemporaryDirectory() as folder:
+        blob = Path(folder, "weights.blob")
+        blob.write_bytes(write_blob(graph))
+        image = np.random.default_rng(0).integers(0, 256, graph.input.shape, dtype=np.uint8)
+        counts = emulator.count(program, blob, image, target=core, caches=False)
+    return [part.point for part in cycles.estimate(program, counts, CORES[core]).operations]
+
+
+def rows(core: str, count: int) -> Iterator[Row]:
+    """The profiles of ``count`` shapes in every setting."""
+    for number, sample in enumerate(samples(count)):
+        graph = network(sample, number)
+        for operation, found in zip(graph.operations, operation_cycles(graph, core), strict=True):
+            if isinstance(operation, g.Convolution):
+                tensors = graph.tensors[operation.inputs[0]], graph.tensors[operation.output]
+                yield costs.Work.of(operation, *tensors), operation.kernel, found
+
+
+def fit(found: Sequence[Row]) -> dict[str, costs.Model]:
+    """A model per kernel."""
+    return {
+        kernel: costs.fit(
+            [(costs.KERNELS[kernel](work), cost) for work, used, cost in found if used == kernel]
+        )
+        for kernel in costs.KERNELS
+    }
+
+
+def entry(core: str, models: Mapping[str, costs.Model], count: int) -> dict[str, Any]:
+    """A core's part of the table: models, and the conditions they were fitted under."""
+    analyser = cycles.mca.find_tools()
+    return {
+        "kernels": {kernel: asdict(model) for kernel, model in models.items()},
+        "unit": "modelled cycles",
+        "model": f"llvm-mca {cycles.mca.version()} {CORES[core].scheduler}"
+        if analyser
+        else "own throughput table",
+        "program": sha256(build_program(CORES[core].target))[:12],
+        "shapes": count,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def earlier(path: Path) -> dict[str, Any]:
+    """The table that there is, an empty one where there is none.
+
+    Raises:
+        UserError: the file is no such table.
+    """
+    if not path.exists():
+        return {"cores": {}}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        record["cores"].items()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is no table of kernel costs ({error}): move it away") from error
+    return record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m deploy_arm.fit_costs", description=__doc__)
+    parser.add_argument(
+        "--cores", nargs="+", default=list(CORES), metavar="CORE", help=f"of {', '.join(CORES)}"
+    )
+    parser.add_argument("--shapes", type=int, default=SAMPLES, help="how many layer shapes are profiled")
+    parser.add_argument("--output", type=Path, default=TABLE, help="the table")
+    options = parser.parse_args(arguments)
+    try:
+        if options.shapes < 1:
+            raise UserError(f"--shapes {options.shapes}: at least one shape is needed")
+        record = earlier(options.output)
+        for core in options.cores:
+            models = fit(list(rows(core, options.shapes)))
+            record["cores"][core] = entry(core, models, options.shapes)
+            errors = ", ".join(f"{kernel} {100 * model.error:.1f} %" for kernel, model in models.items())
+            print(f"{core}: mean relative error {errors}")
+            write_atomically(options.output, json_text(record, indent=1, sort_keys=True) + "\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))

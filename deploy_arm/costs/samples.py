@@ -1,0 +1,104 @@
+"""Networks of single convolutions whose profiles the cost models are fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploy_arm.ir import graph as g
+from foundation.codebook import Codebook
+
+MACS, WEIGHTS = 12_000_000, 60_000  # of one convolution, at most: emulation and load take time
+SIZES = (1, 4, 7, 8, 14, 16, 20, 28, 32, 40, 56)
+CHANNELS = (3, 12, 16, 24, 32, 48, 64, 96, 128, 160, 256, 320, 512, 1024)
+TAPS = (1, 1, 3, 3, 3, 3, 5, 7)
+DENSE_BITS = (2, 3, 4)
+# Bits, share of zeros, activations of 7 bits.
+GROUPED = (
+    (2, 0.3, True), (2, 0.5, True), (2, 0.6, True), (2, 0.7, True), (2, 0.8, True), (2, 0.9, True), (2, 0.97, True),
+    (2, 0.5, False), (2, 0.85, False), (3, 0.5, True), (3, 0.75, True), (3, 0.9, False), (4, 0.5, True),
+    (4, 0.8, True), (4, 0.9, True), (4, 0.97, True), (4, 0.8, False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A shape: the input's side and channels, output channels, taps a side, stride."""
+
+    size: int
+    channels: int
+    outs: int
+    taps: int
+    stride: int
+
+
+def samples(count: int, seed: int = 0) -> Iterator[Sample]:
+    """Shapes of CNN layers, at random but always the same."""
+    random = np.random.default_rng(seed)
+    while count:
+        size, channels, outs, taps = (int(random.choice(axis)) for axis in (SIZES, CHANNELS, CHANNELS, TAPS))
+        taps = 1 if size == 1 else taps
+        stride = int(random.choice((1, 1, 1, 2))) if size >= 4 else 1
+        weights = channels * outs * taps * taps
+        macs = weights * (-(-size // stride)) ** 2
+        if (weights <= WEIGHTS and 50_000 <= macs <= MACS) or (size == 1 and 4096 <= weights <= WEIGHTS):
+            count -= 1
+            yield Sample(size, channels, outs, taps, stride)
+
+
+def network(sample: Sample, seed: int = 0) -> g.Graph:
+    """Every setting of a shape behind two inputs, of 7 and of 8 bits. Results are read by nobody; the last convolution's, in
+    floats, are the output."""
+    random = np.random.default_rng(seed)
+    shape = (sample.size, sample.size, sample.channels)
+    image = g.Tensor("image", shape)
+    graph = g.Graph(image, "", {"image": image})
+
+    def emit(operation: g.Operation, tensor: g.Tensor) -> None:
+        graph.tensors[tensor.name] = tensor
+        graph.operations.append(operation)
+
+    half = np.tile(np.arange(256, dtype=np.int16) // 2, (sample.channels, 1))
+    emit(g.InputTable(("image",), "narrow", "", half), g.Tensor("narrow", shape, high=127))
+    emit(g.Table(("narrow",), "full", "", np.arange(256, dtype=np.int16)), g.Tensor("full", shape))
+    settings: list[tuple[g.Kernel, int, float, bool]] = [("dense", bits, 0.5, True) for bits in DENSE_BITS]
+    settings += [("level-grouped", *setting) for setting in GROUPED]
+    side = (sample.size + 2 * (sample.taps // 2) - sample.taps) // sample.stride + 1
+    result = (side, side, sample.outs)
+    last = settings[seed % len(settings)]
+    for number, (kernel, bits, share, narrow) in enumerate([*settings, last]):
+        floating = number == len(settings)
+        finish: g.Requantize | g.Dequantize = g.Requantize(
+            np.full(sample.outs, 2**30, np.int32), np.zeros(sample.outs, np.int32), 8, 18, 0, 127
+        )
+        if floating:
+            finish = g.Dequantize(np.ones(sample.outs, np.float32), np.zeros(sample.outs, np.float32))
+        name = f"result{number}"
+        geometry = (sample.stride,) * 2, (sample.taps // 2,) * 4, (1, 1), 1
+        emit(
+            g.Convolution(
+                ("narrow" if narrow else "full",),
+                name,
+                "",
+                weights(random, sample, bits, share),
+                *geometry,
+                finish,
+                kernel=kernel,
+            ),
+            g.Tensor(name, result, high=127, floating=floating),
+        )
+        graph.output = name
+    return graph
+
+
+def weights(random: np.random.Generator, sample: Sample, bits: int, share: float) -> Codebook:
+    """Independent weights, a ``share`` of them zero, the others evenly spread over all other levels."""
+    size = (sample.outs, sample.taps, sample.taps, sample.channels)
+    zero = 2 ** (bits - 1) - 1
+    levels = (np.arange(2**bits) - zero).astype(np.int8) * np.int8(127 // 2 ** (bits - 1))
+    indices = random.integers(0, 2**bits - 1, size)
+    indices += indices >= zero
+    indices[random.random(size) < share] = zero
+    return Codebook(indices.astype(np.uint8), levels, np.ones(1, np.float32), bits)

@@ -1,0 +1,1 @@
+"""Cycles of executed instructions on a core: the pipeline model."""

@@ -1,0 +1,1 @@
+"""What runs and profiles programs: emulated or a real ARM CPU."""

@@ -1,0 +1,1 @@
+"""Programs run and counted without an ARM CPU."""

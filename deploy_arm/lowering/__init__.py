@@ -1,0 +1,1 @@
+"""From layers and codebooks to integers: scales, requantization, layouts."""

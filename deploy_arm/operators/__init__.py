@@ -1,0 +1,1 @@
+"""How each operator of a traced network becomes operations of the graph."""

@@ -1,0 +1,1 @@
+"""The program and the shared library that run a blob."""

@@ -1,0 +1,1 @@
+"""Cores, compilers and tools."""

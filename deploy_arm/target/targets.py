@@ -1,0 +1,69 @@
+"""The processors a program can be compiled for. A target is an instruction set; what it costs to run is in ``cores.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foundation.registry import Registry
+
+
+@dataclass(frozen=True)
+class Target:
+    """How compilers name a processor.
+
+    Attributes:
+        name: what a person types (``--target``).
+        description: the processors that run such a program.
+        architecture: ``-march`` of clang and gcc.
+        tune: ``-mtune`` of clang and gcc; schedules instructions, never changes results.
+        zig_cpu: ``-mcpu`` of ``zig cc``, which knows neither ``-march`` nor ``-mtune``.
+        dot_product: whether SDOT exists; without it the kernels multiply by widening.
+    """
+
+    name: str
+    description: str
+    architecture: str
+    tune: str
+    zig_cpu: str
+    dot_product: bool
+
+
+TARGETS: Registry[Target] = Registry("target")
+
+for _target in (
+    Target(
+        "a76",
+        "Cortex-A76 and newer (Raspberry Pi 5, Neoverse N1)",
+        "armv8.2-a+dotprod",
+        "cortex-a76",
+        "generic+dotprod+crc",
+        True,
+    ),
+    Target(
+        "x1",
+        "Cortex-X1 (Snapdragon 888), Neoverse V1",
+        "armv8.2-a+dotprod+fp16+rcpc",
+        "cortex-x1",
+        "generic+dotprod+crc+fullfp16+rcpc",
+        True,
+    ),
+    Target(
+        "x2",
+        "Cortex-X2 and newer (Snapdragon 8 Gen 1), Neoverse V2: matrix instructions",
+        "armv8.2-a+dotprod+fp16+rcpc",
+        "cortex-x2",
+        "generic+dotprod+crc+fullfp16+rcpc",
+        True,
+    ),
+    Target(
+        "a55",
+        "Cortex-A55, the small cores beside A76 to X1",
+        "armv8.2-a+dotprod",
+        "cortex-a55",
+        "generic+dotprod+crc",
+        True,
+    ),
+    Target("a72", "Cortex-A72 (Raspberry Pi 4)", "armv8-a+crc", "cortex-a72", "generic+crc", False),
+    Target("a53", "Cortex-A53 (Raspberry Pi 3)", "armv8-a+crc", "cortex-a53", "generic+crc", False),
+):
+    TARGETS.register(_target.name)(_target)

@@ -1,0 +1,157 @@
+"""How good the fp32 network is before anything is done to it: what does not classify is not worth compressing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foundation.errors import UserError
+from pipeline.candidate.workspace import Workspace
+from pipeline.datasets.images import normalize
+from pipeline.datasets.normalization import BYTES, CENTRED, CIFAR, IMAGENET, UNIT, Normalization, show
+from pipeline.training.evaluation import batches, device_of, predictions
+from pipeline.training.outputs import answers
+
+BATCH = 256
+TRIED = 256  # images on which other normalizations are tried
+SURE = 2.0  # standard errors above guessing from which a network is taken to have learned something
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How many of ``images`` were right of ``total`` that there are, and the share (0..1) that would be right by guessing:
+    by answers as frequent as the network's that do not look at the images."""
+
+    images: int
+    total: int
+    right: int
+    guessed: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.images
+
+    @property
+    def standard_error(self) -> float:
+        return float((self.accuracy * (1 - self.accuracy) / self.images) ** 0.5)
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether guessing explains it: not ``SURE`` standard errors above."""
+        error = (self.guessed * (1 - self.guessed) / self.images) ** 0.5
+        return self.accuracy <= self.guessed + SURE * error
+
+    def __str__(self) -> str:
+        part = f"{self.images:,}" if self.images == self.total else f"{self.images:,} of {self.total:,}"
+        return f"{100 * self.accuracy:.2f} % +- {100 * self.standard_error:.2f} right on {part} images that guide the search"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "accuracy": self.accuracy,
+            "standard_error": self.standard_error,
+            "guessing": self.guessed,
+        }
+
+
+def answered(predicted: Tensor, labels: Tensor, total: int | None = None) -> Answered:
+    """Count; ``predicted`` and ``labels`` are classes, int64 [N]."""
+    classes = int(max(predicted.max(), labels.max())) + 1
+    shares = [torch.bincount(x, minlength=classes).double() / len(labels) for x in (predicted, labels)]
+    return Answered(
+        len(labels), total or len(labels), int((predicted == labels).sum()), float(shares[0] @ shares[1])
+    )
+
+
+def predicted_within(workspace: Workspace, seconds: float) -> Tensor:
+    """Predicted classes of the first images of the search half, as many as ``seconds`` allow (at least one batch)."""
+    network, found, end = workspace.model.eval(), [], time.monotonic() + seconds
+    with torch.no_grad():
+        for x in batches(workspace.data.search, workspace.mean, workspace.std, 64, device_of(network)):
+            found.append(answers(network, x).argmax(1).cpu())
+            if time.monotonic() > end:
+                break
+    return torch.cat(found)
+
+
+def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered, str | None]:
+    """How good the network is, on all of the search half or on what ``seconds`` allow, and why a search would be senseless:
+    None where it is not."""
+    images = workspace.data.search
+    predicted = (
+        predictions(workspace.model, images, workspace.mean, workspace.std, BATCH)
+        if seconds is None
+        else predicted_within(workspace, seconds)
+    )
+    labels = images.labels[: len(predicted)]
+    found = answered(predicted, labels, len(images))
+    return found, _why(workspace, found, predicted, labels) if found.at_chance else None
+
+
+def refuse_chance(workspace: Workspace, allow: bool) -> Answered:
+    """How good the network is on the search half.
+
+    Raises:
+        UserError: no better than guessing, unless ``allow``; the message has the likely causes.
+    """
+    found, why = judged(workspace)
+    if why and not allow:
+        raise UserError(why)
+    return found
+
+
+def _why(workspace: Workspace, found: Answered, predicted: Tensor, labels: Tensor) -> str:
+    settings, classes = workspace.settings, workspace.data.classes
+    causes = [
+        f"the weights ({settings.weights or 'trained here: too few images, or labels that are not theirs'})",
+        f"the normalization (mean {show(workspace.mean)}, std {show(workspace.std)}; --mean and --std change it)",
+        f"the order of the classes (here {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})",
+    ]
+    better = [text for text in (_other_input(workspace, found), _other_order(predicted, labels)) if text]
+    return (
+        f"{settings.model} is right on {100 * found.accuracy:.1f} % of {found.images:,} images, where guessing is on "
+        f"{100 * found.guessed:.1f} %; likely causes: {', '.join(causes)}. {'; '.join(better)}{'. ' if better else ''}"
+        "--allow-bad-fp32 goes on all the same"
+    )
+
+
+def _other_input(workspace: Workspace, found: Answered) -> str | None:
+    """Another usual normalization or order of channels under which the network does classify."""
+    images, network = workspace.data.search, workspace.model
+    rows = torch.arange(min(TRIED, len(images)))
+    pixels, labels = images.batch(rows), images.labels[rows]
+    best, hint = 0.0, None
+    for (mean, std), text, shown in _usual(pixels):
+        with torch.no_grad():
+            x = normalize(shown, mean, std).to(device_of(network))
+            tried = answered(answers(network.eval(), x).argmax(1).cpu(), labels)
+        if not tried.at_chance and tried.accuracy > max(best, 2 * found.accuracy):
+            best, hint = tried.accuracy, f"with {text} it is right on {100 * tried.accuracy:.0f} %"
+    return hint
+
+
+def _usual(pixels: Tensor) -> Iterator[tuple[Normalization, str, Tensor]]:
+    for mean, std in (IMAGENET, CIFAR, UNIT, CENTRED, BYTES):
+        typed = f"--mean {show(mean)} --std {show(std)}"
+        yield (mean, std), typed, pixels
+        yield (mean, std), f"channels blue, green, red and {typed}", pixels.flip(3)
+
+
+def _other_order(predicted: Tensor, labels: Tensor) -> str | None:
+    """Whether the answers are right under other names."""
+    classes = int(max(predicted.max(), labels.max())) + 1
+    if len(labels) < 5 * classes:
+        return None
+    table = torch.zeros(classes, classes, dtype=torch.int64)
+    table.index_put_((predicted, labels), torch.ones_like(labels), accumulate=True)
+    given = table.sum(1) > 0
+    names = table.argmax(1)[given]
+    share = float(table.max(1).values.sum()) / len(labels)
+    if len(names) < 2 or len(names.unique()) < len(names) or share < 0.5:
+        return None
+    return f"with its classes in another order it is right on {100 * share:.0f} %"

@@ -1,0 +1,95 @@
+"""The networks that a front is compared with: fp32 as it was trained, and plain int8 without any tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundation.errors import UserError
+from foundation.files import json_text, write_atomically
+from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.devices import Devices
+from pipeline.study.records import Figures, Reference
+
+if TYPE_CHECKING:
+    from deploy_arm.devices.base import Profile
+    from deploy_arm.ir.graph import Graph
+    from pipeline.candidate.workspace import Workspace
+
+CALIBRATION_IMAGES = 256
+
+
+AtHand = Callable[[str], AbstractContextManager[Devices]]
+"""Devices for a target, for as long as the context lasts."""
+
+
+def references(
+    workspace: Workspace, file: Path, at_hand: AtHand, fp32_error: float | None = None
+) -> list[Reference]:
+    """fp32 and int8, computed once on the devices ``at_hand`` and kept in ``file``; ``fp32_error`` where that is known already.
+
+    fp32 is the network as it was trained: its error is PyTorch's, latency and size are its float program's. Where the compiler
+    has no float form of an operator there is no latency, and the size is 4 bytes for each parameter and buffer value. int8 is the
+    network with 8-bit weights and activations straight after calibration, as a program.
+    """
+    if file.is_file():
+        return [Reference(r["name"], Figures(**r["figures"])) for r in json.loads(file.read_text())]
+    with at_hand(workspace.settings.target) as devices:
+        found = [_fp32(workspace, devices, fp32_error), _int8(workspace, devices)]
+    write_atomically(file, json_text([dataclasses.asdict(reference) for reference in found], indent=1))
+    return found
+
+
+def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Reference:
+    from deploy_arm.compiler.frontend import compile_float
+    from pipeline.candidate.stages import figures_of
+    from pipeline.training.evaluation import error_of
+    from quantizers.network import traced
+
+    if error is None:
+        error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)
+    try:
+        graph = compile_float(traced(workspace.model), workspace.input_shape, workspace.mean, workspace.std)
+    except UserError:
+        values = (value for value in workspace.model.state_dict().values() if value.is_floating_point())
+        return Reference("fp32", Figures(error, size_bytes=4 * sum(value.numel() for value in values)))
+    return Reference("fp32", figures_of(error, _profile(workspace, devices, graph)))
+
+
+def _profile(workspace: Workspace, devices: Devices, graph: Graph) -> Profile:
+    """What the program of ``graph`` costs."""
+    import torch
+
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.runtime.program import build_program
+
+    target = workspace.settings.target
+    image = workspace.data.search.batch(torch.tensor([0])).numpy()[0]
+    layers = [operation.layer for operation in graph.operations]
+    return devices.profile(build_program(target).read_bytes(), write_blob(graph), image, layers)
+
+
+def _int8(workspace: Workspace, devices: Devices) -> Reference:
+    import torch
+
+    from deploy_arm.compiler.frontend import compile_graph
+    from deploy_arm.costs.choose import choose_kernels
+    from pipeline.candidate.stages import figures_of
+    from pipeline.datasets.images import normalize
+    from pipeline.training.evaluation import error_of, fixed_sample
+    from quantizers.network import harden, layer_names, quantize
+
+    data = workspace.data
+    sample = fixed_sample(len(data.train), min(CALIBRATION_IMAGES, len(data.train)))
+    calibration = normalize(data.train.batch(sample), workspace.mean, workspace.std)
+    plan = Plan.uniform(layer_names(workspace.model), LayerPlan(8))
+    hardened = harden(quantize(workspace.model, plan, calibration))
+    graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
+    graph = choose_kernels(graph, workspace.settings.target)
+    with torch.inference_mode():
+        error = error_of(hardened.network, data.search, workspace.mean, workspace.std)
+    return Reference("int8", figures_of(error, _profile(workspace, devices, graph)))

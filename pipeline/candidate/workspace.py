@@ -1,0 +1,89 @@
+"""What every part of a search starts from: the data and the trained fp32 network that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from foundation.factories import look_in
+from pipeline.datasets.normalization import described
+from pipeline.datasets.registry import ImageData, load_data, split_manifest
+from pipeline.networks.registry import check_classifier, default_image_size, load_model, normalized_by
+from pipeline.study.settings import Settings
+from pipeline.training.outputs import check_outputs
+from pipeline.training.pretraining import pretrain
+from pipeline.training.settings import pretraining_settings
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Data and network of one search. ``mean`` and ``std`` normalize pixels in 0..1."""
+
+    settings: Settings
+    data: ImageData
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def open(
+        cls, settings: Settings, say: Callable[[str], None] = lambda text: None, trained: bool = True
+    ) -> Workspace:
+        """Load both; a network without weights is trained first, once, and cached.
+
+        Args:
+            say: gets a line about what takes long.
+            trained: False leaves a network without weights untrained.
+
+        Raises:
+            UserError: an unknown name, unreadable data, weights that do not fit, or a network that does not answer (N, classes).
+        """
+        look_in(settings.modules)
+        check_classifier(settings.model)
+        data = load_data(settings.data, settings.image_size, fallback=default_image_size(settings.model))
+        model = load_model(
+            settings.model,
+            classes=len(data.classes),
+            image_size=data.image_size,
+            weights=settings.weights,
+            seed=settings.seed,
+        )
+        check_outputs(model, (3, *data.image_size), len(data.classes))
+        mean, std, _ = normalized_by(settings.model, settings.mean, settings.std)
+        if settings.weights is None and trained:
+            recipe = replace(pretraining_settings(len(data.train)), seed=settings.seed)
+            say(
+                f"no --weights: training {settings.model} on {settings.data} first, or taking it from the cache"
+            )
+            trained_network = pretrain(model, data, mean, std, name=settings.model, settings=recipe)
+            what = "was trained before" if trained_network.cached else "is trained"
+            say(
+                f"{settings.model} {what}: {100 * (1 - trained_network.error):.2f} % right on the images that guide the "
+                f"search ({trained_network.path})"
+            )
+            model = trained_network.network
+        return cls(settings, data, model, mean, std)
+
+    @property
+    def normalization(self) -> str:
+        """In words, with where it comes from."""
+        return described(*normalized_by(self.settings.model, self.settings.mean, self.settings.std))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return (3, *self.data.image_size)
+
+    def data_record(self) -> dict[str, Any]:
+        """What a manifest says about the data: the specification, how an image file becomes the network's input, and which
+        images were which."""
+        how = self.data.report.preprocessing
+        return {
+            "spec": self.settings.data,
+            "name": self.data.name,
+            "preprocessing": how and how.as_dict(),
+            "splits": split_manifest(self.data),
+        }

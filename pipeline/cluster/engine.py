@@ -1,0 +1,301 @@
+"""Ray Tune as the executor of a study: a Searcher and a TrialScheduler that only translate.
+
+Every decision is the conductor's (``pipeline.study.conductor``); Tune places trials and reuses their processes. The study is
+written by this process alone. Tune's own state, under ``tune/`` in the study's folder, is thrown away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from foundation.command import interruptible
+from foundation.errors import UserError
+from pipeline.cluster.pool import DeviceError, DevicePool
+from pipeline.cluster.ray_cluster import cluster
+from pipeline.cluster.trial import CotuneTrial
+from pipeline.study.checkpoints import trial_folder
+from pipeline.study.conductor import DIED, ENDED, Conductor, Progress
+from pipeline.study.halving import Rungs, rung_budgets
+from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
+from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.study.settings import Settings
+from pipeline.study.study import Study
+from pipeline.training.rung import Rung
+
+KILLED = "killed by the memory monitor"
+
+
+class _Unsaved:
+    """Tune pickles its parts in order to restore an experiment. Ours is resumed from the study, so nothing is saved."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Unsaved:
+        return self
+
+
+class StudySearcher(_Unsaved, Searcher):
+    """Tune's questions to the conductor."""
+
+    def __init__(self, conductor: Conductor, context: dict[str, Any], guard: Guard) -> None:
+        super().__init__()
+        self._conductor, self._context, self._guard = conductor, context, guard
+        self.numbers: dict[str, int] = {}
+        self.killed: dict[str, bool] = {}  # whether Ray says that it killed a trial's process for memory
+        self._kills = kernel_kills()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        with self._guard:
+            candidate = self._conductor.propose()
+            if candidate is not None:
+                self.numbers[trial_id] = candidate.number
+                return {**self._context, "number": candidate.number, "plan": candidate.plan.to_json()}
+        done = self._conductor.closing and not self._conductor.study.running()
+        return Searcher.FINISHED if done or self._conductor.stop.is_set() else None
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        with self._guard:
+            number, phase = self.numbers[trial_id], (result or {}).get("phase")
+            if error or phase == DIED:
+                asked = result["asked"] if result and phase == DIED else None
+                self._conductor.died(number, self._death(number, self.killed.pop(trial_id, False), asked))
+            else:
+                record = TrialRecord.from_json(result["record"]) if phase == ENDED else None
+                self._conductor.end(number, record)
+
+    def _death(self, number: int, killed: bool, asked: str | None) -> Death:
+        study = self._conductor.study
+        plan = next((record.plan for record in study.running() if record.number == number), None)
+        held, total = (plan and last_seen(trial_folder(study.folder, plan))) or (None, total_memory())
+        kills, self._kills = self._kills, kernel_kills()
+        return Death(killed or asked is not None or self._kills > kills, asked, held, total)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth. Tune wants a file."""
+        Path(checkpoint_path).write_bytes(b"")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a search is resumed from its study."""
+
+
+class StudyScheduler(_Unsaved, FIFOScheduler):
+    """The conductor's judgement as Tune's decision."""
+
+    def __init__(self, conductor: Conductor, searcher: StudySearcher, guard: Guard) -> None:
+        super().__init__()
+        self._conductor, self._searcher, self._guard = conductor, searcher, guard
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        with self._guard:
+            figures = Figures(**json.loads(result["figures"]))
+            rung = Rung(**json.loads(result["rung"])) if "rung" in result else None
+            number = self._searcher.numbers[trial.trial_id]
+            if not self._conductor.judge(number, result["phase"], figures, rung):
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        with self._guard:
+            # Tune's own way to ask for it looks where it is copied to later.
+            text = Path(trial.error_file).read_text() if trial.error_file else ""
+            self._searcher.killed[trial.trial_id] = KILLED in text
+
+
+class _ActorManager(RayActorManager):
+    """Tune's keeper of trial processes. Ray 2.60's own does not expect that the memory monitor kills one in the middle of its
+    work, and ends the whole run; here that is a process that died, like others."""
+
+    def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        super()._actor_start_failed(tracked_actor, _as_death(exception))
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        super()._actor_task_failed(tracked_actor_task, _as_death(exception))
+
+
+def _as_death(error: Exception) -> Exception:
+    return RayActorError(error_msg=f"{KILLED}: {error}") if isinstance(error, OutOfMemoryError) else error
+
+
+class Guard:
+    """Tune only logs what its searcher and scheduler raise. This keeps the first exception and ends the search, so that it
+    can be raised where the search was started."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.error: BaseException | None = None
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self.error = self.error or error
+            self._stop.set()
+            return True
+        return False
+
+
+class _StopAll(_Unsaved, Stopper):
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop.is_set()
+
+
+def run(
+    settings: Settings,
+    study: Study,
+    progress: Progress,
+    after_trial: Callable[[], None] = lambda: None,
+    *,
+    references: Sequence[Reference] = (),
+    trainable: type[tune.Trainable] = CotuneTrial,
+) -> bool:
+    """Run trials until the budget is spent, the time is up, or someone interrupts.
+
+    Args:
+        after_trial: called after every trial that ended, in this process.
+        references: the fp32 network's error is the best that is hoped for; all go into the candidates' manifests.
+        trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
+
+    Returns:
+        Whether the search is complete; if not, the same command resumes it.
+
+    Raises:
+        ValueError: the output folder is relative; trials run in folders of their own.
+        UserError: the devices' figures would not be comparable with those the study holds, or resources are missing.
+    """
+    if not settings.out.is_absolute():
+        raise ValueError(
+            f"the output folder {settings.out} is relative, and trials run in folders of their own"
+        )
+    fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
+    # As many as there are warm starts always go on: those are what a person compares all others with.
+    at_least = max(Rungs.at_least, len(study.warm_starts))
+    rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs), at_least=at_least)
+    deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
+    conductor = Conductor(study, rungs, settings.budget, 1, progress, after_trial, deadline, fp32)
+    if conductor.complete:
+        return True
+    progress.status("starting Ray")
+    with cluster(), interruptible(_asks(conductor.stop, progress)):
+        devices = start_devices(settings, study, progress)
+        conductor.concurrency, resources = placement(settings)
+        context = {
+            "settings": settings,
+            "budgets": list(rungs.budgets),
+            "devices": devices,
+            "references": {r.name: dataclasses.asdict(r.figures) for r in references},
+        }
+        guard = Guard(conductor.stop)
+        searcher = StudySearcher(conductor, context, guard)
+        shutil.rmtree(settings.folder / "tune", ignore_errors=True)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=StudyScheduler(conductor, searcher, guard),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(settings.folder.absolute()),
+                verbose=0,
+                stop=_StopAll(conductor.stop),
+                failure_config=tune.FailureConfig(max_failures=0),  # the conductor starts it again
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        tune_controller.RayActorManager = _ActorManager  # type: ignore[misc]  # Tune offers no other way
+        try:
+            tuner.fit()
+        finally:
+            tune_controller.RayActorManager = RayActorManager  # type: ignore[misc]
+            study.release()
+    if guard.error is not None:
+        raise guard.error
+    return conductor.complete
+
+
+def start_devices(settings: Settings, study: Study, progress: Progress) -> DevicePool:
+    """The device pool; refused when its figures are of another kind than those the study already holds."""
+    try:
+        devices = DevicePool.start(settings.target)
+    except DeviceError as error:
+        raise UserError(f"no device to profile on: {error}") from error
+    source = devices.source
+    before = {r.figures.source for r in study.records() if r.figures.source}
+    if before - {source}:
+        raise UserError(
+            f"this study's latencies are {', '.join(sorted(str(b) for b in before))}, but the devices here give {source} "
+            "ones, which cannot stand in one front; resume where the same kind of device is at hand, or choose another name"
+        )
+    names = ", ".join(device["name"] for device in devices.devices())
+    kind = "no ARM CPU in the cluster: latencies are modelled" if source == "modelled" else "measured"
+    progress.line(f"devices: {names} ({kind})")
+    return devices
+
+
+def placement(settings: Settings) -> tuple[int, dict[str, float]]:
+    """How many trials run at a time in the connected cluster, and what one of them asks Tune for.
+
+    Raises:
+        UserError: not even one trial fits.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 0)), total.get("GPU", 0.0)
+    workers, wanted = settings.workers_per_trial, settings.gpus_per_trial
+    if cpus < workers:
+        raise UserError(f"{workers} workers per trial: the cluster has {cpus} CPUs, one per worker is needed")
+    if wanted > gpus:
+        raise UserError(f"{wanted:g} GPUs per trial: the cluster has {gpus:g}")
+    fits = min(cpus // workers, int(gpus / wanted) if wanted else cpus)
+    concurrency = min(settings.max_concurrent or fits, fits)
+    if workers > 1:
+        # The workers ask for their own CPUs and GPUs; the actor that starts them mostly waits. Tune insists on something.
+        return concurrency, {"CPU": 0.0, "memory": 2.0**26}
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    share = {"CPU": float(max(1, min(cpus // concurrency, largest)))}
+    return concurrency, {**share, **({"GPU": wanted} if wanted else {})}
+
+
+def _asks(stop: threading.Event, progress: Progress) -> Callable[[int, Any], None]:
+    """What the first Ctrl-C or SIGTERM does: end the search in good order. The second ends it at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        text = f"{signal.Signals(number).name}: ending the search in good order; once more to end it at once"
+        # A thread of its own, since the signal may have come while this one writes a line.
+        threading.Thread(target=progress.line, args=(text,)).start()
+
+    return ask

@@ -1,0 +1,220 @@
+"""One trial on a Ray cluster: a warm Tune actor, or Ray Train's TorchTrainer where a trial has several workers."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+
+from foundation.files import json_text
+from foundation.plan import Plan
+from pipeline.study.checkpoints import (
+    earlier_record,
+    read_checkpoint,
+    rungs_of,
+    save_checkpoint,
+    trial_folder,
+)
+from pipeline.study.conductor import DIED, ENDED, PROFILED, RUNG
+from pipeline.study.memory import Watch, refused
+from pipeline.study.records import Figures, Reference, TrialRecord
+
+if TYPE_CHECKING:
+    from pipeline.candidate.stages import Bench, CandidateRun
+    from pipeline.cluster.pool import DevicePool
+    from pipeline.study.settings import Settings
+
+
+class CotuneTrial(tune.Trainable):
+    """Trials one after another in one process, which keeps data and fp32 network (``reuse_actors``).
+
+    Each ``step`` is one stage: first the profile before training, then one step per rung; with the last rung the
+    candidate is finished. A step's result has ``phase``: ``profiled`` (with ``figures``), ``rung`` (with ``rung`` and
+    ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves alone; or ``died`` (with what it ``asked``
+    for) where it was refused memory. Whatever else goes wrong with a candidate ends it as failed with a one-line reason; the
+    process lives on for the next.
+    """
+
+    _bench: Bench | None = None
+    _watch: Watch | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._number: int = config["number"]
+        self._plan = Plan.from_json(config["plan"])
+        self._budgets: tuple[float, ...] = tuple(config["budgets"])
+        self._settings: Settings = config["settings"]
+        self._devices: DevicePool = config["devices"]
+        self._references = tuple(
+            Reference(name, Figures(**figures)) for name, figures in config["references"].items()
+        )
+        self._run: CandidateRun | None = None
+        self._figures = Figures(None)
+        self._stage = -1
+        if self._watch is not None:
+            self._watch.end()
+        self._watch = Watch(trial_folder(self._settings.folder, self._plan))
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return self._advance()
+        except (
+            Exception
+        ) as error:  # the reason goes into the record: one bad candidate must not end the others
+            if (asked := no_memory(error)) is not None:
+                self._run = None
+                return {"phase": DIED, "asked": asked, "done": True}
+            curve = self._run.curve if self._run else ()
+            record = TrialRecord(
+                self._number, self._plan, "failed", self._figures, one_line(error), curve=curve
+            )
+            log_failure(self._settings.folder, self._plan)
+            return _ended(record)
+
+    def cleanup(self) -> None:
+        self._run = None
+        if self._watch is not None:
+            self._watch.end()
+
+    def _advance(self) -> dict[str, Any]:
+        from pipeline.candidate.stages import Bench, CandidateRun
+
+        self._stage += 1
+        if self._stage == 0:
+            known = earlier_record(self._settings.folder, self._plan, self._number)
+            if known is not None:
+                return _ended(known)
+            if CotuneTrial._bench is None or CotuneTrial._bench.settings != self._settings:
+                use_threads()
+                CotuneTrial._bench = Bench(self._settings)
+            workers = self._settings.workers_per_trial
+            self._run = CandidateRun(
+                CotuneTrial._bench,
+                self._plan,
+                self._number,
+                self._devices,
+                self._references,
+                device="cuda" if self._settings.gpus_per_trial and workers == 1 else "cpu",
+                train=None if workers == 1 else self._train_together,
+            )
+            self._figures = self._run.profile()
+            return {"phase": PROFILED, "figures": json_text(asdict(self._figures))}
+        assert self._run is not None
+        rung = self._run.reach(self._stage - 1, self._budgets[self._stage - 1])
+        if self._stage == len(self._budgets):
+            return _ended(self._run.finish())
+        figures = json_text({**asdict(self._figures), "error": rung.error})
+        return {"phase": RUNG, "rung": json_text(asdict(rung)), "figures": figures}
+
+    def _train_together(self, plan: Plan, epochs: float, checkpoint: Path) -> None:
+        """Several workers train up to ``epochs``. One TorchTrainer per rung: what it costs to start (seconds) is little
+        beside a rung that needs several workers, and a stopped trial leaves no worker behind."""
+        from ray import train
+        from ray.train.torch import TorchTrainer
+
+        settings = self._settings
+        workers, gpus = settings.workers_per_trial, settings.gpus_per_trial
+        resources = {"CPU": 1.0, **({"GPU": gpus / workers} if gpus else {})}
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "settings": settings,
+                "plan": plan.to_json(),
+                "epochs": epochs,
+                "checkpoint": str(checkpoint.absolute()),
+            },
+            scaling_config=train.ScalingConfig(
+                num_workers=workers, use_gpu=bool(gpus), resources_per_worker=resources
+            ),
+            run_config=train.RunConfig(
+                name=f"train-{plan.hash}",
+                storage_path=str((settings.folder / "tune").absolute()),
+                failure_config=train.FailureConfig(max_failures=1),
+            ),
+        )
+        trainer.fit()
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """One of a trial's workers: the same loop with its share of each batch; the first writes the checkpoint."""
+    import torch
+    from ray import train
+    from ray.train.torch import get_device
+    from torch import nn
+
+    from pipeline.candidate.stages import cotuning
+    from pipeline.candidate.workspace import Workspace
+
+    context, path = train.get_context(), Path(config["checkpoint"])
+    device = get_device()
+    use_threads()
+    saved = read_checkpoint(path) if path.is_file() else None
+
+    def wrap(network: nn.Module) -> nn.Module:
+        places = [device] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=places)
+
+    run = cotuning(
+        Workspace.open(config["settings"]),
+        Plan.from_json(config["plan"]),
+        device=device,
+        wrap=wrap,
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        state=saved["state"] if saved else None,
+    )
+    rung = run.train_until(config["epochs"])
+    if context.get_world_rank() == 0:
+        save_checkpoint(path, run, (*(rungs_of(saved) if saved else ()), rung))
+    torch.distributed.barrier()  # nobody leaves before the checkpoint lies there
+
+
+def no_memory(error: BaseException) -> str | None:
+    """What was asked for, where a trial or one of its workers was refused memory or killed; None for other failures."""
+    if (asked := refused(error)) is not None:
+        return asked
+    if isinstance(error, (RayActorError, OutOfMemoryError, WorkerCrashedError)):
+        return "one of its workers was killed"
+    further = [*(getattr(error, "worker_failures", None) or {}).values(), getattr(error, "cause", None)]
+    found = (no_memory(cause) for cause in further if isinstance(cause, BaseException))
+    return next((asked for asked in found if asked is not None), None)
+
+
+def one_line(error: BaseException) -> str:
+    """The reason of a failure in one line; of a group of workers, the first worker's."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return one_line(next(iter(failures.values())))
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return one_line(cause)
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"
+
+
+def log_failure(folder: Path, plan: Plan) -> None:
+    """Keep the whole story of a failure, for whoever wants to know more than its reason."""
+    with (folder / "failures.log").open("a") as stream:
+        stream.write(f"candidate {plan.hash}\n{traceback.format_exc()}\n")
+
+
+def use_threads() -> None:
+    """As many threads as this process was given processors (Ray says so in OMP_NUM_THREADS)."""
+    import torch
+
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
+def _ended(record: TrialRecord) -> dict[str, Any]:
+    return {"phase": ENDED, "record": record.to_json(), "done": True}

@@ -1,0 +1,249 @@
+"""Labelled images in memory or in files, as uint8 batches [N, H, W, 3]; batches augmented and normalized."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from foundation.errors import UserError
+from foundation.foreign_files import first_line, reason
+from pipeline.datasets.preprocessing import Preprocessing
+
+AUGMENTATIONS = ("none", "crop", "crop_flip")
+Indices = Tensor | Sequence[int]
+READ_AT_MOST = 2**30  # bytes of image files, to see whether they have changed
+
+
+class UnreadableImage(UserError):
+    """An image file that cannot be decoded."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} cannot be decoded ({why}); mend it or take it out of the data set")
+        self.path, self.why = path, why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.why)
+
+
+class Images(ABC):
+    """Labelled RGB images of one size.
+
+    Attributes:
+        labels: int64 [N], on the CPU.
+        image_size: (height, width) of what ``batch`` returns.
+        preprocessing: how an image file becomes what ``batch`` returns; None where only the data set knows.
+    """
+
+    labels: Tensor
+    image_size: tuple[int, int]
+    preprocessing: Preprocessing | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def batch(self, indices: Indices) -> Tensor:
+        """The images at ``indices``, uint8 [n, H, W, 3], on the CPU.
+
+        Raises:
+            UserError: an image file cannot be decoded; the message names it.
+        """
+
+    @abstractmethod
+    def subset(self, indices: Indices) -> Images:
+        """The images at ``indices``, in that order."""
+
+    @abstractmethod
+    def names(self) -> list[int] | list[str]:
+        """What identifies each image in its data set: its number in the file, or its path."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 (hex) of all images as stored, before resizing, in order, with their labels."""
+
+    def fingerprint(self) -> str:
+        """Like ``digest``, but quick where images lie in files: their names, sizes and labels stand for them."""
+        return self.digest()
+
+    def content(self) -> str:
+        """Changes where the images or their labels change, as far as ``READ_AT_MOST`` bytes of files tell."""
+        return self.digest()
+
+
+class ArrayImages(Images):
+    """Images that lie in memory as uint8 [M, h, w, 3] or [M, h, w, 1] and are resized when they are asked for."""
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        image_size: tuple[int, int] | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+            raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}, not uint8 [M, h, w, 1 or 3]")
+        self._pixels = pixels
+        self._all_labels = labels.to(torch.int64)
+        self._rows = torch.arange(len(pixels)) if rows is None else rows
+        self.labels = self._all_labels[self._rows]
+        self.image_size = image_size or (pixels.shape[1], pixels.shape[2])
+        self.preprocessing = Preprocessing(*self.image_size, "stretch")
+
+    def batch(self, indices: Indices) -> Tensor:
+        pixels = self._pixels[self._rows[torch.as_tensor(indices, dtype=torch.int64)]]
+        return resize(pixels, self.image_size).expand(-1, -1, -1, 3).contiguous()
+
+    def subset(self, indices: Indices) -> ArrayImages:
+        rows = self._rows[torch.as_tensor(indices, dtype=torch.int64)]
+        return ArrayImages(self._pixels, self._all_labels, self.image_size, rows)
+
+    def names(self) -> list[int]:
+        return self._rows.tolist()
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(str(tuple(self._pixels.shape[1:])).encode())
+        for rows in self._rows.split(1024):
+            digest.update(self._pixels[rows].numpy().tobytes())
+        digest.update(self.labels.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class FileImages(Images):
+    """Image files, decoded by a few threads when they are asked for.
+
+    The shorter side is resized to ``image_size``, or to a little more, then the centre is cut out: ``Preprocessing.cropping``.
+    """
+
+    preprocessing: Preprocessing
+
+    def __init__(self, root: Path, files: Sequence[str], labels: Tensor, image_size: tuple[int, int]) -> None:
+        self._root = root
+        self._files = list(files)
+        self.labels = labels.to(torch.int64)
+        self.image_size = image_size
+        self.preprocessing = Preprocessing.cropping(*image_size)
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_threads": None}  # threads do not travel to another process
+
+    def batch(self, indices: Indices) -> Tensor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+        numbers = torch.as_tensor(indices, dtype=torch.int64).tolist()
+        decoded = list(self._threads.map(self._decode, numbers))
+        return (
+            torch.from_numpy(np.stack(decoded))
+            if decoded
+            else torch.empty((0, *self.image_size, 3), dtype=torch.uint8)
+        )
+
+    def _decode(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        path = self._root / self._files[index]
+        try:
+            return self.preprocessing.read(path)
+        except Exception as error:  # damaged images raise nearly anything: the file is at fault
+            raise UnreadableImage(path, reason(path) or first_line(error)) from error
+
+    def subset(self, indices: Indices) -> FileImages:
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        return FileImages(
+            self._root, [self._files[i] for i in rows.tolist()], self.labels[rows], self.image_size
+        )
+
+    def names(self) -> list[str]:
+        return list(self._files)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        for name, label in zip(self._files, self.labels.tolist(), strict=True):
+            digest.update(
+                hashlib.sha256((self._root / name).read_bytes()).digest() + label.to_bytes(8, "little")
+            )
+        return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        rows = (
+            f"{name}\0{(self._root / name).stat().st_size}\0{label}\n"
+            for name, label in zip(self._files, self.labels.tolist())
+        )
+        return hashlib.sha256("".join(rows).encode()).hexdigest()
+
+    def content(self) -> str:
+        """``digest``, or where the files are too many bytes to read all: their names, sizes and labels, and as many evenly chosen
+        files as may be read."""
+        sizes = [(self._root / name).stat().st_size for name in self._files]
+        every = math.ceil(sum(sizes) / READ_AT_MOST)
+        return (
+            self.digest()
+            if every <= 1
+            else self.fingerprint() + self.subset(range(0, len(self), every)).digest()
+        )
+
+
+def resize(pixels: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Bilinear, averaging over what shrinks: uint8 [n, h, w, C] to uint8 [n, *image_size, C]; the aspect is not kept."""
+    if tuple(pixels.shape[1:3]) == image_size:
+        return pixels
+    if not len(pixels):
+        return pixels.new_empty((0, *image_size, pixels.shape[3]))
+    stretch = Preprocessing(*image_size, "stretch")
+    planes = pixels.squeeze(3) if pixels.shape[3] == 1 else pixels  # Pillow knows grey images as [h, w]
+    resized = np.stack([np.asarray(stretch.fitted(Image.fromarray(plane))) for plane in planes.numpy()])
+    return torch.from_numpy(resized).view(len(pixels), *image_size, pixels.shape[3])
+
+
+def augment(pixels: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """A randomly shifted, and with ``crop_flip`` half of the time mirrored, copy of each image.
+
+    The shift is that of a crop out of the image padded with black by an eighth of its size (4 pixels at 32 x 32).
+
+    Args:
+        pixels: uint8 [n, H, W, C].
+        kind: one of ``AUGMENTATIONS``.
+        generator: decides everything; equal states give equal results.
+    """
+    if kind not in AUGMENTATIONS:
+        raise UserError(f"unknown augmentation {kind!r}; allowed: {', '.join(AUGMENTATIONS)}")
+    if kind == "none":
+        return pixels
+    count, height, width, _ = pixels.shape
+    rows = _shifted(height, count, generator)
+    columns = _shifted(width, count, generator)
+    if kind == "crop_flip":
+        mirrored = torch.randint(0, 2, (count, 1), generator=generator).bool()
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    picked = pixels[
+        torch.arange(count)[:, None, None],
+        rows.clamp(0, height - 1)[:, :, None],
+        columns.clamp(0, width - 1)[:, None, :],
+    ]
+    return picked * inside[..., None]
+
+
+def _shifted(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Source coordinates [count, size], each row shifted by at most an eighth of the size."""
+    limit = max(1, size // 8)
+    shifts = torch.randint(-limit, limit + 1, (count, 1), generator=generator)
+    return torch.arange(size)[None, :] + shifts
+
+
+def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [n, H, W, 3] to float32 [n, 3, H, W]: pixels in 0..1, minus ``mean``, over ``std``, per channel."""
+    planes = pixels.permute(0, 3, 1, 2).float() / 255
+    shape = (1, -1, 1, 1)
+    return (planes - torch.tensor(mean, device=planes.device).view(shape)) / torch.tensor(
+        std, device=planes.device
+    ).view(shape)

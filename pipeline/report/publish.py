@@ -1,0 +1,201 @@
+"""What a search leaves for people and programs: front.json, report.html, MLflow, and the table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.errors import UserError
+from foundation.files import json_text, write_atomically
+from foundation.show import show_bytes, show_latency
+from pipeline.candidate.details import read_details, zero_share_mean
+from pipeline.candidate.folder import load_candidate
+from pipeline.report import ReportData, hypervolume_history, render
+from pipeline.review.recommendation import bound_of, recommend
+from pipeline.study.confidence import show_error
+from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.study.settings import Settings
+from pipeline.study.study import Study, front_of
+
+if TYPE_CHECKING:
+    from pipeline.review.tracking import Tracker
+
+NOTES = (
+    "fp32's latency and size are those of a float program of the network as it was trained; its error is PyTorch's.",
+)
+
+
+def publish(
+    settings: Settings,
+    study: Study,
+    references: Sequence[Reference],
+    tracker: Tracker,
+    layer_weights: Mapping[str, int],
+    complete: bool,
+    images: int | None = None,
+) -> dict[str, Any]:
+    """Write front.json and report.html, and all of it to MLflow; what was there is replaced.
+
+    Args:
+        complete: whether the search ran to its end; MLflow shows an interrupted one as killed.
+        images: how many images an error is a share of; with them, errors have a standard error.
+
+    Returns:
+        The content of front.json.
+
+    Raises:
+        UserError: a candidate of the front has no complete folder; nothing is written.
+    """
+    records = study.records()
+    chosen = front_of(within_drop(records, references, settings.max_accuracy_drop), study.objectives)
+    check_folders(settings.folder, chosen)
+    front = front_json(chosen, references, study.objectives, images)
+    recommended = recommend(front, settings.max_accuracy_drop)
+    front["recommended"] = recommended.as_dict()
+    write_atomically(settings.folder / "front.json", json_text(front, indent=1) + "\n")
+    hashes = [point["hash"] for point in front["points"]]
+    history = hypervolume_history(records, references, study.objectives)
+    page = render(
+        ReportData(
+            study=settings.study_name,
+            model=settings.model,
+            data=settings.data,
+            records=records,
+            references=references,
+            front=hashes,
+            objectives=study.objectives,
+            settings=settings.as_dict(),
+            layers=layer_weights,
+            details={name: read_details(settings.folder / "candidates" / name) for name in hashes},
+            history=history,
+            notes=NOTES,
+            images=images,
+            recommended=recommended,
+            accuracy_drop=bound_of(settings.max_accuracy_drop),
+            created=f"{datetime.now():%Y-%m-%d %H:%M}",
+        )
+    )
+    write_atomically(settings.folder / "report.html", page)
+    track(settings, records, hashes, tracker)
+    counts = {f"trials_{status}": 0.0 for status in ("finished", "stopped", "dominated", "failed")}
+    for record in records:
+        counts[f"trials_{record.status}"] += 1
+    tracker.finish(
+        front,
+        page,
+        {name: settings.folder / "candidates" / name for name in hashes},
+        metrics={**counts, "front_points": float(len(hashes))},
+        hypervolume=history,
+        status="FINISHED" if complete else "KILLED",
+    )
+    return front
+
+
+def check_folders(folder: Path, front: Sequence[TrialRecord]) -> None:
+    """See that every candidate of the front has all its files, as its manifest's checksums say.
+
+    Raises:
+        UserError: some have not; the text names what is missing of each.
+    """
+    faults = []
+    for record in front:
+        try:
+            load_candidate(folder / "candidates" / record.hash)
+        except UserError as error:
+            faults.append(f"{record.hash} (trial {record.number}): {error}")
+    if faults:
+        raise UserError(
+            f"{len(faults)} of the {len(front)} candidates on the front of {folder} have no complete folder, so there is nothing "
+            f"to evaluate or promote: {'; '.join(faults)}. Restore the folders from a copy, or search anew under another --name"
+        )
+
+
+def track(settings: Settings, records: Sequence[TrialRecord], front: Sequence[str], tracker: Tracker) -> None:
+    """Copy the trials that ended to MLflow, with what only the candidates' folders know.
+
+    Raises:
+        TrackingError: MLflow could not be written; the next call makes up for it.
+    """
+    shares = {
+        r.hash: zero_share_mean(settings.folder / "candidates" / r.hash)
+        for r in records
+        if r.status == "finished"
+    }
+    known = {name: {"zero_share_mean": share} for name, share in shares.items() if share is not None}
+    tracker.sync(records, front, known)
+
+
+def within_drop(
+    records: Sequence[TrialRecord], references: Sequence[Reference], max_drop: float | None
+) -> list[TrialRecord]:
+    """The records that lose at most ``max_drop`` points of accuracy against fp32; all of them where it is None."""
+    fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
+    if max_drop is None or fp32 is None:
+        return list(records)
+    return [
+        record
+        for record in records
+        if record.figures.error is not None and record.figures.error <= fp32 + max_drop / 100 + 1e-9
+    ]
+
+
+def point(figures: Figures) -> dict[str, Any]:
+    """One row of front.json."""
+    return {
+        "error": figures.error,
+        "latency_ms": figures.latency_ms,
+        "low": figures.latency_low_ms,
+        "high": figures.latency_high_ms,
+        "source": figures.source,
+        "device": figures.device,
+        "size_bytes": figures.size_bytes,
+        "peak_memory_bytes": figures.peak_memory_bytes,
+    }
+
+
+def front_json(
+    front: Sequence[TrialRecord],
+    references: Sequence[Reference],
+    objectives: Sequence[str],
+    images: int | None = None,
+) -> dict[str, Any]:
+    """The content of front.json; points from the largest to the smallest. ``images``: of how many an error is a share."""
+    ordered = sorted(front, key=lambda r: (-(r.figures.size_bytes or 0), r.hash))
+    return {
+        "objectives": list(objectives),
+        "images": images,
+        "references": [{"name": r.name, **point(r.figures)} for r in references],
+        "points": [
+            {"hash": r.hash, **point(r.figures), "candidate": f"candidates/{r.hash}"} for r in ordered
+        ],
+    }
+
+
+def front_table(front: dict[str, Any]) -> str:
+    """The front as a table for a terminal, the references first."""
+    rows = [("", "error", "latency", "interval", "size", "smaller")]
+    fp32 = next((r["size_bytes"] for r in front["references"] if r["name"] == "fp32"), None)
+    for entry in [*front["references"], *front["points"]]:
+        known = entry["latency_ms"] is not None
+        rows.append(
+            (
+                entry.get("hash") or entry["name"],
+                show_error(entry["error"], front.get("images")),
+                show_latency(entry["latency_ms"], entry["source"]),
+                f"{entry['low']:.3g}..{entry['high']:.3g} ms" if known else "-",
+                show_bytes(entry["size_bytes"]),
+                f"{fp32 / entry['size_bytes']:.1f}x" if fp32 and entry["size_bytes"] else "-",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
+    devices = sorted({e["device"] for e in [*front["references"], *front["points"]] if e["device"]})
+    notes = [f"latency: one image, one thread, on {', '.join(devices)}"] if devices else []
+    if images := front.get("images"):
+        notes.append(f"error: on the {images} images that guided the search, +- its standard error")
+    return "\n".join([*lines, *notes])

@@ -1,0 +1,1 @@
+"""What a person sees and decides: MLflow, gates, champions, bundle, progress."""

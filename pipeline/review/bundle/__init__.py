@@ -1,0 +1,93 @@
+"""The deployment bundle: what leaves this project when a candidate is promoted. It needs nothing but an ARM Linux."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foundation.files import folder_atomically, json_text, sha256
+from pipeline.candidate.folder import Candidate
+from pipeline.datasets.preprocessing import Preprocessing
+from pipeline.review.bundle.readme import readme
+
+FORMAT = 1
+COPIED = ("program", "weights.blob", "plan.json")
+LEFT_OUT = (
+    "files",
+    "figures",
+    "references",
+    "profile",
+    "format",
+)  # of the candidate's manifest; said anew here
+
+SOURCES = Path(__file__).parent
+
+
+def write_bundle(
+    folder: Path,
+    candidate: Candidate,
+    library: Path,
+    figures: Mapping[str, Any],
+    gates: Sequence[Mapping[str, Any]],
+    study: str,
+    preprocessing: Preprocessing | None,
+) -> Path:
+    """Write the bundle in one move; an existing one is replaced whole.
+
+    It holds ``program``, ``weights.blob``, ``plan.json``, ``manifest.json`` (the candidate, the figures with their sources,
+    the gates that were passed, SHA-256 of every other file), ``libnetwork.so`` (``library``) with ``network.py`` for Python,
+    ``usage.c`` with ``runtime/`` (the C sources, ``network.h`` among them), ``image.py`` and ``image.c``, which make the
+    network's input of an image file, ``labels.txt`` and ``README.md``.
+
+    Args:
+        preprocessing: how the data set's image files became the network's input; None where only the data set knows.
+    """
+    from deploy_arm.runtime import binding
+    from deploy_arm.runtime.program import KERNELS, library_sources
+    from deploy_arm.target.targets import TARGETS
+    from pipeline.datasets import preprocessing as image
+
+    architecture = TARGETS[candidate.manifest["target"]].architecture
+    with folder_atomically(folder) as new:
+        for name in COPIED:
+            shutil.copy2(candidate.folder / name, new / name)
+        (new / "runtime").mkdir()
+        for path in [*library_sources(), *KERNELS.glob("*.h")]:
+            shutil.copyfile(path, new / "runtime" / path.name)
+        shutil.copyfile(library, new / binding.LIBRARY)
+        shutil.copyfile(binding.__file__, new / "network.py")
+        # A class is a line, whatever its name holds.
+        labels = (" ".join(str(name).split()) for name in candidate.manifest["classes"])
+        (new / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+        shutil.copyfile(image.__file__, new / "image.py")
+        for name in ("image.c", "image.h"):
+            shutil.copyfile(SOURCES / name, new / name)
+        how = preprocessing or Preprocessing(*candidate.image_size, "stretch")
+        (new / "usage.c").write_text(_usage(how, architecture))
+        (new / "README.md").write_text(readme(candidate, figures, study, preprocessing))
+        files = {
+            str(path.relative_to(new)): sha256(path) for path in sorted(new.rglob("*")) if path.is_file()
+        }
+        manifest = {
+            "format": FORMAT,
+            "study": study,
+            "preprocessing": preprocessing and preprocessing.as_dict(),
+            **{key: value for key, value in candidate.manifest.items() if key not in LEFT_OUT},
+            "figures": dict(figures),
+            "gates": list(gates),
+            "files": files,
+        }
+        (new / "manifest.json").write_text(json_text(manifest, indent=1) + "\n")
+    return folder
+
+
+def _usage(how: Preprocessing, architecture: str) -> str:
+    """``usage.c`` for this network."""
+    values = {"ARCHITECTURE": architecture, "HEIGHT": how.height, "WIDTH": how.width}
+    values |= {"CROP": int(how.fit == "crop"), "MARGIN": repr(how.margin)}
+    text = (SOURCES / "usage.c").read_text()
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", str(value))
+    return text

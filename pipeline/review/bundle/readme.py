@@ -1,0 +1,92 @@
+"""The README of a deployment bundle: what a person types and writes to use the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.candidate.folder import Candidate
+from pipeline.datasets.preprocessing import SAID, Preprocessing
+
+
+def _input(preprocessing: Preprocessing | None, size: str) -> str:
+    """How an image becomes the input, in Markdown."""
+    if preprocessing is None:
+        return (
+            "The data set that the network was made with prepares its images by code of its own: bring an image to "
+            f"{size} RGB as it does.\n`image.py` and `image.c` are right for images that have this size already."
+        )
+    rows = [
+        ("size", str(preprocessing)),
+        *((key, text) for key, text in SAID.items() if key != "interpolation"),
+    ]
+    lines = [f"- {key}: {text}" for key, text in rows]
+    if preprocessing.fit == "stretch":
+        lines += [
+            "",
+            "The network was made with images that lie in arrays: what was done before they became arrays is yours to repeat.",
+        ]
+    lines += [
+        "",
+        "`image.py` does just this, `image.c` the same for 8-bit PPM files, byte for byte; it stands in `manifest.json` too.",
+    ]
+    return "\n".join(lines)
+
+
+def readme(
+    candidate: Candidate, figures: Mapping[str, Any], study: str, preprocessing: Preprocessing | None
+) -> str:
+    """The bundle's README."""
+    manifest = candidate.manifest
+    height, width = candidate.image_size
+    outputs = len(manifest["classes"])
+    accuracy, latency = figures["accuracy"], figures["latency"]
+    interval = f"{100 * accuracy['loss_low']:.2f} to {100 * accuracy['loss_high']:.2f}"
+    warning = f"The latency is {latency['warning']}.\n\n" if latency["warning"] else ""
+    return f"""# {manifest["model"]} for ARM, {manifest["hash"]}
+
+Compressed in the study `{study}`, for `{manifest["target"]}`. An image file's classes, the three best with score and name:
+
+    python3 image.py photo.jpg | ./program classify weights.blob --top 3 --labels labels.txt
+
+`image.py` needs Python with numpy and Pillow; `program` needs nothing. It takes raw pixels, images back to back:
+
+    ./program classify weights.blob < images.raw   # one class index per image
+    ./program run weights.blob < images.raw        # float32 scores
+    ./program bench weights.blob < image.raw       # times on this machine
+
+In Python (`network.py` and `libnetwork.so` lie side by side):
+
+    from image import Preprocessing
+    from network import Network
+    pixels = Preprocessing.of_manifest("manifest.json").read("photo.jpg")   # uint8 [{height}, {width}, 3]
+    with Network("weights.blob") as network:   # threads=4 shares an inference among four
+        scores = network.run(pixels)           # float32 [{outputs}]; a batch [N, {height}, {width}, 3] gives [N, {outputs}]
+
+In C, `runtime/network.h` describes the functions, and `usage.c` shows them from the image file to the scores. Its head says how
+to link `libnetwork.so`, which loads from glibc 2.28 on (Debian 10, Ubuntu 18.10), or to compile its sources where the C library
+is another. A network may hold 1 GiB of memory unless you allow another figure (`--memory`, `memory_limit=`,
+`network_open_within`). `image.c` reads PPM files, and `image.h` says which commands make one of a JPEG or PNG:
+
+    djpeg photo.jpg > photo.ppm && ./usage weights.blob photo.ppm
+
+## How an image becomes the input
+
+{_input(preprocessing, f"{height} x {width}")}
+
+## What was found
+
+| figure | value | source |
+|---|---|---|
+| accuracy | {100 * accuracy["value"]:.2f} % (fp32: {100 * accuracy["fp32"]:.2f} %) | {accuracy["source"]} |
+| points lost against fp32 | {100 * accuracy["loss"]:.2f} ({interval}) \
+| 95 % interval, same images; {accuracy["evidence"]} evidence |
+| latency | {latency["value"]:.4g} ms ({latency["low"]:.4g} to {latency["high"]:.4g}) | {latency["source"]}, {latency["device"]} |
+| size | {figures["size"]["value"]} bytes | {figures["size"]["source"]} |
+| peak memory | {figures["peak_memory"]["value"]} bytes | {figures["peak_memory"]["source"]} |
+
+{warning}To check the files:
+
+    python3 -c 'import hashlib, json; [print(n, hashlib.sha256(open(n, "rb").read()).hexdigest() == d)
+                for n, d in json.load(open("manifest.json"))["files"].items()]'
+"""

@@ -1,0 +1,434 @@
+"""MLflow: one parent run per search, one nested run per trial, the front for review, the registry for promotion.
+
+The study is the truth; this is a copy for people to look at, so every call may be repeated. A run belongs to a trial by its
+tags, and carries ``complete`` only when everything else is written: what a kill left half-written is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import math
+import os
+import re
+import shlex
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from foundation.command import shell
+from foundation.errors import UserError
+from foundation.files import json_text, write_atomically
+from pipeline.candidate.describe import environment, figures, flat, key_of, note, plan_parameters, text_of
+from pipeline.study.paths import absolute, sqlite_file, sqlite_uri, tracking_uri
+from pipeline.study.records import TrialRecord
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Run
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault(
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+)  # two lines per run; stdout may be JSON
+
+LONGEST = 500  # characters of a parameter or tag that every server keeps whole; longer texts go to files
+PAGE = 1000
+BATCH = 800  # metrics; a batch of MLflow's holds 1000 entities, parameters and tags included
+TABLE = "front_table.json"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+COMMON = ("model", "data", "target", "sampler", "seed", "epochs_per_trial")  # repeated on every trial
+
+
+class TrackingError(Exception):
+    """MLflow could not be written. The study is not harmed; the next ``sync`` writes what is missing."""
+
+
+@contextmanager
+def allowed(code: str) -> Iterator[None]:
+    """Let MLflow's error of this code pass: it says that the wish is fulfilled already."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """MLflow's errors, and those of the disk, as a TrackingError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow, {doing}: {error}") from error
+
+
+def check_store(uri: str | None) -> None:
+    """See that MLflow can use what a person named, before the work that is to be tracked there.
+
+    Raises:
+        UserError: nothing answers at ``uri``, or MLflow cannot use it.
+    """
+    if uri is None or sqlite_file(uri) is not None:
+        package = importlib.util.find_spec("mlflow")
+        check_installation(str(package and package.origin))
+        return
+    if uri.startswith(("http://", "https://")):
+        _reachable(uri)
+        return
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise _unusable(uri, error) from error
+
+
+def check_installation(place: str) -> None:
+    """MLflow 3.17 gives alembic its own folder as it is, which takes ``%`` for the start of a placeholder.
+
+    Raises:
+        UserError: MLflow lies at such a ``place``.
+    """
+    if "%" in place:
+        raise UserError(
+            f"MLflow cannot open a database from where it is installed ({place}: a folder with % in its name); make the virtual "
+            "environment in another folder, or name an MLflow server by --tracking-uri http://HOST:PORT"
+        )
+
+
+def _unusable(uri: str, error: Exception) -> UserError:
+    return UserError(f"--tracking-uri: MLflow cannot use {uri}: {' '.join(str(error).split())}")
+
+
+class Tracker:
+    """One study's runs.
+
+    Args:
+        uri: an MLflow server (``http://host:5000``) or another MLflow store; None is an sqlite file ``mlflow.db`` in ``out``.
+            The artifacts of an sqlite file lie in ``mlartifacts`` beside it.
+        out: the folder that holds one folder per study.
+        study: the study's name; it names the MLflow experiment.
+        layer_weights: weights per layer, so that mean bits are over weights; without, they are over layers.
+
+    Raises:
+        UserError: nothing answers at ``uri``, MLflow cannot use it, or the experiment was deleted there.
+    """
+
+    def __init__(
+        self, uri: str | None, out: Path, study: str, layer_weights: Mapping[str, int] | None = None
+    ) -> None:
+        out = absolute(out)
+        (out / study).mkdir(parents=True, exist_ok=True)
+        self.uri = sqlite_uri(out / "mlflow.db") if uri is None else tracking_uri(uri)
+        self.study = study
+        self.layer_weights = dict(layer_weights or {})
+        if self.uri.startswith(("http://", "https://")):
+            _reachable(self.uri)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        # Alembic tells every table it makes; that is no news to a person who runs a search.
+        for name in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            if self.file is not None:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self.experiment = self._experiment(out)
+        except (MlflowException, OSError) as error:
+            raise _unusable(self.uri, error) from error
+        self.identity = _identity(out / study / "tracking_id")
+        self.common: dict[str, str] = {}
+        self._parent: str | None = None
+        self._children: dict[tuple[int, str], tuple[str, bool]] | None = None  # -> run, tagged as front
+
+    @property
+    def how_to_look(self) -> str:
+        """What a person opens or types to see the runs."""
+        if self.file is None and not self.uri.startswith("file:"):
+            return self.uri
+        return shell("mlflow", "ui", "--backend-store-uri", self.uri)
+
+    @property
+    def file(self) -> Path | None:
+        """The database file, where the store is one."""
+        return sqlite_file(self.uri)
+
+    @property
+    def parent(self) -> str:
+        """Id of the search's run; it is made at first use and found again ever after."""
+        if self._parent is None:
+            found = self.runs(f"tags.study_id = '{self.identity}' and tags.kind = 'search'")
+            self._parent = next((run.info.run_id for run in found), None)
+        if self._parent is None:
+            tags = {"kind": "search", "study": self.study, "study_id": self.identity}
+            tags |= {"mlflow.source.name": "python -m pipeline.search", "mlflow.source.type": "LOCAL"}
+            run = self.client.create_run(self.experiment, tags=tags, run_name=self.study)
+            self._parent = run.info.run_id
+        return self._parent
+
+    def start(self, settings: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+        """Open, or reopen, the search's run and record what it depends on; returns its id.
+
+        Args:
+            settings: the resolved settings, plain values. A setting that differs from the one of the first start
+                (a larger budget on resume) is kept in the tag ``resumed.NAME``: parameters cannot change.
+            data: what identifies the data set: at least ``spec``; ``name``, counts, a digest.
+        """
+        from mlflow.entities import Param, RunTag
+
+        with explained("opening the search's run"):
+            run = self.client.get_run(self.parent)
+            named = {key_of(key): text_of(value) for key, value in flat(settings)}
+            named |= {key_of(f"data.{key}"): text_of(value) for key, value in flat(data)}
+            long = {key for key, value in named.items() if len(value) > LONGEST}
+            known = run.data.params
+            tags = {key: text_of(value) for key, value in environment().items()}
+            tags |= {
+                f"resumed.{k}": v for k, v in named.items() if k in known and known[k] != v and k not in long
+            }
+            fresh = [
+                Param(key, value) for key, value in named.items() if key not in known and key not in long
+            ]
+            for start in range(0, len(fresh), 100):
+                self.client.log_batch(self.parent, params=fresh[start : start + 100])
+            self.client.log_batch(self.parent, tags=[RunTag(key, value) for key, value in tags.items()])
+            if run.inputs is None or not run.inputs.dataset_inputs:
+                self.client.log_inputs(self.parent, [_dataset(data)])
+            self.client.log_dict(self.parent, dict(settings), "settings.json")
+            self.client.log_dict(self.parent, dict(data), "data.json")
+            self.client.log_dict(self.parent, environment(), "environment.json")
+            self.client.update_run(self.parent, status="RUNNING")
+        self.common = {key: named[key] for key in COMMON if key in named and key not in long}
+        return self.parent
+
+    def sync(
+        self,
+        records: Iterable[TrialRecord],
+        front: Iterable[str] = (),
+        extra: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> int:
+        """Write every ended trial that is not written yet, and say anew which are on the front.
+
+        Args:
+            records: all trials, or those that ended since the last call.
+            front: hashes on the front now.
+            extra: further metrics by candidate hash, such as ``zero_share_mean`` of the packed network.
+
+        Returns:
+            How many runs were written.
+
+        Raises:
+            TrackingError: MLflow failed; call again later with the same records.
+        """
+        chosen, written = set(front), 0
+        try:
+            with explained("writing trials"):
+                children = self._known_children()
+                for record in records:
+                    key = (record.number, record.hash)
+                    if record.status == "running" or key in children:
+                        continue
+                    more = (extra or {}).get(record.hash, {})
+                    children[key] = (self._write(record, record.hash in chosen, more), record.hash in chosen)
+                    written += 1
+                for key, (run, tagged) in children.items():
+                    if tagged != (key[1] in chosen):
+                        self.client.set_tag(run, "front", text_of(key[1] in chosen))
+                        children[key] = (run, key[1] in chosen)
+        except BaseException:
+            self._children = None  # what the store holds now is for the store to say
+            raise
+        return written
+
+    def finish(
+        self,
+        front: Mapping[str, Any],
+        report: str,
+        candidates: Mapping[str, Path],
+        metrics: Mapping[str, float] | None = None,
+        hypervolume: Sequence[tuple[int, float]] = (),
+        status: str = "FINISHED",
+    ) -> None:
+        """Write what a person reviews to the search's run and close it; an earlier version is replaced.
+
+        Args:
+            front: the content of front.json.
+            report: the report's HTML.
+            candidates: folders of the front's candidates by hash.
+            metrics: figures of the whole search, such as ``trials_failed``.
+            hypervolume: (trial number, hypervolume after it).
+            status: FINISHED, or KILLED or FAILED for a search that ended otherwise.
+        """
+        from mlflow.entities import Metric
+
+        with explained("writing the front"):
+            names = [("front", "hash", point) for point in front["points"]]
+            names += [("reference", "name", reference) for reference in front["references"]]
+            self._table(
+                [
+                    {"name": row[key], "on": on, **{k: v for k, v in row.items() if k != key}}
+                    for on, key, row in names
+                ]
+            )
+            self.client.log_text(self.parent, json_text(front, indent=1), "front.json")
+            self.client.log_text(self.parent, report, "report.html")
+            for name, folder in candidates.items():
+                self.client.log_artifacts(self.parent, str(folder), f"candidates/{name}")
+            # A time stamp that depends on the figure alone makes writing it twice the same as once.
+            rows = [Metric("hypervolume", value, number, number) for number, value in hypervolume]
+            rows += [
+                Metric(key_of(key), float(value), len(hypervolume), 0)
+                for key, value in (metrics or {}).items()
+            ]
+            for start in range(0, len(rows), BATCH):
+                self.client.log_batch(self.parent, metrics=rows[start : start + BATCH])
+            self.client.set_tag(self.parent, "mlflow.note.content", note(front))
+            self.client.set_terminated(self.parent, status=status)
+
+    def _experiment(self, out: Path) -> str:
+        found = self.client.get_experiment_by_name(self.study)
+        if found is None:
+            kind = {
+                "mlflow.experimentKind": "custom_model_development"
+            }  # which of its two faces MLflow shows
+            location = None  # a server's, or a folder's, own
+            if urlsplit(self.uri).scheme.split("+")[0] in DATABASES:
+                # MLflow itself would put a database's artifacts into whatever folder is the current one.
+                folder = out if self.file is None else self.file.parent
+                location = (folder / "mlartifacts" / self.study).as_uri()
+            return self.client.create_experiment(self.study, artifact_location=location, tags=kind)
+        if found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"MLflow's experiment {self.study!r} was deleted: restore it with `MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
+                f"{shell('mlflow', 'experiments', 'restore', '--experiment-id', found.experiment_id)}` "
+                "or give the study another --name"
+            )
+        return found.experiment_id
+
+    def runs(self, filter_string: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], filter_string, max_results=PAGE, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _known_children(self) -> dict[tuple[int, str], tuple[str, bool]]:
+        """Complete runs by trial; half-written ones are removed so that they are written again."""
+        if self._children is None:
+            children = {}
+            for run in self.runs(f"tags.`mlflow.parentRunId` = '{self.parent}' and tags.kind = 'trial'"):
+                tags, key = run.data.tags, (int(run.data.tags["trial_number"]), run.data.tags["candidate"])
+                if tags.get("complete") != "true" or key in children:
+                    self.client.delete_run(run.info.run_id)
+                else:
+                    children[key] = (run.info.run_id, tags.get("front") == "true")
+            self._children = children
+        return self._children
+
+    def _write(self, record: TrialRecord, front: bool, extra: Mapping[str, float]) -> str:
+        from mlflow.entities import Metric, Param, RunTag
+
+        ended = int(1000 * (record.ended or time.time()))
+        started = int(1000 * record.started) if record.started else ended
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "kind": "trial",
+            "study": self.study,
+            "study_id": self.identity,
+            "candidate": record.hash,
+            "trial_number": str(record.number),
+            "front": text_of(front),
+        }
+        name = f"{record.number:03d} {record.hash}"
+        run = self.client.create_run(
+            self.experiment, start_time=started, tags=tags, run_name=name
+        ).info.run_id
+        self.client.log_text(run, record.plan.to_json() + "\n", "plan.json")
+        reason = record.reason or ""
+        if len(reason) > LONGEST:
+            self.client.log_text(run, reason, "reason.txt")
+            reason = reason[: LONGEST - 20] + " ... (reason.txt)"
+        later = {"status": record.status, "reason": reason}
+        later |= {"source": record.figures.source or "", "device": record.figures.device or ""}
+        params = self.common | plan_parameters(record.plan, self.layer_weights)
+        metrics = [
+            Metric(key, value, ended, 0) for key, value in figures(record, self.layer_weights, extra).items()
+        ]
+        for step, rung in enumerate(record.curve):
+            at = {"rung_error": rung.error, "rung_loss": rung.loss, "rung_epochs": rung.epochs}
+            metrics += [Metric(key, value, ended, step) for key, value in at.items() if math.isfinite(value)]
+        self.client.log_batch(
+            run,
+            metrics=metrics[:BATCH],
+            params=[Param(key, value) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in later.items() if value],
+        )
+        for start in range(BATCH, len(metrics), BATCH):  # only an absurd number of rungs comes here
+            self.client.log_batch(run, metrics=metrics[start : start + BATCH])
+        self.client.set_terminated(run, "FAILED" if record.status == "failed" else "FINISHED", end_time=ended)
+        self.client.set_tag(run, "complete", "true")
+        return run
+
+    def _table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The rows as MLflow's table artifact; ``log_table`` itself would append to an earlier one."""
+        import pandas
+
+        frame = pandas.DataFrame(list(rows))
+        present = any(item.path == TABLE for item in self.client.list_artifacts(self.parent))
+        if not present and len(frame):
+            self.client.log_table(self.parent, frame, TABLE)
+        elif present:
+            self.client.log_text(self.parent, frame.to_json(orient="split", index=False), TABLE)
+            shown = json_text([{"path": TABLE, "type": "table"}])
+            self.client.set_tag(self.parent, "mlflow.loggedArtifacts", shown)
+
+
+def _dataset(data: Mapping[str, Any]) -> DatasetInput:
+    """The data set as MLflow lists it."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    spec, name = text_of(data.get("spec")), text_of(data.get("name") or data.get("spec"))
+    digest = hashlib.sha256(json_text(data, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return DatasetInput(Dataset(name[:200], digest, "local", json_text({"spec": spec})))
+
+
+def _reachable(uri: str) -> None:
+    """MLflow's own client would retry a dead server for minutes."""
+    try:
+        urlopen(uri.rstrip("/") + "/health", timeout=10).close()
+    except HTTPError:
+        return  # something answers; whether it lets us in is for the first real call to find out
+    except (URLError, OSError, ValueError) as error:
+        raise UserError(
+            f"no MLflow server answers at {uri} ({error}); start one with `mlflow server --host 127.0.0.1 --port 5000`, or "
+            "leave --tracking-uri out to use a file in the output folder"
+        ) from error
+
+
+def _identity(path: Path) -> str:
+    """The study's own id: on a shared server two people may well choose one name."""
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex + "\n")
+    identity = path.read_text().strip()
+    if not re.fullmatch(r"[0-9a-f]{32}", identity):
+        raise UserError(
+            f"{path} does not hold the study's id (32 hexadecimal digits); delete it to get a new one"
+        )
+    return identity

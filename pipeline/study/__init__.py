@@ -1,0 +1,1 @@
+"""All trials of one search and the decisions about them."""

@@ -1,0 +1,236 @@
+"""What a search decides while it runs: who is proposed, who goes on, how a trial ended. Knows nothing of Ray.
+
+The study remembers, ``pipeline.study.halving`` and ``pipeline.study.pareto`` judge; this joins them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from foundation.errors import UserError
+from pipeline.study import pareto
+from pipeline.study.checkpoints import forget
+from pipeline.study.halving import Rungs
+from pipeline.study.memory import Death
+from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.remaining import State, usual_seconds
+from pipeline.study.study import Candidate, Study
+from pipeline.training.rung import Rung
+
+RETRIES = 2  # times a candidate is tried again after its process died, nobody knows why, and it got no further in between
+ALIKE = 5  # trials that may fail one after another for the same reason
+DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
+PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
+
+
+class Progress(Protocol):
+    """Who is told what happens."""
+
+    def line(self, text: str) -> None: ...
+
+    def status(self, text: str | Callable[[], str]) -> None: ...
+
+    def trial(self, record: TrialRecord, done: int) -> None: ...
+
+
+class Conductor:
+    """Decides for Tune, with the study's and the pure rules' words. Knows nothing of Ray."""
+
+    def __init__(
+        self,
+        study: Study,
+        rungs: Rungs,
+        budget: int,
+        concurrency: int,
+        progress: Progress,
+        after_trial: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
+        hoped_error: float | None = None,
+    ) -> None:
+        self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
+        self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
+        self.hoped_error = hoped_error
+        self.stop = threading.Event()
+        self.exhausted = False
+        self._stopped: set[int] = set()
+        self._last_reason: str | None = None
+        self._alike = 0
+        self._began = time.time()
+        self._again: list[Candidate] = []  # whose process died, to be started again before any other
+        self._deaths: Counter[int] = Counter()
+        self._deaths_alone: Counter[int] = Counter()
+        self._accompanied: set[int] = set()  # of the trials in flight those beside which another ran
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do: the budget is spent, or the space holds nothing more that is worth it."""
+        dominated = sum(record.status == "dominated" for record in self.study.records())
+        return (
+            self.exhausted
+            or self.study.spent >= self.budget
+            or dominated >= DOMINATED_PER_BUDGET * self.budget
+        )
+
+    @property
+    def closing(self) -> bool:
+        """No more candidates are to be proposed."""
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return self.stop.is_set() or late or self.complete
+
+    def propose(self) -> Candidate | None:
+        """The next candidate; None when there is none now. Who was in flight when its process died comes first."""
+        running = {record.number for record in self.study.running()}
+        flying = running - {candidate.number for candidate in self._again}
+        if self.stop.is_set() or len(flying) >= self.concurrency:
+            return None
+        if self._again:
+            candidate: Candidate | None = self._again.pop(0)
+        elif self.closing or self.study.spent + len(running) >= self.budget:
+            return None
+        else:
+            candidate = self.study.ask()
+        if candidate is None:
+            self.exhausted = not running
+            return None
+        self._accompanied.discard(candidate.number)
+        if flying:
+            self._accompanied |= {*flying, candidate.number}
+        self._say()
+        return candidate
+
+    def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
+        """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""
+        record = self._running(number)
+        if phase == PROFILED:
+            self.study.report_figures(number, figures)
+            on = pareto.can_enter(
+                figures.latency_ms,
+                figures.size_bytes,
+                self._best_error(),
+                [self._point(r.figures) for r in self.study.front()],
+                self.study.objectives,
+            )
+        else:
+            assert rung is not None
+            if all(reached.epochs < rung.epochs for reached in record.curve):
+                self._deaths[number] = 0  # it got further: what killed it before is behind it
+            self.study.report_rung(number, rung, figures)
+            index = self.rungs.budgets.index(rung.epochs)
+            others = [
+                self._point(dataclasses.replace(r.figures, error=reached.error))
+                for r in [*self.study.records(), *self.study.running()]
+                if r.hash != record.hash
+                for reached in r.curve
+                if reached.epochs == rung.epochs
+            ]
+            on = self.rungs.decide(index, self._point(figures), others) == "go on"
+        if not on:
+            self._stopped.add(number)
+        self._say()
+        return on
+
+    def end(self, number: int, record: TrialRecord | None) -> None:
+        """A trial has left Tune: with its own record, or stopped by ``judge``.
+
+        One that Tune dropped since the search is ending stays as it is: the study will queue it again.
+        """
+        running = next((r for r in self.study.running() if r.number == number), None)
+        if running is None:
+            return
+        if record is None and number in self._stopped:
+            status: Any = "stopped" if running.curve else "dominated"
+            reason = (
+                f"worse than others at {running.curve[-1].epochs:.3g} epochs"
+                if running.curve
+                else "slower and larger than the front even with the best error so far"
+            )
+            record = dataclasses.replace(running, status=status, reason=reason)
+        if record is not None:
+            self._tell(number, record)
+
+    def died(self, number: int, death: Death) -> None:
+        """A trial's process has died, or was refused memory. The trial is started again from its last rung, before any other
+        and beside one trial fewer, since memory is the likely cause.
+
+        Raises:
+            UserError: it was killed for memory again although nothing ran beside it.
+        """
+        running = next((r for r in self.study.running() if r.number == number), None)
+        if running is None or any(candidate.number == number for candidate in self._again):
+            return
+        alone = number not in self._accompanied
+        self._deaths[number] += 1
+        self._deaths_alone[number] += alone
+        if death.memory and self._deaths_alone[number] > 1:
+            raise UserError(
+                f"one trial alone does not fit into the memory: {running.hash} {death}, and wanted more. Nothing that ended is "
+                "lost; give a smaller --batch-size or --image-size with a new --name, or resume where there is more memory"
+            )
+        if not death.memory and self._deaths[number] > RETRIES:
+            reason = f"its process died {self._deaths[number]} times (out of memory, or killed)"
+            self._tell(number, dataclasses.replace(running, status="failed", reason=reason))
+            return
+        self._again.append(Candidate(number, running.plan))
+        self.concurrency = max(1, self.concurrency - 1)
+        self.progress.line(f"{running.hash} {death}: queued again, {self.concurrency} at a time from now on")
+        self._say()
+
+    def _tell(self, number: int, record: TrialRecord) -> None:
+        self._stopped.discard(number)
+        self.study.tell(number, record)
+        forget(self.study.folder, record.plan)
+        told = next(r for r in self.study.records() if r.number == number)
+        self.progress.trial(told, self.study.spent)
+        self.after_trial()
+        self._say()
+        self._refuse_to_waste(told)
+
+    def _refuse_to_waste(self, record: TrialRecord) -> None:
+        """End the search when trial after trial fails alike: what is wrong is not the candidates.
+
+        Raises:
+            UserError: the last ``ALIKE`` trials of this run failed for the same reason, and none of the study ever finished.
+        """
+        self._alike = self._alike + 1 if record.reason == self._last_reason else 1
+        self._last_reason = record.reason
+        if record.status == "failed" and self._alike >= ALIKE and not self.study.front():
+            raise UserError(
+                f"{ALIKE} trials one after another failed alike: {record.reason}. The search was ended to save its budget; put "
+                f"the cause right and use a new --name. Stack traces are in {self.study.folder / 'failures.log'}"
+            )
+
+    def _best_error(self) -> float | None:
+        """The error to hope for: the fp32 network's, or better if anyone was. Without it, a first bad trial would keep
+        every larger candidate out."""
+        if self.hoped_error is None:
+            return None
+        best = self.study.best_error()
+        return self.hoped_error if best is None else min(self.hoped_error, best)
+
+    def _point(self, figures: Figures) -> tuple[float, ...]:
+        point = figures.objectives(self.study.objectives)
+        if point is None:
+            raise ValueError(f"figures without all of {', '.join(self.study.objectives)}: {figures}")
+        return point
+
+    def _running(self, number: int) -> TrialRecord:
+        return next(record for record in self.study.running() if record.number == number)
+
+    def _say(self) -> None:
+        records = self.study.records()
+        state = State(
+            done=self.study.spent,
+            budget=self.budget,
+            best_error=self.study.best_error(),
+            front=len(self.study.front()),
+            started=tuple(record.started or self._began for record in self.study.running()),
+            concurrency=self.concurrency,
+            usual=usual_seconds(records, self._began),
+            deadline=None if self.deadline is None else time.time() + self.deadline - time.monotonic(),
+        )
+        self.progress.status(lambda: state.line(time.time()))

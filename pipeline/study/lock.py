@@ -1,0 +1,33 @@
+"""One driver per study, one writer per table."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from foundation.errors import UserError
+
+
+def lock(folder: Path, what: str = "study") -> IO[str]:
+    """An open, locked file in ``folder``; closing it unlocks. The lock ends with the process, however that ends.
+    ``what`` the folder holds is said to a person who finds it locked.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    stream = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.seek(0)
+        holder = stream.read().strip() or "unknown"
+        stream.close()
+        raise UserError(
+            f"the {what} in {folder} is being run by process {holder}; wait for it, or choose another name"
+        ) from error
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    return stream

@@ -1,0 +1,443 @@
+"""The Optuna study: ask, tell, resume, de-duplicate. It is the only truth about a search's trials.
+
+The storage is one sqlite file in the study's folder, written by one driver at a time (a lock file sees to that) and
+readable by anyone. Every trial carries one JSON attribute, its ``TrialRecord``, written *before* Optuna is told how it
+ended: a kill between the two loses nothing, since the next start finds the record and tells it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import random
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from foundation.errors import UserError
+from foundation.files import json_text
+from foundation.foreign_files import first_line
+from foundation.plan import Plan
+from foundation.registry import Registry
+from pipeline.study import pareto, paths
+from pipeline.study.lock import lock
+from pipeline.study.records import OBJECTIVES, Figures, TrialRecord
+from pipeline.training.rung import Rung
+from search_spaces.space import Space
+
+SAMPLERS: Registry[Callable[[int], optuna.samplers.BaseSampler]] = Registry("sampler")
+FILE = "study.db"
+INTERRUPTED = "the search ended while this trial ran"
+TRIES = 8  # proposals by the sampler before one is drawn from the plans not seen yet
+ENDED = ("finished", "stopped", "dominated", "failed")
+
+
+@SAMPLERS.register("tpe")
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+
+
+@SAMPLERS.register("nsga2")
+def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.NSGAIISampler(population_size=20, seed=seed)
+
+
+@SAMPLERS.register("random")
+def _random(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+NEW_KERNELS = (
+    "The kernels, or the compiler that builds them, are other ones than when the study began, and latencies from two kernel "
+    "libraries do not belong on one front. What the study has found stays usable (evaluate, promote). To go on searching choose "
+    "another --name; to finish this study use the version of this project, and the compiler, that began it"
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan to evaluate; ``number`` is its trial in the study."""
+
+    number: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What opening an existing study found: trials that ended well, those put back into the queue, those that failed."""
+
+    finished: int = 0
+    requeued: int = 0
+    failed: int = 0
+
+
+class Study:
+    """One search's trials. A context manager; leaving it puts trials still running back into the queue.
+
+    ``created`` says whether the study was new, ``recovered`` what an existing one held.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        space: Space,
+        *,
+        objectives: Sequence[str] = OBJECTIVES,
+        identity: Mapping[str, Any],
+        sampler: str = "tpe",
+        seed: int = 0,
+        warm_starts: Sequence[Plan] | None = None,
+    ) -> None:
+        """Create the study in ``folder``, or resume the one that is there.
+
+        Args:
+            identity: what a resumed study must agree on beside space and objectives: model, data, weights, epochs, ...
+            warm_starts: the first plans to try; by default the space's own.
+
+        Raises:
+            UserError: another process runs this study; or it was created with another space, identity or objectives.
+        """
+        self.folder, self.space, self.objectives = folder, space, tuple(objectives)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the study's folder {folder}: {error.strerror}") from error
+        self._lock = lock(folder)
+        try:
+            make_sampler = SAMPLERS[sampler]
+            self._study = _open(folder, len(self.objectives))
+            self._refuse_changes({**identity, "objectives": list(self.objectives), "space": space.describe()})
+            self.created = "warm" not in self._study.user_attrs
+            if self.created:
+                self._enqueue_once(space.warm_starts() if warm_starts is None else warm_starts)
+            self._records = self._load()
+            # A resumed sampler must not repeat the draws it made before.
+            self._study.sampler = make_sampler(seed + 7919 * len(self._records))
+            self._rng = random.Random(f"{seed}/{len(self._records)}")
+            requeued = self.release()
+        except BaseException:
+            self._lock.close()
+            raise
+        ended = [r for r in self.records() if not self.created]
+        failed = sum(r.status == "failed" for r in ended)
+        self.recovered = Recovered(len(ended) - failed, requeued, failed)
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Put running trials back into the queue and give the study free."""
+        if not self._lock.closed:
+            try:
+                self.release()
+            finally:
+                self._lock.close()
+
+    def ask(self) -> Candidate | None:
+        """The next candidate, or None when every plan of the space is known.
+
+        Warm starts and trials put back come first, then the sampler's proposals. A plan whose outcome is known is told
+        that outcome at once and another is asked for; when the sampler keeps repeating itself, a plan not seen yet is drawn.
+        """
+        for attempt in itertools.count():
+            exhausted = len(self._known()) >= self.space.size()
+            if (exhausted or attempt >= TRIES) and not self._waiting():
+                unseen = None if exhausted else self._unseen()
+                if unseen is None:
+                    return None
+                self._study.enqueue_trial(self.space.params(unseen))
+            trial = self._study.ask()
+            plan = self.space.suggest(trial)
+            known = self._known().get(plan.hash)
+            if known is None:
+                record = TrialRecord(trial.number, plan, "running", Figures(None), started=time.time())
+                self._write(trial.number, record)
+                return Candidate(trial.number, plan)
+            self._tell_duplicate(trial, known)
+        raise AssertionError("unreachable")
+
+    def report_rung(self, number: int, rung: Rung, figures: Figures | None = None) -> None:
+        """Note a point of a running trial's curve, and what is known of its figures by now."""
+        record = self._running(number)
+        curve = (*(r for r in record.curve if r.epochs < rung.epochs), rung)
+        self._write(number, dataclasses.replace(record, curve=curve, figures=figures or record.figures))
+
+    def report_figures(self, number: int, figures: Figures) -> None:
+        """Note what is known of a running trial before its first rung."""
+        self._write(number, dataclasses.replace(self._running(number), figures=figures))
+
+    def tell(self, number: int, record: TrialRecord) -> None:
+        """Note how a trial ended.
+
+        Raises:
+            ValueError: the trial is not running, or the record is not of its plan or says it still runs.
+        """
+        running = self._running(number)
+        if record.status not in ENDED or record.plan != running.plan:
+            raise ValueError(f"trial {number} told {record.status} of plan {record.hash}")
+        record = dataclasses.replace(
+            record,
+            number=number,
+            curve=record.curve or running.curve,
+            started=running.started,
+            ended=record.ended or time.time(),
+        )
+        if record.status == "finished" and record.figures.objectives(self.objectives) is None:
+            raise ValueError(f"trial {number} finished without all of {', '.join(self.objectives)}")
+        self._write(number, record)
+        self._close(number, record)
+
+    def records(self, interrupted: bool = False) -> list[TrialRecord]:
+        """Every trial that ended, by number; duplicates answered from the study are left out.
+
+        Args:
+            interrupted: also those whose search ended while they ran; their plans were queued again under a new number.
+        """
+        return [
+            record
+            for number, record in sorted(self._records.items())
+            if record.status != "running" and (interrupted or record.reason != INTERRUPTED)
+        ]
+
+    def running(self) -> list[TrialRecord]:
+        """The trials in flight."""
+        return [record for _, record in sorted(self._records.items()) if record.status == "running"]
+
+    @property
+    def warm_starts(self) -> list[str]:
+        """Hashes of the plans that were queued when the study was made."""
+        return list(self._study.user_attrs["warm"])
+
+    @property
+    def spent(self) -> int:
+        """Trials that count toward the budget: finished, stopped at a rung, or failed; a candidate told before training
+        that it cannot enter the front, a duplicate and an interrupted trial cost nothing."""
+        return sum(record.status in ("finished", "stopped", "failed") for record in self.records())
+
+    def front(self) -> list[TrialRecord]:
+        """The finished trials that no finished trial dominates."""
+        return front_of(self.records(), self.objectives)
+
+    def best_error(self) -> float | None:
+        """The lowest error at the end or at any rung of any trial."""
+        errors = [r.figures.error for r in self._records.values() if r.figures.error is not None]
+        errors += [rung.error for r in self._records.values() for rung in r.curve]
+        return min(errors, default=None)
+
+    def release(self) -> int:
+        """Put every trial marked as running back into the queue with its parameters and close it as interrupted.
+
+        First the retry is queued, then the trial is told: a kill between the two cannot lose the candidate, and the
+        retry's mark keeps it from being queued twice.
+
+        Returns:
+            How many were put back.
+        """
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        retried = {trial.user_attrs.get("retry_of") for trial in waiting}
+        count = 0
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            record = self._records.get(trial.number)
+            if (
+                record is None
+            ):  # ended while it was being proposed: nothing was known of it but half its parameters
+                fixed = trial.system_attrs.get("fixed_params")
+                if fixed and trial.number not in retried:
+                    self._study.enqueue_trial(fixed, user_attrs={"retry_of": trial.number})
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            elif record.status != "running":  # ended, but Optuna was not told any more
+                self._close(trial.number, record)
+            else:
+                if trial.number not in retried and (params := self._params(record.plan)) is not None:
+                    self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
+                count += 1
+                ended = dataclasses.replace(record, status="failed", reason=INTERRUPTED, ended=time.time())
+                self._write(trial.number, ended)
+                self._close(trial.number, ended)
+        return count
+
+    def _params(self, plan: Plan) -> dict[str, Any] | None:
+        """The parameters of a plan; None where it asks for what its quantizer has not, as plans of older spaces may."""
+        try:
+            return self.space.params(plan)
+        except UserError:
+            return None
+
+    def _enqueue_once(self, plans: Sequence[Plan]) -> None:
+        queued = {t.user_attrs.get("warm") for t in self._study.get_trials(deepcopy=False)}
+        for plan in plans:
+            if plan.hash not in queued:
+                self._study.enqueue_trial(self.space.params(plan), user_attrs={"warm": plan.hash})
+        self._study.set_user_attr("warm", [plan.hash for plan in plans])
+
+    def _refuse_changes(self, identity: dict[str, Any]) -> None:
+        identity = json.loads(json_text(identity, sort_keys=True, default=str))
+        before = self._study.user_attrs.get("identity")
+        if before is None:
+            self._study.set_user_attr("identity", identity)
+            return
+        before = paths.resolved(before, paths.typed_in(self.folder))  # older studies kept paths as typed
+        # What a study of an older version did not record cannot be contradicted.
+        new = {key: value for key, value in identity.items() if key not in before}
+        # What is no dimension of the quantizer had no effect when it was one of the space.
+        space = {key: value for key, value in before["space"].items() if key in identity["space"]}
+        before = {**before, **new, "space": space}
+        changes = list(_differences(before, identity))
+        if changes:
+            advice = "Repeat the old settings to resume it, or choose another name for a new study"
+            if [change.split()[0] for change in changes] == ["kernel_library"]:
+                advice = NEW_KERNELS
+            raise UserError(
+                f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. {advice}"
+            )
+        if new:
+            self._study.set_user_attr("identity", before)
+        self._study.set_user_attr("identity", identity)
+
+    def _load(self) -> dict[int, TrialRecord]:
+        return {
+            trial.number: TrialRecord.from_json(trial.user_attrs["record"])
+            for trial in self._study.get_trials(deepcopy=False)
+            if "record" in trial.user_attrs and "duplicate_of" not in trial.user_attrs
+        }
+
+    def _write(self, number: int, record: TrialRecord) -> None:
+        storage, study = self._study._storage, self._study._study_id
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study, number)
+        storage.set_trial_user_attr(trial_id, "record", record.to_json())
+        self._records[number] = record
+
+    def _close(self, number: int, record: TrialRecord) -> None:
+        state, values = _outcome(record, self.objectives)
+        self._study.tell(number, values, state)
+
+    def _tell_duplicate(self, trial: optuna.Trial, known: TrialRecord) -> None:
+        trial.set_user_attr("duplicate_of", known.number)
+        state, values = (
+            (TrialState.FAIL, None) if known.status == "running" else _outcome(known, self.objectives)
+        )
+        self._study.tell(trial, values, state)
+
+    def _running(self, number: int) -> TrialRecord:
+        record = self._records.get(number)
+        if record is None or record.status != "running":
+            raise ValueError(f"trial {number} is not running")
+        return record
+
+    def _known(self) -> dict[str, TrialRecord]:
+        return {r.hash: r for r in self._records.values() if r.reason != INTERRUPTED}
+
+    def _waiting(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _unseen(self) -> Plan | None:
+        """A plan not known yet, from a random place on: among n known plans at most n + 1 are looked at."""
+        known, size = self._known(), self.space.size()
+        start = self._rng.randrange(size)
+        for offset in range(min(len(known) + 1, size)):
+            plan = self.space.plan_at((start + offset) % size)
+            if plan.hash not in known:
+                return plan
+        return None
+
+
+def read_records(folder: Path, interrupted: bool = False) -> list[TrialRecord]:
+    """The ended trials of the study in ``folder``, whether or not a search runs on it; nothing is changed.
+
+    Raises:
+        UserError: there is no study.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no study ({FILE} is missing); studies lie in the output folder by name"
+        )
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+            tables = {
+                name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")
+            }
+            if not {"trials", "trial_user_attributes"} <= tables:
+                return []  # the study is being created this moment
+            rows = connection.execute(
+                "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
+                " where a.key = 'record' and not exists (select 1 from trial_user_attributes d"
+                " where d.trial_id = t.trial_id and d.key = 'duplicate_of') order by t.number"
+            ).fetchall()
+        records = [TrialRecord.from_json(json.loads(text)) for _, text in rows]
+    except UserError:
+        raise
+    except Exception as error:  # any bytes may lie there
+        raise UserError(
+            f"{path} is no database of a study, or damaged ({first_line(error)}); take it from "
+            "a copy, or begin a study of another name"
+        ) from error
+    return [r for r in records if r.status != "running" and (interrupted or r.reason != INTERRUPTED)]
+
+
+def front_of(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
+    """The finished records that no finished record dominates."""
+    finished = [record for record in records if record.status == "finished"]
+    points = [record.figures.objectives(tuple(objectives)) for record in finished]
+    return [finished[i] for i in pareto.front(points)]
+
+
+def _outcome(record: TrialRecord, objectives: tuple[str, ...]) -> tuple[TrialState, Sequence[float] | None]:
+    """How Optuna is told: only a finished trial has values; one stopped or dominated is pruned, which a sampler takes as
+    worse than any finished one."""
+    if record.status == "finished":
+        return TrialState.COMPLETE, record.figures.objectives(objectives)
+    return (TrialState.FAIL if record.status == "failed" else TrialState.PRUNED), None
+
+
+def _open(folder: Path, objectives: int) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    path = folder / FILE
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute(
+                "pragma journal_mode=wal"
+            )  # remembered by the file: readers never block the driver
+        storage = optuna.storages.RDBStorage(
+            paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+        return optuna.create_study(
+            study_name="search", storage=storage, directions=["minimize"] * objectives, load_if_exists=True
+        )
+    except Exception as error:  # any bytes may lie there
+        raise UserError(
+            f"{path} is no database of a study, damaged or in use ({first_line(error)}); take it from a copy, or begin a study "
+            "of another name"
+        ) from error
+
+
+def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield f"{where} was {_short(before)}, now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json_text(value, ensure_ascii=False)
+    return (
+        text
+        if len(text) <= 60 or isinstance(value, str)
+        else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    )

@@ -1,0 +1,1 @@
+"""Layers rebuilt from a few images."""

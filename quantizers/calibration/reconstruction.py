@@ -1,0 +1,204 @@
+"""Layer by layer: each layer's quantizer learns to give, from quantized inputs, the output that the fp32 layer gave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from quantizers.calibration.lockstep import channel_statistics, lockstep, match_batch_norm
+from quantizers.core.activation import LearnedStep
+from quantizers.core.base import WeightQuantizer
+from quantizers.network import quantizers_of, traced
+from quantizers.weights.adaptive_rounding import AdaptiveRounding
+from quantizers.weights.int8 import Int8
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How a layer learns.
+
+    Attributes:
+        steps: of Adam for each layer; 0 leaves the weights alone.
+        match_norms: give each batch-norm, once the layers before it have learned, the statistics that keep mean and variance of
+            its outputs (``quantizers.calibration.lockstep.match_batch_norm``).
+        positions: of the output, drawn from each image; ``batch`` of them are taken in a step.
+        rate: of Adam for rounding variables; weights and mixtures take it in units of the weights' standard deviation.
+        penalty: weight of the rounding regulariser, summed over the weights, against the squared error, summed over the outputs
+            and relative to their variance.
+    """
+
+    steps: int = 1000
+    positions: int = 64
+    batch: int = 256
+    rate: float = 0.01
+    penalty: float = 0.01
+    seed: int = 0
+    match_norms: bool = True
+
+
+def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
+    """What the layer sees at ``places`` of its output: [P, in, kh, kw] of an input [n, in, H, W].
+
+    Args:
+        places: int64 [P], indices into the flattened output positions of all images, [n * Ho * Wo]; of a linear layer, into the
+            rows of its input.
+    """
+    if not isinstance(module, nn.Conv2d):
+        return x.flatten(0, -2)[places][:, :, None, None]
+    padded = F.pad(x, module._reversed_padding_repeated_twice)
+    rows, columns = output_size(module, x)
+    image, place = places // (rows * columns), places % (rows * columns)
+    (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
+    top = (place // columns * sh)[:, None] + torch.arange(kh) * dh
+    left = (place % columns * sw)[:, None] + torch.arange(kw) * dw
+    seen = padded.permute(0, 2, 3, 1)[image[:, None, None], top[:, :, None], left[:, None, :]]
+    return seen.permute(0, 3, 1, 2)
+
+
+def output_size(module: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Rows and columns of the layer's output for an input [n, in, H, W]; a linear layer has one for each row of its input."""
+    if not isinstance(module, nn.Conv2d):
+        return 1, x.numel() // (x.shape[0] * x.shape[-1])
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    height, width = x.shape[2] + top + bottom, x.shape[3] + left + right
+    (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
+    return (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
+
+
+def apply(weight: Tensor, seen: Tensor, groups: int) -> Tensor:
+    """The layer's output [P, out] at each patch [P, in, kh, kw]."""
+    grouped = seen.reshape(len(seen), groups, -1)
+    return torch.einsum("pgk,gok->pgo", grouped, weight.reshape(groups, -1, grouped.shape[2])).flatten(1)
+
+
+@torch.no_grad()
+def reconstruct(
+    network: fx.GraphModule, original: nn.Module, batches: list[Tensor], how: Reconstruction
+) -> None:
+    """Let the weight quantizers of ``network`` learn, in the order of execution; 8-bit layers are left alone.
+
+    A layer's inputs are those that the quantized network gives it; wanted is what the fp32 layer gives in the fp32 network, both
+    behind the batch-norm and the activation function that directly follow (equation 25 of AdaRound).
+
+    Args:
+        network: made by ``quantizers.network.quantize`` from ``original``.
+        batches: normalized images, float [n, C, H, W] each.
+    """
+    layers = {name: (q, w) for name, q, w in quantizers_of(network) if how.steps and not isinstance(q, Int8)}
+    numbers = {name: number for number, name in enumerate(layers)}
+    wanted: dict[str, Tensor] = {}
+    statistics: dict[str, tuple[Tensor, Tensor]] = {}
+    plain = traced(original)
+    for node, values in lockstep(plain, batches):
+        name = str(node.target)
+        module = plain.get_submodule(name)
+        if name in layers:
+            seen = _sample(module, values, how, numbers[name])
+            out = apply(cast(Tensor, module.weight), seen, getattr(module, "groups", 1))
+            wanted[name] = _behind(plain, node)(out)
+        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
+            statistics[name] = channel_statistics(values)
+    for node, values in lockstep(network, batches):
+        name = str(node.target)
+        module = network.get_submodule(name)
+        if name in layers:
+            seen = _sample(module, values, how, numbers[name])
+            learn(
+                *layers[name],
+                seen,
+                wanted.pop(name),
+                _behind(network, node),
+                getattr(module, "groups", 1),
+                how,
+            )
+        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
+            source = cast(nn.BatchNorm2d, plain.get_submodule(name))
+            match_batch_norm(module, source, values, statistics[name])
+
+
+def _sample(module: nn.Module, values: list[Tensor], how: Reconstruction, number: int) -> Tensor:
+    """Patches at random output positions of every image; the same positions whenever the sizes are the same."""
+    generator = torch.Generator().manual_seed(how.seed * 1_000_003 + number)
+    found = []
+    for x in values:
+        rows, columns = output_size(module, x)
+        inside = torch.randint(0, rows * columns, (len(x), how.positions), generator=generator)
+        places = inside + torch.arange(len(x))[:, None] * (rows * columns)
+        found.append(patches(module, x, places.flatten()))
+    return torch.cat(found)
+
+
+def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor]:
+    """The layer's bias and what directly follows it, batch-norm and activation, without quantizers, on outputs [P, out]."""
+    module = network.get_submodule(str(node.target))
+    bias = cast("Tensor | None", module.bias)
+    modules: list[nn.Module] = []
+    while len(node.users) == 1:
+        (node,) = node.users
+        if node.op != "call_module":
+            break
+        module = network.get_submodule(str(node.target))
+        if isinstance(module, (nn.BatchNorm2d, *ACTIVATIONS)):
+            modules.append(module)
+        elif not isinstance(module, LearnedStep):
+            break
+
+    def run(out: Tensor) -> Tensor:
+        out = out if bias is None else out + bias.detach()
+        out = out[:, :, None, None]
+        for module in modules:
+            out = module(out)
+        return out.flatten(1)
+
+    return run
+
+
+def learn(
+    quantizer: WeightQuantizer,
+    latent: nn.Parameter,
+    seen: Tensor,
+    wanted: Tensor,
+    behind: Callable[[Tensor], Tensor],
+    groups: int,
+    how: Reconstruction,
+) -> None:
+    """Adam on the mean squared error of the layer's output over the output's variance."""
+    rounding = isinstance(quantizer, AdaptiveRounding)
+    unit = float(latent.detach().std(correction=0)) or 1.0
+    parameters = quantizer.mixture_parameters()
+    sizes = [{"params": parameters, "lr": how.rate}]
+    if not rounding:
+        scaled = [p for p in parameters if p is getattr(quantizer, "mean", None)]
+        rest = [p for p in parameters if p is not getattr(quantizer, "mean", None)]
+        sizes = [{"params": [latent, *scaled], "lr": how.rate * unit}, {"params": rest, "lr": how.rate}]
+    optimizer = torch.optim.Adam([group for group in sizes if group["params"]])
+    learned = [p for group in optimizer.param_groups for p in group["params"]]
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    variance = wanted.var().clamp(min=1e-12)
+    generator = torch.Generator().manual_seed(how.seed)
+    quantizer.train()
+    with torch.enable_grad():
+        for step in range(how.steps):
+            progress = step / how.steps
+            quantizer.set_progress(progress)
+            if not rounding:
+                for group, peak in zip(optimizer.param_groups, peaks):
+                    group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * progress))
+            rows = torch.randint(0, len(seen), (how.batch,), generator=generator)
+            out = behind(apply(quantizer(latent), seen[rows], groups))
+            loss = (out - wanted[rows]).square().mean() / variance
+            if isinstance(quantizer, AdaptiveRounding):
+                loss = loss + how.penalty * quantizer.penalty(progress) / wanted.shape[1]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward(inputs=learned)
+            optimizer.step()
+    quantizer.set_progress(1.0)
+    quantizer.eval()

@@ -1,0 +1,1 @@
+"""What every quantizer shares: base, activations, where they stand."""

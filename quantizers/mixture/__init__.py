@@ -1,0 +1,1 @@
+"""The Gaussian mixture of a layer's weights."""

@@ -1,0 +1,1 @@
+"""Models as graphs: traced, without writes in place, with their layers recognised."""

@@ -1,0 +1,1 @@
+"""The other quantizers of weights, one file each."""

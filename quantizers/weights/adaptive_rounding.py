@@ -1,0 +1,92 @@
+"""Uniform weights, each rounded up or down as its layer's output likes it best (AdaRound: Nagel et al., "Up or Down? Adaptive
+Rounding for Post-Training Quantization", ICML 2020)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foundation.codebook import Codebook
+from quantizers.core.base import QUANTIZERS, WeightQuantizer
+
+if TYPE_CHECKING:
+    from foundation.plan import LayerPlan, TemperatureSchedule
+
+STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1  # of the sigmoid, before it is cut to 0..1 (equation 23)
+SHARPNESS = (20.0, 2.0)  # the regulariser's exponent, from first to last
+FREE = 0.2  # share of the steps without regulariser
+CLIPS = torch.linspace(0.3, 1.0, 71)  # shares of the largest magnitude that are tried as the grid's end
+
+
+def best_step(weight: Tensor, bits: int) -> float:
+    """The step whose grid ``step * (-2**(bits - 1) .. 2**(bits - 1) - 1)`` has the least squared error; 1 for zeros."""
+    values = weight.detach().double().flatten()
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    steps = CLIPS.double() * float(values.abs().max()) / (high + 0.5)
+    if not float(values.abs().max()) > 0:
+        return 1.0
+    errors = [((values / step).round().clamp(low, high) * step - values).square().sum() for step in steps]
+    return float(steps[torch.stack(errors).argmin()])
+
+
+@QUANTIZERS.register("adaptive_rounding")
+class AdaptiveRounding(WeightQuantizer):
+    """``step * clamp(floor(w / step) + h, -2**(bits - 1), 2**(bits - 1) - 1)`` with ``h = clamp(1.2 * sigmoid(v) - 0.1, 0, 1)``
+    (equations 22 and 23); deployed, h is 0 or 1. Only v is learned, from the reconstruction of the layer's output plus
+    ``penalty`` (``quantizers.calibration.reconstruction``). Untrained, this rounds to nearest. Of a layer's plan only
+    ``bits`` count.
+    """
+
+    step: Tensor
+
+    def __init__(self, bits: int, shape: torch.Size) -> None:
+        super().__init__()
+        self.bits, self.low, self.high = bits, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        self.choice = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("step", torch.ones(()))
+
+    @classmethod
+    def for_layer(
+        cls,
+        weight: Tensor,
+        layer: LayerPlan,
+        temperature: TemperatureSchedule,
+        form: str,
+        *,
+        initialise: bool,
+    ) -> AdaptiveRounding:
+        quantizer = cls(layer.bits, weight.shape).to(weight.device)
+        if initialise:
+            with torch.no_grad():
+                quantizer.step.fill_(best_step(weight, layer.bits))
+                position = weight / quantizer.step
+                share = (position - position.floor() - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW)
+                quantizer.choice.copy_(torch.logit(share))  # the soft weight starts as the weight
+        return quantizer
+
+    def up(self) -> Tensor:
+        """How far each weight is rounded up, 0..1."""
+        return (torch.sigmoid(self.choice) * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW).clamp(0, 1)
+
+    def penalty(self, progress: float) -> Tensor:
+        """The regulariser, summed over the weights (equation 24): 1 for a weight halfway, 0 for a rounded one; none in the first
+        ``FREE`` of the steps."""
+        if progress < FREE:
+            return self.choice.new_zeros(())
+        first, last = SHARPNESS
+        sharpness = last + (first - last) * (1 - (progress - FREE) / (1 - FREE))
+        return (1 - (2 * self.up() - 1).abs().pow(sharpness)).sum()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        up = self.up() if self.training else (self.choice.detach() >= 0).to(weight.dtype)
+        return (torch.floor(weight / self.step) + up).clamp(self.low, self.high) * self.step
+
+    @torch.no_grad()
+    def codebook(self, weight: Tensor) -> Codebook:
+        integers = (torch.floor(weight / self.step) + (self.choice >= 0)).clamp(self.low, self.high)
+        indices = (integers - self.low).to(torch.uint8).cpu().numpy()
+        levels = np.arange(self.low, self.high + 1, dtype=np.int8)
+        return Codebook(indices, levels, self.step.reshape(1).cpu().numpy(), self.bits)

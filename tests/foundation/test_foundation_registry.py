@@ -1,0 +1,81 @@
+"""Registries find the files of their folder, import them on use, and take what lies elsewhere by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foundation.errors import UserError
+from foundation.factories import look_in
+from foundation.registry import Registry
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry[type]]:
+    """A registry of a package with a class, a function, a file of several entries and a helper."""
+    folder = tmp_path / "plane_shapes"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "base.py").write_text("class Shape: ...\nLIMIT = 3\n")
+    (folder / "_private.py").write_text("class Private: ...\n")
+    (folder / "right_angle.py").write_text("class RightAngle: ...\n")
+    (folder / "circle.py").write_text("def circle(): ...\n")
+    (folder / "several.py").write_text(
+        "ENTRIES = ('square', 'kite')\nsquare = object()\nkite: object = object()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def accepts(value: object) -> bool:
+        """a class, called without arguments"""
+        return isinstance(value, type)
+
+    yield Registry("shape", "plane_shapes", accepts)
+    for name in [name for name in sys.modules if name.startswith("plane_shapes")]:
+        del sys.modules[name]
+
+
+def test_names_are_files_and_nothing_is_imported_for_them(shapes: Registry[type]) -> None:
+    assert list(shapes) == ["circle", "kite", "right_angle", "square"]
+    assert "kite" in shapes and "base" not in shapes and "Private" not in shapes
+    assert not [name for name in sys.modules if name.startswith("plane_shapes.")]
+    with pytest.raises(UserError, match=r"unknown shape 'kit'; allowed: circle, .* Did you mean 'kite'"):
+        shapes["kit"]
+    assert not [name for name in sys.modules if name.startswith("plane_shapes.")]
+
+
+def test_an_entry_imports_its_file_alone(shapes: Registry[type]) -> None:
+    assert shapes["right_angle"].__name__ == "RightAngle"
+    assert shapes["circle"].__name__ == "circle"
+    assert "plane_shapes.several" not in sys.modules
+    assert shapes["square"] is not shapes["kite"]
+
+
+def test_a_new_file_is_a_new_entry(shapes: Registry[type], tmp_path: Path) -> None:
+    (tmp_path / "plane_shapes" / "hexagon.py").write_text("class Hexagon: ...\n")
+    assert "hexagon" in Registry("shape", "plane_shapes")
+
+
+def test_what_lies_elsewhere_is_named_and_checked(shapes: Registry[type], tmp_path: Path) -> None:
+    (tmp_path / "my_shapes_of_today.py").write_text("class Blob: ...\nnumber = 3\n")
+    look_in(tmp_path)
+    assert shapes["my_shapes_of_today:Blob"].__name__ == "Blob"
+    assert list(shapes) == ["circle", "kite", "right_angle", "square"]
+    with pytest.raises(UserError, match="is an int, not a shape; it should be a class"):
+        shapes["my_shapes_of_today:number"]
+    with pytest.raises(UserError, match="has no 'Absent'"):
+        shapes["my_shapes_of_today:Absent"]
+    with pytest.raises(UserError, match="there is no module 'no_such_shapes'"):
+        shapes["no_such_shapes:Blob"]
+
+
+def test_without_a_folder_only_what_was_registered() -> None:
+    plain: Registry[int] = Registry("number")
+    plain.register("one")(1)
+    assert plain["one"] == 1 and list(plain) == ["one"]
+    with pytest.raises(ValueError, match="registered already"):
+        plain.register("one")(2)
+    with pytest.raises(UserError, match="unknown number 'math:pi'; allowed: one"):
+        plain["math:pi"]
