@@ -73,15 +73,17 @@ def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
 def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
     """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
     from deploy_arm.target.targets import TARGETS
+    from foundation.factories import look_in
     from pipeline.candidate.first_check import first_check
     from pipeline.candidate.workspace import Workspace
     from pipeline.study.halving import rung_budgets
-    from pipeline.study.study import SAMPLERS
     from pipeline.training.loop import check_rungs
     from quantizers.network import QUANTIZERS
     from search_spaces.layers import layers_of
+    from search_spaces.samplers.base import SAMPLERS
     from search_spaces.space import Space
 
+    look_in(settings.modules)
     for registry, name in (
         (TARGETS, settings.target),
         (QUANTIZERS, settings.quantizer),
@@ -133,26 +135,29 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
     from foundation.files import write_atomically
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
-    from pipeline.candidate.references import references
+    from pipeline.candidate.references import kept, references
     from pipeline.cluster import engine
     from pipeline.cluster.pool import devices_at_hand
     from pipeline.report import publish
     from pipeline.review.tracking import Tracker, check_store
+    from pipeline.study.records import Figures
     from pipeline.study.study import Study
     from search_spaces.layers import layers_of
+    from search_spaces.samplers.base import Prior
 
     check_store(settings.tracking_uri)
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
     progress.line(workspace.normalization)
-    fp32_error = None
-    if not (settings.folder / REFERENCES).is_file():  # else it was seen when the study began
+    fp32_error = kept(settings.folder / REFERENCES).get("fp32", Figures(None)).error
+    if fp32_error is None:  # else it was seen when the study began
         progress.status("evaluating fp32")
         fp32 = refuse_chance(workspace, allow_bad_fp32)
         fp32_error = 1 - fp32.accuracy
         progress.line(f"fp32: {fp32}")
     progress.status("building the kernel library")
     program = build_program(settings.target)
+    layers = layers_of(workspace.model, workspace.input_shape)
     with Study(
         settings.folder,
         space,
@@ -160,6 +165,7 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         identity=identity(settings, workspace, program),
         sampler=settings.sampler,
         seed=settings.seed,
+        prior=Prior(tuple(layers), max_error=worst_error(fp32_error, settings.max_accuracy_drop)),
     ) as study:
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
@@ -167,7 +173,6 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         progress.status("profiling the references")
         compared = references(workspace, settings.folder / REFERENCES, devices_at_hand, fp32_error)
         progress.status("opening MLflow")
-        layers = layers_of(workspace.model, workspace.input_shape)
         weights = {layer.name: layer.parameters for layer in layers}
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
@@ -189,6 +194,11 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         **front,
         "text": f"{publish.front_table(front)}\n\n{where_to_look(settings, front, tracker.how_to_look, complete)}",
     }
+
+
+def worst_error(fp32_error: float, drop: float | None) -> float | None:
+    """The largest error of any use, where a person says how many points of accuracy may be lost."""
+    return None if drop is None else fp32_error + drop / 100
 
 
 def track(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:

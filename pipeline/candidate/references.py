@@ -27,6 +27,13 @@ AtHand = Callable[[str], AbstractContextManager[Devices]]
 """Devices for a target, for as long as the context lasts."""
 
 
+def kept(file: Path) -> dict[str, Figures]:
+    """The references in ``file`` by name; none where it does not exist."""
+    if not file.is_file():
+        return {}
+    return {r["name"]: Figures(**r["figures"]) for r in json.loads(file.read_text())}
+
+
 def references(
     workspace: Workspace, file: Path, at_hand: AtHand, fp32_error: float | None = None
 ) -> list[Reference]:
@@ -36,8 +43,8 @@ def references(
     has no float form of an operator there is no latency, and the size is 4 bytes for each parameter and buffer value. int8 is the
     network with 8-bit weights and activations straight after calibration, as a program.
     """
-    if file.is_file():
-        return [Reference(r["name"], Figures(**r["figures"])) for r in json.loads(file.read_text())]
+    if before := kept(file):
+        return [Reference(name, figures) for name, figures in before.items()]
     with at_hand(workspace.settings.target) as devices:
         found = [_fp32(workspace, devices, fp32_error), _int8(workspace, devices)]
     write_atomically(file, json_text([dataclasses.asdict(reference) for reference in found], indent=1))

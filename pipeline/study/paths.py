@@ -18,6 +18,7 @@ from foundation.errors import UserError
 from foundation.factories import is_factory
 
 SETTINGS = "settings.yaml"  # in a study's folder: what it was started with
+BY_NAME = ("model", "data", "quantizer", "sampler", "device")  # settings that may say package.module:Name
 SQLITE_FORM = (
     "sqlite:///relative/file.db or sqlite:////absolute/file.db, with % and ? in names as %25 and %3F"
 )
@@ -135,7 +136,7 @@ def resolved(record: Mapping[str, Any], folder: Path | None = None) -> dict[str,
 def settled(record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """``resolved``, and beside a ``package.module:factory`` the folder that its module is looked up in."""
     found = resolved(record, folder)
-    names_one = any(is_factory(str(found.get(key))) for key in ("model", "data"))
+    names_one = any(is_factory(str(found.get(key))) for key in BY_NAME)
     if names_one and found.get("modules") is None:
         found["modules"] = folder or Path.cwd()
     return found

@@ -23,6 +23,7 @@ from pipeline.datasets.normalization import channel_deviations, channel_means
 from pipeline.study import paths
 from pipeline.study.records import OBJECTIVES
 from pipeline.training.settings import TrainSettings
+from search_spaces.samplers.base import SAMPLERS
 
 
 def _text(text: Any) -> str:
@@ -139,7 +140,13 @@ class Settings:
         "search",
         "POINTS",
     )
-    sampler: str = _setting("tpe", _text, "Optuna sampler: tpe, nsga2 or random", "search", "NAME")
+    sampler: str = _setting(
+        "tpe",
+        _text,
+        f"what proposes plans: {', '.join(SAMPLERS)} or package.module:Name",
+        "search",
+        "NAME",
+    )
     quantizer: str = _setting("gaussian_mixture", _text, "weight quantizer below 8 bits", "search", "NAME")
     bits: tuple[int, ...] = _setting(BITS, _integers, "bit-widths to choose from", "search", "LIST")
     seed: int = _setting(0, _at_least(int, 0), "seed of the sampler and of training", "search", "N")

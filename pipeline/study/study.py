@@ -16,7 +16,7 @@ import random
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,33 +29,18 @@ from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.foreign_files import first_line
 from foundation.plan import Plan
-from foundation.registry import Registry
 from pipeline.study import pareto, paths
 from pipeline.study.lock import lock
 from pipeline.study.records import OBJECTIVES, Figures, TrialRecord
 from pipeline.training.rung import Rung
+from search_spaces.samplers.base import SAMPLERS, UNKNOWN, Context, Prior, asking
+from search_spaces.samplers.by_optuna import outcome
 from search_spaces.space import Space
 
-SAMPLERS: Registry[Callable[[int], optuna.samplers.BaseSampler]] = Registry("sampler")
 FILE = "study.db"
 INTERRUPTED = "the search ended while this trial ran"
 TRIES = 8  # proposals by the sampler before one is drawn from the plans not seen yet
 ENDED = ("finished", "stopped", "dominated", "failed")
-
-
-@SAMPLERS.register("tpe")
-def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
-
-
-@SAMPLERS.register("nsga2")
-def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.NSGAIISampler(population_size=20, seed=seed)
-
-
-@SAMPLERS.register("random")
-def _random(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 NEW_KERNELS = (
@@ -98,15 +83,19 @@ class Study:
         sampler: str = "tpe",
         seed: int = 0,
         warm_starts: Sequence[Plan] | None = None,
+        prior: Prior = UNKNOWN,
     ) -> None:
         """Create the study in ``folder``, or resume the one that is there.
 
         Args:
             identity: what a resumed study must agree on beside space and objectives: model, data, weights, epochs, ...
+            sampler: a name in ``SAMPLERS``, or ``package.module:Name``.
             warm_starts: the first plans to try; by default the space's own.
+            prior: what a sampler may know beside space and records.
 
         Raises:
-            UserError: another process runs this study; or it was created with another space, identity or objectives.
+            UserError: another process runs this study; it was created with another space, identity or objectives; or there is no
+                such sampler.
         """
         self.folder, self.space, self.objectives = folder, space, tuple(objectives)
         try:
@@ -115,15 +104,14 @@ class Study:
             raise UserError(f"cannot make the study's folder {folder}: {error.strerror}") from error
         self._lock = lock(folder)
         try:
-            make_sampler = SAMPLERS[sampler]
+            SAMPLERS[sampler]  # an unknown one before a study is made
             self._study = _open(folder, len(self.objectives))
             self._refuse_changes({**identity, "objectives": list(self.objectives), "space": space.describe()})
             self.created = "warm" not in self._study.user_attrs
             if self.created:
                 self._enqueue_once(space.warm_starts() if warm_starts is None else warm_starts)
             self._records = self._load()
-            # A resumed sampler must not repeat the draws it made before.
-            self._study.sampler = make_sampler(seed + 7919 * len(self._records))
+            self._propose = asking(sampler, Context(space, self.objectives, self._told, seed, prior))
             self._rng = random.Random(f"{seed}/{len(self._records)}")
             requeued = self.release()
         except BaseException:
@@ -154,12 +142,11 @@ class Study:
         that outcome at once and another is asked for; when the sampler keeps repeating itself, a plan not seen yet is drawn.
         """
         for attempt in itertools.count():
-            exhausted = len(self._known()) >= self.space.size()
-            if (exhausted or attempt >= TRIES) and not self._waiting():
-                unseen = None if exhausted else self._unseen()
-                if unseen is None:
+            if not self._waiting():
+                proposed = self._proposal(attempt)
+                if proposed is None:
                     return None
-                self._study.enqueue_trial(self.space.params(unseen))
+                self._study.enqueue_trial(self.space.params(proposed))
             trial = self._study.ask()
             plan = self.space.suggest(trial)
             known = self._known().get(plan.hash)
@@ -322,13 +309,13 @@ class Study:
         self._records[number] = record
 
     def _close(self, number: int, record: TrialRecord) -> None:
-        state, values = _outcome(record, self.objectives)
+        state, values = outcome(record, self.objectives)
         self._study.tell(number, values, state)
 
     def _tell_duplicate(self, trial: optuna.Trial, known: TrialRecord) -> None:
         trial.set_user_attr("duplicate_of", known.number)
         state, values = (
-            (TrialState.FAIL, None) if known.status == "running" else _outcome(known, self.objectives)
+            (TrialState.FAIL, None) if known.status == "running" else outcome(known, self.objectives)
         )
         self._study.tell(trial, values, state)
 
@@ -340,6 +327,16 @@ class Study:
 
     def _known(self) -> dict[str, TrialRecord]:
         return {r.hash: r for r in self._records.values() if r.reason != INTERRUPTED}
+
+    def _told(self) -> list[TrialRecord]:
+        """What a sampler sees: each plan once, by number, ended or running."""
+        return [r for _, r in sorted(self._records.items()) if r.reason != INTERRUPTED]
+
+    def _proposal(self, attempt: int) -> Plan | None:
+        """What the sampler proposes; when it keeps repeating itself, a plan not seen yet; None when there is none."""
+        if len(self._known()) >= self.space.size():
+            return None
+        return self._propose() if attempt < TRIES else self._unseen()
 
     def _waiting(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -396,14 +393,6 @@ def front_of(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[
     return [finished[i] for i in pareto.front(points)]
 
 
-def _outcome(record: TrialRecord, objectives: tuple[str, ...]) -> tuple[TrialState, Sequence[float] | None]:
-    """How Optuna is told: only a finished trial has values; one stopped or dominated is pruned, which a sampler takes as
-    worse than any finished one."""
-    if record.status == "finished":
-        return TrialState.COMPLETE, record.figures.objectives(objectives)
-    return (TrialState.FAIL if record.status == "failed" else TrialState.PRUNED), None
-
-
 def _open(folder: Path, objectives: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -417,7 +406,11 @@ def _open(folder: Path, objectives: int) -> optuna.Study:
             paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": 60}}
         )
         return optuna.create_study(
-            study_name="search", storage=storage, directions=["minimize"] * objectives, load_if_exists=True
+            study_name="search",
+            storage=storage,
+            sampler=optuna.samplers.RandomSampler(),  # never asked: every trial's parameters are given
+            directions=["minimize"] * objectives,
+            load_if_exists=True,
         )
     except Exception as error:  # any bytes may lie there
         raise UserError(

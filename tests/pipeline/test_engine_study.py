@@ -20,8 +20,9 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline.study import pareto
 from pipeline.study.records import Figures, TrialRecord
-from pipeline.study.study import FILE, INTERRUPTED, SAMPLERS, Candidate, Study, read_records
+from pipeline.study.study import FILE, INTERRUPTED, Candidate, Study, read_records
 from pipeline.training.rung import Rung
+from search_spaces.samplers.base import SAMPLERS
 from search_spaces.space import Grid, Space
 
 LAYERS = ("conv1", "conv2", "fc")
