@@ -1,0 +1,86 @@
+"""Samplers: those of the project keep to what every one must, and mistakes of others' are told by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.errors import UserError
+from foundation.factories import look_in
+from foundation.plan import LayerPlan, Plan
+from search_spaces.samplers.base import SAMPLERS, asking
+from tests.conformance.samplers import SPACE, History, SamplerConformance, context
+
+FOREIGN = """
+from foundation.plan import LayerPlan, Plan
+
+class Sampler:
+    def __init__(self, context):
+        self.context = context
+
+class Raises(Sampler):
+    def propose(self):
+        return self.context.no_such_thing
+
+class Text(Sampler):
+    def propose(self):
+        return "a plan"
+
+class Elsewhere(Sampler):
+    def propose(self):
+        return Plan.uniform(("other",), LayerPlan(8))
+
+class Unmade(Sampler):
+    def __init__(self, context):
+        raise ValueError("no licence")
+    def propose(self): ...
+
+class Fine(Sampler):
+    def propose(self):
+        return self.context.space.warm_starts()[0]
+
+def function(context): ...
+"""
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+class TestSamplers(SamplerConformance):
+    """The project's own."""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> str:
+    (tmp_path / "samplers_of_others.py").write_text(FOREIGN)
+    look_in(tmp_path)
+    return "samplers_of_others:"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Raises",
+            "samplers_of_others:Raises' failed: AttributeError: .*no_such_thing.*samplers_of_others.py, line 10",
+        ),
+        ("Text", "proposed a str; it must propose a Plan"),
+        ("Elsewhere", "no plan of this search: .*other layers"),
+        ("Unmade", "failed: ValueError: no licence"),
+        ("function", "is a function, not a sampler; it should be a class that is made from a .*Context"),
+        ("Absent", "has no 'Absent'"),
+    ],
+)
+def test_mistakes_in_a_sampler_of_someone_else(foreign: str, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        asking(foreign + name, context(History()))()
+
+
+def test_a_sampler_of_someone_else(foreign: str) -> None:
+    assert asking(foreign + "Fine", context(History()))() == SPACE.warm_starts()[0]
+
+
+def test_a_plan_of_an_older_space_among_the_records_does_no_harm() -> None:
+    history = History()
+    history.begin(Plan.uniform(("conv1", "other"), LayerPlan(8)))
+    for name in SAMPLERS:
+        assert asking(name, context(history))() is not None

@@ -1,0 +1,26 @@
+"""The examples of extending keep to what every entry of their kind must."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.samplers import SamplerConformance
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples" / "extending"
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+@pytest.mark.parametrize("sampler", ["metropolis:Metropolis"])
+class TestMetropolis(SamplerConformance):
+    """A walk that anyone could have written."""
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
+def test_one_file_of_few_lines(file: Path) -> None:
+    assert len(file.read_text().splitlines()) < 60
