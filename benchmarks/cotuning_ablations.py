@@ -18,14 +18,13 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.cotuning_accuracy import DKM, plan_of
 from benchmarks.cotuning_table import Cell, append, read
@@ -34,80 +33,66 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
 from pipeline.datasets.registry import ImageData, load_data
 from pipeline.networks.registry import load_model, normalization
-from pipeline.training import cotuning
 from pipeline.training.cotuning import Cotuning
-from pipeline.training.evaluation import batches, error_of, reestimate_batch_norm
+from pipeline.training.evaluation import batches, error_of
 from pipeline.training.settings import TrainSettings
-from quantizers import network
-from quantizers.mixture import quantizer as mixture
-from quantizers.mixture.quantizer import GaussianMixture
 from quantizers.mixture.regions import Regions
 from quantizers.network import layer_names, without_steps
+from quantizers.weights.gaussian_mixture import GaussianMixture
 
 RESULTS = Path("benchmarks/results/cotuning_ablations.csv")
 
 
-@contextmanager
-def replaced(place: Any, name: str, value: Any) -> Iterator[None]:
-    """``place.name`` is ``value`` inside."""
-    before = getattr(place, name)
-    setattr(place, name, value)
-    try:
-        yield
-    finally:
-        setattr(place, name, before)
+class NearestMean(GaussianMixture):
+    """Each weight to the nearest mean, whatever the components' shares and scales; the gradients are the mixture's."""
+
+    def regions(self) -> Regions:
+        means = self.means().detach()
+        order = means.argsort()
+        return Regions((means[order][1:] + means[order][:-1]).double() / 2, order)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        value: Tensor = super().forward(weight)
+        if not self.training:  # found by ``regions``
+            return value
+        nearest: Tensor = self.means()[self.regions().assign(weight)]
+        return value + (nearest - value).detach()
+
+
+class DecayOnEverything(Cotuning):
+    """Weight decay on biases, batch-norms, mixtures and steps too."""
+
+    def groups(self, network: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+        return [
+            {**group, "weight_decay": settings.weight_decay} for group in super().groups(network, settings)
+        ]
+
+
+class NormsAsTheyAre(Cotuning):
+    """Batch-norms keep the statistics of training."""
+
+    def refit_norms(self, network: nn.Module, augment: str) -> None:
+        pass
+
+
+class NormsOnPlainImages(Cotuning):
+    """Batch-norms see images that are not augmented."""
+
+    def refit_norms(self, network: nn.Module, augment: str) -> None:
+        super().refit_norms(network, "none")
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """One changed choice: training settings, plan, layers' zero share, or a part of the method put out of action."""
+    """One changed choice: training settings, options of the quantizer, plan, layers' zero share, or the training itself."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     zero_share: float | None = None
     ends: LayerPlan | None = None  # instead of 8 bits
     floating: bool = False
-    patch: Callable[[], AbstractContextManager[None]] = nullcontext
-
-
-def _nearest(self: GaussianMixture) -> Regions:
-    """Each weight to the nearest mean, whatever the components' shares and scales."""
-    means = self.means().detach()
-    order = means.argsort()
-    return Regions((means[order][1:] + means[order][:-1]).double() / 2, order)
-
-
-_most_probable = GaussianMixture.forward
-
-
-def _nearest_forward(self: GaussianMixture, weight: torch.Tensor) -> torch.Tensor:
-    """In training too, where the most probable component is found without ``regions``; the gradients stay."""
-    value = _most_probable(self, weight)
-    if not self.training:
-        return value
-    return value + (self.means()[self.regions().assign(weight)] - value).detach()
-
-
-@contextmanager
-def _by_nearest_mean() -> Iterator[None]:
-    with (
-        replaced(GaussianMixture, "regions", _nearest),
-        replaced(GaussianMixture, "forward", _nearest_forward),
-    ):
-        yield
-
-
-def _with_decay(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    groups = network.parameter_groups(net, lr, weight_decay)
-    return [{**group, "weight_decay": weight_decay} for group in groups]
-
-
-def _as_they_are(net: nn.Module, images: Any, count: int, mean: Any, std: Any, batch: int, kind: str) -> None:
-    reestimate_batch_norm(net, images, count, mean, std, batch, "none")
-
-
-def _never(*arguments: Any) -> None:
-    pass
+    training: type[Cotuning] = Cotuning
 
 
 def _schedule(start: float, end: float, shape: str) -> dict[str, Any]:
@@ -118,9 +103,11 @@ ABLATIONS: dict[str, Ablation] = {
     "as it stands": Ablation(),
     "published form, temperature 0.01": Ablation({"form": "paper"}),
     "soft weights, temperature from 1 to 0.02": Ablation(
-        {"form": "posterior"}, _schedule(1.0, 0.02, "exponential")
+        {"form": "posterior"}, plan=_schedule(1.0, 0.02, "exponential")
     ),
-    "soft weights, temperature on a cosine": Ablation({"form": "posterior"}, _schedule(1.0, 0.02, "cosine")),
+    "soft weights, temperature on a cosine": Ablation(
+        {"form": "posterior"}, plan=_schedule(1.0, 0.02, "cosine")
+    ),
     "soft weights, temperature 0.5": Ablation({"form": "posterior"}),
     "soft weights, hard in the last fifth": Ablation({"form": "hard_finish"}),
     "temperature 0.25": Ablation(plan=_schedule(0.25, 0.25, "constant")),
@@ -135,17 +122,15 @@ ABLATIONS: dict[str, Ablation] = {
     "differentiable k-means": Ablation(
         plan={"quantizer": "differentiable_kmeans", "temperature": DKM},
     ),
-    "mixtures as fast as weights": Ablation(patch=lambda: replaced(network, "MIXTURE_RATE", 1.0)),
-    "mixtures fixed after k-means": Ablation(patch=lambda: replaced(network, "MIXTURE_RATE", 0.0)),
-    "weight decay on everything": Ablation(patch=lambda: replaced(cotuning, "parameter_groups", _with_decay)),
-    "dead components stay dead": Ablation(patch=lambda: replaced(GaussianMixture, "_revive", _never)),
-    "nearest mean instead of most probable": Ablation(patch=_by_nearest_mean),
-    "batch-norm not re-estimated": Ablation(
-        patch=lambda: replaced(cotuning, "reestimate_batch_norm", _never)
+    "mixtures as fast as weights": Ablation(options={"rate": 1.0}),
+    "mixtures fixed after k-means": Ablation(options={"rate": 0.0}),
+    "weight decay on everything": Ablation(training=DecayOnEverything),
+    "dead components stay dead": Ablation(options={"revive_every": None}),
+    "nearest mean instead of most probable": Ablation(
+        plan={"quantizer": "benchmarks.cotuning_ablations:NearestMean"}
     ),
-    "batch-norm re-estimated on plain images": Ablation(
-        patch=lambda: replaced(cotuning, "reestimate_batch_norm", _as_they_are)
-    ),
+    "batch-norm not re-estimated": Ablation(training=NormsAsTheyAre),
+    "batch-norm re-estimated on plain images": Ablation(training=NormsOnPlainImages),
     "labels only": Ablation({"distillation": 0.0}),
     "half labels, half answers at 2": Ablation({"distillation": 0.5, "distillation_temperature": 2.0}),
     "gradients not clipped": Ablation({"gradient_clip": None}),
@@ -154,13 +139,9 @@ ABLATIONS: dict[str, Ablation] = {
     "first and last layer 4 bits": Ablation(ends=LayerPlan(4, 16)),
     "first and last layer 2 bits": Ablation(ends=LayerPlan(2, 4)),
     "zeros 70 %": Ablation(zero_share=0.7),
-    "zeros 70 %, from the first step": Ablation(
-        zero_share=0.7, patch=lambda: replaced(mixture, "RAMP_END", 1e-9)
-    ),
+    "zeros 70 %, from the first step": Ablation(options={"ramp_end": 0.0}, zero_share=0.7),
     "zeros 80 %": Ablation(zero_share=0.8),
-    "zeros 80 %, from the first step": Ablation(
-        zero_share=0.8, patch=lambda: replaced(mixture, "RAMP_END", 1e-9)
-    ),
+    "zeros 80 %, from the first step": Ablation(options={"ramp_end": 0.0}, zero_share=0.8),
 }
 
 
@@ -213,14 +194,14 @@ def run(name: str, cell: Cell, model: nn.Module, data: ImageData) -> Row:
     ablation = ABLATIONS[name]
     mean, std = normalization(cell.network)
     settings = TrainSettings(epochs=cell.epochs, learning_rate=cell.learning_rate, seed=cell.seed)
-    settings = dataclasses.replace(settings, **ablation.settings)
+    settings = dataclasses.replace(settings, **ablation.settings, options=ablation.options)
     started = time.perf_counter()
-    with ablation.patch():
-        training = Cotuning(model, plan_for(ablation, cell, layer_names(model)), data, settings, mean, std)
-        if ablation.floating:
-            without_steps(training.network)
-        training.run_until(cell.epochs)
-        hardened = training.hardened()
+    plan = plan_for(ablation, cell, layer_names(model))
+    training = ablation.training(model, plan, data, settings, mean, std)
+    if ablation.floating:
+        without_steps(training.network)
+    training.run_until(cell.epochs)
+    hardened = training.hardened()
     books = hardened.codebooks.values()
     zeros = sum(int((book.integers == 0).sum()) for book in books) / sum(book.indices.size for book in books)
     return Row(

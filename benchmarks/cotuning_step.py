@@ -44,7 +44,7 @@ from pipeline.networks.registry import default_image_size, load_model
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainSettings
-from quantizers.core.activation import LearnedStep
+from quantizers.core.activation import TrainableStep
 from quantizers.network import harden, layer_names, quantizers_of, without_steps
 
 STEPS = 10_000  # the training that the steps are taken from is this long
@@ -140,7 +140,7 @@ def _without_mixtures(network: nn.Module) -> None:
 def _only_rounding(network: nn.Module) -> None:
     _without_mixtures(network)
     for module in network.modules():
-        if isinstance(module, LearnedStep):
+        if isinstance(module, TrainableStep):
             module.step.requires_grad_(False)
 
 

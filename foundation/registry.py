@@ -21,7 +21,7 @@ class Registry(Generic[T]):
     """Names to entries.
 
     With a ``folder`` (a package) a new entry is a new file there and nothing else: the entry is what the file defines under
-    its own name (``LearnedStep`` or ``learned_step`` in ``learned_step.py``), or, where a file offers several, what its
+    its own name (``TrainableStep`` or ``learned_step`` in ``learned_step.py``), or, where a file offers several, what its
     literal ``ENTRIES = ("name", ...)`` lists. Files are imported when an entry is asked for; names are known without. Whoever
     extends the project from outside names an entry by ``package.module:Name``. So no answer depends on what was imported before.
 
@@ -116,8 +116,11 @@ class Registry(Generic[T]):
 def _entries_of(file: Path) -> list[tuple[str, str]]:
     """(name, attribute) of each entry that a file offers; none for a file that is no entry."""
     defined: set[str] = set()
+    classes: list[str] = []
     for node in ast.parse(file.read_bytes()).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        if isinstance(node, ast.ClassDef):
+            classes.append(node.name)
+        elif isinstance(node, ast.FunctionDef):
             defined.add(node.name)
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         names = {target.id for target in targets if isinstance(target, ast.Name)}
@@ -125,5 +128,8 @@ def _entries_of(file: Path) -> list[tuple[str, str]]:
             value = getattr(node, "value", None)
             return [(name, name) for name in ast.literal_eval(value)] if value else []
         defined |= names
-    camel = "".join(part.capitalize() for part in file.stem.split("_"))
-    return [(file.stem, attribute) for attribute in (camel, file.stem) if attribute in defined][:1]
+    named = [
+        name for name in classes if name.lower() == file.stem.replace("_", "")
+    ]  # ``KMeans`` in ``k_means.py`` too
+    named += [file.stem] if file.stem in {*defined, *classes} else []
+    return [(file.stem, attribute) for attribute in named][:1]

@@ -78,7 +78,7 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     from pipeline.candidate.workspace import Workspace
     from pipeline.study.halving import rung_budgets
     from pipeline.training.loop import check_rungs
-    from quantizers.network import QUANTIZERS
+    from quantizers import QUANTIZERS
     from search_spaces.layers import layers_of
     from search_spaces.samplers.base import SAMPLERS
     from search_spaces.space import Space

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         "--modules",
         type=paths.absolute,
         metavar="DIR",
-        help="folder that package.module:factory is looked up in (default the current one)",
+        help="folder that package.module:name is looked up in (default the current one)",
     )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input images")
     parser.add_argument("--mean", metavar="R,G,B", help="normalization, as in pipeline.search")
@@ -136,12 +136,15 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     from pipeline.training.evaluation import error_of
     from pipeline.training.outputs import check_outputs
     from pipeline.training.pretraining import pretrain
+    from quantizers import QUANTIZERS
     from quantizers.network import hard_state
 
     if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
     check_place(args.out, f"--out {args.out}")
     look_in(args.modules)
+    # Before anything that takes long.
+    QUANTIZERS[plan.quantizer].options_for(plan, settings.of_quantizer())
     check_classifier(args.model)
     asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")
     mean, std, source = normalized_by(args.model, asked.mean, asked.std)

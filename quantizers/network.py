@@ -8,6 +8,7 @@ network every activation quantizer is one node ``aten.fake_quantize_per_tensor_a
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
@@ -19,20 +20,14 @@ from torch.nn.utils import parametrize
 from foundation.codebook import Codebook
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
-from quantizers.core.activation import FrozenStep, LearnedStep, LeftReLU
-from quantizers.core.base import QUANTIZERS, WeightQuantizer
+from quantizers.core.activation import FrozenStep, LeftReLU, TrainableStep
+from quantizers.core.base import WeightQuantizer
 from quantizers.core.placement import RELU, Placement, kind, placements
-from quantizers.mixture.quantizer import prepare
+from quantizers.registry import QUANTIZERS
 from quantizers.tracing.trace import evaluating, traced
 from quantizers.tracing.writes import layer_of
-from quantizers.weights import adaptive_rounding as _adaptive_rounding  # noqa: F401  registers itself
-from quantizers.weights import differentiable_kmeans as _differentiable_kmeans  # noqa: F401  registers itself
-from quantizers.weights import element_wise_scaling as _element_wise_scaling  # noqa: F401  registers itself
-from quantizers.weights import int8 as _uniform  # noqa: F401  registers itself
-from quantizers.weights import learned_step as _learned_step  # noqa: F401  registers itself
 
 INPUT_BITS = 8
-MIXTURE_RATE = 0.1  # of the weights' learning rate
 PREFIX = "quantize_"
 PARTS = ("indices", "levels", "scale")
 
@@ -49,27 +44,26 @@ def layer_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
 
 
-def quantize(
-    model: nn.Module, plan: Plan, calibration: Tensor | None, *, form: str = "straight"
-) -> fx.GraphModule:
+def quantize(model: nn.Module, plan: Plan, calibration: Tensor | None, **options: Any) -> fx.GraphModule:
     """A copy of ``model`` to be co-tuned by ``plan``.
 
     Args:
         calibration: normalized float images [N, C, H, W] from which first activation steps are taken, with the fp32
             weights; None gives a skeleton whose state is to be loaded.
-        form: what training sees of mixtures, one of ``quantizers.mixture.forms.FORMS``.
+        options: of the plan's quantizer, fields of its ``Options``.
 
     Raises:
-        UserError: the model cannot be traced, or the plan names other layers than the model has, or asks its quantizer for
-            what that cannot do.
+        UserError: the model cannot be traced, or the plan names other layers than the model has, or it or an option asks its
+            quantizer for what that cannot do.
     """
     network = traced(model)
     _check_layers(network, plan)
-    for layer in plan.layers.values():
-        _sort(plan, layer)
+    sorts = {name: _sort(plan, layer) for name, layer in plan.layers.items()}
+    chosen = QUANTIZERS[plan.quantizer]
+    told = chosen.options_for(plan, options)
     for place in placements(network):
         bits = INPUT_BITS if place.is_input else plan.activation_bits
-        step = LearnedStep(bits, place.signed, learned=not place.is_input)
+        step = TrainableStep(bits, place.signed, learned=not place.is_input)
         _insert(network, place.node, step)
         step.alone = True  # all others read its output instead
         _leave_relu_to(step, network, place)
@@ -79,9 +73,9 @@ def quantize(
     for name, layer in plan.layers.items():
         module = network.get_submodule(name)
         weight = cast(Tensor, module.weight)
-        quantizer = _sort(plan, layer).for_layer(
-            weight.detach(), layer, plan.temperature, form, initialise=calibration is not None
-        )
+        sort = sorts[name]
+        mine = told if sort is chosen else sort.options_for(plan, {})
+        quantizer = sort.for_layer(weight.detach(), layer, mine, initialise=calibration is not None)
         parametrize.register_parametrization(module, "weight", quantizer)
     network.register_forward_pre_hook(prepare)
     return network
@@ -95,6 +89,22 @@ def quantizers_of(network: nn.Module) -> Iterator[tuple[str, WeightQuantizer, nn
             yield name, entry[0], entry.original
 
 
+def prepare(network: nn.Module, inputs: Any = None) -> None:
+    """A network's forward pre-hook: in training, quantizers do for many layers together what the coming forward pass needs. A
+    layer that is called by itself does it alone."""
+    if network.training:
+        _prepare(network)
+
+
+@torch.compiler.disable  # a compiled network calls it as it is
+def _prepare(network: nn.Module) -> None:
+    together: dict[type[WeightQuantizer], list[tuple[WeightQuantizer, Tensor]]] = defaultdict(list)
+    for _, quantizer, weight in quantizers_of(network):
+        together[type(quantizer)].append((quantizer, weight))
+    for sort, layers in together.items():
+        sort.prepare(layers)
+
+
 def set_progress(network: nn.Module, progress: float) -> None:
     """Tell every weight quantizer how much of the training lies behind, 0 to 1."""
     for module in network.modules():
@@ -103,16 +113,18 @@ def set_progress(network: nn.Module, progress: float) -> None:
 
 
 def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for an optimizer, each once: weights with decay; mixtures at a tenth of the rate, activation steps, and
+    """Parameters for an optimizer, each once: weights with decay; a quantizer's own at its own rate, activation steps, and
     batch-norm and biases, all without."""
-    mixtures = [p for _, quantizer, _ in quantizers_of(network) for p in quantizer.mixture_parameters()]
-    steps = [m.step for m in network.modules() if isinstance(m, LearnedStep)]
-    special = {id(p) for p in (*mixtures, *steps)}
+    own: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for _, quantizer, _ in quantizers_of(network):
+        own[quantizer.rate] += quantizer.own_parameters()
+    steps = [m.step for m in network.modules() if isinstance(m, TrainableStep)]
+    special = {id(p) for p in (*(p for ps in own.values() for p in ps), *steps)}
     others = [p for p in network.parameters() if id(p) not in special]
     groups = [
         {"params": [p for p in others if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
         {"params": [p for p in others if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
-        {"params": mixtures, "lr": MIXTURE_RATE * lr, "weight_decay": 0.0},
+        *({"params": own[rate], "lr": rate * lr, "weight_decay": 0.0} for rate in own),
         {"params": steps, "lr": lr, "weight_decay": 0.0},
     ]
     for group in groups:
@@ -127,7 +139,7 @@ def harden(network: nn.Module) -> Hardened:
     for name in books:
         hard.set_submodule(name, _plain(hard.get_submodule(name)))
     for name, module in list(hard.named_modules()):
-        if isinstance(module, LearnedStep):
+        if isinstance(module, TrainableStep):
             hard.set_submodule(name, module.frozen())
         elif isinstance(module, LeftReLU):
             hard.set_submodule(name, nn.ReLU())
@@ -254,7 +266,7 @@ def _insert(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
-def _leave_relu_to(step: LearnedStep, network: fx.GraphModule, place: Placement) -> None:
+def _leave_relu_to(step: TrainableStep, network: fx.GraphModule, place: Placement) -> None:
     """Let an unsigned quantizer do the work of a ReLU that nobody else reads."""
     node = place.node
     if node.op == "placeholder" or len(node.users) != 1 or kind(network, node) not in RELU:
@@ -280,8 +292,8 @@ def unquantized(network: nn.Module) -> nn.Module:
 def without_steps(network: nn.Module) -> None:
     """Leave activations in float: remove every activation quantizer from a network in training or hardened."""
     for name, module in list(network.named_modules()):
-        if isinstance(module, (LearnedStep, FrozenStep)) and "parametrizations" not in name:
-            rectifies = isinstance(module, LearnedStep) and module.rectifies
+        if isinstance(module, (TrainableStep, FrozenStep)) and "parametrizations" not in name:
+            rectifies = isinstance(module, TrainableStep) and module.rectifies
             network.set_submodule(name, nn.ReLU() if rectifies else nn.Identity())
 
 
@@ -301,12 +313,12 @@ def _calibrate(network: fx.GraphModule, images: Tensor) -> None:
                 f"layer {layer_of(sources[module])} gives a {type(inputs[0]).__name__}, not one tensor; such layers are not "
                 "supported on ARM (docs/operators.md says which are)"
             )
-        cast(LearnedStep, module).calibrate(inputs[0])
+        cast(TrainableStep, module).calibrate(inputs[0])
 
     hooks = [
         module.register_forward_pre_hook(take)
         for module in network.modules()
-        if isinstance(module, LearnedStep)
+        if isinstance(module, TrainableStep)
     ]
     try:
         with evaluating(network):

@@ -23,6 +23,7 @@ from pipeline.datasets.normalization import channel_deviations, channel_means
 from pipeline.study import paths
 from pipeline.study.records import OBJECTIVES
 from pipeline.training.settings import TrainSettings
+from quantizers import QUANTIZERS
 from search_spaces.samplers.base import SAMPLERS
 
 
@@ -106,7 +107,7 @@ class Settings:
         "what", "FILE",
     )  # fmt: skip
     modules: Path | None = _setting(
-        None, _path, "folder that package.module:factory is looked up in (default the current one)", "what", "DIR"
+        None, _path, "folder that package.module:name is looked up in (default the current one)", "what", "DIR"
     )  # fmt: skip
     image_size: int | None = _setting(
         None, _at_least(int, 8), "side of the input images in pixels", "what", "PIXELS"
@@ -147,7 +148,13 @@ class Settings:
         "search",
         "NAME",
     )
-    quantizer: str = _setting("gaussian_mixture", _text, "weight quantizer below 8 bits", "search", "NAME")
+    quantizer: str = _setting(
+        "gaussian_mixture",
+        _text,
+        f"what stores weights below 8 bits: {', '.join(QUANTIZERS)} or package.module:Name",
+        "search",
+        "NAME",
+    )
     bits: tuple[int, ...] = _setting(BITS, _integers, "bit-widths to choose from", "search", "LIST")
     seed: int = _setting(0, _at_least(int, 0), "seed of the sampler and of training", "search", "N")
     epochs_per_trial: float = _setting(

@@ -64,15 +64,18 @@ class Cotuning(Loop):
             self.teacher = copy.deepcopy(model).eval().requires_grad_(False).to(where)
         calibration = None if state is not None else _calibration(data, settings, mean, std)
         start = with_even_channels(model) if settings.even_channels else model
-        network = quantize(start, plan, calibration, form=settings.form).to(where)
-        groups = parameter_groups(network, settings.learning_rate, settings.weight_decay)
+        network = quantize(start, plan, calibration, **settings.of_quantizer()).to(where)
         super().__init__(
-            network, data, settings, mean, std, groups,
+            network, data, settings, mean, std, self.groups(network, settings),
             device=where, wrap=wrap, rank=rank, world=world, progress=progress,
         )  # fmt: skip
         self._hardened: tuple[int, Hardened] | None = None
         if state is not None:
             self.load_state_dict(state)
+
+    def groups(self, network: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups, each with its peak rate."""
+        return parameter_groups(network, settings.learning_rate, settings.weight_decay)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         share, temperature = self.settings.distillation, self.settings.distillation_temperature
@@ -115,18 +118,17 @@ class Cotuning(Loop):
         """The same on the device; made once for a step."""
         if self._hardened is None or self._hardened[0] != self.step:
             set_progress(self.network, self.step / self.total_steps)
-            hardened, s = harden(self.network), self.settings
-            reestimate_batch_norm(
-                hardened.network,
-                self.data.train,
-                s.batch_norm_images,
-                self.mean,
-                self.std,
-                s.evaluation_batch,
-                s.augment or self.data.augment,
-            )
+            hardened = harden(self.network)
+            self.refit_norms(hardened.network, self.settings.augment or self.data.augment)
             self._hardened = (self.step, hardened)
         return self._hardened[1]
+
+    def refit_norms(self, network: nn.Module, augment: str) -> None:
+        """Give the batch-norms of a hardened network the statistics of training images, augmented in this way."""
+        s = self.settings
+        reestimate_batch_norm(
+            network, self.data.train, s.batch_norm_images, self.mean, self.std, s.evaluation_batch, augment
+        )
 
     def error(self) -> float:
         """Share of the search half (0..1) that the hardened network gets wrong, over all ranks."""

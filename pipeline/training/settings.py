@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from foundation.errors import UserError
 from quantizers.mixture.forms import FORMS
@@ -28,6 +30,7 @@ class TrainSettings:
         images_per_epoch: how many training images one epoch takes, others each time; None takes all.
         augment: one of ``pipeline.datasets.images.AUGMENTATIONS``; None does what the data set says.
         form: what training sees of the mixtures, one of ``quantizers.mixture.forms.FORMS``.
+        options: further options of the plan's quantizer, by the names of its ``Options``.
         even_channels: give a layer's output channels one size before they share a codebook: a scale for each channel, which the
             batch-norm behind a convolution takes up, so it costs no byte; see ``quantizers.calibration.channel_scale``.
         batch_norm_images: training images over which batch-norm statistics are re-estimated before each evaluation.
@@ -55,6 +58,7 @@ class TrainSettings:
     calibration_images: int = 256
     evaluation_batch: int = 256
     bfloat16: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _require(0 < self.epochs < math.inf, "epochs", self.epochs, "above 0")
@@ -88,8 +92,13 @@ class TrainSettings:
             _require(getattr(self, name) >= 2, name, getattr(self, name), "at least 2")
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, as JSON holds them."""
-        return dataclasses.asdict(self)
+        """Plain values, as JSON holds them; without options where there are none."""
+        record = dataclasses.asdict(self)
+        return record if self.options else {key: value for key, value in record.items() if key != "options"}
+
+    def of_quantizer(self) -> dict[str, Any]:
+        """What the plan's quantizer is told; of its form only what is not the usual, since not every quantizer has forms."""
+        return {**({} if self.form == TrainSettings.form else {"form": self.form}), **self.options}
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:

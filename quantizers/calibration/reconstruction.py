@@ -12,11 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from quantizers.calibration.lockstep import channel_statistics, lockstep, match_batch_norm
-from quantizers.core.activation import LearnedStep
+from quantizers.core.activation import TrainableStep
 from quantizers.core.base import WeightQuantizer
 from quantizers.network import quantizers_of, traced
-from quantizers.weights.adaptive_rounding import AdaptiveRounding
-from quantizers.weights.int8 import Int8
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
 
@@ -30,8 +28,8 @@ class Reconstruction:
         match_norms: give each batch-norm, once the layers before it have learned, the statistics that keep mean and variance of
             its outputs (``quantizers.calibration.lockstep.match_batch_norm``).
         positions: of the output, drawn from each image; ``batch`` of them are taken in a step.
-        rate: of Adam for rounding variables; weights and mixtures take it in units of the weights' standard deviation.
-        penalty: weight of the rounding regulariser, summed over the weights, against the squared error, summed over the outputs
+        rate: of Adam; what is measured as weights are takes it in units of the weights' standard deviation.
+        penalty: weight of a quantizer's own penalty, summed over the weights, against the squared error, summed over the outputs
             and relative to their variance.
     """
 
@@ -83,7 +81,7 @@ def apply(weight: Tensor, seen: Tensor, groups: int) -> Tensor:
 def reconstruct(
     network: fx.GraphModule, original: nn.Module, batches: list[Tensor], how: Reconstruction
 ) -> None:
-    """Let the weight quantizers of ``network`` learn, in the order of execution; 8-bit layers are left alone.
+    """Let the weight quantizers of ``network`` learn, in the order of execution, those of them that bring a ``reconstruction``.
 
     A layer's inputs are those that the quantized network gives it; wanted is what the fp32 layer gives in the fp32 network, both
     behind the batch-norm and the activation function that directly follow (equation 25 of AdaRound).
@@ -92,7 +90,7 @@ def reconstruct(
         network: made by ``quantizers.network.quantize`` from ``original``.
         batches: normalized images, float [n, C, H, W] each.
     """
-    layers = {name: (q, w) for name, q, w in quantizers_of(network) if how.steps and not isinstance(q, Int8)}
+    layers = {name: (q, w) for name, q, w in quantizers_of(network) if how.steps and q.reconstruction(w)}
     numbers = {name: number for number, name in enumerate(layers)}
     wanted: dict[str, Tensor] = {}
     statistics: dict[str, tuple[Tensor, Tensor]] = {}
@@ -148,7 +146,7 @@ def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor
         module = network.get_submodule(str(node.target))
         if isinstance(module, (nn.BatchNorm2d, *ACTIVATIONS)):
             modules.append(module)
-        elif not isinstance(module, LearnedStep):
+        elif not isinstance(module, TrainableStep):
             break
 
     def run(out: Tensor) -> Tensor:
@@ -170,16 +168,13 @@ def learn(
     groups: int,
     how: Reconstruction,
 ) -> None:
-    """Adam on the mean squared error of the layer's output over the output's variance."""
-    rounding = isinstance(quantizer, AdaptiveRounding)
+    """Adam on the mean squared error of the layer's output over the output's variance; what learns, the quantizer says."""
+    what = quantizer.reconstruction(latent)
+    if what is None:
+        return
     unit = float(latent.detach().std(correction=0)) or 1.0
-    parameters = quantizer.mixture_parameters()
-    sizes = [{"params": parameters, "lr": how.rate}]
-    if not rounding:
-        scaled = [p for p in parameters if p is getattr(quantizer, "mean", None)]
-        rest = [p for p in parameters if p is not getattr(quantizer, "mean", None)]
-        sizes = [{"params": [latent, *scaled], "lr": how.rate * unit}, {"params": rest, "lr": how.rate}]
-    optimizer = torch.optim.Adam([group for group in sizes if group["params"]])
+    sizes = ((what.like_weights, how.rate * unit), (what.others, how.rate))
+    optimizer = torch.optim.Adam([{"params": list(params), "lr": rate} for params, rate in sizes if params])
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     peaks = [group["lr"] for group in optimizer.param_groups]
     variance = wanted.var().clamp(min=1e-12)
@@ -189,14 +184,14 @@ def learn(
         for step in range(how.steps):
             progress = step / how.steps
             quantizer.set_progress(progress)
-            if not rounding:
+            if what.cosine:
                 for group, peak in zip(optimizer.param_groups, peaks):
                     group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * progress))
             rows = torch.randint(0, len(seen), (how.batch,), generator=generator)
             out = behind(apply(quantizer(latent), seen[rows], groups))
             loss = (out - wanted[rows]).square().mean() / variance
-            if isinstance(quantizer, AdaptiveRounding):
-                loss = loss + how.penalty * quantizer.penalty(progress) / wanted.shape[1]
+            if what.penalty is not None:
+                loss = loss + how.penalty * what.penalty(progress) / wanted.shape[1]
             optimizer.zero_grad(set_to_none=True)
             loss.backward(inputs=learned)
             optimizer.step()

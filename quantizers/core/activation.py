@@ -133,7 +133,7 @@ class FrozenStep(nn.Module):
         return f"step={self.step:.4g}, {self.low}..{self.high}"
 
 
-class LearnedStep(nn.Module):
+class TrainableStep(nn.Module):
     """An activation quantizer whose step learns from the task's loss.
 
     Args:
@@ -210,7 +210,7 @@ class LearnedStep(nn.Module):
 
 
 class LeftReLU(nn.Module):
-    """A ReLU directly before an unsigned ``LearnedStep``, which clips at 0 anyway: in training it costs nothing."""
+    """A ReLU directly before an unsigned ``TrainableStep``, which clips at 0 anyway: in training it costs nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.training else torch.relu(x)

@@ -1,19 +1,41 @@
-"""What every weight quantizer can do, and where they are registered."""
+"""What every weight quantizer can do."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from foundation.codebook import Codebook
 from foundation.errors import UserError
 from foundation.plan import COMPONENTS, ZERO_SHARE
-from foundation.registry import Registry
 
 if TYPE_CHECKING:
-    from foundation.plan import LayerPlan, TemperatureSchedule
+    from foundation.plan import LayerPlan, Plan
+
+RATE = 0.1  # of a quantizer's own parameters, in units of the weights' learning rate
+
+
+@dataclass(frozen=True)
+class Rebuilding:
+    """What of a layer learns when it is rebuilt from a few images (``quantizers.calibration.reconstruction``).
+
+    Attributes:
+        like_weights: parameters measured as weights are; they take the rate in units of the weights' standard deviation.
+        others: parameters without a unit; they take the rate as it is.
+        cosine: whether the rate falls to 0 on a cosine; else it stays.
+        penalty: what to add to the loss at a progress of 0..1, summed over the weights; None adds nothing.
+    """
+
+    like_weights: Sequence[nn.Parameter] = ()
+    others: Sequence[nn.Parameter] = ()
+    cosine: bool = True
+    penalty: Callable[[float], Tensor] | None = None
 
 
 class WeightQuantizer(nn.Module, ABC):
@@ -22,13 +44,29 @@ class WeightQuantizer(nn.Module, ABC):
     In training it is differentiable; in eval it is exactly ``codebook(weight).dequantize()``, bit for bit. All that changes
     during training lives in parameters and buffers, so ``state_dict`` resumes exactly.
 
+    Args:
+        layer: the layer's plan, which the quantizer can do (``check``).
+        shape: of the weight.
+        options: of the class's own ``Options``.
+
     Attributes:
         widths: bits of an index that it can store (8 bits in a plan mean plain int8, whatever the quantizer).
-        dimensions: which of ``foundation.plan.DIMENSIONS`` change what it does; a search leaves the others out.
+        dimensions: which dimensions of a plan change what it does; a search leaves the others out.
     """
 
     widths: ClassVar[tuple[int, ...]] = (2, 3, 4)
     dimensions: ClassVar[frozenset[str]] = frozenset()
+
+    @dataclass(frozen=True)
+    class Options:
+        """What a quantizer can be told beside a layer's plan. One that has choices of its own derives a class of this name,
+        each field with a default. A field named like one of its ``dimensions`` is filled from the plan."""
+
+    options: Options
+
+    def __init__(self, layer: LayerPlan, shape: torch.Size, options: Any) -> None:
+        super().__init__()
+        self.bits, self.options = layer.bits, options
 
     @classmethod
     def check(cls, name: str, layer: LayerPlan) -> None:
@@ -50,17 +88,34 @@ class WeightQuantizer(nn.Module, ABC):
             )
 
     @classmethod
-    @abstractmethod
+    def options_for(cls, plan: Plan, given: Mapping[str, Any]) -> Options:
+        """The options as ``given``, and the plan's own where a dimension of the plan is one.
+
+        Raises:
+            UserError: an option that it has not, or with a value it cannot have.
+        """
+        names = [field.name for field in dataclasses.fields(cls.Options)]
+        planned = {name: getattr(plan, name) for name in names if name in cls.dimensions}
+        free = [name for name in names if name not in planned]
+        for name, value in given.items():
+            if name not in free:
+                allowed = ", ".join(free) or "none"
+                raise UserError(f"{name} {value!r}: no option of {plan.quantizer}; its options: {allowed}")
+        return cls.Options(**planned, **given)
+
+    @classmethod
     def for_layer(
-        cls,
-        weight: Tensor,
-        layer: LayerPlan,
-        temperature: TemperatureSchedule,
-        form: str,
-        *,
-        initialise: bool,
+        cls, weight: Tensor, layer: LayerPlan, options: Any, *, initialise: bool
     ) -> WeightQuantizer:
         """A quantizer for a layer of this latent weight. Without ``initialise`` the state is only shaped, to be loaded."""
+        quantizer = cls(layer, weight.shape, options)
+        if initialise:
+            with torch.no_grad():
+                quantizer.start(weight.detach())
+        return quantizer.to(weight.device)
+
+    def start(self, weight: Tensor) -> None:
+        """Take first values that suit the latent weight."""
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
@@ -73,18 +128,30 @@ class WeightQuantizer(nn.Module, ABC):
     def set_progress(self, progress: float) -> None:
         """Tell how much of the training lies behind, 0 to 1."""
 
+    @classmethod
+    def prepare(cls, layers: Sequence[tuple[Any, Tensor]]) -> None:
+        """Do for many layers together (quantizers of this class, each with its latent weight) what each would do by itself in
+        the forward pass of training that comes next."""
+
     def components(self) -> list[tuple[float, float, float]]:
         """(weight, mean, scale) of each component of a mixture; empty for other quantizers."""
         return []
 
-    def mixture_parameters(self) -> list[nn.Parameter]:
-        """Parameters that want their own rate and no weight decay."""
-        return [p for p in self.parameters() if isinstance(p, nn.Parameter)]
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Parameters that want a rate of their own, ``rate``, and no weight decay."""
+        return list(self.parameters())
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of ``own_parameters`` in co-tuning, in units of the weights' rate."""
+        return RATE
+
+    def reconstruction(self, latent: nn.Parameter) -> Rebuilding | None:
+        """What learns when the layer is rebuilt from a few images; None leaves the layer alone. Asked before the first step,
+        then ``forward`` is called in training mode with ``latent``, with ``set_progress`` from 0 to 1."""
+        return Rebuilding([latent], self.own_parameters())
 
     @staticmethod
     def state_key(*tensors: Tensor) -> tuple[object, ...]:
         """Changes whenever one of the tensors is written to or replaced; for caches of what is computed from them."""
         return tuple((tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors)
-
-
-QUANTIZERS: Registry[type[WeightQuantizer]] = Registry("quantizer")

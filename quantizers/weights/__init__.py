@@ -1,1 +1,1 @@
-"""The other quantizers of weights, one file each."""
+"""The weight quantizers, one file each: a file's name is the quantizer's, its class is called alike."""

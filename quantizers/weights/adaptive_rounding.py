@@ -3,17 +3,15 @@ Rounding for Post-Training Quantization", ICML 2020)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foundation.codebook import Codebook
-from quantizers.core.base import QUANTIZERS, WeightQuantizer
-
-if TYPE_CHECKING:
-    from foundation.plan import LayerPlan, TemperatureSchedule
+from foundation.plan import LayerPlan
+from quantizers.core.base import Rebuilding, WeightQuantizer
 
 STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1  # of the sigmoid, before it is cut to 0..1 (equation 23)
 SHARPNESS = (20.0, 2.0)  # the regulariser's exponent, from first to last
@@ -32,40 +30,25 @@ def best_step(weight: Tensor, bits: int) -> float:
     return float(steps[torch.stack(errors).argmin()])
 
 
-@QUANTIZERS.register("adaptive_rounding")
 class AdaptiveRounding(WeightQuantizer):
     """``step * clamp(floor(w / step) + h, -2**(bits - 1), 2**(bits - 1) - 1)`` with ``h = clamp(1.2 * sigmoid(v) - 0.1, 0, 1)``
     (equations 22 and 23); deployed, h is 0 or 1. Only v is learned, from the reconstruction of the layer's output plus
-    ``penalty`` (``quantizers.calibration.reconstruction``). Untrained, this rounds to nearest. Of a layer's plan only
-    ``bits`` count.
+    ``penalty`` (``quantizers.calibration.reconstruction``). Untrained, this rounds to nearest.
     """
 
     step: Tensor
 
-    def __init__(self, bits: int, shape: torch.Size) -> None:
-        super().__init__()
-        self.bits, self.low, self.high = bits, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    def __init__(self, layer: LayerPlan, shape: torch.Size, options: Any) -> None:
+        super().__init__(layer, shape, options)
+        self.low, self.high = -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
         self.choice = nn.Parameter(torch.zeros(shape))
         self.register_buffer("step", torch.ones(()))
 
-    @classmethod
-    def for_layer(
-        cls,
-        weight: Tensor,
-        layer: LayerPlan,
-        temperature: TemperatureSchedule,
-        form: str,
-        *,
-        initialise: bool,
-    ) -> AdaptiveRounding:
-        quantizer = cls(layer.bits, weight.shape).to(weight.device)
-        if initialise:
-            with torch.no_grad():
-                quantizer.step.fill_(best_step(weight, layer.bits))
-                position = weight / quantizer.step
-                share = (position - position.floor() - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW)
-                quantizer.choice.copy_(torch.logit(share))  # the soft weight starts as the weight
-        return quantizer
+    def start(self, weight: Tensor) -> None:
+        self.step.fill_(best_step(weight, self.bits))
+        position = weight / self.step
+        share = (position - position.floor() - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW)
+        self.choice.copy_(torch.logit(share))  # the soft weight starts as the weight
 
     def up(self) -> Tensor:
         """How far each weight is rounded up, 0..1."""
@@ -79,6 +62,9 @@ class AdaptiveRounding(WeightQuantizer):
         first, last = SHARPNESS
         sharpness = last + (first - last) * (1 - (progress - FREE) / (1 - FREE))
         return (1 - (2 * self.up() - 1).abs().pow(sharpness)).sum()
+
+    def reconstruction(self, latent: nn.Parameter) -> Rebuilding:
+        return Rebuilding(others=[self.choice], cosine=False, penalty=self.penalty)
 
     def forward(self, weight: Tensor) -> Tensor:
         up = self.up() if self.training else (self.choice.detach() >= 0).to(weight.dtype)

@@ -3,21 +3,18 @@ Compression", ICLR 2022)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.codebook import Codebook
 from foundation.errors import UserError
-from foundation.plan import COMPONENTS, TEMPERATURE
-from quantizers.core.base import QUANTIZERS, WeightQuantizer
+from foundation.plan import LayerPlan, TemperatureSchedule
+from quantizers.core.base import WeightQuantizer
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.kmeans import kmeans
-
-if TYPE_CHECKING:
-    from foundation.plan import LayerPlan, TemperatureSchedule
 
 ITERATIONS = 5  # at most, in a step; the paper stops at 5 on its large networks (section 4)
 CONVERGED = 1e-4  # largest move of a centre, in units of the weights' standard deviation
@@ -28,7 +25,6 @@ def attention(weight: Tensor, centres: Tensor, temperature: Tensor) -> Tensor:
     return torch.softmax(-(weight[:, None] - centres).abs() / temperature, dim=1)
 
 
-@QUANTIZERS.register("differentiable_kmeans")
 class DifferentiableKMeans(WeightQuantizer):
     """Weights as mixtures of cluster centres, the centres found anew in each step by soft k-means through which the
     gradient flows; they are no parameters. In evaluation a weight is its nearest centre, as an int8 level times one scale.
@@ -37,41 +33,33 @@ class DifferentiableKMeans(WeightQuantizer):
     Untrained, this is k-means with a rounded codebook.
     """
 
-    dimensions = frozenset({COMPONENTS, TEMPERATURE})
+    dimensions = frozenset({"components", "temperature"})
 
+    @dataclass(frozen=True)
+    class Options(WeightQuantizer.Options):
+        temperature: TemperatureSchedule = TemperatureSchedule()
+
+    options: Options
     centres: Tensor
     unit: Tensor
     temperature: Tensor
 
-    def __init__(self, components: int, bits: int, schedule: TemperatureSchedule) -> None:
-        super().__init__()
-        self.bits, self.schedule = bits, schedule
-        self.register_buffer("centres", torch.linspace(-1, 1, components))
-        self.register_buffer("unit", torch.ones(()))
-        self.register_buffer("temperature", torch.tensor(schedule.at(0.0)))
-
-    @classmethod
-    def for_layer(
-        cls,
-        weight: Tensor,
-        layer: LayerPlan,
-        temperature: TemperatureSchedule,
-        form: str,
-        *,
-        initialise: bool,
-    ) -> DifferentiableKMeans:
+    def __init__(self, layer: LayerPlan, shape: torch.Size, options: Options) -> None:
+        super().__init__(layer, shape, options)
         if layer.components is None:
             raise UserError("k-means needs components; 8 bits are plain int8")
-        quantizer = cls(layer.components, layer.bits, temperature)
-        if initialise:
-            found = kmeans(weight.detach().cpu().numpy(), layer.components).centres
-            spare = np.full(layer.components - len(found), found.max())
-            quantizer.centres.copy_(torch.from_numpy(np.concatenate([found, spare])))
-            quantizer.unit.fill_(float(weight.detach().std(correction=0)) or 1.0)
-        return quantizer.to(weight.device)
+        self.register_buffer("centres", torch.linspace(-1, 1, layer.components))
+        self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("temperature", torch.tensor(options.temperature.at(0.0)))
+
+    def start(self, weight: Tensor) -> None:
+        found = kmeans(weight.cpu().numpy(), len(self.centres)).centres
+        spare = np.full(len(self.centres) - len(found), found.max())
+        self.centres.copy_(torch.from_numpy(np.concatenate([found, spare])))
+        self.unit.fill_(float(weight.std(correction=0)) or 1.0)
 
     def set_progress(self, progress: float) -> None:
-        self.temperature.fill_(self.schedule.at(progress))
+        self.temperature.fill_(self.options.temperature.at(progress))
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
@@ -115,6 +103,3 @@ class DifferentiableKMeans(WeightQuantizer):
         nearest = order.indices[torch.bucketize(weight.float().contiguous(), middles)]
         counts = torch.bincount(nearest.flatten(), minlength=len(self.centres))
         return *integer_levels(self.centres, counts), nearest
-
-    def mixture_parameters(self) -> list[nn.Parameter]:
-        return []

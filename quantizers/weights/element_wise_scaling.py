@@ -3,17 +3,16 @@ with Element-wise Gradient Scaling", CVPR 2021)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foundation.codebook import Codebook
-from quantizers.core.base import QUANTIZERS, WeightQuantizer
-
-if TYPE_CHECKING:
-    from foundation.plan import LayerPlan, TemperatureSchedule
+from foundation.plan import LayerPlan
+from quantizers.core.base import WeightQuantizer
 
 DELTA = 1e-3  # the paper's fixed scaling factor; its other one follows the Hessian's trace
 DEVIATIONS = 3.0  # the first interval's ends, in standard deviations of the weights
@@ -51,7 +50,6 @@ class _Damped(torch.autograd.Function):
         return gradient * ctx.share, None, None
 
 
-@QUANTIZERS.register("element_wise_scaling")
 class ElementWiseScaling(WeightQuantizer):
     """``scale * (2 x_q - 1)`` with ``x_q`` the nearest of ``2**bits`` even steps to ``x_n = clamp((w - lower) / (upper - lower),
     0, 1)`` (equations 1 to 3): symmetric values, none of them zero. Lower and upper end and scale are learned. Training sees
@@ -59,38 +57,31 @@ class ElementWiseScaling(WeightQuantizer):
     mean magnitude of the weights is kept.
 
     The paper gives these three an optimizer of their own with a far smaller rate. Here one trains everything:
-    they take the rate of mixtures, and their gradients, sums over N weights, are divided by ``sqrt(N)`` as for learned
-    steps. Of a layer's plan only ``bits`` count.
+    they take a quantizer's own rate, and their gradients, sums over N weights, are divided by ``sqrt(N)`` as for learned
+    steps.
     """
+
+    @dataclass(frozen=True)
+    class Options(WeightQuantizer.Options):
+        """``delta``: the gradient's scaling factor (equation 4); 0 is straight through."""
+
+        delta: float = DELTA
+
+    options: Options
 
     width_floor: Tensor
     scale_floor: Tensor
 
-    def __init__(self, bits: int, delta: float = DELTA) -> None:
-        super().__init__()
-        self.bits, self.delta, self.intervals = bits, delta, 2**bits - 1
+    def __init__(self, layer: LayerPlan, shape: torch.Size, options: Options) -> None:
+        super().__init__(layer, shape, options)
+        self.intervals = 2**self.bits - 1
         self.lower, self.upper = nn.Parameter(torch.tensor(-1.0)), nn.Parameter(torch.tensor(1.0))
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.register_buffer("width_floor", torch.tensor(2 * FLOOR))
         self.register_buffer("scale_floor", torch.tensor(FLOOR))
 
-    @classmethod
-    def for_layer(
-        cls,
-        weight: Tensor,
-        layer: LayerPlan,
-        temperature: TemperatureSchedule,
-        form: str,
-        *,
-        initialise: bool,
-    ) -> ElementWiseScaling:
-        quantizer = cls(layer.bits).to(weight.device)
-        if initialise:
-            quantizer._start(weight.detach().float())
-        return quantizer
-
-    @torch.no_grad()
-    def _start(self, weight: Tensor) -> None:
+    def start(self, weight: Tensor) -> None:
+        weight = weight.float()
         end = DEVIATIONS * float(weight.double().std(correction=0)) or float(weight.abs().max()) or 1.0
         self.lower.fill_(-end)
         self.upper.fill_(end)
@@ -104,7 +95,7 @@ class ElementWiseScaling(WeightQuantizer):
         lower, upper = (_Damped.apply(end, end, share) for end in (self.lower, self.upper))
         width = _Damped.apply(upper - lower, self.width_floor, 1.0)
         position = ((weight - lower) / width).clamp(0, 1) * self.intervals
-        rounded: Tensor = _Discretize.apply(position, self.intervals, self.delta)
+        rounded: Tensor = _Discretize.apply(position, self.intervals, self.options.delta)
         return 2 * rounded - self.intervals
 
     def _step(self, share: float) -> Tensor:

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation.codebook import Codebook
-from quantizers.core.base import QUANTIZERS, WeightQuantizer
-
-if TYPE_CHECKING:
-    from foundation.plan import LayerPlan, TemperatureSchedule
+from foundation.plan import LayerPlan
+from quantizers.core.base import Rebuilding, WeightQuantizer
 
 HIGH = 127
 
 
-@QUANTIZERS.register("int8")
 class Int8(WeightQuantizer):
     """``round(w / scale)`` in -127..127 with ``scale = max |w| / 127`` of the output channel. Training sees the same values as
     evaluation; the gradient passes through the rounding unchanged."""
 
     widths = (8,)
 
-    @classmethod
-    def for_layer(
-        cls,
-        weight: Tensor,
-        layer: LayerPlan,
-        temperature: TemperatureSchedule,
-        form: str,
-        *,
-        initialise: bool,
-    ) -> Int8:
-        cls.check("int8", layer)
-        return cls()
+    def __init__(self, layer: LayerPlan, shape: torch.Size, options: Any) -> None:
+        self.check("int8", layer)
+        super().__init__(layer, shape, options)
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
@@ -50,6 +38,9 @@ class Int8(WeightQuantizer):
         indices = (integers + HIGH).to(torch.uint8).cpu().numpy()
         levels = np.arange(-HIGH, HIGH + 1, dtype=np.int8)
         return Codebook(indices, levels, scale.reshape(-1).cpu().numpy(), 8)
+
+    def reconstruction(self, latent: nn.Parameter) -> Rebuilding | None:
+        return None  # so fine a grid is as good as it is
 
     @staticmethod
     def _integers(weight: Tensor) -> tuple[Tensor, Tensor]:

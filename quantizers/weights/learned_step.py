@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foundation.codebook import Codebook
-from quantizers.core.activation import FLOOR, LearnedStep
-from quantizers.core.base import QUANTIZERS, WeightQuantizer
-
-if TYPE_CHECKING:
-    from foundation.plan import LayerPlan, TemperatureSchedule
+from foundation.plan import LayerPlan
+from quantizers.core.activation import FLOOR, TrainableStep
+from quantizers.core.base import WeightQuantizer
 
 
-@QUANTIZERS.register("learned_step")
-class LearnedStepWeight(WeightQuantizer):
+class LearnedStep(WeightQuantizer):
     """``step * clamp(round(w / step), -2**(bits - 1), 2**(bits - 1) - 1)``, one step per tensor, learned with equation 3 and
     the gradient's scale of section 2.2. Training sees the same values as evaluation. The step starts at
-    ``2 * mean |w| / sqrt(2**(bits - 1) - 1)`` (section 2.1). Of a layer's plan only ``bits`` count."""
+    ``2 * mean |w| / sqrt(2**(bits - 1) - 1)`` (section 2.1)."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
-        self.quantize = LearnedStep(bits, signed=True)
+    def __init__(self, layer: LayerPlan, shape: torch.Size, options: Any) -> None:
+        super().__init__(layer, shape, options)
+        self.quantize = TrainableStep(self.bits, signed=True)
 
-    @classmethod
-    def for_layer(
-        cls,
-        weight: Tensor,
-        layer: LayerPlan,
-        temperature: TemperatureSchedule,
-        form: str,
-        *,
-        initialise: bool,
-    ) -> LearnedStepWeight:
-        quantizer = cls(layer.bits)
-        if initialise:
-            step = 2 * float(weight.detach().abs().double().mean()) / (2 ** (layer.bits - 1) - 1) ** 0.5
-            with torch.no_grad():
-                quantizer.quantize.step.fill_(step or 1.0)
-                quantizer.quantize.floor.fill_((step or 1.0) * FLOOR)
-        return quantizer.to(weight.device)
+    def start(self, weight: Tensor) -> None:
+        step = 2 * float(weight.abs().double().mean()) / (2 ** (self.bits - 1) - 1) ** 0.5
+        self.quantize.step.fill_(step or 1.0)
+        self.quantize.floor.fill_((step or 1.0) * FLOOR)
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
@@ -59,5 +42,5 @@ class LearnedStepWeight(WeightQuantizer):
         indices = (integers - frozen.low).to(torch.uint8).cpu().numpy()
         return Codebook(indices, levels, np.array([frozen.step], np.float32), self.bits)
 
-    def mixture_parameters(self) -> list[nn.Parameter]:
+    def own_parameters(self) -> list[nn.Parameter]:
         return []  # the step is found with those of the activations, and takes their rate

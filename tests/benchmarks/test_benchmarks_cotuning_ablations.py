@@ -9,38 +9,32 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 
 from benchmarks import cotuning_ablations as table
 from benchmarks.cotuning_table import Cell
 from foundation.command import main_guard
-from foundation.plan import LayerPlan, TemperatureSchedule
+from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.images import ArrayImages
+from pipeline.datasets.registry import ImageData
 from pipeline.networks.registry import load_model
-from pipeline.training import cotuning
-from quantizers import network
-from quantizers.mixture.quantizer import GaussianMixture
+from pipeline.training.cotuning import Cotuning
+from pipeline.training.settings import TrainSettings
+from quantizers import QUANTIZERS, layer_names
+from quantizers.weights.gaussian_mixture import GaussianMixture
 
 NAMES = ["first", "middle", "last"]
 CELL = Cell("resnet8", "ours", 2, 8, None, 1.0, 0.01, 1.0, 4.0, 0, False, "cpu", "digits")
 
 
-def test_every_choice_gives_a_valid_plan_and_is_undone() -> None:
-    before = (
-        network.MIXTURE_RATE,
-        cotuning.parameter_groups,
-        GaussianMixture.regions,
-        GaussianMixture._revive,
-    )
+def test_every_choice_gives_a_valid_plan_that_its_quantizer_takes() -> None:
     plans = {}
     for name, ablation in table.ABLATIONS.items():
-        with ablation.patch():
-            plans[name] = table.plan_for(ablation, CELL, NAMES)
-    after = (
-        network.MIXTURE_RATE,
-        cotuning.parameter_groups,
-        GaussianMixture.regions,
-        GaussianMixture._revive,
-    )
-    assert before == after
+        plans[name] = plan = table.plan_for(ablation, CELL, NAMES)
+        settings = TrainSettings(**ablation.settings, options=ablation.options)
+        options = QUANTIZERS[plan.quantizer].options_for(plan, settings.of_quantizer())
+        for key, value in ablation.options.items():
+            assert getattr(options, key) == value
     assert plans["first and last layer 2 bits"].layers["first"].bits == 2
     assert plans["as it stands"].layers["first"].bits == 8
     assert plans["zeros 70 %"].layers["middle"].zero_share == 0.7
@@ -49,18 +43,53 @@ def test_every_choice_gives_a_valid_plan_and_is_undone() -> None:
 
 def test_nearest_mean_is_the_nearest() -> None:
     weight = torch.randn(2000, generator=torch.Generator().manual_seed(0))
-    schedule = TemperatureSchedule()
-    unequal = GaussianMixture.for_layer(weight, LayerPlan(2, 4), schedule, "posterior", initialise=True)
+
+    def mixture(sort: type[GaussianMixture], form: str) -> GaussianMixture:
+        made = sort.for_layer(weight, LayerPlan(2, 4), sort.Options(form=form), initialise=True)
+        assert isinstance(made, GaussianMixture)
+        return made
+
+    unequal = mixture(GaussianMixture, "posterior")
     with torch.no_grad():
         unequal.prior[1] += 3.0
-    with table.ABLATIONS["nearest mean instead of most probable"].patch():
-        chosen = unequal.means()[unequal.regions().assign(weight)]
-        straight = GaussianMixture.for_layer(weight, LayerPlan(2, 4), schedule, "straight", initialise=False)
-        straight.load_state_dict(unequal.state_dict())
-        torch.testing.assert_close(straight.train()(weight), chosen)  # training sees the same
+    nearest = mixture(table.NearestMean, "straight")
+    nearest.load_state_dict(unequal.state_dict())
+    chosen = nearest.means()[nearest.regions().assign(weight)]
+    torch.testing.assert_close(nearest.train()(weight), chosen)  # training sees the same
+    assert torch.equal(torch.from_numpy(nearest.codebook(weight).dequantize()).sign(), chosen.detach().sign())
     distance = (weight[:, None] - unequal.means()).abs()
     torch.testing.assert_close((weight - chosen).abs(), distance.min(1).values)
     assert not torch.equal(unequal.means()[unequal.regions().assign(weight)], chosen)
+
+
+def test_a_training_changes_what_it_says() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    pixels = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8)
+    images = ArrayImages(pixels, torch.arange(64) % 10)
+    data = ImageData("noise", tuple("0123456789"), (8, 8), images, images, images, "crop")
+    settings = TrainSettings(
+        epochs=1, batch_size=16, distillation=0.0, calibration_images=32, batch_norm_images=32
+    )
+    plan = Plan.uniform(layer_names(model), LayerPlan(2, 4))
+
+    def made(training: type[Cotuning]) -> Cotuning:
+        return training(model, plan, data, settings, [0.5] * 3, [0.25] * 3)
+
+    decays = {group["weight_decay"] for group in made(table.DecayOnEverything).optimizer.param_groups}
+    assert decays == {settings.weight_decay} and len(made(Cotuning).optimizer.param_groups) == 4
+    refitted, kept = made(Cotuning), made(table.NormsAsTheyAre)
+    assert torch.equal(mean_of(kept.hardened().network), mean_of(kept.network))
+    assert not torch.equal(mean_of(refitted.hardened().network), mean_of(refitted.network))
+    plain = made(table.NormsOnPlainImages)
+    assert not torch.equal(mean_of(plain.hardened().network), mean_of(refitted.hardened().network))
+
+
+def mean_of(network: nn.Module) -> torch.Tensor:
+    """The running mean of its batch-norm."""
+    found = network.get_submodule("1").running_mean
+    assert isinstance(found, torch.Tensor)
+    return found
 
 
 @pytest.fixture(scope="module")

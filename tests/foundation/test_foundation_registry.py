@@ -23,6 +23,7 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry
     (folder / "_private.py").write_text("class Private: ...\n")
     (folder / "right_angle.py").write_text("class RightAngle: ...\n")
     (folder / "circle.py").write_text("def circle(): ...\n")
+    (folder / "n_gon.py").write_text("N_GON = 5\ndef _n_gon(): ...\nclass NGon: ...\n")
     (folder / "several.py").write_text(
         "ENTRIES = ('square', 'kite')\nsquare = object()\nkite: object = object()\n"
     )
@@ -38,7 +39,7 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry
 
 
 def test_names_are_files_and_nothing_is_imported_for_them(shapes: Registry[type]) -> None:
-    assert list(shapes) == ["circle", "kite", "right_angle", "square"]
+    assert list(shapes) == ["circle", "kite", "n_gon", "right_angle", "square"]
     assert "kite" in shapes and "base" not in shapes and "Private" not in shapes
     assert not [name for name in sys.modules if name.startswith("plane_shapes.")]
     with pytest.raises(UserError, match=r"unknown shape 'kit'; allowed: circle, .* Did you mean 'kite'"):
@@ -49,6 +50,7 @@ def test_names_are_files_and_nothing_is_imported_for_them(shapes: Registry[type]
 def test_an_entry_imports_its_file_alone(shapes: Registry[type]) -> None:
     assert shapes["right_angle"].__name__ == "RightAngle"
     assert shapes["circle"].__name__ == "circle"
+    assert shapes["n_gon"].__name__ == "NGon"
     assert "plane_shapes.several" not in sys.modules
     assert shapes["square"] is not shapes["kite"]
 
@@ -62,7 +64,7 @@ def test_what_lies_elsewhere_is_named_and_checked(shapes: Registry[type], tmp_pa
     (tmp_path / "my_shapes_of_today.py").write_text("class Blob: ...\nnumber = 3\n")
     look_in(tmp_path)
     assert shapes["my_shapes_of_today:Blob"].__name__ == "Blob"
-    assert list(shapes) == ["circle", "kite", "right_angle", "square"]
+    assert list(shapes) == ["circle", "kite", "n_gon", "right_angle", "square"]
     with pytest.raises(UserError, match="is an int, not a shape; it should be a class"):
         shapes["my_shapes_of_today:number"]
     with pytest.raises(UserError, match="has no 'Absent'"):

@@ -134,6 +134,4 @@ def test_a_plan_that_its_quantizer_cannot_do_is_refused_before_anything_is_train
 
 def test_int8_itself_refuses_other_bits() -> None:
     with pytest.raises(UserError, match="int8 with 4 bits"):
-        QUANTIZERS["int8"].for_layer(
-            torch.ones(2, 2), LayerPlan(4, 16), Plan({}).temperature, "straight", initialise=True
-        )
+        QUANTIZERS["int8"].for_layer(torch.ones(2, 2), LayerPlan(4, 16), None, initialise=True)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
-from quantizers.mixture import quantizer as module
 from quantizers.mixture import soft_weight
-from quantizers.mixture.quantizer import GaussianMixture
-from quantizers.network import quantize, set_progress
+from quantizers.network import prepare, quantize, set_progress
+from quantizers.weights import gaussian_mixture as module
+from quantizers.weights.gaussian_mixture import GaussianMixture
 from quantizers.weights.int8 import Int8
 
 ANNEALED = TemperatureSchedule(1.0, 0.02, "exponential")
@@ -24,12 +24,21 @@ ANNEALED = TemperatureSchedule(1.0, 0.02, "exponential")
 torch.set_num_threads(1)
 
 
+def mixture_for(
+    weight: torch.Tensor, layer: LayerPlan, schedule: TemperatureSchedule, form: str, initialise: bool = True
+) -> GaussianMixture:
+    options = GaussianMixture.Options(schedule, form)
+    made = GaussianMixture.for_layer(weight, layer, options, initialise=initialise)
+    assert isinstance(made, GaussianMixture)
+    return made
+
+
 def mixture_of(
     weight: torch.Tensor, components: int = 4, zero_share: float | None = None, form: str = "posterior"
 ) -> GaussianMixture:
     bits = max(2, int(np.ceil(np.log2(components))))
     layer = LayerPlan(bits, components, zero_share)
-    return GaussianMixture.for_layer(weight, layer, ANNEALED, form, initialise=True)
+    return mixture_for(weight, layer, ANNEALED, form)
 
 
 def weights(*shape: int, seed: int = 0, heavy: bool = False) -> torch.Tensor:
@@ -142,7 +151,7 @@ def test_training_resumes_exactly(form: str, share: float | None) -> None:
     first, part = mixture_of(start, 4, share, form), start.clone().requires_grad_()
     train(first, part, range(9))
     layer = LayerPlan(2, 4, share)
-    second = GaussianMixture.for_layer(start, layer, ANNEALED, form, initialise=False)
+    second = mixture_for(start, layer, ANNEALED, form, initialise=False)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     rest = part.detach().clone().requires_grad_()
     train(second, rest, range(9, 20))
@@ -223,7 +232,7 @@ def test_kmeans_start_is_close_to_the_weights() -> None:
 def test_int8(seed: int, linear: bool) -> None:
     weight = weights(*((6, 10) if linear else (6, 4, 3, 3)), seed=seed, heavy=True)
     weight[2] = 0.0  # a channel pruned before
-    quantizer = Int8.for_layer(weight, LayerPlan(8), TemperatureSchedule(), "posterior", initialise=True)
+    quantizer = Int8.for_layer(weight, LayerPlan(8), Int8.Options(), initialise=True)
     deployed = torch.from_numpy(assert_deployed(quantizer, weight))
     scale = torch.from_numpy(quantizer.codebook(weight).scale).reshape(-1, *([1] * (weight.ndim - 1)))
     assert ((deployed - weight).abs() <= 0.5001 * scale).all()
@@ -241,7 +250,7 @@ def test_straight_sees_hard_weights_and_learns_by_the_soft_ones(count: int) -> N
     upstream = torch.randn(count, generator=torch.Generator().manual_seed(2))
     results = {}
     for form in ("straight", "posterior"):
-        mixture = GaussianMixture.for_layer(weight, LayerPlan(2, 4), schedule, form, initialise=True)
+        mixture = mixture_for(weight, LayerPlan(2, 4), schedule, form)
         latent = weight.clone().requires_grad_()
         value = mixture.train()(latent)
         value.backward(upstream)
@@ -258,7 +267,7 @@ def test_a_hard_finish_sees_soft_weights_first_and_hard_ones_at_the_end() -> Non
     weight = torch.randn(500, generator=torch.Generator().manual_seed(1)) * 0.05
     schedule = TemperatureSchedule(1.0, 0.1, "exponential")
     mixtures = {
-        form: GaussianMixture.for_layer(weight, LayerPlan(2, 4), schedule, form, initialise=True)
+        form: mixture_for(weight, LayerPlan(2, 4), schedule, form)
         for form in ("hard_finish", "posterior", "straight")
     }
     for progress, twin in ((0.0, "posterior"), (0.79, "posterior"), (0.8, "straight"), (1.0, "straight")):
@@ -271,7 +280,7 @@ def test_a_hard_finish_sees_soft_weights_first_and_hard_ones_at_the_end() -> Non
 
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(UserError, match="straight, hard_finish, posterior, paper"):
-        GaussianMixture(4, 2, None, TemperatureSchedule(), "magic")
+        GaussianMixture.Options(form="magic")
 
 
 @pytest.mark.parametrize("form", ["straight", "posterior", "paper"])
@@ -312,7 +321,7 @@ def test_mixtures_prepared_together_train_as_each_alone(monkeypatch: pytest.Monk
             atol = 1e-6 * float(alone[name].abs().max())
             torch.testing.assert_close(p.grad, alone[name], rtol=1e-4, atol=atol)
     # What was prepared holds for one forward pass and for these weights; copies do without.
-    module.prepare(network)
+    prepare(network)
     layer = network.get_submodule("0")
     copied = copy.deepcopy(network).get_submodule("0")
     with torch.no_grad():

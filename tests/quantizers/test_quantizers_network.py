@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
-from quantizers.core.activation import FrozenStep, LearnedStep
+from quantizers.core.activation import FrozenStep, TrainableStep
 from quantizers.mixture.regions import Regions
 from quantizers.network import (
     Hardened,
@@ -122,7 +122,7 @@ def test_everything_trains_and_every_parameter_is_in_one_group(
     by_id = {member: group for group in groups for member in map(id, group["params"])}
     for _, quantizer, weight in quantizers_of(network):
         assert by_id[id(weight)]["weight_decay"] == 0.01 and by_id[id(weight)]["lr"] == 0.1
-        for parameter in quantizer.mixture_parameters():
+        for parameter in quantizer.own_parameters():
             assert by_id[id(parameter)]["weight_decay"] == 0 and by_id[id(parameter)]["lr"] == pytest.approx(
                 0.01
             )
@@ -146,7 +146,7 @@ def test_loss_falls(model: nn.Module, images: Tensor) -> None:
 
 def test_each_use_of_a_module_has_its_own_quantizer(model: nn.Module, images: Tensor) -> None:
     network = quantize(model, PLAN, images)
-    steps = [m for m in network.modules() if isinstance(m, LearnedStep)]
+    steps = [m for m in network.modules() if isinstance(m, TrainableStep)]
     assert len(steps) == 6 and len({id(m) for m in steps}) == 6  # input, three ReLUs, conv3, pool
     assert len({m.step.item() for m in steps}) >= 5
     assert [m.range for m in steps] == [(-128, 127), (0, 127), (0, 127), (-64, 63), (0, 127), (0, 127)]
@@ -162,7 +162,7 @@ def test_hardened_is_the_network_in_evaluation(model: nn.Module, images: Tensor)
             np.array_equal(weight.detach().numpy(), book.dequantize()) and book.bits == PLAN.layers[name].bits
         )
     assert hardened.codebooks["conv3"].zero_share == pytest.approx(0.6, abs=0.02)
-    assert not any(isinstance(m, LearnedStep) for m in hardened.network.modules())
+    assert not any(isinstance(m, TrainableStep) for m in hardened.network.modules())
     assert type(hardened.network.get_submodule("conv1")) is nn.Conv2d
     network.train()(images).sum().backward()  # the original goes on
 
@@ -321,10 +321,10 @@ def test_overwriting_what_a_quantizer_alone_reads_changes_no_gradient() -> None:
     torch.manual_seed(0)
     images = torch.randn(8, 3, 12, 12)
     network = quantize(Forked(), plan, images).train()
-    assert any(m.alone for m in network.modules() if isinstance(m, LearnedStep))
+    assert any(m.alone for m in network.modules() if isinstance(m, TrainableStep))
     twin = copy.deepcopy(network)
     for module in twin.modules():
-        if isinstance(module, LearnedStep):
+        if isinstance(module, TrainableStep):
             module.alone = False
     mine, safe = _gradients(network, network, images), _gradients(twin, twin, images)
     assert all(torch.equal(mine[name], safe[name]) for name in safe)
@@ -354,7 +354,7 @@ def test_evaluation_projects_each_layer_once(monkeypatch: pytest.MonkeyPatch) ->
     for part in images.split(2):
         network(part)
     assert sorted(calls) == sorted(
-        weight.numel() for _, quantizer, weight in quantizers_of(network) if quantizer.mixture_parameters()
+        weight.numel() for _, quantizer, weight in quantizers_of(network) if quantizer.own_parameters()
     )
     calls.clear()
     hardened = harden(network).network

@@ -25,7 +25,7 @@ from quantizers.network import (
 )
 from quantizers.weights.differentiable_kmeans import ITERATIONS, DifferentiableKMeans, attention
 from quantizers.weights.element_wise_scaling import DELTA, ElementWiseScaling
-from quantizers.weights.learned_step import LearnedStepWeight
+from quantizers.weights.learned_step import LearnedStep
 
 torch.set_num_threads(1)
 SOFT = TemperatureSchedule(0.5, 0.5, "constant")
@@ -33,9 +33,9 @@ METHODS = ("learned_step", "element_wise_scaling", "differentiable_kmeans")
 
 
 def made(method: str, weight: Tensor, bits: int = 2, schedule: TemperatureSchedule = SOFT) -> WeightQuantizer:
-    return QUANTIZERS[method].for_layer(
-        weight, LayerPlan(bits, 2**bits), schedule, "posterior", initialise=True
-    )
+    sort, layer = QUANTIZERS[method], LayerPlan(bits, 2**bits)
+    options = sort.options_for(Plan({}, schedule, quantizer=method), {})
+    return sort.for_layer(weight, layer, options, initialise=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -67,7 +67,7 @@ def test_few_distinct_weights_do_not_break_it(method: str, weight: Tensor) -> No
 def test_the_learned_step_has_the_papers_start_and_gradient() -> None:
     weight = torch.tensor([[-5.0, -0.3, 0.2, 0.9, 3.0]], requires_grad=True)
     quantizer = made("learned_step", weight, 3)
-    assert isinstance(quantizer, LearnedStepWeight)
+    assert isinstance(quantizer, LearnedStep)
     step = quantizer.quantize.step
     start = 2 * weight.detach().abs().mean().item() / 3**0.5
     assert step.item() == pytest.approx(start)
@@ -90,7 +90,7 @@ def test_element_wise_scaling_matches_a_slow_reference(bits: int, seed: int, del
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(5, 8, generator=generator)
     upstream = torch.randn(5, 8, generator=generator)
-    quantizer = ElementWiseScaling(bits, delta)
+    quantizer = ElementWiseScaling(LayerPlan(bits), weight.shape, ElementWiseScaling.Options(delta))
     with torch.no_grad():
         quantizer.lower.fill_(-0.9)
         quantizer.upper.fill_(1.2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foundation.plan import LayerPlan, TemperatureSchedule
+from foundation.plan import LayerPlan
 from quantizers.core.levels import integer_levels
 from quantizers.network import QUANTIZERS
 
@@ -22,7 +22,7 @@ def deployed_error(name: str, weight: Tensor, bits: int) -> float:
     """Squared error of the untrained codebook, as a share of that of all-zero weights."""
     layer = LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits)
     sort = QUANTIZERS["int8" if bits == 8 else name]
-    quantizer = sort.for_layer(weight, layer, TemperatureSchedule(), "straight", initialise=True)
+    quantizer = sort.for_layer(weight, layer, sort.Options(), initialise=True)
     deployed = torch.from_numpy(quantizer.eval().codebook(weight).dequantize())
     return float(((deployed - weight).double().square().sum()) / weight.double().square().sum())
 

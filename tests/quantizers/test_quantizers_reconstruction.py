@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.lockstep import lockstep
 from quantizers.calibration.reconstruction import (
@@ -20,7 +20,6 @@ from quantizers.calibration.reconstruction import (
     patches,
     reconstruct,
 )
-from quantizers.core.base import QUANTIZERS
 from quantizers.network import harden, layer_names, quantize, quantizers_of
 from quantizers.weights.adaptive_rounding import AdaptiveRounding, best_step
 
@@ -28,8 +27,8 @@ HOW = Reconstruction(steps=400, batch=64)
 
 
 def rounding(weight: Tensor, bits: int) -> AdaptiveRounding:
-    made = QUANTIZERS["adaptive_rounding"].for_layer(
-        weight, LayerPlan(bits, 2**bits), TemperatureSchedule(), "posterior", initialise=True
+    made = AdaptiveRounding.for_layer(
+        weight, LayerPlan(bits, 2**bits), AdaptiveRounding.Options(), initialise=True
     )
     assert isinstance(made, AdaptiveRounding)
     return made

@@ -3,43 +3,37 @@
 Dong et al., "Finding the Task-Optimal Low-Bit Sub-Distribution in Deep Neural Networks", ICML 2022. Component 0 has its mean
 pinned at 0. In evaluation a weight is the mean of its most probable component, as an int8 level times one scale per tensor. In
 training it is that mean too (form ``straight``), or its soft assignment (``posterior``, ``paper``), or first this and then that
-(``hard_finish``); in all forms the gradients are those of the soft assignment (``soft_weight``).
+(``hard_finish``); in all forms the gradients are those of the soft assignment (``quantizers.mixture.soft_weight``).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrize import ParametrizationList
 
 from foundation.codebook import Codebook
 from foundation.errors import UserError
-from foundation.plan import DIMENSIONS
-from quantizers.core.base import QUANTIZERS, WeightQuantizer
+from foundation.plan import LayerPlan, TemperatureSchedule
+from quantizers.core.base import RATE, Rebuilding, WeightQuantizer
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.forms import FORMS
-from quantizers.mixture.kmeans import kmeans
 from quantizers.mixture.regions import Regions, regions
 from quantizers.mixture.sample import Sample, most_weighty_half, sample_of, shift_for_share
 from quantizers.mixture.soft_weight import LookUp, is_small, look_ups, soft_weight
-
-if TYPE_CHECKING:
-    from foundation.plan import LayerPlan, TemperatureSchedule
+from quantizers.mixture.start import clustered
 
 PAPER_TEMPERATURE = 0.01
 HARD_FROM = 0.8  # progress from which the form ``hard_finish`` sees hard weights
-RAMP_END = 0.4  # progress at which a zero-share target is reached
-REVIVE_EVERY = 0.02  # progress between two looks for dead components
 SCALE_FLOOR = 0.01  # least scale of a component, in standard deviations of the layer's weights at the start
 
 
-@QUANTIZERS.register("gaussian_mixture")
 class GaussianMixture(WeightQuantizer):
     """The mixture of one layer.
 
@@ -49,44 +43,42 @@ class GaussianMixture(WeightQuantizer):
     ``zero_shift`` (added to the zero component's log prior) and ``natural_share`` (zeros right after initialisation).
 
     With a ``zero_share`` target the zero component's prior is shifted so that its share of the current weights is the wanted
-    one; the wanted share moves from the natural one to the target over the first ``RAMP_END`` of training, fast at first (Zhu
-    and Gupta, 2017). Nothing is masked: a weight that grows past the threshold is back.
+    one; the wanted share moves from the natural one to the target over the first part of training (``ramp_end``), fast at first
+    (Zhu and Gupta, 2017). Nothing is masked: a weight that grows past the threshold is back.
     """
 
-    dimensions = DIMENSIONS
+    dimensions = frozenset({"components", "zero_share", "temperature"})
 
-    def __init__(
-        self,
-        components: int,
-        bits: int,
-        zero_share: float | None,
-        temperature: TemperatureSchedule,
-        form: str,
-    ) -> None:
-        super().__init__()
-        if form not in FORMS:
-            raise UserError(f"form {form!r}: allowed are {', '.join(FORMS)}")
-        self.bits, self.zero_share, self.schedule, self.form = bits, zero_share, temperature, form
-        self.mean = nn.Parameter(torch.linspace(-1, 1, components - 1))
-        self.raw_scale = nn.Parameter(torch.zeros(components))
-        self.prior = nn.Parameter(torch.ones(components) / components)
-        for name, value in (
-            ("unit", 1.0),
-            ("temperature", PAPER_TEMPERATURE if form == "paper" else temperature.at(0.0)),
-            ("progress", 0.0),
-            ("revived", 0.0),
-            ("zero_shift", 0.0),
-            ("natural_share", 0.0),
-        ):
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
-        self._due = False  # progress moved since the last training step
-        self._soft_form = (
-            "paper" if form == "paper" else "posterior"
-        )  # of the soft weights that give the gradients
-        self._straight = form == "straight"  # now; plain, since reading ``progress`` would wait for the GPU
-        self._hard: tuple[tuple[object, ...], Tensor] | None = None
-        self._ready: tuple[tuple[object, ...], LookUp] | None = None
+    @dataclass(frozen=True)
+    class Options(WeightQuantizer.Options):
+        """How mixtures are trained.
 
+        Attributes:
+            temperature: of the soft assignment; the plan's.
+            form: what training sees, one of ``quantizers.mixture.forms.FORMS``.
+            ramp_end: progress at which a target share of zeros is reached; 0 is from the first step on.
+            revive_every: progress between two looks for components that hold no weight; None lets them be.
+            rate: learning rate of mixtures in units of the weights'; 0 leaves them as k-means found them.
+        """
+
+        temperature: TemperatureSchedule = TemperatureSchedule()
+        form: str = "straight"
+        ramp_end: float = 0.4
+        revive_every: float | None = 0.02
+        rate: float = RATE
+
+        def __post_init__(self) -> None:
+            if self.form not in FORMS:
+                raise UserError(f"form {self.form!r}: allowed are {', '.join(FORMS)}")
+            for name, value, high in (("ramp_end", self.ramp_end, 1.0), ("rate", self.rate, float("inf"))):
+                if not 0 <= value <= high:
+                    raise UserError(f"{name} {value!r}: give a number from 0 to {high:g}")
+            if self.revive_every is not None and not self.revive_every > 0:
+                raise UserError(
+                    f"revive_every {self.revive_every!r}: give a number above 0, or None for never"
+                )
+
+    options: Options
     unit: Tensor
     temperature: Tensor
     progress: Tensor
@@ -94,44 +86,40 @@ class GaussianMixture(WeightQuantizer):
     zero_shift: Tensor
     natural_share: Tensor
 
-    @classmethod
-    def for_layer(
-        cls,
-        weight: Tensor,
-        layer: LayerPlan,
-        temperature: TemperatureSchedule,
-        form: str,
-        *,
-        initialise: bool,
-    ) -> GaussianMixture:
+    def __init__(self, layer: LayerPlan, shape: torch.Size, options: Options) -> None:
+        super().__init__(layer, shape, options)
         if layer.components is None:
             raise UserError("a Gaussian mixture needs components; 8 bits are plain int8")
-        mixture = cls(layer.components, layer.bits, layer.zero_share, temperature, form)
-        if initialise:
-            mixture.initialise(weight)
-        return mixture.to(weight.device)
+        self.zero_share, self.paper = layer.zero_share, options.form == "paper"
+        self.mean = nn.Parameter(torch.linspace(-1, 1, layer.components - 1))
+        self.raw_scale = nn.Parameter(torch.zeros(layer.components))
+        self.prior = nn.Parameter(torch.ones(layer.components) / layer.components)
+        for name, value in (
+            ("unit", 1.0),
+            ("temperature", self._temperature_at(0.0)),
+            ("progress", 0.0),
+            ("revived", 0.0),
+            ("zero_shift", 0.0),
+            ("natural_share", 0.0),
+        ):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+        self._due = False  # progress moved since the last training step
+        self._straight = (
+            options.form == "straight"
+        )  # plain, since reading ``progress`` would wait for the GPU
+        self._hard: tuple[tuple[object, ...], Tensor] | None = None
+        self._ready: tuple[tuple[object, ...], LookUp] | None = None
 
-    @torch.no_grad()
-    def initialise(self, weight: Tensor) -> None:
-        """k-means with one centre at 0. When there are fewer distinct weights than components, the rest start beyond them."""
-        clusters = kmeans(weight.detach().cpu().numpy(), self.raw_scale.numel(), pin_zero=True)
-        assert clusters.pinned is not None
-        order = [clusters.pinned, *(i for i in range(len(clusters.centres)) if i != clusters.pinned)]
-        means, deviations, counts = (
-            a[order] for a in (clusters.centres, clusters.deviations, clusters.counts)
-        )
-        unit = float(weight.detach().double().std(correction=0)) or float(weight.detach().abs().max()) or 1.0
-        spare = self.raw_scale.numel() - len(means)
-        if spare:
-            outermost = float(np.abs(means).max()) or unit
-            means = np.concatenate([means, outermost * (1 + np.arange(1, spare + 1) / spare)])
-            deviations, counts = (np.concatenate([a, np.zeros(spare)]) for a in (deviations, counts))
+    def start(self, weight: Tensor) -> None:
+        """k-means with one centre at 0."""
+        found = clustered(weight.cpu().numpy(), self.raw_scale.numel())
+        unit = float(weight.double().std(correction=0)) or float(weight.abs().max()) or 1.0
+        share = torch.from_numpy((found.counts + 1) / (found.counts + 1).sum())
+        relative = torch.from_numpy(found.deviations / unit).clamp(min=2 * SCALE_FLOOR) - SCALE_FLOOR
         self.unit.fill_(unit)
-        share = torch.from_numpy((counts + 1) / (counts + 1).sum())
-        relative = torch.from_numpy(deviations / unit).clamp(min=2 * SCALE_FLOOR) - SCALE_FLOOR
-        self.mean.copy_(torch.from_numpy(means[1:]))
+        self.mean.copy_(torch.from_numpy(found.means[1:]))
         self.raw_scale.copy_(relative.expm1().log())  # the inverse of softplus
-        self.prior.copy_(share if self.form == "paper" else share.log())
+        self.prior.copy_(share if self.paper else share.log())
         self.natural_share.fill_(self._share(sample_of(weight)))
 
     # ---- the mixture
@@ -146,7 +134,7 @@ class GaussianMixture(WeightQuantizer):
 
     def log_priors(self) -> Tensor:
         """[K], normalised, then the zero component's shift added."""
-        return _log_priors(self.prior, self.form == "paper", self.zero_shift)
+        return _log_priors(self.prior, self.paper, self.zero_shift)
 
     def shares(self) -> Tensor:
         """[K] priors without the shift; they sum to 1."""
@@ -171,13 +159,25 @@ class GaussianMixture(WeightQuantizer):
             return ready[1](weight)
         self._keep_house(weight)
         mean, scale, log_prior, temperature = (part[0] for part in _stacked([self]))
-        return soft_weight(weight, mean, scale, log_prior, temperature, self._soft_form, self._straight)
+        form = "paper" if self.paper else "posterior"  # of the soft weights that give the gradients
+        return soft_weight(weight, mean, scale, log_prior, temperature, form, self._straight)
 
     def set_progress(self, progress: float) -> None:
         self.progress.fill_(progress)
-        self.temperature.fill_(PAPER_TEMPERATURE if self.form == "paper" else self.schedule.at(progress))
+        self.temperature.fill_(self._temperature_at(progress))
         self._due = True
-        self._straight = self.form == "straight" or (self.form == "hard_finish" and progress >= HARD_FROM)
+        form = self.options.form
+        self._straight = form == "straight" or (form == "hard_finish" and progress >= HARD_FROM)
+
+    def _temperature_at(self, progress: float) -> float:
+        return PAPER_TEMPERATURE if self.paper else self.options.temperature.at(progress)
+
+    @property
+    def rate(self) -> float:
+        return self.options.rate
+
+    def reconstruction(self, latent: nn.Parameter) -> Rebuilding:
+        return Rebuilding([latent, self.mean], [self.raw_scale, self.prior])
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:
@@ -207,13 +207,31 @@ class GaussianMixture(WeightQuantizer):
                 self._hard = (key, (levels.float() * scale).to(weight.dtype)[owner])
         return self._hard[1]
 
+    @classmethod
+    def prepare(cls, layers: Sequence[tuple[GaussianMixture, Tensor]]) -> None:
+        """The tables of many layers together cost hardly more operations than one layer's."""
+        groups: dict[Any, list[tuple[GaussianMixture, Tensor]]] = defaultdict(list)
+        for mixture, weight in layers:
+            mixture._keep_house(weight)
+            kind = (mixture.paper, mixture._straight, mixture.zero_share is None)
+            groups[(len(mixture.prior), *kind, weight.dtype, weight.device)].append((mixture, weight))
+        for (components, paper, straight, *_), group in groups.items():
+            weights = [weight for _, weight in group]
+            if is_small(sum(weight.numel() for weight in weights), components):
+                continue
+            parts = _stacked([mixture for mixture, _ in group])
+            found = look_ups(weights, *parts, "paper" if paper else "posterior", straight)
+            for (mixture, weight), look_up in zip(group, found):
+                mixture._ready = (mixture._state(weight), look_up)
+
     # ---- housekeeping between steps
 
     def _wanted_share(self) -> float | None:
         """Zero share wanted at this progress."""
         if self.zero_share is None:
             return None
-        left = 1 - min(float(self.progress) / RAMP_END, 1.0)
+        end = self.options.ramp_end
+        left = 1 - min(float(self.progress) / end, 1.0) if end else 0.0
         return self.zero_share + (float(self.natural_share) - self.zero_share) * left**3
 
     def _share(self, sample: Sample) -> float:
@@ -242,7 +260,8 @@ class GaussianMixture(WeightQuantizer):
         if not self._due:
             return
         self._due = False
-        look = float(self.progress) - float(self.revived) >= REVIVE_EVERY
+        every = self.options.revive_every
+        look = every is not None and float(self.progress) - float(self.revived) >= every
         if self.zero_share is None and not look:
             return
         sample = sample_of(weight)
@@ -265,7 +284,7 @@ class GaussianMixture(WeightQuantizer):
             owner[members] = dead
             self.mean[dead - 1] = centre
             self.raw_scale[dead] = self.raw_scale[donor]
-            if self.form == "paper":
+            if self.paper:
                 self.prior[donor] *= 0.5
                 self.prior[dead] = self.prior[donor]
             else:
@@ -294,34 +313,8 @@ def _stacked(mixtures: Sequence[GaussianMixture]) -> tuple[Tensor, Tensor, Tenso
         torch.stack([getattr(mixture, name) for mixture in mixtures])
         for name in ("mean", "raw_scale", "prior", "unit", "zero_shift", "temperature")
     )
-    paper = mixtures[0].form == "paper"
+    paper = mixtures[0].paper
     # But in the published form a constant more or less in all log priors of a layer is the same.
     if paper or mixtures[0].zero_share is not None:
         prior = _log_priors(prior, paper, shift)
     return F.pad(mean, (1, 0)), _scales(unit, raw_scale), prior, temperature
-
-
-def prepare(network: nn.Module, inputs: Any = None) -> None:
-    """Prepare the mixtures of a network in training for its next forward pass, as a forward pre-hook of the network: many layers'
-    tables together cost hardly more operations than one layer's. A layer that is called by itself makes its own."""
-    if network.training:
-        _prepare(network)
-
-
-@torch.compiler.disable  # a compiled network calls it as it is
-def _prepare(network: nn.Module) -> None:
-    groups: dict[Any, list[tuple[GaussianMixture, Tensor]]] = defaultdict(list)
-    for module in network.modules():
-        if isinstance(module, ParametrizationList) and isinstance(module[0], GaussianMixture):
-            mixture, weight = module[0], module.original
-            mixture._keep_house(weight)
-            kind = (len(mixture.prior), mixture._soft_form, mixture._straight, mixture.zero_share is None)
-            groups[(*kind, weight.dtype, weight.device)].append((mixture, weight))
-    for (components, form, straight, *_), group in groups.items():
-        weights = [weight for _, weight in group]
-        if is_small(sum(weight.numel() for weight in weights), components):
-            continue
-        parts = _stacked([mixture for mixture, _ in group])
-        found = look_ups(weights, *parts, form, straight)
-        for (mixture, weight), look_up in zip(group, found):
-            mixture._ready = (mixture._state(weight), look_up)
