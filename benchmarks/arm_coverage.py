@@ -127,7 +127,8 @@ def cover(name: str, images: int = 2) -> Row:
     from foundation.errors import UserError
     from foundation.plan import LayerPlan, Plan
     from pipeline.networks.registry import load_model, normalization
-    from quantizers.network import harden, layer_names, quantize, traced
+    from quantizers.network import harden, layer_names, quantize
+    from quantizers.tracing.trace import traced
 
     start, size = time.perf_counter(), image_size(name)
     program = build_program(TARGET)

@@ -124,7 +124,8 @@ def only_one_agrees(ours: list[str], theirs: list[str]) -> tuple[int, int]:
 def chance(first: int, second: int) -> float:
     """The probability that two counts differ this much or more when either image was as likely to fall on either side."""
     total, least = first + second, min(first, second)
-    return min(1.0, 2 * sum(math.comb(total, k) for k in range(least + 1)) / 2**total)
+    ways: int = 2 * sum(math.comb(total, k) for k in range(least + 1))
+    return float(min(1.0, ways / 2**total))
 
 
 def compare(rows: list[dict[str, str]]) -> list[str]:

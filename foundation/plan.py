@@ -72,7 +72,7 @@ class TemperatureSchedule:
         if self.shape == "constant":
             return self.start
         if self.shape == "exponential":
-            return self.start * (self.end / self.start) ** p
+            return self.start * float((self.end / self.start) ** p)
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * p))
 
 

@@ -181,7 +181,7 @@ class Space:
 
     def size(self) -> int:
         """The exact number of plans; the temperature's numbers are counted by their grid."""
-        layers = len(self.layer_choices()) ** len(self.layers)
+        layers: int = len(self.layer_choices()) ** len(self.layers)
         return layers * len(self.schedules()) * len(self.activation_bits)
 
     def plan_at(self, index: int) -> Plan:

@@ -15,6 +15,7 @@ from benchmarks.arm_peers.sysroot import guest_options, guest_python, matrix_sys
 from deploy_arm.emulate import emulator
 from deploy_arm.emulate.counts import Counts
 from deploy_arm.target.cores import CORES, Core
+from deploy_arm.target.host import execute
 
 CORE = CORES["a76"]  # outputs are the same on all
 GUEST = Path(__file__).with_name("guest.py")
@@ -58,7 +59,7 @@ def peer_outputs(model: PeerModel, images: NDArray[np.float32]) -> NDArray[np.fl
         root = sysroot()
         command, outputs = guest_command(Path(name), root, model, images, mark=False)
         qemu = [emulator.find_qemu() or "qemu-aarch64", "-cpu", CORE.emulated_cpu, *guest_options(root)]
-        emulator.execute([*qemu, *command], b"", SECONDS, f"{model.peer} (emulated)")
+        execute([*qemu, *command], b"", SECONDS, f"{model.peer} (emulated)")
         return np.asarray(np.load(outputs), dtype=np.float32)
 
 

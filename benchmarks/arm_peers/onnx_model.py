@@ -111,7 +111,7 @@ def quantize_onnx(source: Path, target: Path, images: NDArray[np.float32], *, si
     """
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # an Any
         def __init__(self) -> None:
             self.images = iter(images)
 

@@ -7,6 +7,7 @@ MobileNetV2 may bound activations otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ NETWORKS: Registry[Callable[[], nn.Module]] = Registry("network of the compariso
 def _resnet18() -> nn.Module:
     from torchvision.models import resnet18
 
-    return resnet18()
+    network: nn.Module = resnet18()
+    return network
 
 
 @NETWORKS.register("resnet50")
@@ -37,14 +39,15 @@ def _resnet50() -> nn.Module:
     for stage in (network.layer2, network.layer3, network.layer4):
         block = stage[0]
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    return network
+    return cast(nn.Module, network)
 
 
 @NETWORKS.register("mobilenet_v2")
 def _mobilenet_v2() -> nn.Module:
     from torchvision.models import mobilenet_v2
 
-    return mobilenet_v2()
+    network: nn.Module = mobilenet_v2()
+    return network
 
 
 @NETWORKS.register("mobilenet")
@@ -83,7 +86,8 @@ class MobileNet(nn.Module):
         return nn.Sequential(convolution, nn.BatchNorm2d(outs), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+        scores: Tensor = self.fc(torch.flatten(self.pool(self.features(x)), 1))
+        return scores
 
 
 def workload(name: str) -> Workload:

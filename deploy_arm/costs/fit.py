@@ -22,6 +22,7 @@ from deploy_arm.costs import model as costs
 from deploy_arm.costs.choose import TABLE
 from deploy_arm.costs.samples import network, samples
 from deploy_arm.cycles import estimate as cycles
+from deploy_arm.cycles import mca
 from deploy_arm.emulate import emulator
 from deploy_arm.ir import graph as g
 from deploy_arm.runtime.program import build_program
@@ -72,13 +73,11 @@ def fit(found: Sequence[Row]) -> dict[str, costs.Model]:
 
 def entry(core: str, models: Mapping[str, costs.Model], count: int) -> dict[str, Any]:
     """A core's part of the table: models, and the conditions they were fitted under."""
-    analyser = cycles.mca.find_tools()
+    analyser = mca.find_tools()
     return {
         "kernels": {kernel: asdict(model) for kernel, model in models.items()},
         "unit": "modelled cycles",
-        "model": f"llvm-mca {cycles.mca.version()} {CORES[core].scheduler}"
-        if analyser
-        else "own throughput table",
+        "model": f"llvm-mca {mca.version()} {CORES[core].scheduler}" if analyser else "own throughput table",
         "program": sha256(build_program(CORES[core].target))[:12],
         "shapes": count,
         "date": time.strftime("%Y-%m-%d"),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.cycles import estimate as cycles
+from deploy_arm.cycles import mca
 from deploy_arm.devices.base import DEVICES, Device, LayerProfile, Profile, Source
 from deploy_arm.devices.native import NativeDevice
 from deploy_arm.emulate import emulator
@@ -49,8 +50,8 @@ class EmulatedDevice(Device):
         self.use_mca = use_mca
 
     def identity(self) -> str:
-        tools = cycles.mca.find_tools() is not None if self.use_mca is None else self.use_mca
-        analyser = cycles.mca.version() if tools else "own table"
+        tools = mca.find_tools() is not None if self.use_mca is None else self.use_mca
+        analyser = mca.version() if tools else "own table"
         return repr(
             (self.name, self.core, self.route or emulator.choose_counter(), analyser, cycles.MODEL_VERSION)
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from deploy_arm.devices import canary
 from deploy_arm.devices.base import DEVICES, Device, Profile, Source
 from deploy_arm.emulate import emulator
+from deploy_arm.target.host import execute
 from foundation.errors import UserError
 from foundation.files import sha256
 
@@ -123,7 +124,7 @@ class NativeDevice(Device):
         os.sched_setaffinity(0, {self.cpu})
         try:
             command = [*self.launcher, str(program), *arguments]
-            return emulator.execute(command, given, timeout, f"{program.name} {arguments[0]} on {self.name}")
+            return execute(command, given, timeout, f"{program.name} {arguments[0]} on {self.name}")
         finally:
             os.sched_setaffinity(0, before)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def _function(x: Float, op: f.FloatFunction) -> Float:
         return ONE / (ONE + exponential(-x))
 
     hard = limited(x + THREE, 0.0, 6.0)
-    values = {
+    values: dict[str, Callable[[], Float]] = {
         "leaky_relu": lambda: np.where(x > 0, x, x * np.float32(op.parameter)),
         "hardsigmoid": lambda: hard / SIX,
         "hardswish": lambda: x * hard / SIX,

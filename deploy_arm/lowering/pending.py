@@ -49,7 +49,8 @@ def integers(tensor: g.Tensor) -> NDArray[np.int32]:
 
 def rounded(real: Float32, step: float) -> NDArray[np.float32]:
     """As ``torch.fake_quantize_per_tensor_affine`` rounds on a CPU: times the reciprocal in float32, half to even."""
-    return np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(step)))
+    whole: NDArray[np.float32] = np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(step)))
+    return whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def add(state: Lowering, input: Any, other: Any, alpha: float = 1) -> Value:
     if first.shape != second.shape:
         raise Unsupported("an addition of differently stored values")
     content = Addition(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
-    return input.holding(content)
+    return Value.holding(input, content)
 
 
 def _by_channel(state: Lowering, input: Value, weights: Any) -> np.ndarray | None:
@@ -143,7 +143,7 @@ def multiply(state: Lowering, input: Any, other: Any) -> Value:
     if second.shape not in (first.shape, (1, 1, first.shape[2])):
         raise Unsupported("a product of differently stored values")
     content = Product(name=state.name, layer=state.layer, shape=first.shape, first=first, second=second)
-    return input.holding(content)
+    return Value.holding(input, content)
 
 
 @register("div", "sub", any_layout=True)

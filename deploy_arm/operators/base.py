@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,16 @@ from foundation.codebook import Codebook
 from foundation.registry import Registry
 
 Handler = Callable[..., Any]
+H = TypeVar("H", bound=Handler)
 OPERATORS: Registry[Handler] = Registry("operator")
 ANY_LAYOUT: set[str] = set()  # the names of handlers that take values in any order of elements
 
 
-def register(*names: str, any_layout: bool = False) -> Callable[[Handler], Handler]:
+def register(*names: str, any_layout: bool = False) -> Callable[[H], H]:
     """File one handler under several names. With ``any_layout`` it gets values in whatever order their elements are, else in
     the usual one."""
 
-    def add(handler: Handler) -> Handler:
+    def add(handler: H) -> H:
         for name in names:
             OPERATORS.register(name)(handler)
             if any_layout:
@@ -73,7 +74,8 @@ def fake_quantize(
 
 def _arranged(weights: Any, indices: NDArray[Any]) -> Codebook | FloatWeights:
     """The same weights in another arrangement of the same values."""
-    return dataclasses.replace(weights, indices=np.ascontiguousarray(indices))
+    arranged: Codebook | FloatWeights = dataclasses.replace(weights, indices=np.ascontiguousarray(indices))
+    return arranged
 
 
 def _convolution(

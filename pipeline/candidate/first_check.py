@@ -25,8 +25,8 @@ from foundation.plan import LayerPlan, Plan
 from pipeline.datasets.images import Images, normalize
 from pipeline.training.evaluation import reestimate_batch_norm
 from quantizers.core.activation import FrozenStep
-from quantizers.network import Hardened, harden, layer_names, quantize, traced, unquantized
-from quantizers.tracing.trace import evaluating
+from quantizers.network import Hardened, harden, layer_names, quantize, unquantized
+from quantizers.tracing.trace import evaluating, traced
 from search_spaces.layers import layers_of
 
 IMAGES = 4  # that calibrate and that are shown to the given and to the traced network

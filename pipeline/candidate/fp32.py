@@ -44,7 +44,7 @@ class Answered:
     def at_chance(self) -> bool:
         """Whether guessing explains it: not ``SURE`` standard errors above."""
         error = (self.guessed * (1 - self.guessed) / self.images) ** 0.5
-        return self.accuracy <= self.guessed + SURE * error
+        return bool(self.accuracy <= self.guessed + SURE * error)
 
     def __str__(self) -> str:
         part = f"{self.images:,}" if self.images == self.total else f"{self.images:,} of {self.total:,}"

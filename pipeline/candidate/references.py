@@ -55,7 +55,7 @@ def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Refere
     from deploy_arm.compiler.frontend import compile_float
     from pipeline.candidate.stages import figures_of
     from pipeline.training.evaluation import error_of
-    from quantizers.network import traced
+    from quantizers.tracing.trace import traced
 
     if error is None:
         error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)

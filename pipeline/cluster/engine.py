@@ -103,7 +103,7 @@ class StudyScheduler(_Unsaved, FIFOScheduler):
     """The conductor's judgement as Tune's decision."""
 
     def __init__(self, conductor: Conductor, searcher: StudySearcher, guard: Guard) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._conductor, self._searcher, self._guard = conductor, searcher, guard
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -234,11 +234,11 @@ def run(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
-        tune_controller.RayActorManager = _ActorManager  # type: ignore[misc]  # Tune offers no other way
+        tune_controller.RayActorManager = _ActorManager  # type: ignore[attr-defined]  # Tune offers no other way
         try:
             tuner.fit()
         finally:
-            tune_controller.RayActorManager = RayActorManager  # type: ignore[misc]
+            tune_controller.RayActorManager = RayActorManager  # type: ignore[attr-defined]
             study.release()
     if guard.error is not None:
         raise guard.error

@@ -51,7 +51,8 @@ class CifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        scores: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return scores
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
@@ -94,7 +95,8 @@ class VggSmall(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
+        scores: Tensor = self.classifier(self.features(x).flatten(1))
+        return scores
 
 
 class VggTiny(nn.Module):
@@ -119,7 +121,8 @@ class VggTiny(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
+        scores: Tensor = self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
+        return scores
 
 
 def mobilenet_v2_cifar(classes: int) -> nn.Module:
@@ -136,7 +139,7 @@ def mobilenet_v2_cifar(classes: int) -> nn.Module:
         [6, 160, 3, 2],
         [6, 320, 1, 1],
     ]
-    network = MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=rows)
-    stem = network.features[0][0]
+    network: nn.Module = MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=rows)
+    stem: nn.Conv2d = network.get_submodule("features.0.0")  # type: ignore[assignment]
     stem.stride = (1, 1)
     return network

@@ -76,7 +76,8 @@ class PointWise(nn.Module):
         self.conv1x1 = nn.Sequential(*_layer(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv1x1(x)
+        mixed: Tensor = self.conv1x1(x)
+        return mixed
 
 
 class ReceptiveFields(nn.Module):
@@ -103,7 +104,8 @@ class Branch(nn.Module):
         self.conv5x5 = nn.Sequential(*_layer(WIDTH, WIDTH, 5), *_layer(WIDTH, outputs, 1, relu=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv5x5(x)
+        answer: Tensor = self.conv5x5(x)
+        return answer
 
 
 class Head(nn.Module):
@@ -134,4 +136,5 @@ class FastestDet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fine, middle, coarse = self.backbone(x)
         scales = (F.avg_pool2d(fine, 3, 2, 1), middle, F.interpolate(coarse, scale_factor=2.0))
-        return self.detect_head(self.SPP(torch.cat(scales, 1)))
+        answer: Tensor = self.detect_head(self.SPP(torch.cat(scales, 1)))
+        return answer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -178,7 +178,7 @@ def _build(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
         options["image_size"] = size[0]
     elif name.startswith("maxvit_"):
         options["input_size"] = size
-    return torchvision.models.get_model(name, weights=None, **options)
+    return cast(nn.Module, torchvision.models.get_model(name, weights=None, **options))
 
 
 def _plain_layout(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -90,7 +90,7 @@ def payload(data: ReportData) -> dict[str, Any]:
     history = data.history
     if history is None:
         history = hypervolume_history(data.records, data.references, data.objectives)
-    page = {
+    page: dict[str, Any] = {
         "objectives": list(data.objectives),
         "layers": names,
         "weights": [layers[name] for name in names],
@@ -104,7 +104,8 @@ def payload(data: ReportData) -> dict[str, Any]:
         },
         "history": [list(pair) for pair in history],
     }
-    return _finite(page)
+    finite: dict[str, Any] = _finite(page)
+    return finite
 
 
 def _trial(record: TrialRecord, names: Sequence[str], data: ReportData, on_front: bool) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _weak(evidence: Evidence, bounds: Bounds) -> str:
 
 def rounded(count: int) -> int:
     """Two figures, upward: no estimate of a number of images has more."""
-    unit = 10 ** max(0, len(str(count)) - 2)
+    unit: int = 10 ** max(0, len(str(count)) - 2)
     return -(-count // unit) * unit
 
 

@@ -140,6 +140,7 @@ def trial_cost(workspace: Workspace, plan: Plan, macs: int) -> TrialCost:
     begun: list[float] = []
 
     def make(with_settings: TrainSettings) -> Cotuning:
+        run: Cotuning
         seconds, run = seconds_of(
             lambda: Cotuning(workspace.model, plan, data, with_settings, workspace.mean, workspace.std)
         )

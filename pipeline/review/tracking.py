@@ -357,7 +357,7 @@ class Tracker:
             "front": text_of(front),
         }
         name = f"{record.number:03d} {record.hash}"
-        run = self.client.create_run(
+        run: str = self.client.create_run(
             self.experiment, start_time=started, tags=tags, run_name=name
         ).info.run_id
         self.client.log_text(run, record.plan.to_json() + "\n", "plan.json")

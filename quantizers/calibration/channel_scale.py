@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import nn
 
-from quantizers.network import traced
+from quantizers.tracing.trace import traced
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from quantizers.calibration.lockstep import channel_statistics, lockstep, match_batch_norm
 from quantizers.core.activation import TrainableStep
 from quantizers.core.base import WeightQuantizer
-from quantizers.network import quantizers_of, traced
+from quantizers.network import quantizers_of
+from quantizers.tracing.trace import traced
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
 

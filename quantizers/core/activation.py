@@ -88,7 +88,8 @@ def _not_below(step: Tensor, floor: Tensor) -> Tensor | float:
 def _between(upstream: Tensor, x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """``upstream`` where ``x`` lies between the bounds, 0 elsewhere; in one pass where the bounds are numbers."""
     if isinstance(low, float):
-        return torch.ops.aten.hardtanh_backward(upstream, x, low, high)
+        kept: Tensor = torch.ops.aten.hardtanh_backward(upstream, x, low, high)
+        return kept
     return torch.where((x > low) & (x < high), upstream, 0.0)
 
 
@@ -202,7 +203,8 @@ class TrainableStep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         overwrite = self.alone and x.grad_fn is not None and x.grad_fn.name() in FORGETFUL
         overwrite = overwrite and x.dtype == torch.float32
-        return _LearnedStep.apply(x, self.step, self.floor, *self.range, self.rectifies, overwrite)
+        rounded: Tensor = _LearnedStep.apply(x, self.step, self.floor, *self.range, self.rectifies, overwrite)
+        return rounded
 
     def frozen(self) -> FrozenStep:
         """The same as deployed."""

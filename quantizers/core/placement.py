@@ -99,7 +99,7 @@ def kind(network: fx.GraphModule, node: fx.Node) -> Any:
         if isinstance(module, weighted):  # a parametrized layer is of a class made for it
             return weighted
     sort = torch_class(module)
-    if sort is nn.Hardtanh and (module.min_val, module.max_val) == (0, 6):
+    if sort is nn.Hardtanh and isinstance(module, nn.Hardtanh) and (module.min_val, module.max_val) == (0, 6):
         return nn.ReLU6
     return sort
 

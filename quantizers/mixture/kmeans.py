@@ -65,7 +65,8 @@ class _Sums:
         weight = self.weight[end] - self.weight[start]
         first = self.first[end] - self.first[start]
         second = self.second[end] - self.second[start]
-        return np.maximum(second + 2 * self.origin * first + self.origin * self.origin * weight, 0.0)
+        cost: Floats = np.maximum(second + 2 * self.origin * first + self.origin * self.origin * weight, 0.0)
+        return cost
 
 
 def kmeans(values: ArrayLike, count: int, *, pin_zero: bool = False) -> Clusters:

@@ -56,7 +56,8 @@ class _Direct(torch.autograd.Function):
         ctx.save_for_backward(flat)
         if ctx.at.winner is not None:
             return _of_components(ctx.at.winner, mean, weight)
-        return ctx.at.soft.reshape(weight.shape)
+        soft: Tensor = ctx.at.soft
+        return soft.reshape(weight.shape)
 
     @staticmethod
     @once_differentiable
@@ -190,7 +191,8 @@ def soft_weight(
     """
     temperature = torch.as_tensor(temperature, dtype=torch.float64, device=weight.device)
     if is_small(weight.numel(), mean.numel()):
-        return _Direct.apply(weight, mean, scale, log_prior, temperature, form, straight)
+        soft: Tensor = _Direct.apply(weight, mean, scale, log_prior, temperature, form, straight)
+        return soft
     parts = mean[None], scale[None], log_prior[None], temperature[None]
     return look_ups([weight], *parts, form, straight)[0](weight)
 
@@ -209,7 +211,8 @@ class LookUp(NamedTuple):
 
     def __call__(self, weight: Tensor) -> Tensor:
         """What ``soft_weight`` says of the weights that the table was made for, differentiable in everything."""
-        return _Read.apply(weight, self.at_knots, self.table, self.mean)
+        soft: Tensor = _Read.apply(weight, self.at_knots, self.table, self.mean)
+        return soft
 
 
 def look_ups(

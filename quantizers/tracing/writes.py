@@ -144,7 +144,7 @@ class _Rewriting:
 
     def _written(self, node: fx.Node, name: str) -> fx.Node | None:
         """The tensor that the operation overwrites."""
-        found: Any = None
+        found: fx.Node | None = None
         if node.op == "call_module":
             module = self.network.get_submodule(str(node.target))
             if getattr(module, "inplace", False):
@@ -154,8 +154,9 @@ class _Rewriting:
             if name.endswith("_") and not name.endswith("__") and name not in NO_WRITE:
                 found = _first(node)
         elif node.op == "call_function":
-            if isinstance(node.kwargs.get("out"), fx.Node):
-                found = node.kwargs["out"]
+            out = node.kwargs.get("out")
+            if isinstance(out, fx.Node):
+                found = out
             elif node.target in IN_PLACE or (
                 _of_torch(node)
                 and ((name.endswith("_") and not name.endswith("__")) or _inplace_argument(node))

@@ -96,7 +96,8 @@ class ElementWiseScaling(WeightQuantizer):
         width = _Damped.apply(upper - lower, self.width_floor, 1.0)
         position = ((weight - lower) / width).clamp(0, 1) * self.intervals
         rounded: Tensor = _Discretize.apply(position, self.intervals, self.options.delta)
-        return 2 * rounded - self.intervals
+        levels: Tensor = 2 * rounded - self.intervals
+        return levels
 
     def _step(self, share: float) -> Tensor:
         """Half the distance of two levels."""

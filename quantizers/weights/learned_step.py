@@ -30,9 +30,11 @@ class LearnedStep(WeightQuantizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
-            return self.quantize.frozen()(weight)
+            hard: Tensor = self.quantize.frozen()(weight)
+            return hard
         # The step's gradient is scaled by the size of one sample: here the whole tensor is one.
-        return self.quantize(weight.unsqueeze(0)).squeeze(0)
+        soft: Tensor = self.quantize(weight.unsqueeze(0)).squeeze(0)
+        return soft
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:

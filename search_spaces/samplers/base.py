@@ -142,7 +142,7 @@ def asking(name: str, context: Context) -> Callable[[], Plan | None]:
     sampler: Sampler = guarded(lambda: make(context))
 
     def ask() -> Plan | None:
-        plan = guarded(sampler.propose)
+        plan: Plan | None = guarded(sampler.propose)
         if plan is None or not outside:
             return plan
         if not isinstance(plan, Plan):

@@ -19,7 +19,8 @@ from deploy_arm.ir.reference import run
 from deploy_arm.operators.base import OPERATORS
 from foundation.errors import UserError
 from pipeline.networks.registry import load_model
-from quantizers.network import Hardened, traced
+from quantizers.network import Hardened
+from quantizers.tracing.trace import traced
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
 

@@ -20,7 +20,8 @@ from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.first_check import first_check
 from pipeline.datasets.images import normalize
 from pipeline.networks.registry import load_model
-from quantizers.network import hard_state, harden, layer_names, load_hard, quantize, traced, unquantized
+from quantizers.network import hard_state, harden, layer_names, load_hard, quantize, unquantized
+from quantizers.tracing.trace import traced
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -23,7 +23,8 @@ from pipeline.datasets.registry import ImageData, load_data
 from pipeline.search import searched_bits
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings
-from quantizers.network import QUANTIZERS, Hardened, layer_names, quantize, synthetic
+from quantizers import QUANTIZERS
+from quantizers.network import Hardened, layer_names, quantize, synthetic
 from search_spaces.space import Space
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

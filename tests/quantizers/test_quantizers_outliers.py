@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from foundation.plan import LayerPlan
+from quantizers import QUANTIZERS
 from quantizers.core.levels import integer_levels
-from quantizers.network import QUANTIZERS
 
 OUTLIERS = (1, 10, 50, 100, 200, 400, 1000)  # standard deviations of the other weights
 SHAPES = {(10, 64): OUTLIERS, (64, 32, 3, 3): OUTLIERS, (128, 64, 3, 3): OUTLIERS[-2:]}

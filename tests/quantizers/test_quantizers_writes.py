@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.network import traced
+from quantizers.tracing.trace import traced
 
 CHANNELS = 4
 
