@@ -5,44 +5,41 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy_arm.devices.kinds import DEVICES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
-from pipeline.cluster.pool import DeviceError, arm_nodes, devices_at_hand
-from pipeline.study.paths import absolute
+from pipeline.cluster.pool import DeviceError, Wanted, arm_nodes, devices_at_hand
+from pipeline.study.paths import absolute, settled
 
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
+    from pipeline.candidate.devices import AtHand
     from pipeline.candidate.folder import Candidate
 
 
-def list_devices(target: str) -> list[dict[str, str]]:
-    """Devices a search would use: the ARM nodes of the cluster at RAY_ADDRESS if there are any, else this machine's own.
+def list_devices(wanted: Wanted) -> list[dict[str, str]]:
+    """Devices a search would use: the ARM nodes of the cluster at RAY_ADDRESS if there are any, else this machine's own, or one
+    of the kind that is wanted.
 
     Raises:
-        UserError: unknown target, no emulator, or the cluster cannot be reached.
+        UserError: unknown target or kind, no emulator, or the cluster cannot be reached.
     """
-    from deploy_arm.devices.emulated import available_devices
     from deploy_arm.target.cores import CORES
 
-    CORES[target]
-    if os.environ.get("RAY_ADDRESS") and (rows := _cluster_devices()):
+    CORES[wanted.target]
+    if os.environ.get("RAY_ADDRESS") and wanted.of_the_nodes() and (rows := _cluster_devices()):
         return rows
-    return [
-        {
-            "name": device.name,
-            "source": device.source,
-            "state": "free",
-            "where": "this machine",
-        }
-        for device in available_devices(target)
-    ]
+    device = wanted.open()
+    return [{"name": device.name, "source": device.source, "state": "free", "where": "this machine"}]
 
 
 def _cluster_devices() -> list[dict[str, str]]:
@@ -64,15 +61,16 @@ def _cluster_devices() -> list[dict[str, str]]:
         ]
 
 
-def profile_candidate(folder: Path, target: str | None = None) -> Profile:
+def profile_candidate(folder: Path, target: str | None = None, at_hand: AtHand = devices_at_hand) -> Profile:
     """What one inference of a candidate costs, anew, on a device as a search would use.
 
     Args:
         target: the ARM CPU class to profile for; where the candidate was compiled for another, it is compiled anew, since
             which kernel each layer gets depends on it. None is the candidate's own.
+        at_hand: the devices.
 
     Raises:
-        UserError: no candidate, it is damaged, unknown target, no device, or the program fails.
+        UserError: no candidate, it is damaged, unknown target or kind, no device, or the program fails.
     """
     import numpy as np
 
@@ -89,7 +87,7 @@ def profile_candidate(folder: Path, target: str | None = None) -> Profile:
         program, blob = _compiled_for(candidate, target)
     # Times hardly depend on the pixels; noise at least meets every path.
     image = np.random.default_rng(0).integers(0, 256, (*candidate.image_size, 3), dtype=np.uint8)
-    with devices_at_hand(target) as devices:
+    with at_hand(target) as devices:
         try:
             return devices.profile(program, blob, image, anew=True)
         except DeviceError as error:
@@ -111,14 +109,14 @@ def _compiled_for(candidate: Candidate, target: str) -> tuple[bytes, bytes]:
 def _profile_text(profile: Profile) -> str:
     details = profile.details
     text = f"{profile.latency_ms:.4g} ms ({profile.low_ms:.4g} to {profile.high_ms:.4g}) {profile.source} on {profile.device}\n"
-    if profile.source == "measured":
-        told = [f"{details['repetitions']} repetitions"]
-        for key, form in (("frequency_ghz", "{:.3g} GHz"), ("temperature_c", "{:.0f} degrees Celsius")):
-            values = [details[when][key] for when in ("before", "after") if details[when][key] is not None]
-            told += [" to ".join(form.format(value) for value in values)] if values else []
-        text += ", ".join(told) + "\n"
-        if not details["narrow"]:
-            text += "warning: the interval did not become narrow in the time allowed\n"
+    told = [f"{details['repetitions']} repetitions"] if "repetitions" in details else []
+    for key, form in (("frequency_ghz", "{:.3g} GHz"), ("temperature_c", "{:.0f} degrees Celsius")):
+        values = [details.get(when, {}).get(key) for when in ("before", "after")]
+        known = [form.format(value) for value in values if value is not None]
+        told += [" to ".join(known)] if known else []
+    text += f"{', '.join(told)}\n" if told else ""
+    if not details.get("narrow", True):
+        text += "warning: the interval did not become narrow in the time allowed\n"
     text += f"peak memory {profile.peak_memory_bytes} bytes, blob {profile.size_bytes} bytes\n"
     return text + (f"warning: {profile.warning}\n" if profile.warning else "")
 
@@ -139,6 +137,33 @@ def _meaning(target: str) -> str:
     return stands + (f"{target} is {core.caution}.\n" if core.caution else "")
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a kind of device."""
+    parser.add_argument(
+        "--devices",
+        metavar="KIND",
+        help=f"kind of device: {', '.join(DEVICES)} or package.module:Name (default: ARM nodes of the cluster at RAY_ADDRESS, "
+        "this machine's own ARM CPU, or else an emulated one)",
+    )
+    parser.add_argument(
+        "--modules",
+        type=absolute,
+        metavar="DIR",
+        help="folder that a package.module:Name is looked up in (default the current one)",
+    )
+
+
+def named(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The kind of device that these flags name, and the folder that it is looked up in."""
+    given = settled({"devices": arguments.devices, "modules": arguments.modules})
+    return {"kind": given["devices"], "modules": given["modules"]}
+
+
+def named_devices(arguments: argparse.Namespace) -> AtHand:
+    """The devices that these flags name."""
+    return partial(devices_at_hand, **named(arguments))
+
+
 def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.stdout.write) -> int:
     """The command."""
     parser = Parser(
@@ -153,20 +178,21 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
         help="ARM CPU class (default a76; of --profile the candidate's own, for another it is compiled anew; "
         f"{marked_cores()})",
     )
+    add_flags(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output (default text)")
     arguments = parser.parse_args(argv)
     if arguments.profile:
-        profile = profile_candidate(arguments.profile, arguments.target)
+        profile = profile_candidate(arguments.profile, arguments.target, named_devices(arguments))
         write(profile.to_json() + "\n" if arguments.format == "json" else _profile_text(profile))
         return 0
     target = arguments.target or "a76"
-    rows = list_devices(target)
+    rows = list_devices(Wanted(target, **named(arguments)))
     if arguments.format == "json":
         write(json_text(rows, indent=1) + "\n")
         return 0
     for row in rows:
         write(f"{row['name']:<24} {row['source']:<9} {row['state']:<7} {row['where']}\n")
-    if all(row["source"] == "modelled" for row in rows):
+    if arguments.devices is None and all(row["source"] == "modelled" for row in rows):
         write(_meaning(target))
         write(
             "No ARM CPU here: programs are emulated, outputs are exact, times are modelled. To measure, start Ray on an ARM "

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
+from pipeline.cluster.pool import devices_at_hand
+from pipeline.devices import add_flags, named_devices
 from pipeline.study import paths
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.candidate.devices import AtHand
     from pipeline.candidate.folder import Candidate
 
 WAYS = ("torch", "arm", "reference")
@@ -40,17 +43,16 @@ class Accuracy:
 
 
 @contextmanager
-def answering(candidate: Candidate, on: str) -> Iterator[Answer]:
+def answering(candidate: Candidate, on: str, at_hand: AtHand = devices_at_hand) -> Iterator[Answer]:
     """The candidate's network as a function from uint8 images [N, H, W, C] to outputs float32 [N, K].
 
     ``torch`` runs the quantized network in PyTorch, ``reference`` the integer reference, ``arm`` the compiled program: on an
-    ARM node of the Ray cluster at RAY_ADDRESS, natively on an aarch64 machine, emulated elsewhere.
+    ARM node of the Ray cluster at RAY_ADDRESS, natively on an aarch64 machine, emulated elsewhere; or on
+    other devices ``at_hand``.
     """
     if on == "arm":
-        from pipeline.cluster.pool import devices_at_hand
-
         program, blob = candidate.program.read_bytes(), candidate.blob.read_bytes()
-        with devices_at_hand(candidate.manifest["target"]) as devices:
+        with at_hand(candidate.manifest["target"]) as devices:
             yield lambda images: devices.run(program, blob, images)
         return
     hardened = candidate.hardened()
@@ -78,7 +80,12 @@ def answering(candidate: Candidate, on: str) -> Iterator[Answer]:
 
 
 def predictions(
-    candidate: Candidate, data: Any, on: str = "torch", split: str = "report", limit: int | None = None
+    candidate: Candidate,
+    data: Any,
+    on: str = "torch",
+    split: str = "report",
+    limit: int | None = None,
+    at_hand: AtHand = devices_at_hand,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Predicted classes and labels of the first ``limit`` images of a split; progress goes to a terminal's stderr."""
     import numpy as np
@@ -87,7 +94,7 @@ def predictions(
     images = getattr(data, split)
     count = min(len(images), limit or len(images))
     predicted = []
-    with answering(candidate, on) as answer:
+    with answering(candidate, on, at_hand) as answer:
         for start in range(0, count, BATCH):
             end = min(start + BATCH, count)
             pixels = images.batch(torch.arange(start, end)).numpy()
@@ -136,12 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=paths.data, help="data set as in pipeline.search (default: the one it was made with)"
     )
-    parser.add_argument(
-        "--modules",
-        type=paths.absolute,
-        metavar="DIR",
-        help="folder that a package.module:factory is looked up in (default the current one)",
-    )
+    add_flags(parser)
     parser.add_argument(
         "--on", choices=WAYS, default="torch", help="PyTorch network, ARM program or integer reference"
     )
@@ -171,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     data = checked(
         candidate, load_data(args.data or candidate.manifest["data"]["spec"], candidate.image_size)
     )
-    predicted, labels = predictions(candidate, data, args.on, args.split, args.limit)
+    predicted, labels = predictions(candidate, data, args.on, args.split, args.limit, named_devices(args))
     if args.predictions:
         write_atomically(args.predictions, "".join(f"{value}\n" for value in predicted))
     result = scored(candidate, predicted, labels, args.on, args.split)

@@ -20,9 +20,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy_arm.devices.kinds import DEVICES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
@@ -48,14 +50,15 @@ def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evi
 
     report = checked(candidate, workspace.data).report
     _say(f"running the program on {min(len(report), limit or len(report))} images")
-    program, labels = predictions(candidate, workspace.data, "arm", "report", limit)
+    at_hand = partial(devices_at_hand, kind=workspace.settings.devices, modules=workspace.settings.modules)
+    program, labels = predictions(candidate, workspace.data, "arm", "report", limit, at_hand)
     _say("running fp32 on the same images")
     same = torch.arange(len(labels))
     fp32 = evaluation.predictions(workspace.model, report, workspace.mean, workspace.std, indices=same)
     _say("profiling")
     image = report.batch(torch.tensor([0])).numpy()[0]
     layers = [layer["layer"] for layer in candidate.manifest["profile"]["layers"]]
-    with devices_at_hand(candidate.manifest["target"]) as devices:
+    with at_hand(candidate.manifest["target"]) as devices:
         files = candidate.program.read_bytes(), candidate.blob.read_bytes()
         profile = devices.profile(*files, image, layers, anew=True)
     return Evidence(Paired.of(program, fp32.numpy(), labels), len(report), profile)
@@ -243,6 +246,11 @@ def _parser() -> Parser:
         metavar="DIR",
         help="where to write the bundle (default: OUT/STUDY/promoted/HASH)",
     )
+    parser.add_argument(
+        "--devices",
+        metavar="KIND",
+        help=f"kind of device to check on: {', '.join(DEVICES)} or package.module:Name (default: the study's)",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print")
     return parser
 
@@ -257,6 +265,9 @@ def main(argv: list[str] | None = None) -> int:
             least = "of at least 0" if flag == "max_accuracy_drop" else "above 0"
             raise UserError(f"--{flag.replace('_', '-')} {value:g}: give a number {least}")
     folder, settings = _settings(args.out, args.study, args.tracking_uri)
+    if args.devices:
+        named = {"devices": args.devices, "modules": settings.modules}
+        settings = dataclasses.replace(settings, **paths.settled(named))
     name = _candidate_name(folder, args.candidate)
     drop = bound_of(args.max_accuracy_drop, settings.max_accuracy_drop)
     bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled, args.strict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from foundation.command import DONE, INCOMPLETE, Parser, main_guard, shell
@@ -72,6 +73,7 @@ def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
 
 def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
     """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
+    from deploy_arm.devices.kinds import DEVICES, kind_here
     from deploy_arm.target.targets import TARGETS
     from foundation.factories import look_in
     from pipeline.candidate.first_check import first_check
@@ -88,6 +90,7 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
         (TARGETS, settings.target),
         (QUANTIZERS, settings.quantizer),
         (SAMPLERS, settings.sampler),
+        (DEVICES, settings.devices or kind_here()),
     ):
         registry[name]  # an unknown name is refused here, not after minutes
     workspace = Workspace.open(settings, trained=False)
@@ -171,7 +174,8 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
         progress.line(opening_line(settings, study))
         progress.status("profiling the references")
-        compared = references(workspace, settings.folder / REFERENCES, devices_at_hand, fp32_error)
+        at_hand = partial(devices_at_hand, kind=settings.devices, modules=settings.modules)
+        compared = references(workspace, settings.folder / REFERENCES, at_hand, fp32_error)
         progress.status("opening MLflow")
         weights = {layer.name: layer.parameters for layer in layers}
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
@@ -232,9 +236,11 @@ def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, comple
     found = recommend(front, settings.max_accuracy_drop)
     flags = [word for flag, _ in found.flags for word in flag.split()]
     modules = ("--modules", settings.modules) if settings.modules else ()
+    devices = ("--devices", settings.devices) if settings.devices else ()
     evaluated = [settings.folder / p["candidate"] for p in front["points"] if found.hash in (p["hash"], None)]
     evaluate = [
-        f"evaluate {shell('pipeline.evaluate', place, '--on', 'arm', *modules)}" for place in evaluated[:1]
+        f"evaluate {shell('pipeline.evaluate', place, '--on', 'arm', *devices, *modules)}"
+        for place in evaluated[:1]
     ]
     lines = [
         f"best     {found.hash or 'none'}: {found.why}",

@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from deploy_arm.emulate import emulator
 from foundation.errors import UserError
 from foundation.files import cache_directory, json_text, sha256, write_atomically
-from foundation.registry import Registry
 
 Source = Literal["measured", "modelled"]
 PROFILE_VERSION = 1  # counts among the cache's key: raise it when a figure's meaning changes
@@ -106,18 +105,32 @@ def verify(path: Path, expected: str | None) -> None:
 
 
 class Device(ABC):
-    """One ARM CPU that runs programs, one at a time.
+    """One ARM CPU that runs programs, one at a time. A kind of device is a subclass, made with the target that programs are
+    compiled for.
 
     ``expected`` holds SHA-256 checksums under ``program`` and ``blob``; files that differ are not run.
+
+    Attributes:
+        name: of this device, as it stands beside its figures.
+        of_the_node: whether it is the CPU of the machine it is opened on: then each ARM node of a Ray cluster has one.
     """
 
     name: str
     target: str
+    of_the_node: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, target: str) -> None:
+        """Raises UserError where there is no such device."""
 
     @property
     @abstractmethod
     def source(self) -> Source:
-        """Whether the times in its profiles are measured on a real CPU or modelled; it is the device itself that knows."""
+        """Whether the times in its profiles are measured on a real CPU or modelled; it is the device itself that knows. A kind
+        declares it for all its devices: ``source: Source = "measured"``."""
+
+    def ready(self) -> None:  # noqa: B027  # most need nothing
+        """Raises UserError where a tool that it needs is not installed; the message says how to get it."""
 
     def run(
         self,
@@ -222,6 +235,3 @@ def with_layers(profile: Profile, layers: Sequence[str]) -> Profile:
         raise ValueError(f"{len(layers)} layer names for {len(profile.layers)} operations")
     named = (dataclasses.replace(part, layer=name) for part, name in zip(profile.layers, layers))
     return dataclasses.replace(profile, layers=tuple(named))
-
-
-DEVICES: Registry[Callable[[str], Device]] = Registry("kind of device")

@@ -1,8 +1,7 @@
-"""The devices at hand: the machine's own ARM CPU, or an emulated one."""
+"""A core that is emulated."""
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +9,15 @@ from numpy.typing import NDArray
 
 from deploy_arm.cycles import estimate as cycles
 from deploy_arm.cycles import mca
-from deploy_arm.devices.base import DEVICES, Device, LayerProfile, Profile, Source
-from deploy_arm.devices.native import NativeDevice
+from deploy_arm.devices.base import Device, LayerProfile, Profile, Source
 from deploy_arm.emulate import emulator
 from deploy_arm.target.cores import CORES
 from foundation.errors import UserError
-
-__all__ = [
-    "DEVICES",
-    "Device",
-    "EmulatedDevice",
-    "LayerProfile",
-    "NativeDevice",
-    "Profile",
-    "available_devices",
-]
-
 
 # Under unicorn a simulated memory access costs half a microsecond: caches are simulated up to this many multiplications.
 UNICORN_CACHES = 100_000_000
 
 
-@DEVICES.register("emulated")
 class EmulatedDevice(Device):
     """A core that is emulated: outputs are exact, time is modelled.
 
@@ -48,6 +34,10 @@ class EmulatedDevice(Device):
         self.name = f"emulated {target}" + (f" ({self.core.mark})" if self.core.mark else "")
         self.route = route
         self.use_mca = use_mca
+
+    def ready(self) -> None:
+        emulator.choose_route()
+        emulator.choose_counter()
 
     def identity(self) -> str:
         tools = mca.find_tools() is not None if self.use_mca is None else self.use_mca
@@ -125,15 +115,4 @@ class EmulatedDevice(Device):
         )
 
 
-def available_devices(target: str = "a76") -> list[Device]:
-    """What can run programs for ``target`` here: on an aarch64 machine its own CPU (measured), elsewhere one emulated
-    device (modelled; its name says so).
-
-    Raises:
-        UserError: unknown target, or no emulator that runs and counts is installed.
-    """
-    kind = "native" if platform.machine() in ("aarch64", "arm64") else "emulated"
-    if kind == "emulated":
-        emulator.choose_route()
-        emulator.choose_counter()
-    return [DEVICES[kind](target)]
+emulated = EmulatedDevice

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.devices import canary
-from deploy_arm.devices.base import DEVICES, Device, Profile, Source
+from deploy_arm.devices.base import Device, Profile, Source
 from deploy_arm.emulate import emulator
 from deploy_arm.target.host import execute
 from foundation.errors import UserError
@@ -92,7 +92,6 @@ def fastest_cpu(allowed: Sequence[int], root: Path = Path("/sys")) -> int:
     return max(allowed, key=lambda cpu: (clocks[cpu] or 0.0, cpu))
 
 
-@DEVICES.register("native")
 class NativeDevice(Device):
     """One CPU of this machine, pinned.
 
@@ -101,6 +100,7 @@ class NativeDevice(Device):
     """
 
     source: Source = "measured"
+    of_the_node = True
 
     def __init__(self, target: str = "a76", *, cpu: int | None = None, launcher: Sequence[str] = ()) -> None:
         if not launcher and platform.machine() not in ("aarch64", "arm64"):
@@ -195,3 +195,6 @@ class NativeDevice(Device):
         given = emulator.checked_images(canary.IMAGE[None])
         times = self.bench(program, canary.canary_blob(), given, CANARY_REPEAT, CANARY_WARM_UP)
         return float(np.median(times))
+
+
+native = NativeDevice

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,10 +14,26 @@ if TYPE_CHECKING:
 
 
 class Devices(Protocol):
-    """What runs and profiles programs: the device pool."""
+    """What runs and profiles programs: a pool, or this machine's own device."""
 
     def profile(
-        self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str] = ()
-    ) -> Profile: ...
+        self,
+        program: bytes,
+        blob: bytes,
+        image: NDArray[np.uint8],
+        layers: Sequence[str] = (),
+        anew: bool = False,
+    ) -> Profile:
+        """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.
 
-    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+        Args:
+            layers: the layer of each operation, for the breakdown.
+            anew: do not take a profile of the same program that is remembered.
+        """
+
+    def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Outputs float32 [N, K] for uint8 images [N, H, W, C]."""
+
+
+AtHand = Callable[[str], AbstractContextManager[Devices]]
+"""Devices for a target, for as long as the context lasts."""

@@ -20,7 +20,7 @@ from foundation.plan import Plan
 from pipeline.study.records import Figures, Reference
 
 if TYPE_CHECKING:
-    from deploy_arm.devices.emulated import Profile
+    from deploy_arm.devices.base import Profile
     from quantizers.network import Hardened
 
 FORMAT = 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     "model", "data", "weights", "image_size", "target", "epochs_per_trial", "rungs", "batch_size", "learning_rate",
+    "devices",
 )  # fmt: skip
 SPLITS = ("train", "search", "report")
 

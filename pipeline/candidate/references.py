@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
 from foundation.plan import LayerPlan, Plan
-from pipeline.candidate.devices import Devices
+from pipeline.candidate.devices import AtHand, Devices
 from pipeline.study.records import Figures, Reference
 
 if TYPE_CHECKING:
@@ -21,10 +19,6 @@ if TYPE_CHECKING:
     from pipeline.candidate.workspace import Workspace
 
 CALIBRATION_IMAGES = 256
-
-
-AtHand = Callable[[str], AbstractContextManager[Devices]]
-"""Devices for a target, for as long as the context lasts."""
 
 
 def kept(file: Path) -> dict[str, Figures]:

@@ -248,7 +248,7 @@ def run(
 def start_devices(settings: Settings, study: Study, progress: Progress) -> DevicePool:
     """The device pool; refused when its figures are of another kind than those the study already holds."""
     try:
-        devices = DevicePool.start(settings.target)
+        devices = DevicePool.start(settings.target, settings.devices, settings.modules)
     except DeviceError as error:
         raise UserError(f"no device to profile on: {error}") from error
     source = devices.source
@@ -259,7 +259,9 @@ def start_devices(settings: Settings, study: Study, progress: Progress) -> Devic
             "ones, which cannot stand in one front; resume where the same kind of device is at hand, or choose another name"
         )
     names = ", ".join(device["name"] for device in devices.devices())
-    kind = "no ARM CPU in the cluster: latencies are modelled" if source == "modelled" else "measured"
+    kind = f"latencies are {source}"
+    if source == "modelled" and settings.devices is None:
+        kind = f"no ARM CPU in the cluster: {kind}"
     progress.line(f"devices: {names} ({kind})")
     return devices
 

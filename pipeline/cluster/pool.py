@@ -1,9 +1,10 @@
 """The pool of ARM CPUs: Ray actors, one per device, each used by one program at a time.
 
 Where the Ray cluster has ARM nodes (label ``arch=aarch64``, resource ``arm_cpu``), every such node is a device and its
-figures are measured. Where it has none there is one emulated device, whose figures are modelled. The two are never mixed
-in one pool. Programs, blobs and images travel as bytes and arrays and profiles as JSON text, with checksums, so that
-nodes of different processors need to agree on nothing else.
+figures are measured. Where it has none there is one device on the driver's node, usually an emulated one, whose figures are
+modelled; so it is where a kind of device is named that is no node's own. Measured and modelled are never mixed in one pool.
+Programs, blobs and images travel as bytes and arrays and profiles as JSON text, with checksums, so that nodes of different
+processors need to agree on nothing else.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foundation.errors import UserError
+from foundation.factories import look_in
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deploy_arm.devices.base import Profile
+    from deploy_arm.devices.base import Device, Profile
+    from pipeline.candidate.devices import Devices
 
 LABELS = {"arch": "aarch64"}
+HERE = "here"  # the key of a device that is no ARM node's
 ATTEMPTS = 3  # devices that may be lost under one piece of work
 PATIENCE = 600.0  # seconds to wait for a device that is free
 
@@ -35,13 +39,33 @@ class DeviceError(Exception):
     """A program could not be run or profiled; the text says why."""
 
 
+class Wanted(NamedTuple):
+    """Which devices: for which ``target``, of which ``kind`` (None: what is at hand) and in which folder that is looked up."""
+
+    target: str
+    kind: str | None = None
+    modules: Path | None = None
+
+    def open(self) -> Device:
+        """Such a device, here."""
+        from deploy_arm.devices.kinds import open_device
+
+        look_in(self.modules)
+        return open_device(self.target, self.kind)
+
+    def of_the_nodes(self) -> bool:
+        """Whether each ARM node of a cluster has such a device."""
+        from deploy_arm.devices.kinds import DEVICES
+
+        look_in(self.modules)
+        return self.kind is None or DEVICES[self.kind].of_the_node
+
+
 class DeviceActor:
     """One device. Ray runs one call of an actor at a time: that is what makes it exclusive."""
 
-    def __init__(self, target: str) -> None:
-        from deploy_arm.devices.emulated import available_devices
-
-        self._device = available_devices(target)[0]
+    def __init__(self, wanted: Wanted) -> None:
+        self._device = wanted.open()
         self._files = tempfile.TemporaryDirectory(prefix="device-")
 
     def describe(self) -> tuple[str, str]:
@@ -76,8 +100,8 @@ class DeviceActor:
 class PoolActor:
     """Gives each piece of work to a free device; when a device dies under it, to another."""
 
-    def __init__(self, target: str) -> None:
-        self._target = target
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
         self._free: asyncio.Queue[str] = asyncio.Queue()
         self._actors: dict[str, Any] = {}
         self._states: dict[str, dict[str, str]] = {}
@@ -85,12 +109,12 @@ class PoolActor:
         self._source: str | None = None
 
     async def start(self) -> list[dict[str, str]]:
-        """Take every ARM node of the cluster, or make the one emulated device; its failure to start is raised."""
-        nodes = arm_nodes()
+        """Take every ARM node of the cluster, or make one device here; its failure to start is raised."""
+        nodes = arm_nodes() if self._wanted.of_the_nodes() else []
         for node in nodes:
             self._begin(node)
         if not nodes:
-            await self._add("emulated")
+            await self._add(HERE)
         elif not await self._first(PATIENCE):
             raise DeviceError(f"no ARM node gave its device within {PATIENCE:.0f} s: {self.devices()}")
         return self.devices()
@@ -151,7 +175,7 @@ class PoolActor:
 
     def _renew(self, lost: str) -> None:
         """A new actor in the place of a dead one, and whatever ARM nodes have joined meanwhile."""
-        for node in arm_nodes() or ([lost] if lost == "emulated" else []):
+        for node in [HERE] if lost == HERE else arm_nodes():
             if self._states.get(node, {}).get("state", "lost") == "lost":
                 self._begin(node)
 
@@ -165,20 +189,19 @@ class PoolActor:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        emulated = key == "emulated"
         self._states[key] = {"name": key, "source": "unknown", "state": "waiting"}
         # No restarts: a restarting actor refuses calls at once and would burn all attempts. A dead one is replaced.
-        if emulated:
+        if key == HERE:
             options: dict[str, Any] = {"num_cpus": 0}
         else:
             strategy = NodeAffinitySchedulingStrategy(key, soft=False)
             options = {"num_cpus": 0, "resources": {"arm_cpu": 1}, "scheduling_strategy": strategy}
-        actor: Any = ray.remote(DeviceActor).options(max_restarts=0, **options).remote(self._target)
+        actor: Any = ray.remote(DeviceActor).options(max_restarts=0, **options).remote(self._wanted)
         try:
             name, source = await actor.describe.remote()
         except ray.exceptions.RayError as error:
             self._states[key]["state"] = "lost"
-            if emulated:
+            if key == HERE:
                 raise DeviceError(str(error).strip().splitlines()[-1]) from None
             return
         self._actors[key] = actor
@@ -190,8 +213,8 @@ class PoolActor:
             self._states[key]["state"] = "refused"
 
 
-class Devices(ABC):
-    """Devices as those see them who have programs: a pool, or this machine's own device."""
+class _Called(ABC):
+    """``pipeline.candidate.devices.Devices``, by the methods of one object."""
 
     @abstractmethod
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -205,11 +228,7 @@ class Devices(ABC):
         layers: Sequence[str] = (),
         anew: bool = False,
     ) -> Profile:
-        """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.
-
-        Args:
-            layers: the layer of each operation, for the breakdown.
-            anew: do not take a profile of the same program that is remembered.
+        """What one inference costs.
 
         Raises:
             DeviceError: no device in the pool, or the program fails on it.
@@ -224,18 +243,18 @@ class Devices(ABC):
         return outputs
 
 
-class DevicePool(Devices):
+class DevicePool(_Called):
     """The pool as a trial or a driver sees it; may be sent to other processes."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     @classmethod
-    def start(cls, target: str) -> DevicePool:
-        """Start the pool in the Ray cluster this process is connected to.
+    def start(cls, target: str, kind: str | None = None, modules: Path | None = None) -> DevicePool:
+        """Start the pool in the Ray cluster this process is connected to; see ``Wanted``.
 
         Raises:
-            DeviceError: there is no ARM node and no emulator.
+            DeviceError: there is no such device, or no ARM node and no emulator.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -243,7 +262,7 @@ class DevicePool(Devices):
         # On the driver's own node: it must outlive any device's.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
-        pool = cls(ray.remote(PoolActor).options(**options).remote(target))
+        pool = cls(ray.remote(PoolActor).options(**options).remote(Wanted(target, kind, modules)))
         pool._call("start")
         return pool
 
@@ -269,36 +288,36 @@ class DevicePool(Devices):
             raise DeviceError(f"the device pool has died: {error}") from None
 
 
-class LocalDevice(Devices):
-    """This machine's own device, without Ray."""
+class LocalDevice(_Called):
+    """One device of this machine, without Ray; see ``Wanted``."""
 
-    def __init__(self, target: str) -> None:
-        self._device = DeviceActor(target)
+    def __init__(self, target: str, kind: str | None = None, modules: Path | None = None) -> None:
+        self._device = DeviceActor(Wanted(target, kind, modules))
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return getattr(self._device, method)(*arguments)
 
 
 @contextlib.contextmanager
-def devices_at_hand(target: str) -> Iterator[Devices]:
+def devices_at_hand(target: str, kind: str | None = None, modules: Path | None = None) -> Iterator[Devices]:
     """What a search would profile on: the ARM nodes of the cluster at RAY_ADDRESS if it has any, else this machine's own
-    device.
+    device, or one of the ``kind`` that is named; see ``Wanted``.
 
     Raises:
-        UserError: unknown target, no emulator, or the cluster does not answer.
+        UserError: unknown target or kind, no emulator, or the cluster does not answer.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if Wanted(target, kind, modules).of_the_nodes() and os.environ.get("RAY_ADDRESS"):
         from pipeline.cluster.ray_cluster import cluster
 
         with cluster():
             if arm_nodes():
                 try:
-                    pool = DevicePool.start(target)
+                    pool = DevicePool.start(target, kind, modules)
                 except DeviceError as error:
                     raise UserError(f"no device to run on: {error}") from error
                 yield pool
                 return
-    yield LocalDevice(target)
+    yield LocalDevice(target, kind, modules)
 
 
 def arm_nodes() -> list[str]:

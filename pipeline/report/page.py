@@ -183,8 +183,8 @@ def _origin(data: ReportData) -> str:
         kind = source if source in ("measured", "modelled") else "unknown"
         how = {
             "measured": "wall time of one image on one thread of a real ARM CPU; the bar is its confidence interval",
-            "modelled": "no ARM CPU was used: instructions counted under emulation, cycles by a pipeline and cache model; "
-            "the bar is the model's interval",
+            "modelled": "no ARM CPU was used, a model gave the times (of an emulated device: instructions counted, cycles by a "
+            "pipeline and cache model); the bar is the model's interval",
         }.get(kind, "its source was not recorded")
         lines.append(
             f'<li><b>Latency</b> <span class="tag {kind}">{escape(kind)}</span> {how}. '

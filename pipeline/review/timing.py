@@ -165,7 +165,7 @@ def trial_cost(workspace: Workspace, plan: Plan, macs: int) -> TrialCost:
     reference, _ = seconds_of(lambda: run_reference(graph, image))
     if macs <= EMULATE_AT_MOST:
         device, program, blob = (
-            LocalDevice(settings.target),
+            LocalDevice(settings.target, settings.devices, settings.modules),
             build_program(settings.target).read_bytes(),
             write_blob(graph),
         )

@@ -18,7 +18,7 @@ from foundation.errors import UserError
 from foundation.factories import is_factory
 
 SETTINGS = "settings.yaml"  # in a study's folder: what it was started with
-BY_NAME = ("model", "data", "quantizer", "sampler", "device")  # settings that may say package.module:Name
+BY_NAME = ("model", "data", "quantizer", "sampler", "devices")  # settings that may say package.module:Name
 SQLITE_FORM = (
     "sqlite:///relative/file.db or sqlite:////absolute/file.db, with % and ? in names as %25 and %3F"
 )

@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from deploy_arm.devices.kinds import DEVICES
 from foundation.errors import UserError
 from foundation.plan import BITS
 from pipeline.datasets.normalization import channel_deviations, channel_means
@@ -187,6 +188,14 @@ class Settings:
         "and a53 for ranking only",
         "devices",
         "CPU",
+    )
+    devices: str | None = _setting(
+        None,
+        _text,
+        f"kind of device that programs run on: {', '.join(DEVICES)} or package.module:Name; without, the ARM nodes of the "
+        "cluster, or this machine's own ARM CPU, or else an emulated one",
+        "devices",
+        "KIND",
     )
     out: Path = _setting(Path("runs"), _path, "folder that holds one folder per study", "results", "DIR")
     tracking_uri: str | None = _setting(

@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.devices import canary
-from deploy_arm.devices.emulated import Device, EmulatedDevice, NativeDevice, Profile, available_devices
+from deploy_arm.devices.base import Device, Profile
+from deploy_arm.devices.emulated import EmulatedDevice
+from deploy_arm.devices.kinds import open_device
+from deploy_arm.devices.native import NativeDevice
 from deploy_arm.emulate import emulator
 from deploy_arm.ir import reference
 from deploy_arm.ir.graph import Graph
@@ -190,7 +193,7 @@ def test_the_pip_route_profiles_without_qemu_and_llvm(
     complete = device().profile(*built.files, built.images[0])
     monkeypatch.setenv("DGMS_ARM_ROUTE", "pip")
     monkeypatch.setattr("deploy_arm.devices.emulated.UNICORN_CACHES", limit)
-    (found,) = available_devices("a76")
+    found = open_device("a76")
     if not isinstance(found, EmulatedDevice):
         pytest.skip("an ARM machine measures itself")
     profile = found.profile(*built.files, built.images[0])
@@ -211,7 +214,7 @@ def test_native_timing_repeats_and_reports_its_conditions(
     monkeypatch.setattr("deploy_arm.devices.native.LONGEST_S", 0.5)
     monkeypatch.setattr("deploy_arm.devices.native.CANARY_REPEAT", 9)
     monkeypatch.setattr("deploy_arm.devices.native.CANARY_WARM_UP", 1)
-    launcher = [] if available_devices("a76")[0].name != "emulated a76" else [emulator.find_qemu() or "none"]
+    launcher = [] if open_device("a76").name != "emulated a76" else [emulator.find_qemu() or "none"]
     if launcher == ["none"]:
         pytest.skip("qemu-user is not installed")
     native = NativeDevice("a76", launcher=launcher)

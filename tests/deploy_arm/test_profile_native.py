@@ -13,7 +13,7 @@ import pytest
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.devices import canary
-from deploy_arm.devices.emulated import DEVICES, available_devices
+from deploy_arm.devices.kinds import DEVICES, open_device
 from deploy_arm.devices.native import ATTEMPTS, DRIFT, NativeDevice, conditions, fastest_cpu, median_interval
 from deploy_arm.ir.reference import run
 from foundation.errors import UserError
@@ -71,7 +71,7 @@ def test_the_fastest_allowed_cpu_is_taken(tmp_path: Path) -> None:
 def test_devices_say_what_they_are() -> None:
     assert set(DEVICES) == {"emulated", "native"}
     here = platform.machine() in ("aarch64", "arm64")
-    (device,) = available_devices("x1")
+    device = open_device("x1")
     assert device.target == "x1"
     assert device.name == "emulated x1" or here
     with pytest.raises(UserError, match=r"unknown modelled core 'a75'; allowed: .*a76"):

@@ -10,7 +10,7 @@ import torch
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.costs.choose import choose_kernels
-from deploy_arm.devices.emulated import available_devices
+from deploy_arm.devices.kinds import open_device
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import choose_compiler
 from foundation.errors import UserError
@@ -27,7 +27,7 @@ from quantizers.network import quantize, synthetic
 def test_the_first_plans_of_the_default_search_span_size_and_latency(tmp_path: Path) -> None:
     try:
         choose_compiler()
-        [device] = available_devices("a76")
+        device = open_device("a76")
     except UserError as error:
         pytest.skip(str(error))
     if device.source != "modelled":

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from deploy_arm.devices.base import Profile
-from deploy_arm.devices.emulated import available_devices
+from deploy_arm.devices.kinds import open_device
 from deploy_arm.runtime.program import build_program, compile_command
 from deploy_arm.target.host import host_compiler
 from deploy_arm.target.targets import TARGETS
@@ -41,7 +41,7 @@ LAYERS = ("0", "3", "8")
 def have_tools() -> bool:
     try:
         choose_compiler()
-        available_devices("a76")
+        open_device("a76")
     except UserError:
         return False
     return True
@@ -104,7 +104,7 @@ def candidate(folder: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
     (folder / "scratch.blob").write_bytes(blob)
     layers = [operation.layer for operation in graph.operations]
     image = data.search.batch(torch.tensor([0])).numpy()[0]
-    profile = available_devices("a76")[0].profile(program, folder / "scratch.blob", image, layers=layers)
+    profile = open_device("a76").profile(program, folder / "scratch.blob", image, layers=layers)
     figures = figures_of(error_of(hardened.network, data.search, workspace.mean, workspace.std), profile)
     write_candidate(
         folder / "candidates" / plan.hash, plan=plan, hardened=hardened, program=program, blob=blob, model=settings.model,
@@ -291,7 +291,7 @@ def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Pat
     photo = tmp_path / "photo.ppm"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(photo)
     image = how.read(photo)[None]
-    device = available_devices("a76")[0]
+    device = open_device("a76")
     scores = device.run(bundle / "program", bundle / "weights.blob", image)
     # Both C sources and the library's, for ARM, as the head of usage.c says.
     command = [*compile_command(TARGETS["a76"], choose_compiler()), str(bundle / "usage.c"), str(bundle / "image.c"),

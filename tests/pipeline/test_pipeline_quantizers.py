@@ -13,7 +13,7 @@ from torch import nn
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.costs.choose import choose_kernels
-from deploy_arm.devices.emulated import available_devices
+from deploy_arm.devices.kinds import open_device
 from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import choose_compiler
@@ -56,7 +56,7 @@ def test_random_plans_are_profiled_trained_hardened_and_compiled(
 ) -> None:
     try:
         choose_compiler()
-        device = available_devices("a76")[0]
+        device = open_device("a76")
     except UserError as error:
         pytest.skip(str(error))
     program, space, rng = build_program("a76"), space_of(name), random.Random(name)

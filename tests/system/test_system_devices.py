@@ -17,7 +17,7 @@ from torch import nn
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
-from deploy_arm.devices.emulated import available_devices
+from deploy_arm.devices.kinds import open_device
 from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
 from foundation.plan import LayerPlan, Plan
@@ -65,7 +65,7 @@ def test_without_arm_nodes_there_is_one_emulated_device(
     program = made["program"].read_bytes()
     (tmp_path / "blob").write_bytes(made["blob"])
     profile = pool.profile(program, made["blob"], made["images"][0], made["layers"])
-    device = available_devices("a76")[0]
+    device = open_device("a76")
     assert profile == device.profile(
         made["program"], tmp_path / "blob", made["images"][0], layers=made["layers"]
     )

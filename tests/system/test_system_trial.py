@@ -261,9 +261,9 @@ class _Local:
     """This machine's device, used directly."""
 
     def __init__(self, folder: Path) -> None:
-        from deploy_arm.devices.emulated import available_devices
+        from deploy_arm.devices.kinds import open_device
 
-        self.device, self.folder = available_devices("a76")[0], folder
+        self.device, self.folder = open_device("a76"), folder
 
     def profile(self, program: bytes, blob: bytes, image: Any, layers: Any = ()) -> Any:
         return self.device.profile(*self._paths(program, blob), image, layers=layers)
