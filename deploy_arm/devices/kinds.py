@@ -15,7 +15,8 @@ def _is_kind(value: Any) -> bool:
     """a class derived from deploy_arm.devices.base.Device whose ``source`` is "measured" or "modelled" """
     from deploy_arm.devices.base import Device
 
-    return isinstance(value, type) and issubclass(value, Device) and value.source in ("measured", "modelled")
+    source = getattr(value, "source", None)
+    return isinstance(value, type) and issubclass(value, Device) and source in ("measured", "modelled")
 
 
 DEVICES: Registry[type[Device]] = Registry("kind of device", "deploy_arm.devices", _is_kind)
