@@ -109,7 +109,7 @@ def test_an_activation_that_is_not_the_only_reader_is_refused() -> None:
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_ncnn_files_name_every_blob_once_and_hold_every_weight(tmp_path, int8: bool) -> None:
+def test_ncnn_files_name_every_blob_once_and_hold_every_weight(tmp_path: Path, int8: bool) -> None:
     model = load_model("mobilenet_v2", classes=10)
     network = float_network(model, torch.randn(1, 3, 32, 32))
     param, weights = tmp_path / "net.param", tmp_path / "net.bin"
@@ -141,7 +141,7 @@ def test_ncnn_files_name_every_blob_once_and_hold_every_weight(tmp_path, int8: b
     assert int.from_bytes(content[:4], "little") == (INT8_TAG if int8 else 0)
 
 
-def test_int8_convolutions_hand_over_int8_only_to_int8_convolutions(tmp_path) -> None:
+def test_int8_convolutions_hand_over_int8_only_to_int8_convolutions(tmp_path: Path) -> None:
     network = float_network(load_model("resnet20", classes=10), torch.randn(1, 3, 32, 32))
     param = tmp_path / "net.param"
     write_ncnn(network, param, tmp_path / "net.bin", int8=True)

@@ -119,7 +119,7 @@ def test_a_cell_that_was_cut_off_ends_as_if_it_was_not(method: str, place: Path,
     assert isinstance(whole, table.Row) and whole.steps == 36
     cut = job(place, tmp_path, deadline=0.0)
     assert table.work(cut, asked) == "not begun"
-    said = []
+    said: list[int] = []
     while not said or said[-1] < 32:
         with pytest.raises(TimeIsUp) as stop:
             table.measure(cut, asked, model, data, fp32, None)

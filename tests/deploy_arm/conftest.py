@@ -1,5 +1,5 @@
 """Fixtures of the deploy_arm tests."""
 
-from profile_programs import marked
+from tests.deploy_arm.profile_programs import marked
 
 __all__ = ["marked"]

@@ -8,12 +8,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from compiler_networks import harden
 from torch import nn
 
 from deploy_arm.blob.write import HEADER, read_blob, write_blob
 from deploy_arm.compiler.frontend import compile_graph
 from foundation.errors import UserError
+from tests.deploy_arm.compiler_networks import harden
 
 
 @pytest.fixture(scope="module")

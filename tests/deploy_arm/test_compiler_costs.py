@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime_cases import Builder
 from test_runtime_exact import execute
 
 from deploy_arm.blob.read import read_graph
@@ -25,6 +24,7 @@ from deploy_arm.ir.reference import run
 from deploy_arm.target.cores import CORES
 from foundation.codebook import Codebook
 from foundation.errors import UserError
+from tests.deploy_arm.runtime_cases import Builder
 
 
 def test_a_fit_recovers_the_coefficients_it_was_made_of() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compiler_networks import normalized, scramble_norms
 from test_compiler_networks import (
     MEAN,
     STD,
@@ -30,6 +29,7 @@ from deploy_arm.ir.float_graph import FloatConvolution
 from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
 from pipeline.networks.registry import load_model, normalization
+from tests.deploy_arm.compiler_networks import normalized, scramble_norms
 
 TOLERANCE = 1e-5  # of the largest output of an image
 

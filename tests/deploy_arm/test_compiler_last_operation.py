@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compiler_networks import check_supported, compare, harden, normalized
 from torch import Tensor, nn
 
 from deploy_arm.blob.read import read_graph
@@ -18,6 +17,7 @@ from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import run
 from deploy_arm.operators.arithmetic import elementwise
 from deploy_arm.operators.base import OPERATORS
+from tests.deploy_arm.compiler_networks import check_supported, compare, harden, normalized
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

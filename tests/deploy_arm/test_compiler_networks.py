@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compiler_networks import check_supported, compare, harden, normalized, scramble_norms
 from torch import Tensor, nn
 
 import quantizers.network
@@ -20,6 +19,7 @@ from deploy_arm.ir.reference import run
 from foundation.plan import LayerPlan, Plan
 from pipeline.networks.registry import load_model, normalization
 from quantizers.network import Hardened, layer_names, quantize
+from tests.deploy_arm.compiler_networks import check_supported, compare, harden, normalized, scramble_norms
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from runtime_cases import Builder
 
 from deploy_arm.blob.memory import lifetimes
 from deploy_arm.blob.read import read_graph
@@ -11,6 +10,7 @@ from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.passes import fuse_additions
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import run
+from tests.deploy_arm.runtime_cases import Builder
 
 
 def kinds(graph: g.Graph) -> list[str]:

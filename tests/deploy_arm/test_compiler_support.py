@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compiler_networks import check_supported, harden, scramble_norms
 from torch import Tensor, nn
 
 from deploy_arm.compiler.frontend import compile_float, compile_graph
@@ -21,6 +20,7 @@ from foundation.errors import UserError
 from pipeline.networks.registry import load_model
 from quantizers.network import Hardened
 from quantizers.tracing.trace import traced
+from tests.deploy_arm.compiler_networks import check_supported, harden, scramble_norms
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
 

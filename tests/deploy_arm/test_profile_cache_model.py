@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_arm.emulate import emulator
+from deploy_arm.target.host import build_shared_library, host_compiler
 
 LINE = 64
 
@@ -29,9 +29,9 @@ class Model(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
-    if emulator.host_compiler() is None:
+    if host_compiler() is None:
         pytest.skip("no C compiler for this machine")
-    loaded = ctypes.CDLL(str(emulator.build_shared_library("cache", "cache.c")))
+    loaded = ctypes.CDLL(str(build_shared_library("cache", "cache.c")))
     unsigned, wide = ctypes.c_uint, ctypes.c_uint64
     loaded.cache_init.argtypes = [ctypes.POINTER(Model), wide, unsigned, wide, unsigned]
     loaded.cache_init.restype = ctypes.c_bool

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from profile_programs import need_qemu
 
 from deploy_arm.cycles.block_code import BlockCode
 from deploy_arm.emulate import emulator
@@ -16,6 +15,7 @@ from deploy_arm.emulate.unicorn_counter import CompiledCounter, PythonCounter
 from deploy_arm.emulate.unicorn_loader import run_program
 from deploy_arm.target.cores import CORES
 from foundation.errors import UserError
+from tests.deploy_arm.profile_programs import need_qemu
 
 CORE = CORES["a76"]
 

@@ -6,11 +6,11 @@ import doctest
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from profile_programs import need_qemu
 
 from deploy_arm.cycles import estimate as cycles
 from deploy_arm.cycles import mca, throughput
@@ -20,6 +20,7 @@ from deploy_arm.emulate.counts import Block
 from deploy_arm.emulate.elf import Executable, Segment, read_executable
 from deploy_arm.target.cores import CORES
 from foundation.errors import UserError
+from tests.deploy_arm.profile_programs import need_qemu
 
 ROUNDS = 20_000
 
@@ -63,7 +64,8 @@ def test_misses_lie_between_point_and_high(marked: Path) -> None:
 @pytest.mark.parametrize("use_mca", [True, False])
 def test_intervals_are_ordered(marked: Path, target: str, use_mca: bool) -> None:
     estimate = estimated(marked, target, use_mca=use_mca)
-    for part in (*estimate.operations, estimate):
+    parts: list[Any] = [*estimate.operations, estimate]
+    for part in parts:
         assert 0 < part.low <= part.point <= part.high
     assert ("own throughput table" in estimate.model) == (not use_mca)
 

@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from compiler_networks import harden, scramble_norms
 from numpy.typing import NDArray
-from profile_programs import need_qemu
 from torch import Tensor, nn
 
 from deploy_arm.blob.write import write_blob
@@ -31,6 +29,8 @@ from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import choose_compiler
 from foundation.errors import UserError
 from foundation.files import sha256
+from tests.deploy_arm.compiler_networks import harden, scramble_norms
+from tests.deploy_arm.profile_programs import need_qemu
 
 
 class Network(nn.Module):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from runtime_cases import GROUPED, Builder, random_convolution, random_network, with_checksum, with_kernel
 
 from deploy_arm.blob import write as blobs
 from deploy_arm.blob.packing import Stored, pack_weights
@@ -24,6 +23,14 @@ from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import is_arm
 from foundation.codebook import Codebook
 from foundation.errors import UserError
+from tests.deploy_arm.runtime_cases import (
+    GROUPED,
+    Builder,
+    random_convolution,
+    random_network,
+    with_checksum,
+    with_kernel,
+)
 
 QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_cases import Builder
 from test_runtime_threads import QEMU
 
 from deploy_arm.blob.write import write_blob
@@ -17,6 +16,7 @@ from deploy_arm.ir.graph import Graph
 from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import is_arm
+from tests.deploy_arm.runtime_cases import Builder
 
 SHAPE = (4, 4, 3)
 CLASSES = 10

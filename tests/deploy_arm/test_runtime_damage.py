@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from float_cases import everything_float
-from runtime_cases import GROUPED, Builder, random_network, with_checksum, with_kernel
 
 from deploy_arm.blob.memory import tensor_bytes
 from deploy_arm.blob.write import write_blob
@@ -24,6 +22,8 @@ from deploy_arm.runtime.program import build_program, compile_command
 from deploy_arm.target.targets import TARGETS
 from deploy_arm.target.toolchain import choose_compiler, is_arm
 from foundation.errors import UserError
+from tests.deploy_arm.float_cases import everything_float
+from tests.deploy_arm.runtime_cases import GROUPED, Builder, random_network, with_checksum, with_kernel
 
 RESIDUAL = -1  # stands for a convolution that ends in an addition
 QEMU = [] if is_arm() else ["qemu-aarch64"]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from runtime_cases import GROUPED, RANGES, Builder, random_convolution, random_network, with_kernel
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.passes import fuse_additions
@@ -20,6 +19,14 @@ from deploy_arm.ir.float_graph import FloatAdd, FloatMultiply
 from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import is_arm
+from tests.deploy_arm.runtime_cases import (
+    GROUPED,
+    RANGES,
+    Builder,
+    random_convolution,
+    random_network,
+    with_kernel,
+)
 
 Case = tuple[g.Graph, NDArray[np.uint8]]
 QEMU_CPU = {"a76": "cortex-a76", "a72": "cortex-a72", "x2": "max,sve=off"}

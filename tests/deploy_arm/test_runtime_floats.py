@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from float_cases import FloatBuilder, everything_float, random_convolutions, random_others
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from deploy_arm.blob.write import write_blob
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.float_reference import exponential, fused
 from deploy_arm.ir.reference import run
+from tests.deploy_arm.float_cases import FloatBuilder, everything_float, random_convolutions, random_others
 
 WAYS: tuple[tuple[str, ...], ...] = ((), ("--threads", "8"), ("--portable",))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_cases import Builder, random_convolution, random_network
 from test_runtime_damage import everything
 from test_runtime_threads import layers
 
@@ -22,6 +21,7 @@ from deploy_arm.runtime.binding import Network, NetworkError
 from deploy_arm.runtime.program import KERNELS, build_host_library, build_library
 from deploy_arm.target.host import host_compiler
 from deploy_arm.target.toolchain import is_arm
+from tests.deploy_arm.runtime_cases import Builder, random_convolution, random_network
 
 HERE = Path(__file__).parent
 SYSTEM = Path("/usr/aarch64-linux-gnu")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_cases import GROUPED, Builder, with_kernel
 
 from deploy_arm.blob import write as blobs
 from deploy_arm.blob.write import write_blob
@@ -19,6 +18,7 @@ from deploy_arm.runtime.program import build_host_library, build_program
 from deploy_arm.target.host import host_compiler
 from deploy_arm.target.toolchain import is_arm
 from foundation.errors import UserError
+from tests.deploy_arm.runtime_cases import GROUPED, Builder, with_kernel
 
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiler_networks import harden, normalized, scramble_norms
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
@@ -16,6 +15,7 @@ from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import is_arm
 from pipeline.networks.registry import load_model, normalization
+from tests.deploy_arm.compiler_networks import harden, normalized, scramble_norms
 
 QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_cases import RANGES, Builder, random_convolution
 from test_runtime_exact import Case, check, large
 
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import is_arm
+from tests.deploy_arm.runtime_cases import RANGES, Builder, random_convolution
 
 
 def small_depthwise(seed: int) -> Case:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_cases import GROUPED, Builder, random_network
 from test_runtime_exact import Case, check, large
 
 from deploy_arm.blob.write import write_blob
@@ -16,6 +15,7 @@ from deploy_arm.emulate.emulator import count
 from deploy_arm.runtime.program import KERNELS, build_program
 from deploy_arm.target.toolchain import is_arm
 from foundation.errors import UserError
+from tests.deploy_arm.runtime_cases import GROUPED, Builder, random_network
 
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 

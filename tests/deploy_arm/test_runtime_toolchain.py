@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_cases import random_convolution, random_network
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.ir.reference import run
@@ -22,6 +21,7 @@ from deploy_arm.target.targets import TARGETS
 from deploy_arm.target.toolchain import ROUTE_VARIABLE, Tool, choose_compiler, find_tools, is_arm
 from foundation.command import main_guard
 from foundation.errors import UserError
+from tests.deploy_arm.runtime_cases import random_convolution, random_network
 
 ROOT = Path(__file__).resolve().parents[2]
 QEMU = [] if is_arm() else ["qemu-aarch64"]

@@ -128,9 +128,9 @@ def test_a_run_resumed_at_a_rung_equals_the_uninterrupted_one(
     late = second.train_until(1)
     for a, b in zip(rungs, (early, late), strict=True):
         assert (a.epochs, a.error, a.loss) == (b.epochs, b.error, b.loss)
-    a, b = whole.state_dict(), second.state_dict()
-    a.pop("seconds"), b.pop("seconds")
-    assert same(a, b)
+    one, other = whole.state_dict(), second.state_dict()
+    one.pop("seconds"), other.pop("seconds")
+    assert same(one, other)
     assert same(hard_state(whole.hardened()), hard_state(second.hardened()))
 
 
@@ -228,8 +228,8 @@ def _together(rank: int, world: int, wrap: Any = None) -> Cotuning:
         // (labels + 1)[:, None, None, None].byte()
     )
     images = ArrayImages(pixels, labels)
-    parts = [images.subset(range(a, b)) for a, b in ((0, 40), (40, 51), (51, 60))]
-    data = ImageData("noise", tuple("abcd"), (8, 8), *parts, "none")
+    train, search, report = [images.subset(range(a, b)) for a, b in ((0, 40), (40, 51), (51, 60))]
+    data = ImageData("noise", tuple("abcd"), (8, 8), train, search, report, "none")
     model = Plain()
     plan = Plan({"conv": LayerPlan(2, 4), "linear": LayerPlan(8)})
     settings = TrainSettings(epochs=2, batch_size=10)
@@ -248,7 +248,9 @@ def _worker(rank: int, world: int, place: str) -> None:
 
 
 def test_two_workers_cotune_as_one_does(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_worker, args=(2, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        _worker, args=(2, str(tmp_path)), nprocs=2
+    )
     first, second = (torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2))
     assert same(first, second)
     single = _together(0, 1)

@@ -298,7 +298,8 @@ EXACT: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", EXACT)
 def test_what_surrounds_the_layers_is_kept_in_evaluation_and_in_training(name: str) -> None:
     torch.manual_seed(0)
-    model, said = EXACT[name]().eval(), []
+    said: list[str] = []
+    model = EXACT[name]().eval()
     first_check(model, Patches(), MEAN, STD, say=said.append)  # type: ignore[arg-type]
     assert not said
     x = normalize(Patches().pixels, MEAN, STD).contiguous()
@@ -465,7 +466,7 @@ def test_small_weights_that_a_batch_norm_makes_up_for_are_no_fault(factor: float
     model = headed(body, 64)
     body[3].weight.data.mul_(factor)
     for module in (body[1], body[4]):
-        module.momentum = 1.0
+        module.momentum = 1.0  # type: ignore[assignment]
     with torch.no_grad():
         model.train()(normalize(Patches().pixels, MEAN, STD))
     assert len(check(model)) == 3
@@ -576,7 +577,7 @@ def test_a_forward_with_a_view_is_trained_and_co_tuned(
 def test_a_program_a_little_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.candidate import first_check as module
 
-    run = module.run_reference
+    run = module.run_reference  # type: ignore[attr-defined]
     monkeypatch.setattr(module, "run_reference", lambda graph, pixels: 1.2 * run(graph, pixels))
     torch.manual_seed(0)
     with pytest.raises(UserError, match="answers otherwise than PyTorch's"):
@@ -586,7 +587,7 @@ def test_a_program_a_little_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_program_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.candidate import first_check as module
 
-    run = module.run_reference
+    run = module.run_reference  # type: ignore[attr-defined]
     monkeypatch.setattr(module, "run_reference", lambda graph, pixels: run(graph, pixels)[:, ::-1])
     torch.manual_seed(0)
     with pytest.raises(UserError, match="answers otherwise than PyTorch's"):

@@ -50,7 +50,7 @@ def constant(num_classes):
 @pytest.fixture
 def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     chance = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for split, count in (("train", 50), ("val", 200)):
         labels = np.arange(count) % CLASSES
         noise = chance.integers(-5, 6, (count, 8, 8, 3))

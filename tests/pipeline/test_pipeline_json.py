@@ -62,8 +62,9 @@ def test_there_is_one_writer_of_json() -> None:
     for package in ("foundation", "pipeline", "search_spaces", "quantizers", "deploy_arm"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-                if named and node.value.id == "json" and node.attr in ("dump", "dumps", "JSONEncoder"):
+                if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+                    continue
+                if node.value.id == "json" and node.attr in ("dump", "dumps", "JSONEncoder"):
                     found.add(str(path.relative_to(ROOT)))
     assert found == writers
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,7 +185,7 @@ def test_unknown_module_is_a_user_error() -> None:
     "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": {"state_dict": s}}]
 )
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
-def test_wrapped_state_dicts(tmp_path: Path, wrap, prefix: str) -> None:
+def test_wrapped_state_dicts(tmp_path: Path, wrap: Callable[[Any], Any], prefix: str) -> None:
     state = load_model("resnet8", classes=10, seed=3).state_dict()
     path = tmp_path / "weights.pt"
     torch.save(wrap({prefix + key: value for key, value in state.items()}), path)
@@ -208,7 +210,7 @@ class Harmful:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.mkdir, (str(self.mark),)
 
 

@@ -329,9 +329,9 @@ def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Pat
         flags = ["-O1", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"]
         sources = map(str, sorted((bundle / "runtime").glob("*.c")))
         subprocess.run([*compiler, *flags, *sources, "-o", str(bundle / "libnetwork.so")], check=True)
-    shown = re.search(r"^    from image import.*?^$", (bundle / "README.md").read_text(), re.M | re.S)
-    assert shown
-    script = textwrap.dedent(shown[0]).replace('"photo.jpg"', repr(str(photo)))
+    python = re.search(r"^    from image import.*?^$", (bundle / "README.md").read_text(), re.M | re.S)
+    assert python
+    script = textwrap.dedent(python[0]).replace('"photo.jpg"', repr(str(photo)))
     script += "import sys; sys.stdout.buffer.write(scores.tobytes()); assert 'deploy_arm' not in sys.modules"
     answered = subprocess.run(
         [sys.executable, "-c", script], cwd=bundle, env=environment, check=True, capture_output=True

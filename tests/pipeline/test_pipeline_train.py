@@ -40,8 +40,10 @@ def blobs(count: int = 64, classes: int = 4, size: int = 8) -> ImageData:
     pixels = np.clip(colours[labels][:, None, None] + rng.normal(0, 30, (count, size, size, 3)), 0, 255)
     images = ArrayImages(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels))
     third = count // 4
-    parts = [images.subset(range(a, b)) for a, b in ((2 * third, count), (0, third), (third, 2 * third))]
-    return ImageData("blobs", tuple("abcdefgh"[:classes]), (size, size), *parts, "crop_flip")
+    train, search, report = [
+        images.subset(range(a, b)) for a, b in ((2 * third, count), (0, third), (third, 2 * third))
+    ]
+    return ImageData("blobs", tuple("abcdefgh"[:classes]), (size, size), train, search, report, "crop_flip")
 
 
 class Small(nn.Module):
@@ -251,7 +253,9 @@ def _worker(rank: int, world: int, place: str) -> None:
 
 
 def test_two_workers_take_the_same_steps_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_worker, args=(2, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        _worker, args=(2, str(tmp_path)), nprocs=2
+    )
     (gradients, weights, loss), second = (
         torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2)
     )

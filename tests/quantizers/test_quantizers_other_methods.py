@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers import QUANTIZERS
 from quantizers.core.base import WeightQuantizer
 from quantizers.network import (
-    QUANTIZERS,
     harden,
     layer_names,
     parameter_groups,

@@ -1,5 +1,8 @@
 """The tabulated soft weight against the exact N x K form: values, every gradient, outliers, borders between components."""
 
+# mypy: disable-error-code="call-arg"
+# A layer and its mixture are passed as one list.
+
 from __future__ import annotations
 
 import pytest

@@ -11,11 +11,11 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-from tabulated import SPACE, Driver
 
 from foundation.show import show_bytes
 from pipeline.study.memory import total_memory
 from pipeline.study.study import FILE, INTERRUPTED, read_records
+from tests.system.tabulated import SPACE, Driver
 
 
 def states(folder: Path) -> Counter[str]:

@@ -17,7 +17,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 from PIL import Image
 
 from foundation.errors import UserError
@@ -27,6 +26,7 @@ from pipeline.review.champions import Champions
 from pipeline.review.tracking import Tracker
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.training.rung import Rung
+from tests.system.browser import CHROMIUM, Browser
 
 HOSTILE = "<script>alert('x')</script>"
 READY_SECONDS = 300

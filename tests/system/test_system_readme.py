@@ -26,7 +26,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from readme_commands import (
+from torch import nn
+
+from pipeline.datasets.images import normalize
+from pipeline.networks.registry import load_model, normalization
+from pipeline.study.settings import Settings
+from pipeline.study.study import read_records
+from tests.system.readme_commands import (
     BRIEF,
     LONG,
     README,
@@ -39,12 +45,6 @@ from readme_commands import (
     shown,
     to_run,
 )
-from torch import nn
-
-from pipeline.datasets.images import normalize
-from pipeline.networks.registry import load_model, normalization
-from pipeline.study.settings import Settings
-from pipeline.study.study import read_records
 
 VALUES = {"NAME": Settings.model, "TRIALS": "1", "STUDY": "first"}
 LABELLED = re.compile(r"^([A-Za-z]+) +(\S.*)$", re.MULTILINE)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Browser
 
 from foundation.plan import LayerPlan, Plan
 from pipeline.report import ReportData, render
@@ -14,6 +13,7 @@ from pipeline.report.publish import front_json
 from pipeline.review.recommendation import Recommendation, recommend
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
 from pipeline.training.rung import Rung
+from tests.system.browser import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page in")
 LONG = (
