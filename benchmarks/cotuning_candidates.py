@@ -33,7 +33,7 @@ def keep(folder: Path, row: Row, run: Cotuning, hardened: Hardened, blob: bytes)
         Whether it was written.
     """
     from pipeline.candidate.details import dump_details, layer_details
-    from pipeline.candidate.folder import write_candidate
+    from pipeline.candidate.folder import Compiled, Origin, write_candidate
     from pipeline.datasets.registry import split_manifest
 
     data, place = run.data, folder / name_of(row.cell)
@@ -42,28 +42,20 @@ def keep(folder: Path, row: Row, run: Cotuning, hardened: Hardened, blob: bytes)
         fcntl.flock(stream, fcntl.LOCK_EX)  # another process may be at the same folder
         if place.exists() and row.search_top1 <= _search_top1(place):
             return False
-        write_candidate(
-            place,
-            plan=run.plan,
-            hardened=hardened,
-            program=None,
-            blob=blob,
-            model=row.cell.network,
-            target=Settings().target,
-            classes=data.classes,
-            image_size=data.image_size,
-            mean=run.mean,
-            std=run.std,
-            data={
-                "spec": row.cell.data,
-                "name": row.cell.data,
-                "splits": split_manifest(data) | {"data": row.cell.data},
-            },
-            figures=Figures(1 - row.search_top1, size_bytes=len(blob)),
-            profile=None,
-            details=dump_details(layer_details(run.network, hardened.codebooks)),
-            notes={"benchmark": "cotuning_accuracy", **row.record()},
+        splits = split_manifest(data) | {"data": row.cell.data}
+        origin = Origin(
+            row.cell.network,
+            Settings().target,
+            tuple(data.classes),
+            data.image_size,
+            tuple(run.mean),
+            tuple(run.std),
+            {"spec": row.cell.data, "name": row.cell.data, "splits": splits},
+            {"benchmark": "cotuning_accuracy", **row.record()},
         )
+        compiled = Compiled(None, blob, Figures(1 - row.search_top1, size_bytes=len(blob)))
+        details = dump_details(layer_details(run.network, hardened.codebooks))
+        write_candidate(place, origin, run.plan, hardened, compiled, details)
     return True
 
 

@@ -14,6 +14,11 @@ def show_bytes(count: float | None) -> str:
     raise AssertionError("unreachable")
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 candidate``, ``3 candidates``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def show_seconds(seconds: float) -> str:
     """``48 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     whole = round(seconds)

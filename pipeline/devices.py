@@ -23,7 +23,7 @@ from pipeline.study.paths import absolute, settled
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
     from pipeline.candidate.devices import AtHand
-    from pipeline.candidate.folder import Candidate
+    from pipeline.candidate.folder import CandidateFolder
 
 
 def list_devices(wanted: Wanted) -> list[dict[str, str]]:
@@ -94,7 +94,7 @@ def profile_candidate(folder: Path, target: str | None = None, at_hand: AtHand =
             raise UserError(str(error)) from error
 
 
-def _compiled_for(candidate: Candidate, target: str) -> tuple[bytes, bytes]:
+def _compiled_for(candidate: CandidateFolder, target: str) -> tuple[bytes, bytes]:
     """Program and blob of a candidate for another target than its own."""
     from deploy_arm.blob.write import write_blob
     from deploy_arm.compiler.frontend import compile_graph

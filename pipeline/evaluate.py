@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.candidate.devices import AtHand
-    from pipeline.candidate.folder import Candidate
+    from pipeline.candidate.folder import CandidateFolder
 
 WAYS = ("torch", "arm", "reference")
 SPLITS = ("report", "search", "train")
@@ -43,7 +43,7 @@ class Accuracy:
 
 
 @contextmanager
-def answering(candidate: Candidate, on: str, at_hand: AtHand = devices_at_hand) -> Iterator[Answer]:
+def answering(candidate: CandidateFolder, on: str, at_hand: AtHand = devices_at_hand) -> Iterator[Answer]:
     """The candidate's network as a function from uint8 images [N, H, W, C] to outputs float32 [N, K].
 
     ``torch`` runs the quantized network in PyTorch, ``reference`` the integer reference, ``arm`` the compiled program: on an
@@ -80,7 +80,7 @@ def answering(candidate: Candidate, on: str, at_hand: AtHand = devices_at_hand) 
 
 
 def predictions(
-    candidate: Candidate,
+    candidate: CandidateFolder,
     data: Any,
     on: str = "torch",
     split: str = "report",
@@ -118,7 +118,7 @@ def accuracy(
     return scored(candidate, *predictions(candidate, checked(candidate, data), on, split, limit), on, split)
 
 
-def checked(candidate: Candidate, data: Any) -> Any:
+def checked(candidate: CandidateFolder, data: Any) -> Any:
     """``data`` if its classes are the candidate's."""
     if list(data.classes) != candidate.manifest["classes"]:
         raise UserError(
@@ -129,7 +129,7 @@ def checked(candidate: Candidate, data: Any) -> Any:
     return data
 
 
-def scored(candidate: Candidate, predicted: Any, labels: Any, on: str, split: str) -> Accuracy:
+def scored(candidate: CandidateFolder, predicted: Any, labels: Any, on: str, split: str) -> Accuracy:
     """Count what is right."""
     correct, count = int((predicted == labels).sum()), len(labels)
     share = correct / count

@@ -34,12 +34,12 @@ from pipeline.study import paths
 from pipeline.study.settings import Settings, read_config
 
 if TYPE_CHECKING:
-    from pipeline.candidate.folder import Candidate
+    from pipeline.candidate.folder import CandidateFolder
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.champions import Champions, Version
 
 
-def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evidence:
+def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) -> Evidence:
     """Run the program and fp32 on the report half, or its first ``limit`` images, and profile the program anew."""
     import torch
 
@@ -64,7 +64,7 @@ def gather(candidate: Candidate, workspace: Workspace, limit: int | None) -> Evi
     return Evidence(Paired.of(program, fp32.numpy(), labels), len(report), profile)
 
 
-def sound(folder: Path) -> tuple[Candidate, Gate]:
+def sound(folder: Path) -> tuple[CandidateFolder, Gate]:
     """The candidate and its passed checksum gate; a damaged one must not be run.
 
     Raises:
@@ -81,7 +81,7 @@ def sound(folder: Path) -> tuple[Candidate, Gate]:
     )
 
 
-def same_images(candidate: Candidate, workspace: Workspace) -> Gate:
+def same_images(candidate: CandidateFolder, workspace: Workspace) -> Gate:
     """Whether the report half is the one that was kept from the search."""
     from pipeline.datasets.registry import split_manifest
 
@@ -272,7 +272,8 @@ def main(argv: list[str] | None = None) -> int:
     drop = bound_of(args.max_accuracy_drop, settings.max_accuracy_drop)
     bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled, args.strict)
     from pipeline.review.champions import Champions
-    from pipeline.review.tracking import Tracker, TrackingError
+    from pipeline.review.store import TrackingError
+    from pipeline.review.tracking import Tracker
 
     try:
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from foundation.command import DONE, INCOMPLETE, Parser, main_guard, shell
 from foundation.errors import UserError
 from foundation.files import check_place, json_text
 from foundation.plan import BITS
+from foundation.show import counted
 from pipeline.review.progress import Progress
 from pipeline.study.paths import SETTINGS
 from pipeline.study.settings import Settings, parse
@@ -18,8 +20,10 @@ REFERENCES = "references.json"  # in the study's folder
 DRY_SECONDS = 10.0  # that a dry run evaluates for
 
 if TYPE_CHECKING:
+    from pipeline.candidate.devices import AtHand
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.tracking import Tracker
+    from pipeline.study.records import Reference
     from pipeline.study.study import Study
     from search_spaces.space import Space
 
@@ -142,7 +146,8 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
     from pipeline.cluster import engine
     from pipeline.cluster.pool import devices_at_hand
     from pipeline.report import publish
-    from pipeline.review.tracking import Tracker, check_store
+    from pipeline.review.store import check_store
+    from pipeline.review.tracking import Tracker
     from pipeline.study.records import Figures
     from pipeline.study.study import Study
     from search_spaces.layers import layers_of
@@ -173,11 +178,16 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
         progress.line(opening_line(settings, study))
-        progress.status("profiling the references")
         at_hand = partial(devices_at_hand, kind=settings.devices, modules=settings.modules)
-        compared = references(workspace, settings.folder / REFERENCES, at_hand, fp32_error)
-        progress.status("opening MLflow")
         weights = {layer.name: layer.parameters for layer in layers}
+        images = len(workspace.data.search)
+        if study.outdated is None:
+            progress.status("profiling the references")
+            compared = references(workspace, settings.folder / REFERENCES, at_hand, fp32_error)
+        else:
+            compared = renewed(workspace, study, at_hand, progress)
+            publish.write_front(settings, study, compared, weights, images)
+        progress.status("opening MLflow")
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
 
@@ -185,13 +195,12 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
             publish.check_folders(
                 settings.folder, study.front()
             )  # files that do not arrive end the search at once
-            track(settings, tracker, study, progress)
+            copy_to_mlflow(settings, tracker, study, progress)
 
         after_trial()
         complete = engine.run(settings, study, progress, after_trial, references=compared)
         progress.status("writing the front")
-        images = len(workspace.data.search)
-        front = publish.publish(settings, study, compared, tracker, weights, complete, images)
+        front = publish.publish(settings, study, compared, tracker, weights, complete=complete, images=images)
     return {
         "study": str(settings.folder),
         "complete": complete,
@@ -205,10 +214,37 @@ def worst_error(fp32_error: float, drop: float | None) -> float | None:
     return None if drop is None else fp32_error + drop / 100
 
 
-def track(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:
+def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progress) -> list[Reference]:
+    """The references with the kernel library of today, when a study's candidates have been compiled and profiled with it.
+
+    Raises:
+        UserError: there is no device, or a candidate cannot be compiled anew; what is done stays done.
+    """
+    from pipeline.candidate.bench import Bench
+    from pipeline.candidate.references import references
+    from pipeline.candidate.renewal import announcement, renew
+    from pipeline.cluster.pool import DeviceError
+
+    settings = workspace.settings
+    progress.line(announcement(study))
+    progress.status("profiling the references")
+    with at_hand(settings.target) as devices:
+        try:
+            file = settings.folder / REFERENCES
+            compared = references(workspace, file, lambda target: nullcontext(devices), anew=True)
+            kept = renew(study, Bench(settings, workspace), devices, compared, progress.status)
+        except DeviceError as error:
+            raise UserError(
+                f"the candidates could not be profiled anew: {error}. What is done stays done; the same command goes on"
+            ) from error
+    progress.line(f"the study as it was: {kept}")
+    return compared
+
+
+def copy_to_mlflow(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:
     """Copy what ended to MLflow; a tracker that is down does not stop a search, the next call makes up for it."""
     from pipeline.report import publish
-    from pipeline.review.tracking import TrackingError
+    from pipeline.review.store import TrackingError
 
     try:
         publish.track(settings, study.records(), [record.hash for record in study.front()], tracker)
@@ -221,10 +257,9 @@ def opening_line(settings: Settings, study: Study) -> str:
     if study.created:
         return f"study {settings.folder}"
     found = study.recovered
-    kept = f"{found.finished} trial{'' if found.finished == 1 else 's'}"
     return (
-        f"study {settings.folder} resumed: {kept} kept, {found.requeued} that were running queued again, "
-        f"{found.failed} failed; {study.spent} of {settings.budget} spent"
+        f"study {settings.folder} resumed: {counted(found.finished, 'trial')} kept, {found.requeued} that were running queued "
+        f"again, {found.failed} failed; {study.spent} of {settings.budget} spent"
     )
 
 

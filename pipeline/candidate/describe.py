@@ -72,6 +72,11 @@ def figures(
     return {key: float(v) for key, v in values.items() if v is not None and math.isfinite(v)}
 
 
+def costs(values: Mapping[str, float]) -> dict[str, float]:
+    """Of ``figures``: what depends on the kernel library, and not on training."""
+    return {key: value for key, value in values.items() if key.startswith(("latency_", "size_", "peak_"))}
+
+
 def environment() -> dict[str, str]:
     """Versions and the host, as tags."""
     versions = {f"version.{name}": _version(name) for name in PACKAGES}

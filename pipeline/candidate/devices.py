@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Devices(Protocol):
     """What runs and profiles programs: a pool, or this machine's own device."""
 
+    @property
+    def source(self) -> str: ...
+
     def profile(
         self,
         program: bytes,

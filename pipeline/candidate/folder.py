@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,17 @@ if TYPE_CHECKING:
     from quantizers.network import Hardened
 
 FORMAT = 1
-FILES = ("plan.json", "network.pt", "program", "weights.blob", "layers.json")
+TRAINED = ("plan.json", "network.pt", "layers.json")
+FILES = (*TRAINED, "program", "weights.blob")
+
+
+def candidate_path(study: Path, plan: Plan) -> Path:
+    """The place of a candidate's folder in that of its study."""
+    return study / "candidates" / plan.hash
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateFolder:
     """A candidate folder that has been read; ``manifest`` is its ``manifest.json``."""
 
     folder: Path
@@ -50,6 +56,22 @@ class Candidate:
     @property
     def blob(self) -> Path:
         return self.folder / "weights.blob"
+
+    @property
+    def figures(self) -> Figures:
+        """What the manifest says of the trained network."""
+        said = self.manifest["figures"]
+        latency = said["latency"]
+        return Figures(
+            said["error"]["value"],
+            latency["value"],
+            latency["low"],
+            latency["high"],
+            latency["source"],
+            latency["device"],
+            said["size"]["value"],
+            said["peak_memory"]["value"],
+        )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -91,36 +113,74 @@ class Candidate:
                 raise UserError(f"{path} is not the file its manifest names (checksum differs); restore it")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What the manifests of all candidates of one search say alike: which network on which data for which CPU.
+
+    Attributes:
+        target: the ARM CPU class the program is compiled for.
+        image_size: (height, width).
+        mean, std: of the channels, of pixels in 0..1.
+        data: what says which images were which: the data set's specification and its split manifest.
+        notes: where the network comes from, when not from a study.
+    """
+
+    model: str
+    target: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: Mapping[str, Any]
+    notes: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a manifest holds it."""
+        return {
+            "model": self.model,
+            "target": self.target,
+            "data": dict(self.data),
+            "classes": list(self.classes),
+            "image_size": list(self.image_size),
+            "normalization": {"mean": list(self.mean), "std": list(self.std)},
+            **({} if self.notes is None else {"notes": dict(self.notes)}),
+        }
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A candidate as it is deployed, and what that costs.
+
+    Attributes:
+        program: the kernel library's executable; None leaves it out of the folder: it is the same for all networks of a
+            target, and can be built anew.
+        figures: the objectives, of the trained network.
+        profile: layer by layer; None where the program was not profiled.
+        references: what its figures are compared with.
+    """
+
+    program: Path | None
+    blob: bytes
+    figures: Figures
+    profile: Profile | None = None
+    references: tuple[Reference, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a manifest holds it."""
+        return {
+            "figures": sourced(self.figures),
+            "references": {reference.name: sourced(reference.figures) for reference in self.references},
+            "profile": None if self.profile is None else dataclasses.asdict(self.profile),
+        }
+
+
 def write_candidate(
-    folder: Path,
-    *,
-    plan: Plan,
-    hardened: Hardened,
-    program: Path | None,
-    blob: bytes,
-    model: str,
-    target: str,
-    classes: Sequence[str],
-    image_size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    data: dict[str, Any],
-    figures: Figures,
-    profile: Profile | None,
-    details: str = "{}",
-    references: Sequence[Reference] = (),
-    notes: dict[str, Any] | None = None,
+    folder: Path, origin: Origin, plan: Plan, hardened: Hardened, compiled: Compiled, details: str = "{}"
 ) -> None:
     """Write the folder in one move; an existing one is replaced whole.
 
     Args:
-        program: None leaves it out: it is the same for all networks of a target, and can be built anew.
-        target: the ARM CPU class the program is compiled for.
-        data: what says which images were which: the data set's specification and its split manifest.
-        figures: the objectives, of the trained network.
-        profile: the program's profile, layer by layer; None where it was not profiled.
         details: what was learned and packed by layer (``pipeline.candidate.details``), JSON text.
-        notes: where the network comes from, when not from a study.
     """
     import torch
 
@@ -132,26 +192,25 @@ def write_candidate(
         state = io.BytesIO()
         torch.save(hard_state(hardened), state)
         (new / "network.pt").write_bytes(state.getvalue())
-        if program is not None:
-            shutil.copyfile(program, new / "program")
-            os.chmod(new / "program", 0o755)
-        (new / "weights.blob").write_bytes(blob)
-        manifest = {
-            "format": FORMAT,
-            "hash": plan.hash,
-            "model": model,
-            "target": target,
-            "data": data,
-            "classes": list(classes),
-            "image_size": list(image_size),
-            "normalization": {"mean": list(mean), "std": list(std)},
-            "files": {name: sha256(new / name) for name in FILES if (new / name).exists()},
-            "figures": sourced(figures),
-            "references": {reference.name: sourced(reference.figures) for reference in references},
-            "profile": None if profile is None else dataclasses.asdict(profile),
-            **({} if notes is None else {"notes": notes}),
-        }
-        (new / "manifest.json").write_text(json_text(manifest, indent=1) + "\n")
+        _write_compiled(new, {"format": FORMAT, "hash": plan.hash, **origin.as_dict()}, compiled)
+
+
+def replace_compiled(candidate: CandidateFolder, compiled: Compiled) -> None:
+    """Write the folder anew in one move with another program, blob and figures; what was trained stays byte for byte."""
+    with folder_atomically(candidate.folder) as new:
+        for name in set(TRAINED) & candidate.manifest["files"].keys():
+            shutil.copyfile(candidate.folder / name, new / name)
+        _write_compiled(new, candidate.manifest, compiled)
+
+
+def _write_compiled(new: Path, manifest: Mapping[str, Any], compiled: Compiled) -> None:
+    if compiled.program is not None:
+        shutil.copyfile(compiled.program, new / "program")
+        os.chmod(new / "program", 0o755)
+    (new / "weights.blob").write_bytes(compiled.blob)
+    files = {name: sha256(new / name) for name in FILES if (new / name).exists()}
+    content = {**manifest, "files": files, **compiled.as_dict()}
+    (new / "manifest.json").write_text(json_text(content, indent=1) + "\n")
 
 
 def sourced(figures: Figures) -> dict[str, Any]:
@@ -173,7 +232,7 @@ def sourced(figures: Figures) -> dict[str, Any]:
     }
 
 
-def load_candidate(folder: Path) -> Candidate:
+def load_candidate(folder: Path) -> CandidateFolder:
     """Read a candidate folder and verify its checksums.
 
     Raises:
@@ -192,6 +251,6 @@ def load_candidate(folder: Path) -> Candidate:
         ) from error
     if shown != FORMAT:
         raise UserError(f"{folder} has manifest format {shown!r}; this version reads format {FORMAT}")
-    candidate = Candidate(folder, {**manifest, "files": files})
+    candidate = CandidateFolder(folder, {**manifest, "files": files})
     candidate.verify()
     return candidate

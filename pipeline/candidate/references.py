@@ -29,16 +29,24 @@ def kept(file: Path) -> dict[str, Figures]:
 
 
 def references(
-    workspace: Workspace, file: Path, at_hand: AtHand, fp32_error: float | None = None
+    workspace: Workspace,
+    file: Path,
+    at_hand: AtHand,
+    fp32_error: float | None = None,
+    *,
+    anew: bool = False,
 ) -> list[Reference]:
     """fp32 and int8, computed once on the devices ``at_hand`` and kept in ``file``; ``fp32_error`` where that is known already.
+    ``anew``: what is kept there is replaced, but for fp32's error.
 
     fp32 is the network as it was trained: its error is PyTorch's, latency and size are its float program's. Where the compiler
     has no float form of an operator there is no latency, and the size is 4 bytes for each parameter and buffer value. int8 is the
     network with 8-bit weights and activations straight after calibration, as a program.
     """
     if before := kept(file):
-        return [Reference(name, figures) for name, figures in before.items()]
+        if not anew:
+            return [Reference(name, figures) for name, figures in before.items()]
+        fp32_error = before["fp32"].error if "fp32" in before else fp32_error
     with at_hand(workspace.settings.target) as devices:
         found = [_fp32(workspace, devices, fp32_error), _int8(workspace, devices)]
     write_atomically(file, json_text([dataclasses.asdict(reference) for reference in found], indent=1))
@@ -47,7 +55,7 @@ def references(
 
 def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Reference:
     from deploy_arm.compiler.frontend import compile_float
-    from pipeline.candidate.stages import figures_of
+    from pipeline.candidate.bench import figures_of
     from pipeline.training.evaluation import error_of
     from quantizers.tracing.trace import traced
 
@@ -79,7 +87,7 @@ def _int8(workspace: Workspace, devices: Devices) -> Reference:
 
     from deploy_arm.compiler.frontend import compile_graph
     from deploy_arm.costs.choose import choose_kernels
-    from pipeline.candidate.stages import figures_of
+    from pipeline.candidate.bench import figures_of
     from pipeline.datasets.images import normalize
     from pipeline.training.evaluation import error_of, fixed_sample
     from quantizers.network import harden, layer_names, quantize

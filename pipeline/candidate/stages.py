@@ -6,20 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from deploy_arm.blob.write import write_blob
-from deploy_arm.compiler.frontend import compile_graph
-from deploy_arm.costs.choose import choose_kernels
-from deploy_arm.ir.reference import run as run_reference
-from deploy_arm.runtime.program import build_program
 from foundation.files import write_atomically
 from foundation.plan import Plan
+from pipeline.candidate.bench import Bench
 from pipeline.candidate.details import dump_details, layer_details
 from pipeline.candidate.devices import Devices
-from pipeline.candidate.folder import write_candidate
+from pipeline.candidate.folder import candidate_path, write_candidate
 from pipeline.candidate.workspace import Workspace
 from pipeline.study.checkpoints import (
     checkpoint_path,
@@ -29,36 +21,15 @@ from pipeline.study.checkpoints import (
     save_checkpoint,
 )
 from pipeline.study.records import Figures, Reference, TrialRecord
-from pipeline.study.settings import Settings
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.rung import Rung
-from quantizers.network import Hardened, synthetic
+from quantizers.network import synthetic
 
 if TYPE_CHECKING:
-    from deploy_arm.devices.base import Profile
-    from deploy_arm.ir.graph import Graph
-
-CHECKED_IMAGES = 4  # on which a finished program is compared with the reference, every output bit
-
-
-class ProgramDiffers(Exception):
-    """A compiled program does not answer what the integer reference answers."""
-
+    pass
 
 Train = Callable[[Plan, float, Path], None]
 """Trains a plan up to some epochs elsewhere: reads and writes the checkpoint at a path."""
-
-
-class Bench:
-    """What every candidate of one search needs, loaded once: data, fp32 network, program."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.workspace = Workspace.open(settings)
-        self.program = build_program(settings.target)
-        self.program_bytes = self.program.read_bytes()
-        indices = torch.arange(min(CHECKED_IMAGES, len(self.workspace.data.search)))
-        self.images: NDArray[np.uint8] = self.workspace.data.search.batch(indices).numpy()
 
 
 class CandidateRun:
@@ -98,8 +69,7 @@ class CandidateRun:
         of zeros, so the network is built with weights of just that kind. How short their code becomes depends on how even their
         other levels are too, so that size is only nearly known: ``finish`` has the trained weights' own."""
         network = synthetic(self.cotuning.network, self.plan, self.bench.settings.seed)
-        blob, graph = self._compile(network)
-        return figures_of(None, self._profile(blob, graph))
+        return self.bench.cost(network, self.devices)
 
     def reach(self, rung: int, epochs: float) -> Rung:
         """The rung of this index, at ``epochs``; from the checkpoint when it was reached before.
@@ -126,57 +96,17 @@ class CandidateRun:
         Raises:
             ProgramDiffers: on some image some output differs.
         """
-        bench, workspace = self.bench, self.bench.workspace
         hardened = self.cotuning.hardened()
         hardened = hardened._replace(network=hardened.network.cpu())
-        blob, graph = self._compile(hardened)
-        expected = run_reference(graph, bench.images)
-        answered = self.devices.run(bench.program_bytes, blob, bench.images)
-        # Compared as bytes: -0.0 and 0.0 differ, equal NaNs do not.
-        if expected.shape != answered.shape or expected.tobytes() != answered.tobytes():
-            wrong = (
-                np.mean(expected.view(np.uint32) != answered.view(np.uint32))
-                if expected.shape == answered.shape
-                else 1.0
-            )
-            raise ProgramDiffers(
-                f"the program differs from the reference in {100 * wrong:.1f} % of its outputs"
-            )
-        profile = self._profile(blob, graph)
-        figures = figures_of(self.curve[-1].error, profile)
-        write_candidate(
-            self.folder / "candidates" / self.plan.hash,
-            plan=self.plan,
-            hardened=hardened,
-            program=bench.program,
-            blob=blob,
-            model=bench.settings.model,
-            target=bench.settings.target,
-            classes=workspace.data.classes,
-            image_size=workspace.data.image_size,
-            mean=workspace.mean,
-            std=workspace.std,
-            data=workspace.data_record(),
-            figures=figures,
-            profile=profile,
-            details=dump_details(layer_details(self.cotuning.network, hardened.codebooks)),
-            references=self.references,
-        )
-        record = TrialRecord(self.number, self.plan, "finished", figures, curve=self.curve)
+        compiled = self.bench.checked(hardened, self.devices, self.curve[-1].error, self.references)
+        details = dump_details(layer_details(self.cotuning.network, hardened.codebooks))
+        place = candidate_path(self.folder, self.plan)
+        write_candidate(place, self.bench.origin, self.plan, hardened, compiled, details)
+        record = TrialRecord(self.number, self.plan, "finished", compiled.figures, curve=self.curve)
         # From here on the outcome is kept, even if nobody lives to hear of it; only then the checkpoint may go.
         write_atomically(record_path(self.folder, self.plan), record.to_json())
         self.checkpoint.unlink(missing_ok=True)
         return record
-
-    def _compile(self, hardened: Hardened) -> tuple[bytes, Graph]:
-        workspace = self.bench.workspace
-        graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
-        graph = choose_kernels(graph, self.bench.settings.target)
-        return write_blob(graph), graph
-
-    def _profile(self, blob: bytes, graph: Graph) -> Profile:
-        layers = [operation.layer for operation in graph.operations]
-        return self.devices.profile(self.bench.program_bytes, blob, self.bench.images[0], layers)
 
 
 def cotuning(workspace: Workspace, plan: Plan, **rest: Any) -> Cotuning:
@@ -189,18 +119,4 @@ def cotuning(workspace: Workspace, plan: Plan, **rest: Any) -> Cotuning:
         workspace.mean,
         workspace.std,
         **rest,
-    )
-
-
-def figures_of(error: float | None, profile: Profile) -> Figures:
-    """A profile's figures beside an error."""
-    return Figures(
-        error,
-        profile.latency_ms,
-        profile.low_ms,
-        profile.high_ms,
-        profile.source,
-        profile.device,
-        profile.size_bytes,
-        profile.peak_memory_bytes,
     )

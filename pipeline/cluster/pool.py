@@ -216,6 +216,11 @@ class PoolActor:
 class _Called(ABC):
     """``pipeline.candidate.devices.Devices``, by the methods of one object."""
 
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Of all figures: ``measured`` or ``modelled``."""
+
     @abstractmethod
     def _call(self, method: str, *arguments: Any) -> Any:
         """What this method of the device, or of the actor that stands for several, gives."""
@@ -293,6 +298,10 @@ class LocalDevice(_Called):
 
     def __init__(self, target: str, kind: str | None = None, modules: Path | None = None) -> None:
         self._device = DeviceActor(Wanted(target, kind, modules))
+
+    @property
+    def source(self) -> str:
+        return self._device.describe()[1]
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return getattr(self._device, method)(*arguments)

@@ -25,7 +25,8 @@ from pipeline.study.memory import Watch, refused
 from pipeline.study.records import Figures, Reference, TrialRecord
 
 if TYPE_CHECKING:
-    from pipeline.candidate.stages import Bench, CandidateRun
+    from pipeline.candidate.bench import Bench
+    from pipeline.candidate.stages import CandidateRun
     from pipeline.cluster.pool import DevicePool
     from pipeline.study.settings import Settings
 
@@ -88,7 +89,8 @@ class CotuneTrial(tune.Trainable):
             self._watch.end()
 
     def _advance(self) -> dict[str, Any]:
-        from pipeline.candidate.stages import Bench, CandidateRun
+        from pipeline.candidate.bench import Bench
+        from pipeline.candidate.stages import CandidateRun
 
         self._stage += 1
         if self._stage == 0:

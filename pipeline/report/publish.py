@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
@@ -27,12 +27,21 @@ NOTES = (
 )
 
 
+class Review(NamedTuple):
+    """What a person reviews: the content of front.json and of report.html, and the hypervolume after each trial."""
+
+    front: dict[str, Any]
+    page: str
+    history: list[tuple[int, float]]
+
+
 def publish(
     settings: Settings,
     study: Study,
     references: Sequence[Reference],
     tracker: Tracker,
     layer_weights: Mapping[str, int],
+    *,
     complete: bool,
     images: int | None = None,
 ) -> dict[str, Any]:
@@ -48,6 +57,31 @@ def publish(
     Raises:
         UserError: a candidate of the front has no complete folder; nothing is written.
     """
+    front, page, history = write_front(settings, study, references, layer_weights, images)
+    records, hashes = study.records(), [point["hash"] for point in front["points"]]
+    track(settings, records, hashes, tracker)
+    counts = {f"trials_{status}": 0.0 for status in ("finished", "stopped", "dominated", "failed")}
+    for record in records:
+        counts[f"trials_{record.status}"] += 1
+    tracker.finish(
+        front,
+        page,
+        {name: settings.folder / "candidates" / name for name in hashes},
+        metrics={**counts, "front_points": float(len(hashes))},
+        hypervolume=history,
+        status="FINISHED" if complete else "KILLED",
+    )
+    return front
+
+
+def write_front(
+    settings: Settings,
+    study: Study,
+    references: Sequence[Reference],
+    layer_weights: Mapping[str, int],
+    images: int | None = None,
+) -> Review:
+    """Write front.json and report.html; arguments and errors are those of ``publish``."""
     records = study.records()
     chosen = front_of(within_drop(records, references, settings.max_accuracy_drop), study.objectives)
     check_folders(settings.folder, chosen)
@@ -78,19 +112,7 @@ def publish(
         )
     )
     write_atomically(settings.folder / "report.html", page)
-    track(settings, records, hashes, tracker)
-    counts = {f"trials_{status}": 0.0 for status in ("finished", "stopped", "dominated", "failed")}
-    for record in records:
-        counts[f"trials_{record.status}"] += 1
-    tracker.finish(
-        front,
-        page,
-        {name: settings.folder / "candidates" / name for name in hashes},
-        metrics={**counts, "front_points": float(len(hashes))},
-        hypervolume=history,
-        status="FINISHED" if complete else "KILLED",
-    )
-    return front
+    return Review(front, page, history)
 
 
 def check_folders(folder: Path, front: Sequence[TrialRecord]) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
 from foundation.files import folder_atomically
-from pipeline.review.tracking import Tracker, allowed, explained
+from pipeline.review.store import allowed, explained
+from pipeline.review.tracking import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

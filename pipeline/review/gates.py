@@ -11,7 +11,7 @@ from pipeline.study.confidence import Paired, standard_error
 
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
-    from pipeline.candidate.folder import Candidate
+    from pipeline.candidate.folder import CandidateFolder
 
 DROP = 1.0  # points of accuracy, where neither the flag nor the study's settings name a bound
 RULE = (
@@ -189,7 +189,7 @@ def rounded(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def figures(candidate: Candidate, evidence: Evidence, bounds: Bounds) -> dict[str, Any]:
+def figures(candidate: CandidateFolder, evidence: Evidence, bounds: Bounds) -> dict[str, Any]:
     """What the bundle and the registry say of the program, each with its source."""
     profile, paired = evidence.profile, evidence.paired
     low, high = paired.interval
@@ -219,7 +219,7 @@ def figures(candidate: Candidate, evidence: Evidence, bounds: Bounds) -> dict[st
     }
 
 
-def tags_of(candidate: Candidate, told: dict[str, Any]) -> dict[str, str]:
+def tags_of(candidate: CandidateFolder, told: dict[str, Any]) -> dict[str, str]:
     """The registry's tags of a version."""
     latency = told["latency"]
     return {

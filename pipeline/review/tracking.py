@@ -6,37 +6,40 @@ tags, and carries ``complete`` only when everything else is written: what a kill
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import importlib.util
 import logging
 import math
-import os
 import re
 import shlex
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from foundation.command import shell
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
-from pipeline.candidate.describe import environment, figures, flat, key_of, note, plan_parameters, text_of
+from pipeline.candidate.describe import (
+    costs,
+    environment,
+    figures,
+    flat,
+    key_of,
+    note,
+    plan_parameters,
+    text_of,
+)
+from pipeline.review.store import check_server, explained, unusable
 from pipeline.study.paths import absolute, sqlite_file, sqlite_uri, tracking_uri
 from pipeline.study.records import TrialRecord
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Run
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-os.environ.setdefault(
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-)  # two lines per run; stdout may be JSON
+    from mlflow.entities import DatasetInput, Metric, Run
 
 LONGEST = 500  # characters of a parameter or tag that every server keeps whole; longer texts go to files
 PAGE = 1000
@@ -46,70 +49,13 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 COMMON = ("model", "data", "target", "sampler", "seed", "epochs_per_trial")  # repeated on every trial
 
 
-class TrackingError(Exception):
-    """MLflow could not be written. The study is not harmed; the next ``sync`` writes what is missing."""
+@dataclass(frozen=True)
+class Written:
+    """A trial's run as MLflow holds it."""
 
-
-@contextmanager
-def allowed(code: str) -> Iterator[None]:
-    """Let MLflow's error of this code pass: it says that the wish is fulfilled already."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != code:
-            raise
-
-
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """MLflow's errors, and those of the disk, as a TrackingError."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow, {doing}: {error}") from error
-
-
-def check_store(uri: str | None) -> None:
-    """See that MLflow can use what a person named, before the work that is to be tracked there.
-
-    Raises:
-        UserError: nothing answers at ``uri``, or MLflow cannot use it.
-    """
-    if uri is None or sqlite_file(uri) is not None:
-        package = importlib.util.find_spec("mlflow")
-        check_installation(str(package and package.origin))
-        return
-    if uri.startswith(("http://", "https://")):
-        _reachable(uri)
-        return
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError) as error:
-        raise _unusable(uri, error) from error
-
-
-def check_installation(place: str) -> None:
-    """MLflow 3.17 gives alembic its own folder as it is, which takes ``%`` for the start of a placeholder.
-
-    Raises:
-        UserError: MLflow lies at such a ``place``.
-    """
-    if "%" in place:
-        raise UserError(
-            f"MLflow cannot open a database from where it is installed ({place}: a folder with % in its name); make the virtual "
-            "environment in another folder, or name an MLflow server by --tracking-uri http://HOST:PORT"
-        )
-
-
-def _unusable(uri: str, error: Exception) -> UserError:
-    return UserError(f"--tracking-uri: MLflow cannot use {uri}: {' '.join(str(error).split())}")
+    run: str
+    front: bool
+    metrics: Mapping[str, float]
 
 
 class Tracker:
@@ -135,7 +81,7 @@ class Tracker:
         self.study = study
         self.layer_weights = dict(layer_weights or {})
         if self.uri.startswith(("http://", "https://")):
-            _reachable(self.uri)
+            check_server(self.uri)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -148,11 +94,11 @@ class Tracker:
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self.experiment = self._experiment(out)
         except (MlflowException, OSError) as error:
-            raise _unusable(self.uri, error) from error
+            raise unusable(self.uri, error) from error
         self.identity = _identity(out / study / "tracking_id")
         self.common: dict[str, str] = {}
         self._parent: str | None = None
-        self._children: dict[tuple[int, str], tuple[str, bool]] | None = None  # -> run, tagged as front
+        self._children: dict[tuple[int, str], Written] | None = None
 
     @property
     def how_to_look(self) -> str:
@@ -220,7 +166,8 @@ class Tracker:
         front: Iterable[str] = (),
         extra: Mapping[str, Mapping[str, float]] | None = None,
     ) -> int:
-        """Write every ended trial that is not written yet, and say anew which are on the front.
+        """Write every ended trial that is not written yet, correct the costs of those that have others by now (another kernel
+        library), and say anew which are on the front.
 
         Args:
             records: all trials, or those that ended since the last call.
@@ -228,7 +175,7 @@ class Tracker:
             extra: further metrics by candidate hash, such as ``zero_share_mean`` of the packed network.
 
         Returns:
-            How many runs were written.
+            How many runs were written or corrected.
 
         Raises:
             TrackingError: MLflow failed; call again later with the same records.
@@ -238,16 +185,22 @@ class Tracker:
             with explained("writing trials"):
                 children = self._known_children()
                 for record in records:
-                    key = (record.number, record.hash)
-                    if record.status == "running" or key in children:
+                    key, there = (record.number, record.hash), children.get((record.number, record.hash))
+                    if record.status == "running":
                         continue
-                    more = (extra or {}).get(record.hash, {})
-                    children[key] = (self._write(record, record.hash in chosen, more), record.hash in chosen)
-                    written += 1
-                for key, (run, tagged) in children.items():
-                    if tagged != (key[1] in chosen):
-                        self.client.set_tag(run, "front", text_of(key[1] in chosen))
-                        children[key] = (run, key[1] in chosen)
+                    values = figures(record, self.layer_weights, (extra or {}).get(record.hash, {}))
+                    on = record.hash in chosen
+                    if there is None:
+                        children[key] = Written(self._write(record, on, values), on, values)
+                        written += 1
+                    elif any(there.metrics.get(name) != value for name, value in costs(values).items()):
+                        self._correct(there.run, record, costs(values))
+                        children[key] = dataclasses.replace(there, metrics={**there.metrics, **values})
+                        written += 1
+                for key, there in children.items():
+                    if there.front != (key[1] in chosen):
+                        self.client.set_tag(there.run, "front", text_of(key[1] in chosen))
+                        children[key] = dataclasses.replace(there, front=key[1] in chosen)
         except BaseException:
             self._children = None  # what the store holds now is for the store to say
             raise
@@ -287,8 +240,7 @@ class Tracker:
             self.client.log_text(self.parent, report, "report.html")
             for name, folder in candidates.items():
                 self.client.log_artifacts(self.parent, str(folder), f"candidates/{name}")
-            # A time stamp that depends on the figure alone makes writing it twice the same as once.
-            rows = [Metric("hypervolume", value, number, number) for number, value in hypervolume]
+            rows = self._changed("hypervolume", hypervolume)
             rows += [
                 Metric(key_of(key), float(value), len(hypervolume), 0)
                 for key, value in (metrics or {}).items()
@@ -297,6 +249,20 @@ class Tracker:
                 self.client.log_batch(self.parent, metrics=rows[start : start + BATCH])
             self.client.set_tag(self.parent, "mlflow.note.content", note(front))
             self.client.set_terminated(self.parent, status=status)
+
+    def _changed(self, name: str, values: Sequence[tuple[int, float]]) -> list[Metric]:
+        """A metric's (step, value) where MLflow has another value or none, later than what it has: writing it twice is the same
+        as once."""
+        from mlflow.entities import Metric
+
+        known: dict[int, tuple[int, float]] = {}
+        for row in self.client.get_metric_history(self.parent, name):
+            known[row.step] = max(known.get(row.step, (-1, 0.0)), (row.timestamp, row.value))
+        return [
+            Metric(name, value, known[step][0] + 1 if step in known else step, step)
+            for step, value in values
+            if step not in known or known[step][1] != value
+        ]
 
     def _experiment(self, out: Path) -> str:
         found = self.client.get_experiment_by_name(self.study)
@@ -329,7 +295,7 @@ class Tracker:
             if not token:
                 return
 
-    def _known_children(self) -> dict[tuple[int, str], tuple[str, bool]]:
+    def _known_children(self) -> dict[tuple[int, str], Written]:
         """Complete runs by trial; half-written ones are removed so that they are written again."""
         if self._children is None:
             children = {}
@@ -338,11 +304,24 @@ class Tracker:
                 if tags.get("complete") != "true" or key in children:
                     self.client.delete_run(run.info.run_id)
                 else:
-                    children[key] = (run.info.run_id, tags.get("front") == "true")
+                    children[key] = Written(run.info.run_id, tags.get("front") == "true", run.data.metrics)
             self._children = children
         return self._children
 
-    def _write(self, record: TrialRecord, front: bool, extra: Mapping[str, float]) -> str:
+    def _correct(self, run: str, record: TrialRecord, values: Mapping[str, float]) -> None:
+        """Other costs beside the former ones, which stay in the metrics' history."""
+        from mlflow.entities import Metric, RunTag
+
+        now = int(1000 * time.time())
+        tags = {"recompiled": f"{datetime.now():%Y-%m-%d %H:%M}"}
+        tags |= {"source": record.figures.source or "", "device": record.figures.device or ""}
+        self.client.log_batch(
+            run,
+            metrics=[Metric(key, value, now, 0) for key, value in values.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+
+    def _write(self, record: TrialRecord, front: bool, values: Mapping[str, float]) -> str:
         from mlflow.entities import Metric, Param, RunTag
 
         ended = int(1000 * (record.ended or time.time()))
@@ -368,9 +347,7 @@ class Tracker:
         later = {"status": record.status, "reason": reason}
         later |= {"source": record.figures.source or "", "device": record.figures.device or ""}
         params = self.common | plan_parameters(record.plan, self.layer_weights)
-        metrics = [
-            Metric(key, value, ended, 0) for key, value in figures(record, self.layer_weights, extra).items()
-        ]
+        metrics = [Metric(key, value, ended, 0) for key, value in values.items()]
         for step, rung in enumerate(record.curve):
             at = {"rung_error": rung.error, "rung_loss": rung.loss, "rung_epochs": rung.epochs}
             metrics += [Metric(key, value, ended, step) for key, value in at.items() if math.isfinite(value)]
@@ -407,19 +384,6 @@ def _dataset(data: Mapping[str, Any]) -> DatasetInput:
     spec, name = text_of(data.get("spec")), text_of(data.get("name") or data.get("spec"))
     digest = hashlib.sha256(json_text(data, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return DatasetInput(Dataset(name[:200], digest, "local", json_text({"spec": spec})))
-
-
-def _reachable(uri: str) -> None:
-    """MLflow's own client would retry a dead server for minutes."""
-    try:
-        urlopen(uri.rstrip("/") + "/health", timeout=10).close()
-    except HTTPError:
-        return  # something answers; whether it lets us in is for the first real call to find out
-    except (URLError, OSError, ValueError) as error:
-        raise UserError(
-            f"no MLflow server answers at {uri} ({error}); start one with `mlflow server --host 127.0.0.1 --port 5000`, or "
-            "leave --tracking-uri out to use a file in the output folder"
-        ) from error
 
 
 def _identity(path: Path) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,12 @@ def earlier_record(folder: Path, plan: Plan, number: int) -> TrialRecord | None:
     if not path.is_file():
         return None
     return dataclasses.replace(TrialRecord.from_json(path.read_text()), number=number)
+
+
+def unheard(folder: Path) -> Iterator[tuple[Path, TrialRecord]]:
+    """The outcomes of candidates that finished without the study hearing of it, and the files that hold them."""
+    for path in sorted((folder / "trials").glob("*/record.json")):
+        yield path, TrialRecord.from_json(path.read_text())
 
 
 def forget(folder: Path, plan: Plan) -> None:

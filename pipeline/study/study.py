@@ -7,17 +7,16 @@ ended: a kill between the two loses nothing, since the next start finds the reco
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import random
-import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +28,7 @@ from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.foreign_files import first_line
 from foundation.plan import Plan
-from pipeline.study import pareto, paths
+from pipeline.study import pareto, paths, tables
 from pipeline.study.lock import lock
 from pipeline.study.records import OBJECTIVES, Figures, TrialRecord
 from pipeline.training.rung import Rung
@@ -39,15 +38,13 @@ from search_spaces.space import Space
 
 FILE = "study.db"
 INTERRUPTED = "the search ended while this trial ran"
+OTHER_KERNELS = "judged by the figures of a former kernel library"
+VOID = (INTERRUPTED, OTHER_KERNELS)  # reasons of records whose plans may be proposed again
+KERNELS = "kernel_library"  # of a study's identity: the digest of the program that its figures are of
+RENEWING = "renewing"  # attribute of a study while its candidates' folders are of two kernel libraries
+NAME = "search"  # of the one study in the file
 TRIES = 8  # proposals by the sampler before one is drawn from the plans not seen yet
 ENDED = ("finished", "stopped", "dominated", "failed")
-
-
-NEW_KERNELS = (
-    "The kernels, or the compiler that builds them, are other ones than when the study began, and latencies from two kernel "
-    "libraries do not belong on one front. What the study has found stays usable (evaluate, promote). To go on searching choose "
-    "another --name; to finish this study use the version of this project, and the compiler, that began it"
-)
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,12 @@ class Recovered:
 class Study:
     """One search's trials. A context manager; leaving it puts trials still running back into the queue.
 
-    ``created`` says whether the study was new, ``recovered`` what an existing one held.
+    ``created`` says whether the study was new, ``recovered`` what an existing one held. ``outdated`` is the kernel library that
+    its figures are of, where that, or some candidate's folder, is not of the identity it was opened with; until ``renew`` it
+    proposes nothing.
     """
+
+    outdated: str | None = None
 
     def __init__(
         self,
@@ -105,13 +106,15 @@ class Study:
         self._lock = lock(folder)
         try:
             SAMPLERS[sampler]  # an unknown one before a study is made
-            self._study = _open(folder, len(self.objectives))
+            self._storage, self._study = _open(folder, len(self.objectives))
             self._refuse_changes({**identity, "objectives": list(self.objectives), "space": space.describe()})
             self.created = "warm" not in self._study.user_attrs
             if self.created:
                 self._enqueue_once(space.warm_starts() if warm_starts is None else warm_starts)
             self._records = self._load()
-            self._propose = asking(sampler, Context(space, self.objectives, self._told, seed, prior))
+            context = Context(space, self.objectives, self._told, seed, prior)
+            self._asking = partial(asking, sampler, context)
+            self._propose = self._asking()
             self._rng = random.Random(f"{seed}/{len(self._records)}")
             requeued = self.release()
         except BaseException:
@@ -141,6 +144,8 @@ class Study:
         Warm starts and trials put back come first, then the sampler's proposals. A plan whose outcome is known is told
         that outcome at once and another is asked for; when the sampler keeps repeating itself, a plan not seen yet is drawn.
         """
+        if self.outdated is not None:
+            raise ValueError(f"the study's figures are of the kernel library {self.outdated}: renew it first")
         for attempt in itertools.count():
             if not self._waiting():
                 proposed = self._proposal(attempt)
@@ -197,7 +202,7 @@ class Study:
         return [
             record
             for number, record in sorted(self._records.items())
-            if record.status != "running" and (interrupted or record.reason != INTERRUPTED)
+            if record.status != "running" and (interrupted or record.reason not in VOID)
         ]
 
     def running(self) -> list[TrialRecord]:
@@ -257,6 +262,46 @@ class Study:
                 self._close(trial.number, ended)
         return count
 
+    def renew(self, figures: Mapping[int, Figures]) -> Path:
+        """Give the ended trials the figures of the present kernel library, all at once: whoever dies before has changed nothing.
+
+        Candidates that the former figures kept from being trained are free to be proposed again; a failed trial keeps its
+        error alone, for its program was never compared with any.
+
+        Args:
+            figures: by number, of every trial that is finished or was stopped.
+
+        Returns:
+            Where the study lies as it was.
+
+        Raises:
+            ValueError: the study is not outdated, or a trial's figures are missing.
+        """
+        ended = self.records(interrupted=True)
+        missing = {r.number for r in ended if r.status in ("finished", "stopped")} - figures.keys()
+        if self.outdated is None or missing:
+            raise ValueError(f"outdated: {self.outdated}, trials without new figures: {sorted(missing)}")
+        renewed = {record.number: _renewed(record, figures.get(record.number)) for record in ended}
+        values = {}
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            record = renewed[trial.user_attrs.get(tables.DUPLICATE, trial.number)]
+            values[trial.number] = outcome(record, self.objectives)[1] or ()
+        kept = self.folder / f"study-{self.outdated}.db"
+        tables.copy(self.folder / FILE, kept)
+        tables.replace(
+            self.folder / FILE,
+            {number: record.to_json() for number, record in renewed.items()},
+            values,
+            {"identity": self._identity, RENEWING: False},
+        )
+        self._storage.remove_session()
+        self._storage, self._study = _open(
+            self.folder, len(self.objectives)
+        )  # Optuna remembers how trials ended
+        self._records, self.outdated = self._load(), None
+        self._propose = self._asking()  # a sampler may have learned from the former figures
+        return kept
+
     def _params(self, plan: Plan) -> dict[str, Any] | None:
         """The parameters of a plan; None where it asks for what its quantizer has not, as plans of older spaces may."""
         try:
@@ -283,29 +328,31 @@ class Study:
         # What is no dimension of the quantizer had no effect when it was one of the space.
         space = {key: value for key, value in before["space"].items() if key in identity["space"]}
         before = {**before, **new, "space": space}
-        changes = list(_differences(before, identity))
+        changes = list(_differences({**before, KERNELS: identity.get(KERNELS)}, identity))
         if changes:
-            advice = "Repeat the old settings to resume it, or choose another name for a new study"
-            if [change.split()[0] for change in changes] == ["kernel_library"]:
-                advice = NEW_KERNELS
             raise UserError(
-                f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. {advice}"
+                f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. Repeat the old settings to "
+                "resume it, or choose another name for a new study"
             )
-        if new:
-            self._study.set_user_attr("identity", before)
-        self._study.set_user_attr("identity", identity)
+        self._identity = identity
+        if before.get(KERNELS) != identity.get(KERNELS) or self._study.user_attrs.get(RENEWING):
+            self.outdated = before[KERNELS]
+            self._study.set_user_attr(RENEWING, True)  # some folders may be new ones from here on
+        self._study.set_user_attr(
+            "identity", {**identity, KERNELS: before[KERNELS]} if self.outdated else identity
+        )
 
     def _load(self) -> dict[int, TrialRecord]:
         return {
-            trial.number: TrialRecord.from_json(trial.user_attrs["record"])
+            trial.number: TrialRecord.from_json(trial.user_attrs[tables.RECORD])
             for trial in self._study.get_trials(deepcopy=False)
-            if "record" in trial.user_attrs and "duplicate_of" not in trial.user_attrs
+            if tables.RECORD in trial.user_attrs and tables.DUPLICATE not in trial.user_attrs
         }
 
     def _write(self, number: int, record: TrialRecord) -> None:
-        storage, study = self._study._storage, self._study._study_id
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study, number)
-        storage.set_trial_user_attr(trial_id, "record", record.to_json())
+        study = self._storage.get_study_id_from_name(NAME)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        self._storage.set_trial_user_attr(trial_id, tables.RECORD, record.to_json())
         self._records[number] = record
 
     def _close(self, number: int, record: TrialRecord) -> None:
@@ -313,7 +360,7 @@ class Study:
         self._study.tell(number, values, state)
 
     def _tell_duplicate(self, trial: optuna.Trial, known: TrialRecord) -> None:
-        trial.set_user_attr("duplicate_of", known.number)
+        trial.set_user_attr(tables.DUPLICATE, known.number)
         state, values = (
             (TrialState.FAIL, None) if known.status == "running" else outcome(known, self.objectives)
         )
@@ -326,11 +373,11 @@ class Study:
         return record
 
     def _known(self) -> dict[str, TrialRecord]:
-        return {r.hash: r for r in self._records.values() if r.reason != INTERRUPTED}
+        return {r.hash: r for r in self._records.values() if r.reason not in VOID}
 
     def _told(self) -> list[TrialRecord]:
         """What a sampler sees: each plan once, by number, ended or running."""
-        return [r for _, r in sorted(self._records.items()) if r.reason != INTERRUPTED]
+        return [r for _, r in sorted(self._records.items()) if r.reason not in VOID]
 
     def _proposal(self, attempt: int) -> Plan | None:
         """What the sampler proposes; when it keeps repeating itself, a plan not seen yet; None when there is none."""
@@ -364,18 +411,7 @@ def read_records(folder: Path, interrupted: bool = False) -> list[TrialRecord]:
             f"{folder} holds no study ({FILE} is missing); studies lie in the output folder by name"
         )
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-            tables = {
-                name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")
-            }
-            if not {"trials", "trial_user_attributes"} <= tables:
-                return []  # the study is being created this moment
-            rows = connection.execute(
-                "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
-                " where a.key = 'record' and not exists (select 1 from trial_user_attributes d"
-                " where d.trial_id = t.trial_id and d.key = 'duplicate_of') order by t.number"
-            ).fetchall()
-        records = [TrialRecord.from_json(json.loads(text)) for _, text in rows]
+        records = [TrialRecord.from_json(text) for text in tables.record_texts(path)]
     except UserError:
         raise
     except Exception as error:  # any bytes may lie there
@@ -383,7 +419,7 @@ def read_records(folder: Path, interrupted: bool = False) -> list[TrialRecord]:
             f"{path} is no database of a study, or damaged ({first_line(error)}); take it from "
             "a copy, or begin a study of another name"
         ) from error
-    return [r for r in records if r.status != "running" and (interrupted or r.reason != INTERRUPTED)]
+    return [r for r in records if r.status != "running" and (interrupted or r.reason not in VOID)]
 
 
 def front_of(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
@@ -393,25 +429,31 @@ def front_of(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[
     return [finished[i] for i in pareto.front(points)]
 
 
-def _open(folder: Path, objectives: int) -> optuna.Study:
+def _renewed(record: TrialRecord, figures: Figures | None) -> TrialRecord:
+    """An ended trial with the figures of another kernel library; None: it has none there."""
+    figures = dataclasses.replace(figures or Figures(None), error=record.figures.error)
+    reason = OTHER_KERNELS if record.status == "dominated" else record.reason
+    return dataclasses.replace(record, figures=figures, reason=reason)
+
+
+def _open(folder: Path, objectives: int) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
+    """The study, and its storage for what a study cannot do: note an attribute of a trial that another call had asked for."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     path = folder / FILE
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-            connection.execute(
-                "pragma journal_mode=wal"
-            )  # remembered by the file: readers never block the driver
+        tables.let_readers_in(path)
         storage = optuna.storages.RDBStorage(
-            paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": 60}}
+            paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": tables.PATIENCE}}
         )
-        return optuna.create_study(
-            study_name="search",
+        study = optuna.create_study(
+            study_name=NAME,
             storage=storage,
             sampler=optuna.samplers.RandomSampler(),  # never asked: every trial's parameters are given
             directions=["minimize"] * objectives,
             load_if_exists=True,
         )
+        return storage, study
     except Exception as error:  # any bytes may lie there
         raise UserError(
             f"{path} is no database of a study, damaged or in use ({first_line(error)}); take it from a copy, or begin a study "

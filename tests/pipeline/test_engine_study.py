@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ import pytest
 
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
-from pipeline.study import pareto
+from pipeline.study import pareto, tables
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.study import FILE, INTERRUPTED, Candidate, Study, read_records
 from pipeline.training.rung import Rung
@@ -250,15 +251,73 @@ def test_a_kill_while_resuming_queues_each_candidate_once(
     assert counts == {"FAIL": 3, "COMPLETE": len(rest)}
 
 
-def test_another_kernel_library_is_refused_with_what_can_be_done(tmp_path: Path) -> None:
-    open_study(tmp_path, identity={**IDENTITY, "kernel_library": "a" * 12}).close()
-    with pytest.raises(
-        UserError, match=r"kernel_library was .*stays usable \(evaluate, promote\).*another --name"
-    ) as caught:
-        open_study(tmp_path, identity={**IDENTITY, "kernel_library": "b" * 12})
-    assert "Repeat the old settings" not in str(caught.value)  # which cannot be done
+def told(study: Study, statuses: list[str]) -> list[str]:
+    """Hashes of as many candidates as there are statuses, each ended with its own."""
+    hashes = []
+    for status in statuses:
+        candidate = study.ask()
+        assert candidate is not None
+        study.tell(candidate.number, outcome(candidate, status))
+        hashes.append(candidate.plan.hash)
+    return hashes
+
+
+def test_another_kernel_library_leaves_what_was_learned_and_takes_other_costs(tmp_path: Path) -> None:
+    old, new = ({**IDENTITY, "kernel_library": letter * 12} for letter in "ab")
+    with open_study(tmp_path, TINY, identity=old) as study:
+        finished, stopped, dominated, failed = told(study, ["finished", "stopped", "dominated", "failed"])
+        flying = study.ask()
+        before = study.records()
     with pytest.raises(UserError, match="Repeat the old settings"):
-        open_study(tmp_path, identity={**IDENTITY, "kernel_library": "b" * 12, "data": "x"})
+        open_study(tmp_path, TINY, identity={**new, "data": "x"})
+    with open_study(tmp_path, TINY, identity=new) as study:
+        assert study.outdated == "a" * 12
+        with pytest.raises(ValueError, match="renew"):
+            study.ask()
+        with pytest.raises(ValueError, match=r"without new figures: \[1\]"):
+            study.renew({0: Figures(None, 1.0, size_bytes=5)})
+        assert study.records() == before
+    with open_study(tmp_path, TINY, identity=old) as study:
+        assert study.outdated == "a" * 12, "folders may be of two libraries by now"
+    with open_study(tmp_path, TINY, identity=new) as study:
+        cost = Figures(None, 7.5, source="measured", size_bytes=5)
+        kept = study.renew({0: cost, 1: cost})
+        assert study.outdated is None and read_records(tmp_path) == study.records()
+        after = {record.hash: record for record in study.records()}
+        for name, record in zip((finished, stopped), before):
+            error = record.figures.error
+            assert after[name] == dataclasses.replace(record, figures=dataclasses.replace(cost, error=error))
+        assert after[failed].figures == Figures(None) and after[failed].reason == "why"
+        assert dominated not in after
+        rest = set()
+        while (candidate := study.ask()) is not None:
+            rest.add(candidate.plan.hash)
+            study.tell(candidate.number, outcome(candidate))
+        assert flying is not None and {dominated, flying.plan.hash} <= rest, (
+            "judged by what is no longer true"
+        )
+        assert not rest & {finished, stopped, failed}
+    plain = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / FILE}")
+    assert plain.trials[0].values == [before[0].figures.error, 7.5, 5.0]
+    earlier = optuna.load_study(study_name="search", storage=f"sqlite:///{kept}")
+    assert earlier.trials[0].values == list(before[0].figures.objectives(("error", "latency", "size")) or ())
+    open_study(tmp_path, TINY, identity=new).close()
+    with open_study(tmp_path, TINY, identity=new) as study:
+        assert study.outdated is None
+
+
+def test_a_change_of_figures_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    with open_study(tmp_path, identity={**IDENTITY, "kernel_library": "a"}) as study:
+        run(study, 3)
+        before = study.records()
+    new = {record.number: Figures(None, 1.0, size_bytes=1) for record in before}
+    broken = {number: (0.0, 1.0, object()) for number in new}
+    with pytest.raises(sqlite3.Error):
+        tables.replace(tmp_path / FILE, {r.number: "{}" for r in before}, broken, {})  # type: ignore[arg-type]
+    assert read_records(tmp_path) == before
+    with open_study(tmp_path, identity={**IDENTITY, "kernel_library": "b"}) as study:
+        study.renew(new)
+        assert [record.figures.latency_ms for record in read_records(tmp_path)] == [1.0] * 3
 
 
 def test_changes_are_refused_by_name(tmp_path: Path) -> None:
@@ -307,8 +366,6 @@ def test_two_objectives_and_given_warm_starts(tmp_path: Path) -> None:
 
 
 def test_a_study_that_is_being_created_has_no_trials_yet(tmp_path: Path) -> None:
-    import sqlite3
-
     sqlite3.connect(tmp_path / "study.db").close()
     assert read_records(tmp_path) == []
 

@@ -20,7 +20,7 @@ from deploy_arm.ir.reference import run
 from foundation.command import main_guard
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
-from pipeline.candidate.folder import Candidate
+from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets.images import ArrayImages
 from pipeline.evaluate import answering
 from pipeline.evaluate import predictions as evaluated
@@ -162,7 +162,7 @@ def test_every_way_to_evaluate_answers_alike(kind: str, monkeypatch: pytest.Monk
     )
     monkeypatch.setattr("pipeline.evaluate.BATCH", 4)
     data = SimpleNamespace(report=ArrayImages(pixels, torch.zeros(9)))
-    predicted, _ = evaluated(cast(Candidate, candidate), data)
+    predicted, _ = evaluated(cast(CandidateFolder, candidate), data)
     assert (predicted == reference.argmax(1)).mean() > 0.8  # they round differently
     assert layers_of(network, (3, 16, 16))[0].macs == 64 * 16 * 27
 
@@ -173,7 +173,7 @@ def test_a_candidate_whose_factory_changed_is_refused_by_evaluate() -> None:
         hardened=lambda: network, manifest={"classes": list("abcde")}, mean=HALF[0], std=HALF[1]
     )
     with (
-        answering(cast(Candidate, candidate), "torch") as answer,
+        answering(cast(CandidateFolder, candidate), "torch") as answer,
         pytest.raises(UserError, match="output is a dict"),
     ):
         answer(np.zeros((2, 16, 16, 3), np.uint8))

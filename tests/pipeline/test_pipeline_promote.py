@@ -87,8 +87,8 @@ def candidate(folder: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
     """Writes the candidate of an untuned plan; returns its point on the front."""
     from deploy_arm.blob.write import write_blob
     from deploy_arm.compiler.frontend import compile_graph
-    from pipeline.candidate.folder import write_candidate
-    from pipeline.candidate.stages import figures_of
+    from pipeline.candidate.bench import figures_of
+    from pipeline.candidate.folder import Compiled, Origin, write_candidate
     from pipeline.candidate.workspace import Workspace
     from pipeline.datasets.images import normalize
     from pipeline.report.publish import point
@@ -107,10 +107,20 @@ def candidate(folder: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
     profile = open_device("a76").profile(program, folder / "scratch.blob", image, layers=layers)
     figures = figures_of(error_of(hardened.network, data.search, workspace.mean, workspace.std), profile)
     write_candidate(
-        folder / "candidates" / plan.hash, plan=plan, hardened=hardened, program=program, blob=blob, model=settings.model,
-        target="a76", classes=data.classes, image_size=data.image_size, mean=workspace.mean, std=workspace.std,
-        data=workspace.data_record(), figures=figures, profile=profile,
-    )  # fmt: skip
+        folder / "candidates" / plan.hash,
+        Origin(
+            settings.model,
+            "a76",
+            data.classes,
+            data.image_size,
+            workspace.mean,
+            workspace.std,
+            workspace.data_record(),
+        ),
+        plan,
+        hardened,
+        Compiled(program, blob, figures, profile),
+    )
     return {"hash": plan.hash, **point(figures), "candidate": f"candidates/{plan.hash}"}
 
 

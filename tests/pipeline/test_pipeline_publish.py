@@ -66,6 +66,6 @@ def test_a_front_without_its_files_is_not_published(tmp_path: Path) -> None:
     study: Any = SimpleNamespace(records=lambda: [record(0)], objectives=("error", "latency", "size"))
     tracker: Any = SimpleNamespace()  # is not asked for anything
     with pytest.raises(UserError, match="1 of the 1 candidates"):
-        publish(settings, study, [], tracker, {}, True)
+        publish(settings, study, [], tracker, {}, complete=True)
     assert [path.name for path in settings.folder.iterdir()] == ["front.json"]
     assert (settings.folder / "front.json").read_text() == "an earlier front"

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.describe import figures, flat, key_of, mean_bits, note, plan_parameters
 from pipeline.review.champions import Champions
-from pipeline.review.tracking import TABLE, Tracker, TrackingError, check_installation
+from pipeline.review.store import TrackingError, check_installation
+from pipeline.review.tracking import TABLE, Tracker
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.training.rung import Rung
 
@@ -92,6 +94,36 @@ def test_everything_may_be_repeated(store: Path) -> None:
     parent = second.client.get_run(second.parent)
     assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["digits"]
     assert (parent.data.params["budget"], parent.data.tags["resumed.budget"]) == ("4", "9")
+
+
+def test_other_costs_of_a_trial_stand_beside_the_former_ones(store: Path) -> None:
+    """A kernel library that has changed gives all candidates other latencies and sizes."""
+    first = Tracker(None, store, "recompiled")
+    first.start({}, {"spec": "digits"})
+    before = [record(0), record(1)]
+    first.sync(before)
+    first.finish(FRONT, "<p>", {}, hypervolume=[(0, 0.5), (1, 0.25)])
+    figures = replace(before[0].figures, latency_ms=0.125, size_bytes=7, device="another")
+    after = [replace(before[0], figures=figures), before[1]]
+    second = Tracker(None, store, "recompiled")
+    second.start({}, {"spec": "digits"})
+    assert [second.sync(after), second.sync(after), Tracker(None, store, "recompiled").sync(after)] == [
+        1,
+        0,
+        0,
+    ]
+    for _ in range(2):
+        second.finish(FRONT, "<p>", {}, hypervolume=[(0, 0.5), (1, 0.125)])
+    changed, kept = sorted(runs(second), key=lambda run: run.data.tags["trial_number"])
+    assert changed.data.metrics["latency_ms"] == 0.125 and changed.data.metrics["size_bytes"] == 7
+    assert changed.data.metrics["error"] == before[0].figures.error
+    assert changed.data.tags["device"] == "another" and "recompiled" in changed.data.tags
+    history = second.client.get_metric_history(changed.info.run_id, "latency_ms")
+    assert [row.value for row in sorted(history, key=lambda row: row.timestamp)] == [1.0, 0.125]
+    assert kept.data.metrics["latency_ms"] == 2.0 and "recompiled" not in kept.data.tags
+    volumes = second.client.get_metric_history(second.parent, "hypervolume")
+    assert sorted((row.step, row.value) for row in volumes) == [(0, 0.5), (1, 0.125), (1, 0.25)]
+    assert second.client.get_run(second.parent).data.metrics["hypervolume"] == 0.125
 
 
 @pytest.mark.parametrize("fatal", ["create_run", "log_text", "log_batch", "set_terminated"])

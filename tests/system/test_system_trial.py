@@ -19,8 +19,9 @@ import torch
 from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.ir.reference import run as run_reference
 from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.bench import Bench
 from pipeline.candidate.folder import load_candidate
-from pipeline.candidate.stages import Bench, CandidateRun
+from pipeline.candidate.stages import CandidateRun
 from pipeline.cluster import engine
 from pipeline.evaluate import answering
 from pipeline.networks.registry import load_model

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import folder_atomically, json_text, sha256
-from pipeline.candidate.folder import Candidate
+from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets.preprocessing import Preprocessing
 from pipeline.review.bundle.readme import readme
 
@@ -27,7 +27,7 @@ SOURCES = Path(__file__).parent
 
 def write_bundle(
     folder: Path,
-    candidate: Candidate,
+    candidate: CandidateFolder,
     library: Path,
     figures: Mapping[str, Any],
     gates: Sequence[Mapping[str, Any]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.candidate.folder import Candidate
+from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets.preprocessing import SAID, Preprocessing
 
 
@@ -34,7 +34,7 @@ def _input(preprocessing: Preprocessing | None, size: str) -> str:
 
 
 def readme(
-    candidate: Candidate, figures: Mapping[str, Any], study: str, preprocessing: Preprocessing | None
+    candidate: CandidateFolder, figures: Mapping[str, Any], study: str, preprocessing: Preprocessing | None
 ) -> str:
     """The bundle's README."""
     manifest = candidate.manifest

@@ -1,0 +1,97 @@
+"""MLflow's store as a person names it: whether it can be used, and its errors in words."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from foundation.errors import UserError
+from pipeline.study.paths import sqlite_file
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault(
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+)  # two lines per run; stdout may be JSON
+
+
+class TrackingError(Exception):
+    """MLflow could not be written. The study is not harmed; the next ``sync`` writes what is missing."""
+
+
+@contextmanager
+def allowed(code: str) -> Iterator[None]:
+    """Let MLflow's error of this code pass: it says that the wish is fulfilled already."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """MLflow's errors, and those of the disk, as a TrackingError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow, {doing}: {error}") from error
+
+
+def check_store(uri: str | None) -> None:
+    """See that MLflow can use what a person named, before the work that is to be tracked there.
+
+    Raises:
+        UserError: nothing answers at ``uri``, or MLflow cannot use it.
+    """
+    if uri is None or sqlite_file(uri) is not None:
+        package = importlib.util.find_spec("mlflow")
+        check_installation(str(package and package.origin))
+        return
+    if uri.startswith(("http://", "https://")):
+        check_server(uri)
+        return
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise unusable(uri, error) from error
+
+
+def check_installation(place: str) -> None:
+    """MLflow 3.17 gives alembic its own folder as it is, which takes ``%`` for the start of a placeholder.
+
+    Raises:
+        UserError: MLflow lies at such a ``place``.
+    """
+    if "%" in place:
+        raise UserError(
+            f"MLflow cannot open a database from where it is installed ({place}: a folder with % in its name); make the virtual "
+            "environment in another folder, or name an MLflow server by --tracking-uri http://HOST:PORT"
+        )
+
+
+def unusable(uri: str, error: Exception) -> UserError:
+    return UserError(f"--tracking-uri: MLflow cannot use {uri}: {' '.join(str(error).split())}")
+
+
+def check_server(uri: str) -> None:
+    """MLflow's own client would retry a dead server for minutes."""
+    try:
+        urlopen(uri.rstrip("/") + "/health", timeout=10).close()
+    except HTTPError:
+        return  # something answers; whether it lets us in is for the first real call to find out
+    except (URLError, OSError, ValueError) as error:
+        raise UserError(
+            f"no MLflow server answers at {uri} ({error}); start one with `mlflow server --host 127.0.0.1 --port 5000`, or "
+            "leave --tracking-uri out to use a file in the output folder"
+        ) from error
