@@ -57,7 +57,7 @@ class Panel(NamedTuple):
         return f"error on the report half, %; {share:.0%} taught by fp32, at {temperature}"
 
 
-class Point(NamedTuple):
+class PlotPoint(NamedTuple):
     """Bytes and errors in percent: mean, least, greatest over seeds."""
 
     bytes: int
@@ -66,7 +66,7 @@ class Point(NamedTuple):
     high: float
 
 
-Lines = dict[str, list[Point]]
+Lines = dict[str, list[PlotPoint]]
 
 
 def panels(rows: Iterable[Mapping[str, str]]) -> dict[Panel, Lines]:
@@ -93,7 +93,7 @@ def panels(rows: Iterable[Mapping[str, str]]) -> dict[Panel, Lines]:
                 )
         lines: Lines = {}
         for (method, size), values in sorted(members.items(), key=lambda item: item[0][1]):
-            point = Point(size, sum(values) / len(values), min(values), max(values))
+            point = PlotPoint(size, sum(values) / len(values), min(values), max(values))
             lines.setdefault(method, []).append(point)
         found[panel] = {method: lines[method] for method in METHODS if method in lines}
     return found

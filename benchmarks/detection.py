@@ -85,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bench:
+class DetectionBench:
     """What every setting is measured with."""
 
     model: nn.Module
@@ -115,7 +115,7 @@ class Bench:
         return torch.cat(parts)
 
 
-def prepare(weights: Path, data: Path) -> Bench:
+def prepare(weights: Path, data: Path) -> DetectionBench:
     """Raises UserError where a file is missing or does not fit."""
     from pipeline.detection.data import load_boxes
     from pipeline.detection.decode import decode
@@ -125,12 +125,12 @@ def prepare(weights: Path, data: Path) -> Bench:
     train, val = (
         load_boxes(data / f"{part}.npz", default_image_size(NAME)) for part in ("train128", "val_a64")
     )
-    bench = Bench(model, *normalization(NAME), train, val, [])
+    bench = DetectionBench(model, *normalization(NAME), train, val, [])
     bench.seen.extend(decode(bench.raw(model, val)))
     return bench
 
 
-def hardened_for(bench: Bench, setting: Setting, steps: int, learning_rate: float) -> Hardened:
+def hardened_for(bench: DetectionBench, setting: Setting, steps: int, learning_rate: float) -> Hardened:
     """The detector quantized as ``setting`` says."""
     from foundation.plan import LayerPlan, Plan
     from pipeline.datasets.images import normalize
@@ -161,7 +161,7 @@ def in_one_step(raw: Tensor, calibrating: Tensor) -> Tensor:
     return (raw / step).round().clamp(-128, 127) * step
 
 
-def measure(bench: Bench, setting: Setting, steps: int, learning_rate: float, images: int) -> Row:
+def measure(bench: DetectionBench, setting: Setting, steps: int, learning_rate: float, images: int) -> Row:
     """One row.
 
     Raises:
@@ -200,7 +200,7 @@ def measure(bench: Bench, setting: Setting, steps: int, learning_rate: float, im
     )
 
 
-def program_figures(bench: Bench, hardened: Hardened, images: int) -> dict[str, Any]:
+def program_figures(bench: DetectionBench, hardened: Hardened, images: int) -> dict[str, Any]:
     """The columns of the compiled detector."""
     import numpy as np
     import torch

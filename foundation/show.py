@@ -1,6 +1,11 @@
-"""Figures as people read them."""
+"""Figures as people read them: the one place where they are spelled. (The report's script spells what it draws itself.)"""
 
 from __future__ import annotations
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 candidate``, ``3 candidates``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def show_bytes(count: float | None) -> str:
@@ -12,11 +17,6 @@ def show_bytes(count: float | None) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 candidate``, ``3 candidates``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def show_seconds(seconds: float) -> str:
@@ -31,4 +31,34 @@ def show_seconds(seconds: float) -> str:
 
 def show_latency(milliseconds: float | None, source: str | None = None) -> str:
     """``1.93 ms modelled``."""
-    return "-" if milliseconds is None else f"{milliseconds:.3g} ms{f' {source}' if source else ''}"
+    return "-" if milliseconds is None else f"{_three(milliseconds)} ms{f' {source}' if source else ''}"
+
+
+def show_interval(low: float | None, high: float | None) -> str:
+    """``1.81..2.30 ms``, of a latency."""
+    return "-" if low is None or high is None else f"{_three(low)}..{_three(high)} ms"
+
+
+def show_percent(share: float | None, deviation: float | None = None) -> str:
+    """``8.36 %`` of a share 0.0836; with its standard error, a share too, ``8.4 +- 0.9 %``: no more decimals than that leaves."""
+    if share is None:
+        return "-"
+    if deviation is None:
+        return f"{100 * share:.2f} %"
+    digits = decimals(deviation)
+    return f"{100 * share:.{digits}f} +- {100 * deviation:.{digits}f} %"
+
+
+def show_points(share: float) -> str:
+    """``0.53``: percentage points of a difference between two shares."""
+    return f"{100 * share:.2f}"
+
+
+def decimals(deviation: float) -> int:
+    """How many decimals a percentage has whose standard error, as a share, is ``deviation``."""
+    return 1 if deviation >= 0.00095 else 2
+
+
+def _three(value: float) -> str:
+    """Three digits, more of a whole number that has more."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"

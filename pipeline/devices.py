@@ -17,6 +17,7 @@ from deploy_arm.devices.kinds import DEVICES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
+from foundation.show import show_bytes, show_interval, show_latency
 from pipeline.cluster.pool import DeviceError, Wanted, arm_nodes, devices_at_hand
 from pipeline.study.paths import absolute, settled
 
@@ -107,8 +108,8 @@ def _compiled_for(candidate: CandidateFolder, target: str) -> tuple[bytes, bytes
 
 
 def _profile_text(profile: Profile) -> str:
-    details = profile.details
-    text = f"{profile.latency_ms:.4g} ms ({profile.low_ms:.4g} to {profile.high_ms:.4g}) {profile.source} on {profile.device}\n"
+    details, interval = profile.details, show_interval(profile.low_ms, profile.high_ms)
+    text = f"{show_latency(profile.latency_ms)} ({interval}) {profile.source} on {profile.device}\n"
     told = [f"{details['repetitions']} repetitions"] if "repetitions" in details else []
     for key, form in (("frequency_ghz", "{:.3g} GHz"), ("temperature_c", "{:.0f} degrees Celsius")):
         values = [details.get(when, {}).get(key) for when in ("before", "after")]
@@ -117,7 +118,7 @@ def _profile_text(profile: Profile) -> str:
     text += f"{', '.join(told)}\n" if told else ""
     if not details.get("narrow", True):
         text += "warning: the interval did not become narrow in the time allowed\n"
-    text += f"peak memory {profile.peak_memory_bytes} bytes, blob {profile.size_bytes} bytes\n"
+    text += f"peak memory {show_bytes(profile.peak_memory_bytes)}, blob {show_bytes(profile.size_bytes)}\n"
     return text + (f"warning: {profile.warning}\n" if profile.warning else "")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
+from foundation.show import show_percent
 from pipeline.cluster.pool import devices_at_hand
 from pipeline.devices import add_flags, named_devices
 from pipeline.study import paths
@@ -181,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json_text(asdict(result)))
     else:
         print(
-            f"{100 * result.accuracy:.2f} % +- {100 * result.standard_error:.2f} top-1 on {result.images} images of "
+            f"{show_percent(result.accuracy, result.standard_error)} top-1 on {result.images} images of "
             f"{args.split} ({result.correct} right), {candidate.manifest['hash']} on {args.on}"
         )
     return 0

@@ -19,6 +19,7 @@ from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.foreign_files import first_line
 from foundation.plan import Plan
+from foundation.show import show_percent
 from pipeline.review.progress import StepLine
 from pipeline.study import paths
 from pipeline.study.settings import Settings
@@ -173,7 +174,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         fp32_error = error_of(model, data.search, mean, std, settings.evaluation_batch)
     spread = (fp32_error * (1 - fp32_error) / len(data.search)) ** 0.5
     print(
-        f"fp32: {100 * (1 - fp32_error):.2f} % +- {100 * spread:.2f} right on {len(data.search):,} images that guide",
+        f"fp32: {show_percent(1 - fp32_error, spread)} right on {len(data.search):,} images that guide",
         file=sys.stderr,
     )
     run = Cotuning(model, plan, data, settings, mean, std, device=args.device, progress=show)

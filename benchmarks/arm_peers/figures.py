@@ -67,7 +67,7 @@ COLUMNS = tuple(field.name for field in fields(Figure))
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """At least ``wanted`` times as fast as a peer.
 
     ``peer`` lists runtimes with a configuration, all settings of which count (``int8`` means also ``int8 s8s8``); the fastest
@@ -85,15 +85,15 @@ DENSE4, SPARSE80 = "4-bit, 8-bit activations", "2-bit, 80 % zeros, 7-bit activat
 ORT_FP32, NCNN_FP32 = ((ORT, "fp32"),), ((NCNN, "fp32"),)
 INT8 = ((ORT, "int8"), (NCNN, "int8"))
 TARGETS = (
-    Target("resnet18", DENSE4, ORT_FP32, 4.0),
-    Target("resnet18", DENSE4, NCNN_FP32, 1.5),
-    Target("resnet18", DENSE4, INT8, 1.0),
-    Target("resnet18", SPARSE80, ORT_FP32, 7.46),
-    Target("resnet18", SPARSE80, NCNN_FP32, 3.0),
-    Target("resnet18", SPARSE80, INT8, 2.0),
-    Target("resnet18", DENSE4, ORT_FP32, 7.0, core="x2"),
-    Target("resnet20", DENSE4, ((ORT, "int8"),), 1.3),
-    Target("mobilenet_v2", DENSE4, INT8, 1.0),
+    Goal("resnet18", DENSE4, ORT_FP32, 4.0),
+    Goal("resnet18", DENSE4, NCNN_FP32, 1.5),
+    Goal("resnet18", DENSE4, INT8, 1.0),
+    Goal("resnet18", SPARSE80, ORT_FP32, 7.46),
+    Goal("resnet18", SPARSE80, NCNN_FP32, 3.0),
+    Goal("resnet18", SPARSE80, INT8, 2.0),
+    Goal("resnet18", DENSE4, ORT_FP32, 7.0, core="x2"),
+    Goal("resnet20", DENSE4, ((ORT, "int8"),), 1.3),
+    Goal("mobilenet_v2", DENSE4, INT8, 1.0),
 )
 
 
@@ -101,7 +101,7 @@ TARGETS = (
 class Outcome:
     """A target and what was reached: the fastest peer's cycles over ours; None where a figure is missing."""
 
-    target: Target
+    target: Goal
     peer: str
     reached: float | None
 
@@ -121,7 +121,7 @@ class Outcome:
         }
 
 
-def outcome(target: Target, figures: Iterable[Figure]) -> Outcome:
+def outcome(target: Goal, figures: Iterable[Figure]) -> Outcome:
     """What was reached of a target. Every peer of the target must be there: the better of two needs both."""
     here = [figure for figure in figures if (figure.model, figure.core) == (target.model, target.core)]
     ours = [figure.cycles for figure in here if (figure.runtime, figure.configuration) == (OURS, target.ours)]

@@ -21,7 +21,7 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
-class Layer:
+class FloatLayer:
     """One layer; ``name`` is also that of its output.
 
     Attributes:
@@ -49,7 +49,7 @@ class FloatNetwork:
     """Layers in execution order; the input is called ``input``. ``largest`` is the largest magnitude of each value that
     calibration saw."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[FloatLayer, ...]
     shape: tuple[int, int, int]
     largest: dict[str, float]
 
@@ -57,7 +57,7 @@ class FloatNetwork:
     def output(self) -> str:
         return self.layers[-1].name
 
-    def readers(self, name: str) -> list[Layer]:
+    def readers(self, name: str) -> list[FloatLayer]:
         """The layers that read a value."""
         return [layer for layer in self.layers if name in layer.inputs]
 
@@ -104,7 +104,7 @@ def float_network(model: nn.Module, images: Tensor) -> FloatNetwork:
 class _Builder:
     def __init__(self, traced: fx.GraphModule) -> None:
         self.modules = dict(traced.named_modules())
-        self.layers: dict[str, Layer] = {}
+        self.layers: dict[str, FloatLayer] = {}
         self.names: dict[fx.Node, str] = {}  # of the value a node gives
         self.sources: dict[str, str] = {}  # the last node that a value was computed by
         self.convolutions: dict[str, nn.Conv2d] = {}
@@ -119,11 +119,11 @@ class _Builder:
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         made = self.layer(node, module, inputs)
         name = made if isinstance(made, str) else made.name
-        if isinstance(made, Layer):
+        if isinstance(made, FloatLayer):
             self.layers[name] = made
         self.names[node], self.sources[name] = name, node.name
 
-    def layer(self, node: fx.Node, module: nn.Module | None, inputs: tuple[str, ...]) -> Layer | str:
+    def layer(self, node: fx.Node, module: nn.Module | None, inputs: tuple[str, ...]) -> FloatLayer | str:
         """A new layer, or the name of the value that the node only changes or passes on."""
         target: Any = node.target if module is None else type(module)
         name = node.name
@@ -143,37 +143,39 @@ class _Builder:
             self.layers[inputs[0]] = replace(layer, activation=activation)
             return inputs[0]
         if target in (operator.add, operator.iadd, torch.add) and len(inputs) == 2:
-            return Layer("add", name, inputs)
+            return FloatLayer("add", name, inputs)
         if isinstance(module, nn.MaxPool2d) and not module.ceil_mode and module.dilation == 1:
             kernel, stride = pair(module.kernel_size), pair(module.stride)
-            return Layer("max_pool", name, inputs, kernel=kernel, stride=stride, padding=pair(module.padding))
+            return FloatLayer(
+                "max_pool", name, inputs, kernel=kernel, stride=stride, padding=pair(module.padding)
+            )
         if target in (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d):
             size = node.args[1] if module is None else getattr(module, "output_size", None)
             if size in (1, (1, 1)):
-                return Layer("global_average", name, inputs)
+                return FloatLayer("global_average", name, inputs)
         if isinstance(module, nn.Linear) and module.bias is not None:
-            return Layer("linear", name, inputs, weight=array(module.weight), bias=array(module.bias))
+            return FloatLayer("linear", name, inputs, weight=array(module.weight), bias=array(module.bias))
         if target in (nn.Dropout, nn.Identity, nn.Flatten, torch.flatten, "flatten"):
             return inputs[0]
         if target is operator.getitem:
             steps = [part.step or 1 for part in node.args[1] if isinstance(part, slice)]  # type: ignore[union-attr]
             if len(steps) == 4 and steps[:2] == [1, 1]:
-                return Layer("subsample", name, inputs, stride=(steps[2], steps[3]))
+                return FloatLayer("subsample", name, inputs, stride=(steps[2], steps[3]))
         if target is F.pad:
             widths: Any = node.args[1]
             if len(widths) == 6 and not any(widths[:4]):
-                return Layer("pad_channels", name, inputs, channels=(widths[4], widths[5]))
+                return FloatLayer("pad_channels", name, inputs, channels=(widths[4], widths[5]))
         raise UserError(f"{name} ({target}) cannot be said in the peers' formats by this benchmark")
 
 
-def convolution(module: nn.Conv2d, name: str, inputs: tuple[str, ...]) -> Layer:
+def convolution(module: nn.Conv2d, name: str, inputs: tuple[str, ...]) -> FloatLayer:
     """A convolution's layer. Raises UserError for dilation and for padding modes other than zeros."""
     if pair(module.dilation) != (1, 1) or module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise UserError(
             f"{name}: only plain convolutions can be said in the peers' formats by this benchmark"
         )
     bias = torch.zeros(module.out_channels) if module.bias is None else module.bias
-    return Layer(
+    return FloatLayer(
         "convolution",
         name,
         inputs,

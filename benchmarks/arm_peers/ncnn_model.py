@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arm_peers.float_network import INPUT, FloatNetwork, Layer
+from benchmarks.arm_peers.float_network import INPUT, FloatLayer, FloatNetwork
 
 MAGIC = 7767517
 INT8_TAG = 0x000D4B38
@@ -63,7 +63,7 @@ class _Writer:
         self.lines.append(" ".join(words) + parameters)
         self.blobs += len(outputs)
 
-    def layer(self, layer: Layer) -> None:
+    def layer(self, layer: FloatLayer) -> None:
         inputs = [self.copies[name].pop(0) for name in layer.inputs]
         output = "output" if layer.name == self.network.output else layer.name
         if layer.kind in ("convolution", "linear"):
@@ -79,7 +79,7 @@ class _Writer:
         kind, parameters = ("ReLU", "") if layer.activation == "relu" else ("Clip", " 0=0.0 1=6.0")
         self.emit(kind, f"{layer.name}.{layer.activation}", [raw], output, parameters)
 
-    def weighted(self, layer: Layer) -> tuple[str, str]:
+    def weighted(self, layer: FloatLayer) -> tuple[str, str]:
         """Kind and parameters of a convolution or linear layer; its weights go to the second file."""
         assert layer.weight is not None and layer.bias is not None
         term = self.scale_term(layer)
@@ -104,7 +104,7 @@ class _Writer:
     def scale_bytes(self, name: str) -> bytes:
         return np.float32(scale_of(self.network.largest[name])).tobytes()
 
-    def scale_term(self, layer: Layer) -> int:
+    def scale_term(self, layer: FloatLayer) -> int:
         """0 for float32, 1 (grouped) or 2 for int8, and 100 more where int8 values are handed over."""
         if not self.int8:
             return 0
@@ -119,7 +119,7 @@ def int8_bytes(values: NDArray[np.int8]) -> bytes:
     return INT8_TAG.to_bytes(4, "little") + content + bytes(-len(content) % 4)
 
 
-def plain(layer: Layer) -> tuple[str, str]:
+def plain(layer: FloatLayer) -> tuple[str, str]:
     """Kind and parameters of a layer without weights."""
     if layer.kind == "add":
         return "BinaryOp", " 0=0"

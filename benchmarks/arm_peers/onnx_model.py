@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arm_peers.float_network import INPUT, FloatNetwork, Layer
+from benchmarks.arm_peers.float_network import INPUT, FloatLayer, FloatNetwork
 from foundation.errors import UserError
 
 OPSET = 17
@@ -68,7 +68,7 @@ def write_onnx(network: FloatNetwork, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def write_layer(layer: Layer, output: str, add: Any, constant: Any) -> None:
+def write_layer(layer: FloatLayer, output: str, add: Any, constant: Any) -> None:
     """Adds the nodes of one layer without its activation."""
     inputs, name = list(layer.inputs), layer.name
     if layer.kind == "convolution":

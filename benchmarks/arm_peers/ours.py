@@ -100,7 +100,7 @@ def measure_ours(workload: Workload, blob: Path, core: Core, *, caches: bool) ->
 
     def compute() -> Modelled:
         counts = emulator.count(
-            program, blob, image, target=core.target, caches=caches, warm_up=1, timeout=3000.0, route="qemu"
+            program, blob, image, target=core.target, caches=caches, warm_up=1, timeout=3000.0, under="qemu"
         )
         return model_cycles(read_executable(program), partial(mca.disassemble, program), counts, core)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from deploy_arm.costs.model import KERNELS, Model, Work
+from deploy_arm.costs.model import KERNELS, CostModel, Work
 from deploy_arm.ir import graph as g
 from deploy_arm.target.cores import CORES
 from foundation.errors import UserError
@@ -17,7 +17,7 @@ from foundation.errors import UserError
 TABLE = Path(__file__).with_name("kernel_costs.json")
 COMMAND = "python -m deploy_arm.fit_costs"
 
-Models = Mapping[str, Model]
+Models = Mapping[str, CostModel]
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def read_table(path: Path = TABLE) -> Mapping[str, Models]:
     try:
         record: Mapping[str, Any] = json.loads(path.read_text())["cores"]
         return {
-            core: {kernel: Model(**entry["kernels"][kernel]) for kernel in KERNELS}
+            core: {kernel: CostModel(**entry["kernels"][kernel]) for kernel in KERNELS}
             for core, entry in record.items()
         }
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -33,7 +33,7 @@ from foundation.files import json_text, sha256, write_atomically
 
 SAMPLES = 120
 
-Row = tuple[costs.Work, str, float]
+CostRow = tuple[costs.Work, str, float]
 
 
 def operation_cycles(graph: g.Graph, core: str) -> list[float]:
@@ -51,7 +51,7 @@ def operation_cycles(graph: g.Graph, core: str) -> list[float]:
     return [part.point for part in cycles.estimate(program, counts, CORES[core]).operations]
 
 
-def rows(core: str, count: int) -> Iterator[Row]:
+def rows(core: str, count: int) -> Iterator[CostRow]:
     """The profiles of ``count`` shapes in every setting."""
     for number, sample in enumerate(samples(count)):
         graph = network(sample, number)
@@ -61,7 +61,7 @@ def rows(core: str, count: int) -> Iterator[Row]:
                 yield costs.Work.of(operation, *tensors), operation.kernel, found
 
 
-def fit(found: Sequence[Row]) -> dict[str, costs.Model]:
+def fit(found: Sequence[CostRow]) -> dict[str, costs.CostModel]:
     """A model per kernel."""
     return {
         kernel: costs.fit(
@@ -71,7 +71,7 @@ def fit(found: Sequence[Row]) -> dict[str, costs.Model]:
     }
 
 
-def entry(core: str, models: Mapping[str, costs.Model], count: int) -> dict[str, Any]:
+def entry(core: str, models: Mapping[str, costs.CostModel], count: int) -> dict[str, Any]:
     """A core's part of the table: models, and the conditions they were fitted under."""
     analyser = mca.find_tools()
     return {

@@ -213,7 +213,7 @@ def level_grouped(work: Work) -> Quantities:
 
 
 @dataclass(frozen=True)
-class Model:
+class CostModel:
     """Cycles (or nanoseconds) per unit of each quantity; ``error`` is the mean relative error over the ``rows`` fitted to."""
 
     coefficients: Mapping[str, float]
@@ -252,7 +252,7 @@ def non_negative_least_squares(
     return x
 
 
-def fit(rows: Sequence[tuple[Mapping[str, float], float]]) -> Model:
+def fit(rows: Sequence[tuple[Mapping[str, float], float]]) -> CostModel:
     """The model of one kernel on one core from (quantities, cycles) of profiled layers; relative errors count.
 
     Raises:
@@ -268,4 +268,4 @@ def fit(rows: Sequence[tuple[Mapping[str, float], float]]) -> Model:
     found = non_negative_least_squares(matrix / sizes, np.ones(len(rows))) / sizes
     error = float(np.abs(matrix @ found - 1).mean())
     kept = {name: float(f"{value:.5g}") for name, value in zip(names, found) if value > 0}
-    return Model(kept, round(error, 4), len(rows))
+    return CostModel(kept, round(error, 4), len(rows))

@@ -24,7 +24,7 @@ GROUPED = (
 
 
 @dataclass(frozen=True)
-class Sample:
+class ConvolutionSample:
     """A shape: the input's side and channels, output channels, taps a side, stride."""
 
     size: int
@@ -34,7 +34,7 @@ class Sample:
     stride: int
 
 
-def samples(count: int, seed: int = 0) -> Iterator[Sample]:
+def samples(count: int, seed: int = 0) -> Iterator[ConvolutionSample]:
     """Shapes of CNN layers, at random but always the same."""
     random = np.random.default_rng(seed)
     while count:
@@ -45,10 +45,10 @@ def samples(count: int, seed: int = 0) -> Iterator[Sample]:
         macs = weights * (-(-size // stride)) ** 2
         if (weights <= WEIGHTS and 50_000 <= macs <= MACS) or (size == 1 and 4096 <= weights <= WEIGHTS):
             count -= 1
-            yield Sample(size, channels, outs, taps, stride)
+            yield ConvolutionSample(size, channels, outs, taps, stride)
 
 
-def network(sample: Sample, seed: int = 0) -> g.Graph:
+def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
     """Every setting of a shape behind two inputs, of 7 and of 8 bits. Results are read by nobody; the last convolution's, in
     floats, are the output."""
     random = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ def network(sample: Sample, seed: int = 0) -> g.Graph:
     return graph
 
 
-def weights(random: np.random.Generator, sample: Sample, bits: int, share: float) -> Codebook:
+def weights(random: np.random.Generator, sample: ConvolutionSample, bits: int, share: float) -> Codebook:
     """Independent weights, a ``share`` of them zero, the others evenly spread over all other levels."""
     size = (sample.outs, sample.taps, sample.taps, sample.channels)
     zero = 2 ** (bits - 1) - 1

@@ -21,34 +21,34 @@ UNICORN_CACHES = 100_000_000
 class EmulatedDevice(Device):
     """A core that is emulated: outputs are exact, time is modelled.
 
-    ``route`` and ``use_mca`` choose the emulator and the cycle model; by default the best that is installed.
+    ``under`` and ``use_mca`` choose the emulator and the cycle model; by default the best that is installed.
     """
 
     source: Source = "modelled"
 
     def __init__(
-        self, target: str = "a76", *, route: emulator.Route | None = None, use_mca: bool | None = None
+        self, target: str = "a76", *, under: emulator.EmulatorName | None = None, use_mca: bool | None = None
     ) -> None:
         self.core = CORES[target]
         self.target = target
         self.name = f"emulated {target}" + (f" ({self.core.mark})" if self.core.mark else "")
-        self.route = route
+        self.under = under
         self.use_mca = use_mca
 
     def ready(self) -> None:
-        emulator.choose_route()
+        emulator.choose_emulator()
         emulator.choose_counter()
 
     def identity(self) -> str:
         tools = mca.find_tools() is not None if self.use_mca is None else self.use_mca
         analyser = mca.version() if tools else "own table"
         return repr(
-            (self.name, self.core, self.route or emulator.choose_counter(), analyser, cycles.MODEL_VERSION)
+            (self.name, self.core, self.under or emulator.choose_counter(), analyser, cycles.MODEL_VERSION)
         )
 
     def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
         return emulator.emulate(
-            program, arguments, given, target=self.target, timeout=timeout, route=self.route
+            program, arguments, given, target=self.target, timeout=timeout, under=self.under
         )
 
     def measure(self, program: Path, blob: Path, image: NDArray[np.uint8]) -> Profile:
@@ -59,10 +59,10 @@ class EmulatedDevice(Device):
         fits = memory <= self.core.caches.second_bytes
         # The number of multiplications, since it is the same for every candidate of a model.
         multiplications = sum(operation.get("multiplications", 0) for operation in information["operations"])
-        route = self.route or emulator.choose_counter()
-        caches = route == "qemu" or multiplications <= UNICORN_CACHES
+        under = self.under or emulator.choose_counter()
+        caches = under == "qemu" or multiplications <= UNICORN_CACHES
         counts = emulator.count(
-            program, blob, image, target=self.target, caches=caches, warm_up=int(fits and caches), route=route
+            program, blob, image, target=self.target, caches=caches, warm_up=int(fits and caches), under=under
         )
         estimate = cycles.estimate(program, counts, self.core, use_mca=self.use_mca)
         per_ms = self.core.frequency_ghz * 1e6

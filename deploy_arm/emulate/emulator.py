@@ -26,7 +26,7 @@ from deploy_arm.target.host import build_shared_library, execute, host_compiler
 from deploy_arm.target.toolchain import allowed_routes
 from foundation.errors import UserError
 
-Route = Literal["qemu", "unicorn"]
+EmulatorName = Literal["qemu", "unicorn"]
 PLUGIN_SOURCES = ("counter.c", "cache.c")
 SECONDS_PER_IMAGE = 120.0  # more than the largest network needs under the slower emulator
 
@@ -36,7 +36,7 @@ def find_qemu() -> str | None:
     return shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
 
-def choose_route() -> Route:
+def choose_emulator() -> EmulatorName:
     """QEMU where it is installed, else unicorn; only one of them where the tool chain's route is set.
 
     Raises:
@@ -63,7 +63,7 @@ def takes_plugin(qemu: str) -> bool:
     return "-plugin" in usage and version is not None and int(version.group(1)) < 9
 
 
-def choose_counter() -> Route:
+def choose_counter() -> EmulatorName:
     """What counts: QEMU where it takes the plugin and a C compiler is there to build it, else unicorn.
 
     Raises:
@@ -87,7 +87,7 @@ def emulate(
     *,
     target: str = "a76",
     timeout: float = 600.0,
-    route: Route | None = None,
+    under: EmulatorName | None = None,
 ) -> bytes:
     """Standard output of ``program ARGUMENTS`` on the emulated core of ``target``.
 
@@ -95,7 +95,7 @@ def emulate(
         UserError: see ``execute``; also an instruction that the target does not have.
     """
     what = f"{program.name} {arguments[0] if arguments else ''} (emulated {target})"
-    if (route or choose_route()) == "qemu":
+    if (under or choose_emulator()) == "qemu":
         command = [
             find_qemu() or "qemu-aarch64",
             "-cpu",
@@ -134,7 +134,7 @@ def run(
     *,
     target: str = "a76",
     timeout: float | None = None,
-    route: Route | None = None,
+    under: EmulatorName | None = None,
 ) -> NDArray[np.float32]:
     """Outputs float32 [N, K] of the program for uint8 images [N, H, W, C].
 
@@ -143,7 +143,7 @@ def run(
     """
     seconds = timeout if timeout is not None else SECONDS_PER_IMAGE * max(1, len(images))
     output = emulate(
-        program, ["run", str(blob)], checked_images(images), target=target, timeout=seconds, route=route
+        program, ["run", str(blob)], checked_images(images), target=target, timeout=seconds, under=under
     )
     return float_rows(output, len(images), program.name)
 
@@ -158,11 +158,11 @@ def count(
     warm_up: int = 0,
     part: tuple[int, int] = (0, 1),
     timeout: float = 600.0,
-    route: Route | None = None,
+    under: EmulatorName | None = None,
 ) -> Counts:
     """Executed blocks of one inference of a uint8 image [H, W, C], per operation, at the addresses of the program's file.
 
-    ``route`` is ``choose_counter``'s by default; ``caches`` simulates the target's data caches (under unicorn only
+    ``under`` is ``choose_counter``'s by default; ``caches`` simulates the target's data caches (under unicorn only
     where this machine has a C compiler); ``warm_up`` inferences run before, uncounted, to fill them. ``part`` (i, n) is
     what thread i of n executes.
 
@@ -174,7 +174,7 @@ def count(
     given = checked_images(image[None])
     entry = read_executable(program).entry
     try:
-        if (route or choose_counter()) == "qemu":
+        if (under or choose_counter()) == "qemu":
             command = [str(program), *arguments]
             return count_command(command, given, CORES[target], caches, timeout).relocated(entry)
         from deploy_arm.emulate.unicorn_counter import make_counter

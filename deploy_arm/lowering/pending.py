@@ -33,7 +33,7 @@ class Emitter(Protocol):
 
 
 @dataclass(frozen=True)
-class Target:
+class QuantizedRange:
     """What a quantizer asks for: the step and the range of integers."""
 
     step: float
@@ -72,18 +72,18 @@ class Pending:
         """After a batch-norm ``y = x * scale[c] + shift[c]``; None when it cannot be absorbed."""
         return None
 
-    def bounded(self, target: Target) -> tuple[int, int]:
+    def bounded(self, target: QuantizedRange) -> tuple[int, int]:
         """The target's integer range within this result's limits."""
         limits = np.array([self.low, self.high], np.float32)
         low, high = np.clip(rounded(limits, target.step), target.low, target.high).astype(int)
         return int(low), int(high)
 
-    def tensor(self, target: Target) -> g.Tensor:
+    def tensor(self, target: QuantizedRange) -> g.Tensor:
         low, high = self.bounded(target)
         # zero belongs to every range, for padding
         return g.Tensor(self.name, self.shape, target.step, min(low, 0), max(high, 0))
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         """Emit the operation with integer output."""
         raise TypeError(f"{type(self).__name__} cannot be emitted")
 
@@ -152,7 +152,7 @@ class Sum(Pending):
         assert isinstance(self.weights, Codebook)  # others become float operations
         return self.weights
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         factor = self.source.step * self._codebook.scale.astype(np.float64) * self.scale / target.step
         bound = convolution_bound(self._codebook, self.source.low, self.source.high)
         finish = choose(self.layer, factor, self.shift / target.step, bound, *self.bounded(target))
@@ -173,7 +173,7 @@ class Addition(Pending):
     first: g.Tensor
     second: g.Tensor
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         inputs = (self.first.name, self.second.name)
         ratios = (self.first.step / target.step, self.second.step / target.step)
         multipliers, right = choose_add(self.layer, ratios)
@@ -194,7 +194,7 @@ class Product(Pending):
     first: g.Tensor
     second: g.Tensor
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         inputs = (self.first.name, self.second.name)
         factor = np.array([self.first.step * self.second.step / target.step])
         bound = max(-self.first.low, self.first.high) * max(-self.second.low, self.second.high)
@@ -216,12 +216,14 @@ class Function(Pending):
     values: Float32
     exact: bool = False  # the values are the source's own, so clamping them needs no new step
 
-    def table(self, target: Target, low: float = -INFINITY, high: float = INFINITY) -> NDArray[np.int16]:
+    def table(
+        self, target: QuantizedRange, low: float = -INFINITY, high: float = INFINITY
+    ) -> NDArray[np.int16]:
         """The integer by byte (and channel), further limited to ``low``..``high``."""
         low, high = self.limited(low, high).bounded(target)
         return np.clip(rounded(self.values, target.step), low, high).astype(np.int16)
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         table, source = self.table(target), (self.source.name,)
         kind = g.InputTable if table.ndim == 2 else g.Table
         return emitter.emit(lambda name: kind(source, name, self.layer, table), self.tensor(target))
@@ -242,7 +244,7 @@ class Concatenation(Pending):
 
     parts: tuple[Pending, ...]
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         functions = [part for part in self.parts if isinstance(part, Function)]
         if len(functions) < len(self.parts):
             raise ValueError(f"{self.name} in layer {self.layer} joins results before they are quantized")
@@ -277,7 +279,7 @@ class Average(Pending):
             tensor,
         )
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         divisors = pool_divisors(self.rows, self.columns)
         factor = self.source.step / target.step / np.array(divisors, np.float64)
         pixels = max(w.end - w.start for w in self.rows) * max(w.end - w.start for w in self.columns)
@@ -296,7 +298,7 @@ NORM_BITS = 16  # fraction bits of a normalized value (graph.py)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalization(Pending):
+class LayerNormalization(Pending):
     """A layer norm over channels: ``(x - mean) / sqrt(variance + epsilon) * scale[c] + shift[c]``."""
 
     source: g.Tensor
@@ -310,7 +312,7 @@ class Normalization(Pending):
         names = (self.source.name,)
         return emitter.emit(lambda name: g.LayerNorm(names, name, self.layer, epsilon, finish), tensor)
 
-    def quantize(self, emitter: Emitter, target: Target) -> g.Tensor:
+    def quantize(self, emitter: Emitter, target: QuantizedRange) -> g.Tensor:
         bound = (math.isqrt(self.source.shape[2]) + 1) << NORM_BITS
         factor = np.ldexp(self.scale, -NORM_BITS) / target.step
         finish = choose(self.layer, factor, self.shift / target.step, bound, *self.bounded(target))

@@ -14,7 +14,7 @@ from torch import fx
 
 from deploy_arm.ir import graph as g
 from deploy_arm.lowering.layout import places, same, usual, viewed
-from deploy_arm.lowering.pending import FloatWeights, Function, Pending, Target, integers
+from deploy_arm.lowering.pending import FloatWeights, Function, Pending, QuantizedRange, integers
 from foundation.codebook import Codebook
 from foundation.errors import UserError
 
@@ -122,7 +122,7 @@ class Lowering:
             return content
         if isinstance(content, Function) and content.exact:
             source = content.source
-            target = Target(source.step, source.low, source.high)
+            target = QuantizedRange(source.step, source.low, source.high)
             low, high = content.bounded(target)
             if low <= source.low and high >= source.high:
                 return source

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deploy_arm.ir import graph as g
 from deploy_arm.lowering.layout import last_is_channels
-from deploy_arm.lowering.pending import INFINITY, FloatWeights, Pending, Sum, Target
+from deploy_arm.lowering.pending import INFINITY, FloatWeights, Pending, QuantizedRange, Sum
 from deploy_arm.lowering.state import Lowering, Unsupported, Value
 from foundation.codebook import Codebook
 from foundation.registry import Registry
@@ -69,7 +69,7 @@ def fake_quantize(
         if same:
             return input
         content = state.function(input)
-    return input.holding(content.quantize(state, Target(scale, quant_min, quant_max)))
+    return input.holding(content.quantize(state, QuantizedRange(scale, quant_min, quant_max)))
 
 
 def _arranged(weights: Any, indices: NDArray[Any]) -> Codebook | FloatWeights:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deploy_arm.lowering.layout import last_is_channels
-from deploy_arm.lowering.pending import Normalization
+from deploy_arm.lowering.pending import LayerNormalization
 from deploy_arm.lowering.state import Lowering, Unsupported, Value
 from deploy_arm.operators.base import register
 
@@ -35,7 +35,7 @@ def layer_norm(
             f"{MOST_CHANNELS}, as the last dimension"
         )
     tensor, scale, shift = state.integer(input), state.parameter(weight), state.parameter(bias)
-    content = Normalization(
+    content = LayerNormalization(
         name=state.name,
         layer=state.layer,
         shape=tensor.shape,

@@ -15,6 +15,7 @@ from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.costs.choose import choose_kernels
 from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
+from foundation.show import show_percent
 from pipeline.candidate.devices import Devices
 from pipeline.candidate.folder import Compiled, Origin
 from pipeline.candidate.workspace import Workspace
@@ -86,7 +87,7 @@ class Bench:
                 else 1.0
             )
             raise ProgramDiffers(
-                f"the program differs from the reference in {100 * wrong:.1f} % of its outputs"
+                f"the program differs from the reference in {show_percent(float(wrong))} of its outputs"
             )
         profile = self._profile(blob, graph, devices)
         return Compiled(self.program, blob, figures_of(error, profile), profile, tuple(references))

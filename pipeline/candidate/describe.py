@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.plan import Plan
+from foundation.show import show_bytes, show_latency
 from pipeline.study.confidence import show_error
 from pipeline.study.records import TrialRecord
 
@@ -145,8 +146,8 @@ def note(front: Mapping[str, Any]) -> str:
         name = re.sub(r"[^A-Za-z0-9 ._-]", "", str(point.get("hash") or point.get("name")))
         cells = [
             show_error(error, front.get("images")) if error is not None else "",
-            f"{latency:.3g} ms" if latency is not None else "",
-            f"{size / 1024:.1f} KiB" if size is not None else "",
+            show_latency(latency) if latency is not None else "",
+            show_bytes(size) if size is not None else "",
             re.sub(r"[^A-Za-z0-9 ._-]", "", f"{point.get('source') or ''} {point.get('device') or ''}"),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from foundation.errors import UserError
+from foundation.show import show_percent
 from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.images import normalize
 from pipeline.datasets.normalization import BYTES, CENTRED, CIFAR, IMAGENET, UNIT, Normalization, show
@@ -48,7 +49,9 @@ class Answered:
 
     def __str__(self) -> str:
         part = f"{self.images:,}" if self.images == self.total else f"{self.images:,} of {self.total:,}"
-        return f"{100 * self.accuracy:.2f} % +- {100 * self.standard_error:.2f} right on {part} images that guide the search"
+        return (
+            f"{show_percent(self.accuracy, self.standard_error)} right on {part} images that guide the search"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -114,8 +117,8 @@ def _why(workspace: Workspace, found: Answered, predicted: Tensor, labels: Tenso
     ]
     better = [text for text in (_other_input(workspace, found), _other_order(predicted, labels)) if text]
     return (
-        f"{settings.model} is right on {100 * found.accuracy:.1f} % of {found.images:,} images, where guessing is on "
-        f"{100 * found.guessed:.1f} %; likely causes: {', '.join(causes)}. {'; '.join(better)}{'. ' if better else ''}"
+        f"{settings.model} is right on {show_percent(found.accuracy)} of {found.images:,} images, where guessing is on "
+        f"{show_percent(found.guessed)}; likely causes: {', '.join(causes)}. {'; '.join(better)}{'. ' if better else ''}"
         "--allow-bad-fp32 goes on all the same"
     )
 
@@ -131,7 +134,7 @@ def _other_input(workspace: Workspace, found: Answered) -> str | None:
             x = normalize(shown, mean, std).to(device_of(network))
             tried = answered(answers(network.eval(), x).argmax(1).cpu(), labels)
         if not tried.at_chance and tried.accuracy > max(best, 2 * found.accuracy):
-            best, hint = tried.accuracy, f"with {text} it is right on {100 * tried.accuracy:.0f} %"
+            best, hint = tried.accuracy, f"with {text} it is right on {show_percent(tried.accuracy)}"
     return hint
 
 
@@ -154,4 +157,4 @@ def _other_order(predicted: Tensor, labels: Tensor) -> str | None:
     share = float(table.max(1).values.sum()) / len(labels)
     if len(names) < 2 or len(names.unique()) < len(names) or share < 0.5:
         return None
-    return f"with its classes in another order it is right on {100 * share:.0f} %"
+    return f"with its classes in another order it is right on {show_percent(share)}"

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from foundation.factories import look_in
+from foundation.show import show_percent
 from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import ImageData, load_data, split_manifest
 from pipeline.networks.registry import check_classifier, default_image_size, load_model, normalized_by
@@ -61,7 +62,7 @@ class Workspace:
             trained_network = pretrain(model, data, mean, std, name=settings.model, settings=recipe)
             what = "was trained before" if trained_network.cached else "is trained"
             say(
-                f"{settings.model} {what}: {100 * (1 - trained_network.error):.2f} % right on the images that guide the "
+                f"{settings.model} {what}: {show_percent(1 - trained_network.error)} right on the images that guide the "
                 f"search ({trained_network.path})"
             )
             model = trained_network.network

@@ -18,9 +18,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -29,17 +26,16 @@ from foundation.command import interruptible
 from foundation.errors import UserError
 from pipeline.cluster.pool import DeviceError, DevicePool
 from pipeline.cluster.ray_cluster import cluster
+from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
 from pipeline.study.checkpoints import trial_folder
-from pipeline.study.conductor import DIED, ENDED, Conductor, Progress
+from pipeline.study.conductor import DIED, ENDED, Conductor, Listener, nothing_left
 from pipeline.study.halving import Rungs, rung_budgets
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from pipeline.training.rung import Rung
-
-KILLED = "killed by the memory monitor"
 
 
 class _Unsaved:
@@ -122,21 +118,6 @@ class StudyScheduler(_Unsaved, FIFOScheduler):
             self._searcher.killed[trial.trial_id] = KILLED in text
 
 
-class _ActorManager(RayActorManager):
-    """Tune's keeper of trial processes. Ray 2.60's own does not expect that the memory monitor kills one in the middle of its
-    work, and ends the whole run; here that is a process that died, like others."""
-
-    def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
-        super()._actor_start_failed(tracked_actor, _as_death(exception))
-
-    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
-        super()._actor_task_failed(tracked_actor_task, _as_death(exception))
-
-
-def _as_death(error: Exception) -> Exception:
-    return RayActorError(error_msg=f"{KILLED}: {error}") if isinstance(error, OutOfMemoryError) else error
-
-
 class Guard:
     """Tune only logs what its searcher and scheduler raise. This keeps the first exception and ends the search, so that it
     can be raised where the search was started."""
@@ -170,7 +151,7 @@ class _StopAll(_Unsaved, Stopper):
 def run(
     settings: Settings,
     study: Study,
-    progress: Progress,
+    progress: Listener,
     after_trial: Callable[[], None] = lambda: None,
     *,
     references: Sequence[Reference] = (),
@@ -199,20 +180,31 @@ def run(
     at_least = max(Rungs.at_least, len(study.warm_starts))
     rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs), at_least=at_least)
     deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
-    conductor = Conductor(study, rungs, settings.budget, 1, progress, after_trial, deadline, fp32)
-    if conductor.complete:
+    if nothing_left(study, settings.budget):
         return True
+    stop = threading.Event()
     progress.status("starting Ray")
-    with cluster(), interruptible(_asks(conductor.stop, progress)):
+    with cluster(), interruptible(_asks(stop, progress)):
         devices = start_devices(settings, study, progress)
-        conductor.concurrency, resources = placement(settings)
+        concurrency, resources = placement(settings)
+        conductor = Conductor(
+            study,
+            rungs,
+            settings.budget,
+            concurrency,
+            progress,
+            after_trial,
+            deadline=deadline,
+            hoped_error=fp32,
+            stop=stop,
+        )
         context = {
             "settings": settings,
             "budgets": list(rungs.budgets),
             "devices": devices,
             "references": {r.name: dataclasses.asdict(r.figures) for r in references},
         }
-        guard = Guard(conductor.stop)
+        guard = Guard(stop)
         searcher = StudySearcher(conductor, context, guard)
         shutil.rmtree(settings.folder / "tune", ignore_errors=True)
         tuner = tune.Tuner(
@@ -229,23 +221,22 @@ def run(
                 name="tune",
                 storage_path=str(settings.folder.absolute()),
                 verbose=0,
-                stop=_StopAll(conductor.stop),
+                stop=_StopAll(stop),
                 failure_config=tune.FailureConfig(max_failures=0),  # the conductor starts it again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
-        tune_controller.RayActorManager = _ActorManager  # type: ignore[attr-defined]  # Tune offers no other way
         try:
-            tuner.fit()
+            with deaths_for_memory_survived():
+                tuner.fit()
         finally:
-            tune_controller.RayActorManager = RayActorManager  # type: ignore[attr-defined]
             study.release()
     if guard.error is not None:
         raise guard.error
     return conductor.complete
 
 
-def start_devices(settings: Settings, study: Study, progress: Progress) -> DevicePool:
+def start_devices(settings: Settings, study: Study, progress: Listener) -> DevicePool:
     """The device pool; refused when its figures are of another kind than those the study already holds."""
     try:
         devices = DevicePool.start(settings.target, settings.devices, settings.modules)
@@ -289,7 +280,7 @@ def placement(settings: Settings) -> tuple[int, dict[str, float]]:
     return concurrency, {**share, **({"GPU": wanted} if wanted else {})}
 
 
-def _asks(stop: threading.Event, progress: Progress) -> Callable[[int, Any], None]:
+def _asks(stop: threading.Event, progress: Listener) -> Callable[[int, Any], None]:
     """What the first Ctrl-C or SIGTERM does: end the search in good order. The second ends it at once."""
 
     def ask(number: int, frame: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import secrets
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services
-from ray._private import worker as ray_worker
 
 from foundation.errors import UserError
+from pipeline.cluster import ray_internals
 
 NAMESPACE = "dgms-arm-search"
 OBJECT_STORE_BYTES = 2**30
@@ -45,8 +43,7 @@ def cluster() -> Iterator[None]:
     }
     for key, value in quiet.items():
         os.environ.setdefault(key, value)
-    # Ray prints to standard output, in a paragraph each, that a process died; so may nobody who asked for --format json.
-    ray_worker._worker_logs_enabled = False
+    ray_internals.silence_workers()
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
     )  # trials that died are the conductor's to tell of
@@ -57,34 +54,19 @@ def cluster() -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
     else:
-        # Ray 2.60 replaces 127.0.0.1 by a reachable address unless clusters are switched off; this switch does that on
-        # every system, whatever its name says.
-        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-        ray_constants.ENABLE_RAY_CLUSTER = False
+        ray_internals.stay_on_loopback()
         # Ray 2.60 turns token authentication on by itself when RAY_AUTH_MODE is unset, but writes a secret for all to read.
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             keep_secret(Path.home() / ".ray" / "auth_token")
         if (quoted := shlex.quote(sys.executable)) != sys.executable:
             # Ray 2.60 pastes the interpreter's path into a shell as it is, and waits for ever for what did not start.
             common["runtime_env"] = {"py_executable": quoted}
-        with _apart():
+        with ray_internals.services_apart():
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _apart() -> Iterator[None]:
-    """Ray's services start in process groups of their own. So a signal to this process's group (of ``timeout``, of a
-    supervisor, of a terminal) reaches this process alone, which then ends them in good order. They still die with it."""
-    popen = services.ConsolePopen
-    services.ConsolePopen = functools.partial(popen, process_group=0)  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 def keep_secret(path: Path) -> None:

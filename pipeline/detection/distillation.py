@@ -13,7 +13,7 @@ from foundation.plan import Plan
 from pipeline.datasets.images import ArrayImages, normalize
 from pipeline.datasets.registry import ImageData
 from pipeline.training.evaluation import reestimate_batch_norm
-from pipeline.training.loop import Loop, Progress
+from pipeline.training.loop import Loop, OnStep
 from pipeline.training.settings import TrainSettings
 from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
 
@@ -53,7 +53,7 @@ class Distillation(Loop):
         settings: TrainSettings,
         mean: Sequence[float],
         std: Sequence[float],
-        progress: Progress | None = None,
+        progress: OnStep | None = None,
     ) -> None:
         images = ArrayImages(
             pixels, torch.zeros(len(pixels))

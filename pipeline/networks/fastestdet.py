@@ -25,7 +25,7 @@ def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: boo
     return [convolution, nn.BatchNorm2d(outputs), *([nn.ReLU()] if relu else [])]
 
 
-class Block(nn.Module):
+class ShuffleBlock(nn.Module):
     """A ShuffleNetV2 unit (Ma et al., ECCV 2018) that shuffles at its start: of every two neighbouring channels the first
     passes by and the second is computed on. With stride 2 both branches compute on all channels."""
 
@@ -60,7 +60,10 @@ class Backbone(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         widths = (STEM, *(channels for channels, _ in STAGES))
         self.stage2, self.stage3, self.stage4 = (
-            nn.Sequential(Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(count - 1)))
+            nn.Sequential(
+                ShuffleBlock(inputs, outputs, 2),
+                *(ShuffleBlock(outputs, outputs, 1) for _ in range(count - 1)),
+            )
             for inputs, (outputs, count) in zip(widths[:-1], STAGES, strict=True)
         )
 

@@ -28,7 +28,7 @@ const milliseconds = (value) => (known(value) ? significant(value) + " ms" : "-"
 const bytes = (value) => {
   if (!known(value)) return "-";
   if (value < 1024) return value + " B";
-  return value < 1048576 ? (value / 1024).toFixed(1) + " KiB" : (value / 1048576).toFixed(2) + " MiB";
+  return value < 1048576 ? (value / 1024).toFixed(1) + " KiB" : (value / 1048576).toFixed(1) + " MiB";
 };
 const count = (value) => (value >= 1e6 ? (value / 1e6).toFixed(2) + " M" : value >= 1e4 ? (value / 1e3).toFixed(1) + " k" : String(value));
 const source = (trial) => (trial.source || "unknown source") + (trial.device ? ", " + trial.device : "");

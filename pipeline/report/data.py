@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from foundation.show import decimals
 from pipeline.candidate.describe import mean_bits
 from pipeline.candidate.details import LayerDetail
 from pipeline.review.gates import DROP
 from pipeline.review.recommendation import Recommendation
-from pipeline.study.confidence import decimals, standard_error
+from pipeline.study.confidence import standard_error
 from pipeline.study.pareto import front as pareto_front
 from pipeline.study.pareto import hypervolume
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
@@ -135,7 +136,7 @@ def _figures(figures: Figures, images: int | None) -> dict[str, Any]:
     return {
         "error": figures.error,
         "deviation": deviation,
-        "decimals": 2 if deviation is None else decimals(100 * deviation),
+        "decimals": 2 if deviation is None else decimals(deviation),
         "latency": figures.latency_ms,
         "low": figures.latency_low_ms,
         "high": figures.latency_high_ms,

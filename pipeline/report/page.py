@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import json_text
+from foundation.show import show_bytes, show_interval, show_latency, show_points, show_seconds
 from pipeline.candidate.describe import text_of
 from pipeline.report.data import ReportData, payload
 from pipeline.review.gates import RULE, points_of
@@ -123,7 +124,7 @@ def _headline(data: ReportData) -> str:
     if not near:
         best = min(f.error for f in front if f.error is not None)
         return (
-            f"{start} The most accurate makes {100 * (best - fp32.error):.2f} points more errors than fp32."
+            f"{start} The most accurate makes {show_points(best - fp32.error)} points more errors than fp32."
         )
     gains = [_smaller(near, fp32), *(_faster(near, reference) for reference in data.references)]
     told = [text for text in gains if text]
@@ -256,7 +257,7 @@ def _row(row: dict[str, Any], fp32: float | None, images: int | None) -> str:
     error, latency, size = row["error"], row["latency"], row["size"]
     drop = None if error is None or fp32 is None or row["hash"] == "fp32" else 100 * (error - fp32)
     low, high, seconds = row["low"], row["high"], row.get("seconds")
-    interval = "" if low is None or high is None else f'<span class="below">{low:#.3g} to {high:#.3g}</span>'
+    interval = "" if low is None or high is None else f'<span class="below">{show_interval(low, high)}</span>'
     beside = "" if drop is None else f'<span class="below">{drop:+.{row["decimals"]}f} vs fp32</span>'
     device = escape(row["device"] or "unnamed device")
     source = f'<span title="{device}">{escape(row["source"] or "unknown")}</span>'
@@ -267,11 +268,11 @@ def _row(row: dict[str, Any], fp32: float | None, images: int | None) -> str:
         "hash": (row["hash"], f"<code>{escape(row['hash'])}</code>"),
         "status": (status, f'<span class="pill {escape(status)}">{escape(status)}</span>'),
         "error": (error, "" if error is None else show_error(error, images).replace("+-", "±") + beside),
-        "latency": (latency, "" if latency is None else f"{latency:#.3g} ms {source}{interval}"),
-        "size": (size, "" if size is None else f"{size / 1024:.1f} KiB"),
+        "latency": (latency, "" if latency is None else f"{show_latency(latency)} {source}{interval}"),
+        "size": (size, "" if size is None else show_bytes(size)),
         "bits": (row.get("bits"), "" if row.get("bits") is None else f"{row['bits']:.2f}"),
         "epochs": (row.get("epochs"), _epochs(row.get("epochs"))),
-        "seconds": (seconds, "" if seconds is None else f"{seconds:.0f} s"),
+        "seconds": (seconds, "" if seconds is None else show_seconds(seconds)),
         "reason": (reason, f"<span>{escape(reason)}</span>"),
     }
     shown = "".join(

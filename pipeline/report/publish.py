@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
-from foundation.show import show_bytes, show_latency
+from foundation.show import show_bytes, show_interval, show_latency
 from pipeline.candidate.details import read_details, zero_share_mean
 from pipeline.candidate.folder import load_candidate
 from pipeline.report import ReportData, hypervolume_history, render
@@ -200,13 +200,12 @@ def front_table(front: dict[str, Any]) -> str:
     rows = [("", "error", "latency", "interval", "size", "smaller")]
     fp32 = next((r["size_bytes"] for r in front["references"] if r["name"] == "fp32"), None)
     for entry in [*front["references"], *front["points"]]:
-        known = entry["latency_ms"] is not None
         rows.append(
             (
                 entry.get("hash") or entry["name"],
                 show_error(entry["error"], front.get("images")),
                 show_latency(entry["latency_ms"], entry["source"]),
-                f"{entry['low']:.3g}..{entry['high']:.3g} ms" if known else "-",
+                show_interval(entry["low"], entry["high"]),
                 show_bytes(entry["size_bytes"]),
                 f"{fp32 / entry['size_bytes']:.1f}x" if fp32 and entry["size_bytes"] else "-",
             )

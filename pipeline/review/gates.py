@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
+from foundation.show import show_percent, show_points
 from pipeline.study.confidence import Paired, standard_error
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
     if not near:
         best = min(points, key=lambda p: p["error"])
         raise Refused([Gate("choice", False, f"no candidate is within {points_of(bounds.accuracy_drop)} of fp32 on the search "
-                            f"half; the closest, {best['hash']}, loses {100 * (best['error'] - fp32):.2f}")])  # fmt: skip
+                            f"half; the closest, {best['hash']}, loses {show_points(best['error'] - fp32)}")])  # fmt: skip
     limit = bounds.latency_ms
     fit = [p for p in near if limit is None or (p["high"] is not None and p["high"] <= limit)]
     if not fit:
@@ -158,9 +159,9 @@ def _accuracy(evidence: Evidence, bounds: Bounds) -> list[Gate]:
     accuracy = Gate(
         "accuracy",
         verdict != "beyond",
-        f"the program is right on {100 * paired.accuracy:.2f} % of {paired.images} images it was never chosen on, fp32 on "
-        f"{100 * paired.before:.2f} %: it loses {100 * paired.loss:.2f} points (95 % interval {100 * low:.2f} to "
-        f"{100 * high:.2f}), allowed are {drop:g}",
+        f"the program is right on {show_percent(paired.accuracy)} of {paired.images} images it was never chosen on, fp32 on "
+        f"{show_percent(paired.before)}: it loses {show_points(paired.loss)} points (95 % interval {show_points(low)} to "
+        f"{show_points(high)}), allowed are {drop:g}",
     )
     if verdict == "beyond":
         return [accuracy]

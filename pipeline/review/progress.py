@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from foundation.show import show_bytes, show_latency, show_seconds
+from foundation.show import show_bytes, show_latency, show_percent, show_seconds
 from pipeline.study.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def trial_line(record: TrialRecord, done: int, budget: int) -> str:
     seconds = (record.ended or 0) - (record.started or 0)
     parts = [f"{done:>{len(str(budget))}}/{budget}", record.hash, f"{record.status:<9}"]
     if figures.error is not None:
-        parts.append(f"error {100 * figures.error:5.2f} %")
+        parts.append(f"error {show_percent(figures.error):>7}")
     if figures.latency_ms is not None:
         parts.append(show_latency(figures.latency_ms, figures.source))
     if figures.size_bytes is not None:

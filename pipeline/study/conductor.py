@@ -28,7 +28,7 @@ DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were no
 PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
 
 
-class Progress(Protocol):
+class Listener(Protocol):
     """Who is told what happens."""
 
     def line(self, text: str) -> None: ...
@@ -38,8 +38,18 @@ class Progress(Protocol):
     def trial(self, record: TrialRecord, done: int) -> None: ...
 
 
+def nothing_left(study: Study, budget: int) -> bool:
+    """Whether the budget is spent, or so much was not worth training that there is hardly anything left that is."""
+    dominated = sum(record.status == "dominated" for record in study.records())
+    return study.spent >= budget or dominated >= DOMINATED_PER_BUDGET * budget
+
+
 class Conductor:
-    """Decides for Tune, with the study's and the pure rules' words. Knows nothing of Ray."""
+    """Decides for Tune, with the study's and the pure rules' words. Knows nothing of Ray.
+
+    ``concurrency`` trials run at a time, fewer once their processes have died; whoever sets ``stop`` ends the search in good
+    order.
+    """
 
     def __init__(
         self,
@@ -47,15 +57,17 @@ class Conductor:
         rungs: Rungs,
         budget: int,
         concurrency: int,
-        progress: Progress,
+        progress: Listener,
         after_trial: Callable[[], None] = lambda: None,
+        *,
         deadline: float | None = None,
         hoped_error: float | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
         self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
         self.hoped_error = hoped_error
-        self.stop = threading.Event()
+        self.stop = stop or threading.Event()
         self.exhausted = False
         self._stopped: set[int] = set()
         self._last_reason: str | None = None
@@ -69,12 +81,7 @@ class Conductor:
     @property
     def complete(self) -> bool:
         """Nothing is left to do: the budget is spent, or the space holds nothing more that is worth it."""
-        dominated = sum(record.status == "dominated" for record in self.study.records())
-        return (
-            self.exhausted
-            or self.study.spent >= self.budget
-            or dominated >= DOMINATED_PER_BUDGET * self.budget
-        )
+        return self.exhausted or nothing_left(self.study, self.budget)
 
     @property
     def closing(self) -> bool:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from foundation.show import show_percent
+
 Z = 1.959964  # standard normal: 95 % lie within
 MOST_IMAGES = 10**9
 Verdict = Literal["within", "beyond", "open"]
@@ -26,18 +28,7 @@ def standard_error(share: float, count: int) -> float:
 
 def show_error(error: float | None, images: int | None) -> str:
     """``8.4 +- 0.9 %``: no more decimals than the standard error leaves; ``8.36 %`` where the images are not known."""
-    if error is None:
-        return "-"
-    if not images:
-        return f"{100 * error:.2f} %"
-    deviation = 100 * standard_error(error, images)
-    digits = decimals(deviation)
-    return f"{100 * error:.{digits}f} +- {deviation:.{digits}f} %"
-
-
-def decimals(deviation: float) -> int:
-    """How many decimals a percentage has whose standard error is ``deviation`` points."""
-    return 1 if deviation >= 0.095 else 2
+    return show_percent(error, standard_error(error, images) if error is not None and images else None)
 
 
 @dataclass(frozen=True)

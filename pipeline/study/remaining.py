@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foundation.show import show_seconds
+from foundation.show import show_percent, show_seconds
 from pipeline.study.records import TrialRecord
 
 OVERDUE = 0.25  # of a usual trial: what one that takes longer than usual is expected to take still
@@ -64,7 +64,7 @@ class State:
 
     def line(self, now: float) -> str:
         """The live line at ``now``, seconds since the epoch."""
-        best = "" if self.best_error is None else f", best error {100 * self.best_error:.2f} %"
+        best = "" if self.best_error is None else f", best error {show_percent(self.best_error)}"
         front = f", {self.front} on the front" if self.front else ""
         return f"{self.done} of {self.budget} trials{best}{front}; {len(self.started)} running; {self._left(now)}"
 

@@ -15,7 +15,7 @@ from foundation.plan import Plan
 from pipeline.datasets.images import normalize
 from pipeline.datasets.registry import ImageData
 from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
-from pipeline.training.loop import Loop, Progress, Wrap
+from pipeline.training.loop import Loop, OnStep, Wrap
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
 from quantizers.calibration.channel_scale import with_even_channels
@@ -54,7 +54,7 @@ class Cotuning(Loop):
         wrap: Wrap | None = None,
         rank: int = 0,
         world: int = 1,
-        progress: Progress | None = None,
+        progress: OnStep | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
         where = torch.device(device)

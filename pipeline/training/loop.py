@@ -22,7 +22,7 @@ from pipeline.datasets.registry import ImageData
 from pipeline.training.outputs import as_logits
 from pipeline.training.settings import TrainSettings
 
-Progress = Callable[[int, int, float], None]
+OnStep = Callable[[int, int, float], None]
 Wrap = Callable[[nn.Module], nn.Module]
 START = 10  # steps whose mean loss later losses are compared with
 BLOW_UP = 5.0  # how many times that is divergence
@@ -57,7 +57,7 @@ class Loop:
         wrap: Wrap | None = None,
         rank: int = 0,
         world: int = 1,
-        progress: Progress | None = None,
+        progress: OnStep | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world}")

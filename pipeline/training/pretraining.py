@@ -17,7 +17,7 @@ from foundation.files import cache_home, json_text, write_atomically
 from pipeline.datasets.registry import ImageData
 from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.training.evaluation import error_of
-from pipeline.training.loop import Loop, Progress
+from pipeline.training.loop import Loop, OnStep
 from pipeline.training.settings import TrainSettings, pretraining_settings
 
 
@@ -45,7 +45,7 @@ def pretrain(
     cache: Path | None = None,
     settings: TrainSettings | None = None,
     device: str | torch.device = "cpu",
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> Pretrained:
     """Train a copy of ``model`` on ``data.train``, or read it from the cache.
 

@@ -52,7 +52,7 @@ def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     """
     if not isinstance(module, nn.Conv2d):
         return x.flatten(0, -2)[places][:, :, None, None]
-    padded = F.pad(x, module._reversed_padding_repeated_twice)
+    padded = F.pad(x, padding_of(module))
     rows, columns = output_size(module, x)
     image, place = places // (rows * columns), places % (rows * columns)
     (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
@@ -66,10 +66,26 @@ def output_size(module: nn.Module, x: Tensor) -> tuple[int, int]:
     """Rows and columns of the layer's output for an input [n, in, H, W]; a linear layer has one for each row of its input."""
     if not isinstance(module, nn.Conv2d):
         return 1, x.numel() // (x.shape[0] * x.shape[-1])
-    left, right, top, bottom = module._reversed_padding_repeated_twice
+    left, right, top, bottom = padding_of(module)
     height, width = x.shape[2] + top + bottom, x.shape[3] + left + right
     (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
     return (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
+
+
+def padding_of(module: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Rows and columns of zeros that the layer adds: left, right, top, bottom. ``same`` puts the odd one right and below."""
+    around: list[int] = []
+    for axis in (1, 0):
+        if module.padding == "valid":
+            before = after = 0
+        elif module.padding == "same":
+            total = module.dilation[axis] * (module.kernel_size[axis] - 1)
+            before, after = total // 2, total - total // 2
+        else:
+            before = after = int(module.padding[axis])
+        around += [before, after]
+    left, right, top, bottom = around
+    return left, right, top, bottom
 
 
 def apply(weight: Tensor, seen: Tensor, groups: int) -> Tensor:

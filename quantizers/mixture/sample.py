@@ -13,7 +13,7 @@ WHOLE = 1 << 15  # up to this many weights each is its own value
 BINS = 1 << 15
 
 
-class Sample(NamedTuple):
+class WeightSample(NamedTuple):
     """Distinct values (float64 [M]) and how many weights have each (float64 [M])."""
 
     values: Tensor
@@ -21,22 +21,24 @@ class Sample(NamedTuple):
 
 
 @torch.no_grad()
-def sample_of(weight: Tensor) -> Sample:
+def sample_of(weight: Tensor) -> WeightSample:
     """The weights, or the centres of ``BINS`` equal bins of their range with counts. Deterministic."""
     flat = weight.detach().reshape(-1)
     if flat.numel() <= WHOLE:
-        return Sample(flat.double(), torch.ones_like(flat, dtype=torch.float64))
+        return WeightSample(flat.double(), torch.ones_like(flat, dtype=torch.float64))
     low, high = torch.aminmax(flat)
     width = ((high.double() - low.double()) / BINS).clamp(min=1e-30)
     place = ((flat - low) * width.reciprocal().to(flat.dtype)).to(torch.int32).clamp_(0, BINS - 1)
     counts = torch.bincount(place, minlength=BINS).double()
     centres = low.double() + width * (torch.arange(BINS, dtype=torch.float64, device=flat.device) + 0.5)
     held = counts > 0
-    return Sample(centres[held], counts[held])
+    return WeightSample(centres[held], counts[held])
 
 
 @torch.no_grad()
-def shift_for_share(sample: Sample, mean: Tensor, scale: Tensor, log_prior: Tensor, share: float) -> Tensor:
+def shift_for_share(
+    sample: WeightSample, mean: Tensor, scale: Tensor, log_prior: Tensor, share: float
+) -> Tensor:
     """What to add to component 0's log prior so that it wins ``share`` of the weights.
 
     Component 0 wins a weight when the shift exceeds its lag behind the best other component there; the shift is the quantile of
@@ -53,7 +55,7 @@ def shift_for_share(sample: Sample, mean: Tensor, scale: Tensor, log_prior: Tens
 
 
 @torch.no_grad()
-def most_weighty_half(sample: Sample, owner: Tensor, mean: Tensor) -> tuple[int, Tensor, Tensor] | None:
+def most_weighty_half(sample: WeightSample, owner: Tensor, mean: Tensor) -> tuple[int, Tensor, Tensor] | None:
     """The non-zero component with the largest squared error, the centre of its outer part, and the values there (mask).
 
     None when every such component sits on a single value.

@@ -31,7 +31,7 @@ FINEST = 400.0  # cells per logit unit, squared, for a jump as high as the large
 
 
 @dataclass(frozen=True)
-class Table:
+class SoftTable:
     """One layer's. Level one: ``start``, ``density`` (cells per unit), ``cells`` and ``offset`` of each bin [B]. Level two: value
     and slope at each knot [M] and their steps to the next knot. float32 unless the weights are float64."""
 
@@ -74,7 +74,7 @@ def layers_at_once(weights: int, components: int) -> int:
 @torch.no_grad()
 def build_tables(
     weights: Sequence[Tensor], mixture: Mixture, with_regions: bool
-) -> tuple[list[Table], Evaluation, list[int]]:
+) -> tuple[list[SoftTable], Evaluation, list[int]]:
     """The tables for L layers' weights [N_l], of one type, under their mixtures [L, K]; the soft weights at the knots of all, one
     table's after the other; and where each table's begin."""
     count, dtype, device = max(weight.numel() for weight in weights), weights[0].dtype, weights[0].device
@@ -121,7 +121,7 @@ def build_tables(
     for i in range(layers):
         piece = slice(places[i], places[i + 1])
         tables.append(
-            Table(
+            SoftTable(
                 low[i], rate[i], start[i], density[i], cells[i], local[i],
                 value[piece], value_step[piece], slope[piece], slope_step[piece], regions[i], chunk,
             )

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from quantizers.mixture.soft_evaluation import Evaluation, Mixture, evaluate
-from quantizers.mixture.soft_table import Table, build_tables, layers_at_once
+from quantizers.mixture.soft_table import SoftTable, build_tables, layers_at_once
 
 DIRECT = 1 << 18  # up to this many weights times components the weights are the knots
 
@@ -84,7 +84,7 @@ class _Tables(torch.autograd.Function):
         weights: Sequence[Tensor],
         form: str,
         straight: bool,
-        store: list[Table],
+        store: list[SoftTable],
     ) -> tuple[Tensor, ...]:
         ctx.mixture = Mixture(
             mean.double(), scale.double(), log_prior.double(), temperature.double(), form == "paper"
@@ -106,7 +106,7 @@ class _Read(torch.autograd.Function):
     """A layer's weights read from its table."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, at_knots: Tensor, table: Table, mean: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, at_knots: Tensor, table: SoftTable, mean: Tensor) -> Tensor:
         flat = weight.reshape(-1)
         ctx.table, ctx.place = table, None
         ctx.save_for_backward(flat)
@@ -134,7 +134,7 @@ class _Read(torch.autograd.Function):
 
 
 def _through(
-    table: Table, flat: Tensor, place: Tensor | None, upstream: Tensor, by_weight: bool
+    table: SoftTable, flat: Tensor, place: Tensor | None, upstream: Tensor, by_weight: bool
 ) -> tuple[Tensor | None, Tensor]:
     """``upstream`` [N] times the slope at each weight [N], and its sums at the knots in float64 [M]. ``place`` is knot index plus
     fraction of each weight where that is known; as one number it has lost digits that gradients do not need."""
@@ -205,7 +205,7 @@ def is_small(weights: int, components: int) -> bool:
 class LookUp(NamedTuple):
     """A table for one layer's weights, and its soft weights at the knots, through which gradients flow to the mixture."""
 
-    table: Table
+    table: SoftTable
     at_knots: Tensor
     mean: Tensor
 
@@ -236,7 +236,7 @@ def look_ups(
     for start in range(0, len(weights), most):
         part = slice(start, start + most)
         mixture = (mean[part], scale[part], log_prior[part], temperature[part])
-        tables: list[Table] = []
+        tables: list[SoftTable] = []
         at_knots = _Tables.apply(*mixture, weights[part], form, straight, tables)
         found += [LookUp(*parts) for parts in zip(tables, at_knots, mean.detach()[part])]
     return found

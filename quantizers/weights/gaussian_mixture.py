@@ -25,7 +25,7 @@ from quantizers.core.base import RATE, Rebuilding, WeightQuantizer
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.forms import FORMS
 from quantizers.mixture.regions import Regions, regions
-from quantizers.mixture.sample import Sample, most_weighty_half, sample_of, shift_for_share
+from quantizers.mixture.sample import WeightSample, most_weighty_half, sample_of, shift_for_share
 from quantizers.mixture.soft_weight import LookUp, is_small, look_ups, soft_weight
 from quantizers.mixture.start import clustered
 
@@ -234,12 +234,12 @@ class GaussianMixture(WeightQuantizer):
         left = 1 - min(float(self.progress) / end, 1.0) if end else 0.0
         return self.zero_share + (float(self.natural_share) - self.zero_share) * left**3
 
-    def _share(self, sample: Sample) -> float:
+    def _share(self, sample: WeightSample) -> float:
         """Share of the sample that component 0 wins."""
         zero = self.regions().assign(sample.values) == 0
         return float(sample.counts[zero].sum() / sample.counts.sum())
 
-    def _meet_target(self, sample: Sample) -> None:
+    def _meet_target(self, sample: WeightSample) -> None:
         wanted = self._wanted_share()
         if wanted is not None:
             self.zero_shift.fill_(0.0)
@@ -270,7 +270,7 @@ class GaussianMixture(WeightQuantizer):
             self.revived.copy_(self.progress)
             self._revive(sample)
 
-    def _revive(self, sample: Sample) -> None:
+    def _revive(self, sample: WeightSample) -> None:
         """Give each component that holds no weight half of the non-zero cluster with the largest squared error."""
         owner = self.regions().assign(sample.values)
         held = torch.zeros_like(self.unit.new_zeros(self.prior.numel())).index_add_(0, owner, sample.counts)

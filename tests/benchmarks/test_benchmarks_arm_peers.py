@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from benchmarks.arm_peers import report
 from benchmarks.arm_peers.__main__ import main
-from benchmarks.arm_peers.figures import NCNN, ORT, OURS, Figure, Target, agreement, outcome
-from benchmarks.arm_peers.float_network import FloatNetwork, Layer, float_network
+from benchmarks.arm_peers.figures import NCNN, ORT, OURS, Figure, Goal, agreement, outcome
+from benchmarks.arm_peers.float_network import FloatLayer, FloatNetwork, float_network
 from benchmarks.arm_peers.ncnn_model import INT8_TAG, write_ncnn
 from benchmarks.arm_peers.ours import check_ours, compile_ours
 from benchmarks.arm_peers.single_layers import single_layer
@@ -38,7 +38,7 @@ def figure(
     )  # fmt: skip
 
 
-def run_layer(layer: Layer, values: list[torch.Tensor]) -> torch.Tensor:
+def run_layer(layer: FloatLayer, values: list[torch.Tensor]) -> torch.Tensor:
     """The layer by PyTorch's functions."""
     x = values[0]
     if layer.kind in ("convolution", "linear"):
@@ -156,7 +156,7 @@ def test_int8_convolutions_hand_over_int8_only_to_int8_convolutions(tmp_path: Pa
 
 
 def test_a_ratio_is_the_fastest_peers_cycles_over_ours() -> None:
-    target = Target("resnet18", "4-bit", ((ORT, "int8"), (NCNN, "int8")), 1.5)
+    target = Goal("resnet18", "4-bit", ((ORT, "int8"), (NCNN, "int8")), 1.5)
     figures = [
         figure(OURS, "4-bit", 100.0),
         figure(ORT, "int8 s8s8", 180.0),
@@ -174,7 +174,7 @@ def test_a_ratio_is_the_fastest_peers_cycles_over_ours() -> None:
 
 @pytest.mark.parametrize("missing", [OURS, ORT, NCNN])
 def test_a_ratio_needs_ours_and_every_peer(missing: str) -> None:
-    target = Target("resnet18", "4-bit", ((ORT, "int8"), (NCNN, "int8")), 1.5)
+    target = Goal("resnet18", "4-bit", ((ORT, "int8"), (NCNN, "int8")), 1.5)
     figures = [figure(OURS, "4-bit", 1.0), figure(ORT, "int8", 2.0), figure(NCNN, "int8", 2.0)]
     found = outcome(target, [each for each in figures if each.runtime != missing])
     assert found.reached is None and found.met is None

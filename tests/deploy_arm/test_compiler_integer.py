@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import accumulate, execute, normalized, requantize
-from deploy_arm.lowering.pending import Normalization, Product, Target
+from deploy_arm.lowering.pending import LayerNormalization, Product, QuantizedRange
 from deploy_arm.lowering.requantize import choose, choose_add, convolution_bound
 from deploy_arm.lowering.windows import adaptive_windows, average_windows, pool_windows
 from foundation.codebook import Codebook
@@ -225,7 +225,7 @@ def test_product_is_close_to_the_real_one(
     random = np.random.default_rng(1)
     first = g.Tensor("a", (3, 4, 5), steps[0], -128, 127)
     second = g.Tensor("b", (1, 1, 5) if vector else (3, 4, 5), steps[1], *range_)
-    target = Target(max(steps[2], steps[0] * steps[1] / 100), -128, 127)
+    target = QuantizedRange(max(steps[2], steps[0] * steps[1] / 100), -128, 127)
     lowering = Recorder()
     Product(name="y", layer="product", shape=first.shape, first=first, second=second).quantize(
         lowering, target
@@ -247,11 +247,11 @@ def test_layer_norm_is_close_to_the_real_one(
     q = np.clip(np.rint(random.normal(0, spread, (2, 2, 3, channels))), -128, 127).astype(np.int32)
     scale, shift = random.normal(size=(2, channels))
     source = g.Tensor("x", (2, 3, channels), step, -128, 127)
-    norm = Normalization(
+    norm = LayerNormalization(
         name="y", layer="norm", shape=source.shape, source=source, scale=scale, shift=shift, epsilon=epsilon
     )
     lowering = Recorder()
-    target = Target(0.04, -128, 127)
+    target = QuantizedRange(0.04, -128, 127)
     norm.quantize(lowering, target)
     x = torch.from_numpy(q.astype(np.float64) * step)
     real = F.layer_norm(x, (channels,), torch.from_numpy(scale), torch.from_numpy(shift), epsilon).numpy()

@@ -89,16 +89,16 @@ def test_failures_are_told_with_the_program_s_own_words(marked: Path) -> None:
         else:
             pytest.importorskip("unicorn")
         with pytest.raises(UserError, match="status 3: a negative number of rounds"):
-            emulator.emulate(marked, ["-1"], route=route)
+            emulator.emulate(marked, ["-1"], under=route)
         with pytest.raises(UserError, match="did not end within 1 s"):
-            emulator.emulate(marked, ["1", "1", "forever"], timeout=1.0, route=route)
+            emulator.emulate(marked, ["1", "1", "forever"], timeout=1.0, under=route)
         with pytest.raises(UserError, match="marked"):  # no i8mm on an A76
-            emulator.emulate(marked, ["1", "1", "matrix"], route=route)
+            emulator.emulate(marked, ["1", "1", "matrix"], under=route)
         with pytest.raises(UserError, match="marked"):  # no dot product on an A72
-            emulator.emulate(marked, ["1", "1", "dot"], target="a72", route=route)
-        emulator.emulate(marked, ["1", "1", "dot"], route=route)
+            emulator.emulate(marked, ["1", "1", "dot"], target="a72", under=route)
+        emulator.emulate(marked, ["1", "1", "dot"], under=route)
         data = np.random.default_rng(0).bytes(10_000)
-        assert emulator.emulate(marked, ["1", "1", "copy"], data, route=route) == data
+        assert emulator.emulate(marked, ["1", "1", "copy"], data, under=route) == data
 
 
 def test_both_emulators_and_both_counters_count_the_same_blocks(marked: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_qemu_that_cannot_load_the_plugin_is_not_asked_to_count(
     assert [emulator.takes_plugin(path) for path in (good, static, newer)] == [True, False, False]
     monkeypatch.setattr(emulator, "find_qemu", lambda: static)
     pytest.importorskip("unicorn")
-    assert emulator.choose_route() == "qemu"
+    assert emulator.choose_emulator() == "qemu"
     assert emulator.choose_counter() == "unicorn"
 
 

@@ -164,10 +164,10 @@ def test_both_emulators_agree_on_outputs_and_instructions(built: Built) -> None:
     pytest.importorskip("unicorn")
     for target in ("a76", "a72"):
         program = build_program(target)
-        outputs = emulator.run(program, built.blob, built.images, target=target, route="unicorn")
+        outputs = emulator.run(program, built.blob, built.images, target=target, under="unicorn")
         assert np.array_equal(outputs, built.expected)
         counts = {
-            route: emulator.count(program, built.blob, built.images[0], target=target, route=route)
+            route: emulator.count(program, built.blob, built.images[0], target=target, under=route)
             for route in ("qemu", "unicorn")
         }
         ours, theirs = (

@@ -95,9 +95,7 @@ def test_always_the_same_answer_is_guessing_however_common_its_class_is() -> Non
 
 
 def test_it_is_shown_with_its_standard_error() -> None:
-    assert (
-        str(Answered(2500, 2500, 2285, 0.1)) == "91.40 % +- 0.56 right on 2,500 images that guide the search"
-    )
+    assert str(Answered(2500, 2500, 2285, 0.1)) == "91.4 +- 0.6 % right on 2,500 images that guide the search"
     assert "256 of 2,500 images" in str(Answered(256, 2500, 200, 0.1))
 
 
@@ -108,11 +106,11 @@ def test_a_network_that_sees_other_pixels_than_it_learned_from(typed: Path) -> N
     found, why = judged(workspace("levels"))
     assert found.images == 100 and found.at_chance and why is not None
     for cause in (
-        r"networks_of_levels:levels is right on 20.0 % of 100 images, where guessing is on 20.0 %",
+        r"networks_of_levels:levels is right on 20.00 % of 100 images, where guessing is on 20.00 %",
         "the weights",
         "the normalization (mean 0.485,0.456,0.406, std 0.229,0.224,0.225; --mean and --std change it)",
         "the order of the classes (here 0, 1, 2, ...)",
-        "with --mean 0 --std 0.00392157 it is right on 100 %",
+        "with --mean 0 --std 0.00392157 it is right on 100.00 %",
         "--allow-bad-fp32 goes on",
     ):
         assert cause in why
@@ -124,7 +122,7 @@ def test_a_network_that_sees_other_pixels_than_it_learned_from(typed: Path) -> N
 
 def test_a_network_whose_classes_are_in_another_order(typed: Path) -> None:
     _, why = judged(workspace("reordered"))
-    assert why is not None and "with its classes in another order it is right on 100 %" in why
+    assert why is not None and "with its classes in another order it is right on 100.00 %" in why
 
 
 def test_a_network_that_answers_one_class_has_no_such_excuse(typed: Path) -> None:
@@ -161,7 +159,7 @@ def test_the_search_is_refused_before_anything_is_written(
     monkeypatch.setattr("deploy_arm.runtime.program.build_program", reached)
     assert main_guard(lambda: pipeline.search.main(COMMAND)) == 2
     said = capsys.readouterr().err
-    assert "guessing is on 20.0 %" in said and "let through" not in said
+    assert "guessing is on 20.00 %" in said and "let through" not in said
     assert not (typed / "runs").exists()
     for more in (["--allow-bad-fp32"], ["--mean", "0", "--std", "0.00392157"]):
         assert main_guard(lambda more=more: pipeline.search.main([*COMMAND, *more])) == 2
@@ -175,7 +173,7 @@ def test_the_dry_run_shows_normalization_and_fp32(typed: Path, capsys: pytest.Ca
         "mean 0.485,0.456,0.406, std 0.229,0.224,0.225 (ImageNet's, since networks_of_levels:levels declares none)"
         in said
     )
-    assert "fp32: 20.00 % +- 4.00 right on 100 images" in said and "a search would be refused" in said
+    assert "fp32: 20.0 +- 4.0 % right on 100 images" in said and "a search would be refused" in said
     right = [*COMMAND, "--dry-run", "--mean", "0", "--std", "0.00392157", "--format", "json"]
     assert main_guard(lambda: pipeline.search.main(right)) == 0
     result = json.loads(capsys.readouterr().out)
@@ -200,7 +198,7 @@ def test_training_takes_the_same_flags_and_shows_the_same(
         "8",
     ]
     assert main_guard(lambda: pipeline.train.main([*COMMAND, *flags])) == 0
-    assert "fp32: 100.00 % +- 0.00 right on 100 images" in capsys.readouterr().err
+    assert "fp32: 100.00 +- 0.00 % right on 100 images" in capsys.readouterr().err
     metrics = json.loads((typed / "trained" / "metrics.json").read_text())
     assert (
         metrics["normalization"] == {"mean": [0.0] * 3, "std": [0.00392157] * 3}

@@ -395,7 +395,7 @@ def test_a_person_is_told_of_a_measurement_that_is_not_steady(monkeypatch: pytes
     printed: list[str] = []
     devices.main(["--profile", "anything"], printed.append)
     text = printed.pop()
-    assert "2 ms (1.8 to 2.3) measured on board cpu3" in text and "warning" not in text
+    assert "2.00 ms (1.80..2.30 ms) measured on board cpu3" in text and "warning" not in text
     assert "212 repetitions, 2.4 GHz to 1.8 GHz, 84 degrees Celsius" in text
     told = {"before_ms": 0.1, "after_ms": 0.125, "allowed": 0.03, "attempts": 3}
     details.update(steady=False, narrow=False, canary=told)

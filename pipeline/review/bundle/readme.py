@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foundation.show import show_interval, show_latency, show_percent, show_points
 from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets.preprocessing import SAID, Preprocessing
 
@@ -41,7 +42,8 @@ def readme(
     height, width = candidate.image_size
     outputs = len(manifest["classes"])
     accuracy, latency = figures["accuracy"], figures["latency"]
-    interval = f"{100 * accuracy['loss_low']:.2f} to {100 * accuracy['loss_high']:.2f}"
+    interval = f"{show_points(accuracy['loss_low'])} to {show_points(accuracy['loss_high'])}"
+    times = show_interval(latency["low"], latency["high"])
     warning = f"The latency is {latency['warning']}.\n\n" if latency["warning"] else ""
     return f"""# {manifest["model"]} for ARM, {manifest["hash"]}
 
@@ -78,10 +80,10 @@ is another. A network may hold 1 GiB of memory unless you allow another figure (
 
 | figure | value | source |
 |---|---|---|
-| accuracy | {100 * accuracy["value"]:.2f} % (fp32: {100 * accuracy["fp32"]:.2f} %) | {accuracy["source"]} |
-| points lost against fp32 | {100 * accuracy["loss"]:.2f} ({interval}) \
+| accuracy | {show_percent(accuracy["value"])} (fp32: {show_percent(accuracy["fp32"])}) | {accuracy["source"]} |
+| points lost against fp32 | {show_points(accuracy["loss"])} ({interval}) \
 | 95 % interval, same images; {accuracy["evidence"]} evidence |
-| latency | {latency["value"]:.4g} ms ({latency["low"]:.4g} to {latency["high"]:.4g}) | {latency["source"]}, {latency["device"]} |
+| latency | {show_latency(latency["value"])} ({times}) | {latency["source"]}, {latency["device"]} |
 | size | {figures["size"]["value"]} bytes | {figures["size"]["source"]} |
 | peak memory | {figures["peak_memory"]["value"]} bytes | {figures["peak_memory"]["source"]} |
 

@@ -1,0 +1,29 @@
+"""What is used of Ray without a public way is there, and does what it is used for; another version is to be looked at first."""
+
+from __future__ import annotations
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
+
+from pipeline.cluster import ray_internals
+
+
+def test_ray_is_the_version_that_its_inner_parts_were_read_in() -> None:
+    assert ray.__version__ == ray_internals.WRITTEN_FOR, (
+        "read pipeline/cluster/ray_internals.py against the new one"
+    )
+
+
+def test_a_kill_for_memory_is_a_death_like_others_while_trials_run() -> None:
+    before = tune_controller.RayActorManager
+    with ray_internals.deaths_for_memory_survived():
+        assert issubclass(tune_controller.RayActorManager, before)
+        assert tune_controller.RayActorManager is not before
+    assert tune_controller.RayActorManager is before
+    overridden = {"_actor_start_failed", "_actor_task_failed"}
+    assert overridden <= vars(before).keys(), "Ray calls them otherwise by now"
+    death = ray_internals._as_death(OutOfMemoryError("no memory"))
+    assert isinstance(death, RayActorError) and ray_internals.KILLED in str(death)
+    other = ValueError("x")
+    assert ray_internals._as_death(other) is other
