@@ -15,10 +15,12 @@ OF_A_BENCHMARK = {"Cell", "Row", "Setting"}
 
 
 def named(tree: ast.Module) -> Iterator[str]:
-    """Public classes, and aliases of types (``Name = Callable[...]``), but for short words for kinds of arrays."""
+    """Public classes, and aliases of types (``Name = Callable[...]``), but for short words for kinds of arrays.
+    A protocol is called as the thing is of which it says what is needed."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            yield node.name
+            if not any(ast.unparse(base) == "Protocol" for base in node.bases):
+                yield node.name
         elif (
             isinstance(node, ast.Assign)
             and isinstance(node.value, ast.Subscript | ast.BinOp)
