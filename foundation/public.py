@@ -12,12 +12,13 @@ def finder(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its dotted name.
-        homes: public names, each with the module that defines it.
+        homes: public names, each with the module that defines it; ``module:name`` where it has another name there.
     """
 
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(homes[name]), name)
+        module, _, inner = homes[name].partition(":")
+        return getattr(importlib.import_module(module), inner or name)
 
     return find
