@@ -49,11 +49,11 @@ def services_apart() -> Iterator[None]:
 def deaths_for_memory_survived() -> Iterator[None]:
     """Tune's keeper of trial processes does not expect that the memory monitor kills one in the middle of its work, and ends
     the whole run; meanwhile that is a process that died, like others."""
-    tune_controller.RayActorManager = _ActorManager  # type: ignore[misc]  # Tune offers no other way
+    tune_controller.RayActorManager = _ActorManager  # type: ignore[attr-defined]  # Tune offers no other way
     try:
         yield
     finally:
-        tune_controller.RayActorManager = RayActorManager  # type: ignore[misc]
+        tune_controller.RayActorManager = RayActorManager  # type: ignore[attr-defined]
 
 
 class _ActorManager(RayActorManager):
