@@ -4,7 +4,7 @@ Compile a hardened network for a kind of ARM CPU, and run it on a device at hand
 else an emulated one. Its answers are those of the integer reference, bit for bit.
 
 >>> import numpy, pathlib, tempfile, torch
->>> from deploy_arm import available_devices, build_program, choose_kernels, compile_graph, run_reference, write_blob
+>>> from deploy_arm import build_program, choose_kernels, compile_graph, open_device, run_reference, write_blob
 >>> from quantizers import LayerPlan, Plan, harden, layer_names, quantize
 >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 10))
 >>> network = quantize(model, Plan.uniform(layer_names(model), LayerPlan(4, 12)), torch.randn(32, 3, 8, 8))
@@ -12,7 +12,7 @@ else an emulated one. Its answers are those of the integer reference, bit for bi
 >>> program, blob = build_program("a76"), pathlib.Path(tempfile.mkdtemp(), "weights.blob")
 >>> written = blob.write_bytes(write_blob(graph))
 >>> images = numpy.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=numpy.uint8)
->>> (device,) = available_devices("a76")
+>>> device = open_device("a76")
 >>> bool((device.run(program, blob, images) == run_reference(graph, images)).all())
 True
 >>> profile = device.profile(program, blob, images[0])
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from deploy_arm.compiler.frontend import compile_graph
     from deploy_arm.costs.choose import choose_kernels
     from deploy_arm.devices.base import Device, Profile
-    from deploy_arm.devices.emulated import available_devices
+    from deploy_arm.devices.kinds import open_device
     from deploy_arm.ir.reference import run as run_reference
     from deploy_arm.runtime.program import build_program
     from deploy_arm.target.targets import TARGETS
@@ -43,10 +43,10 @@ __all__ = [
     "TARGETS",
     "Device",
     "Profile",
-    "available_devices",
     "build_program",
     "choose_kernels",
     "compile_graph",
+    "open_device",
     "run_reference",
     "write_blob",
 ]
@@ -57,10 +57,10 @@ __getattr__ = finder(
         "TARGETS": "deploy_arm.target.targets",
         "Device": "deploy_arm.devices.base",
         "Profile": "deploy_arm.devices.base",
-        "available_devices": "deploy_arm.devices.emulated",
         "build_program": "deploy_arm.runtime.program",
         "choose_kernels": "deploy_arm.costs.choose",
         "compile_graph": "deploy_arm.compiler.frontend",
+        "open_device": "deploy_arm.devices.kinds",
         "run_reference": "deploy_arm.ir.reference:run",
         "write_blob": "deploy_arm.blob.write",
     },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller
@@ -16,11 +18,12 @@ def test_ray_is_the_version_that_its_inner_parts_were_read_in() -> None:
 
 
 def test_a_kill_for_memory_is_a_death_like_others_while_trials_run() -> None:
-    before = tune_controller.RayActorManager
+    controller: Any = tune_controller
+    before = controller.RayActorManager
     with ray_internals.deaths_for_memory_survived():
-        assert issubclass(tune_controller.RayActorManager, before)
-        assert tune_controller.RayActorManager is not before
-    assert tune_controller.RayActorManager is before
+        assert issubclass(controller.RayActorManager, before)
+        assert controller.RayActorManager is not before
+    assert controller.RayActorManager is before
     overridden = {"_actor_start_failed", "_actor_task_failed"}
     assert overridden <= vars(before).keys(), "Ray calls them otherwise by now"
     death = ray_internals._as_death(OutOfMemoryError("no memory"))

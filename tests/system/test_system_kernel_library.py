@@ -79,7 +79,7 @@ def test_another_kernel_library_recompiles_and_a_kill_loses_nothing(
             return super().profile(*arguments, **rest)
 
     @contextlib.contextmanager
-    def dying(target: str) -> Iterator[pool.DeviceClient]:
+    def dying(target: str, **kind: Any) -> Iterator[pool.LocalDevice]:
         yield Dying(target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
