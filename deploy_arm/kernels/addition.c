@@ -1,5 +1,7 @@
 /* Weighted sums of two activations: an operation of its own, or the end of a convolution. */
-#include "kernels.h"
+#include "blob_checks.h"
+#include "operations.h"
+#include "plan.h"
 
 /* What a sum needs of its two inputs and its output: their stored zeros. */
 struct zeros {
@@ -13,10 +15,19 @@ static int8_t weigh_one(const struct addition *by, const struct zeros *zero, int
     return (int8_t)(value + zero->out);
 }
 
-void portable_add(const struct addition *by, const struct tensor *one, const struct tensor *two, const struct tensor *out,
-                  const int8_t *first, const int8_t *second, int8_t *to) {
-    const struct zeros zero = {one->zero, two->zero, out->zero};
-    for (int64_t i = 0; i < out->elements; i++)
+static int check(struct blob *blob, struct operation *operation, const int32_t *word, const uint8_t *written) {
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    (void)written;
+    REQUIRE(same_shape(in, out), "an addition's shapes differ");
+    return check_addition(blob, &operation->add, in, &blob->tensors[operation->second], out, word + 4);
+}
+
+static void portable(const struct step *step) {
+    const struct zeros zero = {step->in->zero, step->second->zero, step->out->zero};
+    const struct addition *by = &step->operation->add;
+    const int8_t *first = step->from, *second = step->other;
+    int8_t *to = step->to;
+    for (int64_t i = 0; i < step->out->elements; i++)
         to[i] = weigh_one(by, &zero, first[i], second[i]);
 }
 
@@ -107,10 +118,10 @@ static void add_runs(const struct addition *by, const struct zeros *zero, const 
     EVERY_RUN(sum_direct, s)
 }
 
-void neon_add(const struct addition *by, const struct tensor *one, const struct tensor *two, const struct tensor *out, const int8_t *first,
-              const int8_t *second, int8_t *to) {
-    const struct zeros zero = {one->zero, two->zero, out->zero};
-    add_runs(by, &zero, first, second, to, (struct place){out->elements, 1, 0});
+static int vector(const struct step *step) {
+    const struct zeros zero = {step->in->zero, step->second->zero, step->out->zero};
+    add_runs(&step->operation->add, &zero, step->from, step->other, step->to, (struct place){step->out->elements, 1, 0});
+    return 1;
 }
 
 void add_residual(const struct plan *plan, const struct part *part, int32_t row, int32_t rows, void *out) {
@@ -125,3 +136,14 @@ void add_residual(const struct plan *plan, const struct part *part, int32_t row,
     add_runs(&plan->convolution->residual, &zero, to, to + plan->residual_distance, to, place);
 }
 #endif
+
+const struct operation_kind add_kind = {
+    .name = "add",
+    .inputs = 2,
+    .in_place = 1,
+    .check = check,
+    .portable = portable,
+#if defined(__ARM_NEON)
+    .vector = vector,
+#endif
+};

@@ -67,7 +67,8 @@ struct addition {
     int32_t multipliers[2], right, low, high;
 };
 
-enum kernel { KERNEL_AUTOMATIC, KERNEL_DENSE, KERNEL_DEPTHWISE, KERNEL_GROUPED };
+/* What a file may ask to compute a convolution with; the kernels' rows (convolution.c) say which of them have such a number. */
+enum kernel_number { KERNEL_AUTOMATIC, KERNEL_DENSE, KERNEL_DEPTHWISE, KERNEL_GROUPED, LAST_KERNEL = KERNEL_GROUPED };
 
 struct convolution {
     int32_t kernel_height, kernel_width, stride_height, stride_width;

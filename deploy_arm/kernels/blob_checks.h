@@ -1,4 +1,4 @@
-/* What the two halves of the loader share: blob.c for the file and the integer operations, blob_float.c for the float ones. */
+/* What the checks of a file share: blob.c for its tables, and each operation's own. */
 #ifndef BLOB_CHECKS_H
 #define BLOB_CHECKS_H
 
@@ -45,13 +45,39 @@ static inline const void *at(struct blob *blob, int32_t offset, int64_t count, i
 
 static inline int within(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
 
-/* Words 4 to 14 of a convolution, which must fit its tensors. */
-int parse_geometry(struct blob *blob, struct operation *operation, const int32_t *word);
+static inline int same_shape(const struct tensor *one, const struct tensor *two) {
+    return one->height == two->height && one->width == two->width && one->channels == two->channels;
+}
+
+static inline int lie_apart(const struct tensor *one, const struct tensor *two) {
+    return one->offset + one->bytes <= two->offset || two->offset + two->bytes <= one->offset;
+}
+
+/* Does a table give values of ``out``'s range for every byte that ``in`` can hold? */
+int table_fits(const uint8_t *table, const struct tensor *in, const struct tensor *out);
+
+/* Bytes or floats move unchanged from ``in`` to ``out``. */
+int same_range(const struct tensor *in, const struct tensor *out);
+
+/* ``finish`` with its arrays set: shifts and limits (left, right, low, high), and that the arrays' values are allowed. */
+int check_requantize(struct blob *blob, struct finish *finish, const struct tensor *out, int64_t count, const int32_t *numbers);
+
+/* A whole one: its kind, where its two arrays lie, and ``numbers`` as above. */
+int check_finish(struct blob *blob, struct finish *finish, const struct tensor *out, int32_t kind, int32_t first, int32_t second,
+                 int64_t count, const int32_t *numbers);
+
+/* ``numbers``: two multipliers, right, low, high. */
+int check_addition(struct blob *blob, struct addition *addition, const struct tensor *in, const struct tensor *second,
+                   const struct tensor *out, const int32_t *numbers);
 
 /* The windows of a pooling (words 4 and 5), which must lie in the input. */
-int parse_pool_windows(struct blob *blob, struct operation *operation, const int32_t *word);
+int check_windows(struct blob *blob, struct operation *operation, const int32_t *word);
 
-/* An operation whose opcode is FLOAT_INPUT or above; its inputs are there and its first two do not overlap the output. */
-int parse_float(struct blob *blob, struct operation *operation, const int32_t *word, const uint8_t *written);
+/* Two words as limits, which are numbers in order; minus zero becomes zero, as the kernels need. */
+int check_limits(struct blob *blob, float *low, float *high, const int32_t *word);
+
+/* Word 4 as the number of listed tensors, which lie side by side in the output, and word 5 as where their records of ``size`` words
+ * lie, each with the tensor first. All of bytes, or all of floats. */
+int check_list(struct blob *blob, struct operation *operation, const int32_t *word, const uint8_t *written, int32_t size, int floating);
 
 #endif

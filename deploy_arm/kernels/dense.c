@@ -6,10 +6,8 @@
  * For small matrix products (matrix.c) 8 k of each channel lie side by side, and pixels in pairs. */
 #if defined(__ARM_NEON)
 #include "dense.h"
+#include "matrix.h"
 #include "unpack.h"
-
-typedef void tile_kernel(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count, const int8_t *weights,
-                         const int32_t *start, int32_t stride, int32_t *sums);
 
 /* One group of 4 k: V vectors of weights (4 channels each) times lane ``lane`` of every pixel. */
 #define MULTIPLY(lane)                                          \
@@ -103,25 +101,11 @@ static inline __attribute__((always_inline)) void fused(const int P, const int V
         tile(P, V, source, places, segments, count, weights, start, stride, sums);                                           \
     }                                                                                                                        \
     static void fused_##P##_##V(const struct work *w, int32_t pixels, int8_t *out) { fused(P, V, w, pixels, out); }
-TILE_KERNEL(1, 4)
-TILE_KERNEL(2, 4)
-TILE_KERNEL(3, 4)
-TILE_KERNEL(4, 4)
-TILE_KERNEL(5, 4)
-TILE_KERNEL(6, 4)
-TILE_KERNEL(1, 2)
-TILE_KERNEL(2, 2)
-TILE_KERNEL(3, 2)
-TILE_KERNEL(4, 2)
-TILE_KERNEL(5, 2)
-TILE_KERNEL(6, 2)
-TILE_KERNEL(7, 2)
-TILE_KERNEL(8, 2)
-static tile_kernel *const wide_tiles[] = {tile_1_4, tile_2_4, tile_3_4, tile_4_4, tile_5_4, tile_6_4};
-static tile_kernel *const narrow_tiles[] = {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2};
+EACH_WIDE_TILE(TILE_KERNEL)
+EACH_NARROW_TILE(TILE_KERNEL)
 typedef void fused_kernel(const struct work *w, int32_t pixels, int8_t *out);
-static fused_kernel *const wide_fused[] = {fused_1_4, fused_2_4, fused_3_4, fused_4_4, fused_5_4, fused_6_4};
-static fused_kernel *const narrow_fused[] = {fused_1_2, fused_2_2, fused_3_2, fused_4_2, fused_5_2, fused_6_2, fused_7_2, fused_8_2};
+static tile_kernel *const wide_tiles[] = {EACH_WIDE_TILE(NAME_TILE)}, *const narrow_tiles[] = {EACH_NARROW_TILE(NAME_TILE)};
+static fused_kernel *const wide_fused[] = {EACH_WIDE_TILE(NAME_FUSED)}, *const narrow_fused[] = {EACH_NARROW_TILE(NAME_FUSED)};
 
 /* Sums [pixels][4 V] of channels from ``channel`` on to bytes; ``count`` of the channels exist. */
 static inline __attribute__((always_inline)) void finish_bytes(const int V, const struct plan *plan, const int32_t *sums, int32_t pixels,
@@ -166,28 +150,21 @@ struct layout {
 };
 
 static struct layout lay_out(const struct plan *plan) {
-    struct layout l;
-    size_t at = 0, pixels = (size_t)plan->band * (size_t)plan->out->width;
-#define ROOM(field, size) l.field = at, at += ((size) + SLACK + 63) / 64 * 64
-    ROOM(band, plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0);
-    ROOM(pairs, (size_t)plan->band_rows * (size_t)plan->pairs.line);
-    ROOM(places, pixels * sizeof(int32_t));
-    ROOM(panel, (size_t)CHUNK_DEPTH * WIDE);
-    ROOM(block, plan->aligned ? 0 : ((size_t)plan->k + 3) / 4 * TILE * 2);
-    ROOM(sums, (plan->read > CHUNK_DEPTH ? pixels : 0) * WIDE * sizeof(int32_t));
-    l.bytes = at;
+    struct layout l = {.bytes = 0};
+    const size_t pixels = (size_t)plan->band * (size_t)plan->out->width;
+    l.band = make_room(&l.bytes, plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0);
+    l.pairs = make_room(&l.bytes, (size_t)plan->band_rows * (size_t)plan->pairs.line);
+    l.places = make_room(&l.bytes, pixels * sizeof(int32_t));
+    l.panel = make_room(&l.bytes, (size_t)CHUNK_DEPTH * WIDE);
+    l.block = make_room(&l.bytes, plan->aligned ? 0 : decoded_bytes(plan) * 2);
+    l.sums = make_room(&l.bytes, (plan->read > CHUNK_DEPTH ? pixels : 0) * WIDE * sizeof(int32_t));
     return l;
-}
-
-size_t dense_scratch(const struct plan *plan) {
-    size_t portable = portable_scratch(plan), own = lay_out(plan).bytes;
-    return own > portable ? own : portable;
 }
 
 /* Weights of ``count`` segments for one of ``blocks`` blocks of 8 channels: 4 k of each, or 8, then those of the next block. */
 static void decode_block(const struct plan *plan, size_t block, const struct segment *segments, int32_t count, int8_t *out, size_t blocks,
                          int8_t *temporary) {
-    const int32_t unit = plan->matrix ? 8 : 4;
+    const int32_t unit = plan->matrix ? PAIRED : 4;
     const size_t stride = blocks * 8 * (size_t)unit;
     size_t depth = ((size_t)plan->k + 3) / 4;
     if (plan->aligned) { /* consecutive segments are consecutive tiles */
@@ -275,44 +252,46 @@ static void panel(const struct plan *plan, const struct layout *l, uint8_t *scra
     }
 }
 
-void dense_convolution(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch) {
+static void run(const struct plan *plan, const struct part *part, const void *in, void *out, uint8_t *scratch) {
     const struct convolution *c = plan->convolution;
     const struct layout l = lay_out(plan);
     int32_t *places = (int32_t *)(void *)(scratch + l.places);
-    int32_t width = plan->out->width;
-    int64_t across = (int64_t)c->stride_width * plan->in->channels, down = (int64_t)c->stride_height * plan->width * plan->in->channels;
-    for (int32_t i = 0; i < plan->band && !plan->matrix; i++)
-        for (int32_t j = 0; j < width; j++)
-            places[i * width + j] = (int32_t)(i * down + j * across);
+    const int32_t width = plan->out->width;
 #if defined(__ARM_FEATURE_DOTPROD)
     if (plan->matrix)
         matrix_places(plan, places);
+    else
 #endif
+        plan_places(plan, places);
     for (int32_t row = part->row; row < part->row_end; row += plan->band) {
-        int32_t rows = part->row_end - row < plan->band ? part->row_end - row : plan->band;
-        const int32_t lines = plan->band_rows - (plan->band - rows) * c->stride_height;
-        const int8_t *source = in + (int64_t)row * down;
-        if (plan->copied) {
-            source = (int8_t *)scratch + l.band;
-            copy_band(plan, in, row * c->stride_height, lines, (int8_t *)scratch + l.band);
-        }
+        const struct band band = plan_band(plan, part, row, in, scratch + l.band);
         int64_t element = (int64_t)row * width * plan->out->channels;
         void *to = (uint8_t *)out + element * (plan->out->floating ? 4 : 1);
         for (int32_t group = 0; group < c->groups; group++) {
-            const int8_t *from = source + (int64_t)group * plan->depth;
+            const int8_t *from = (const int8_t *)band.source + (int64_t)group * plan->depth;
 #if defined(__ARM_FEATURE_DOTPROD)
             if (plan->matrix) {
-                matrix_pack(plan, from, lines, (int8_t *)scratch + l.pairs);
+                matrix_pack(plan, from, band.lines, (int8_t *)scratch + l.pairs);
                 from = (int8_t *)scratch + l.pairs;
             }
 #endif
             for (int32_t first = c->groups > 1 ? 0 : part->channel, end = c->groups > 1 ? plan->outs : part->channel_end; first < end;) {
                 int32_t wide = end - first > NARROW;
-                panel(plan, &l, scratch, from, rows * width, group, first, to, wide);
+                panel(plan, &l, scratch, from, band.rows * width, group, first, to, wide);
                 first += wide ? WIDE : NARROW;
             }
         }
-        add_residual(plan, part, row, rows, out);
+        add_residual(plan, part, row, band.rows, out);
     }
 }
+
+static int fits(const struct plan *plan) { return !plan->in->floating && !plan->convolution->depthwise; }
+
+static size_t scratch(const struct plan *plan) { return lay_out(plan).bytes; }
+
+const struct kernel dense_kernel = {.name = "dense", .fits = fits, .scratch = scratch, .run = run};
+#if defined(__ARM_FEATURE_DOTPROD)
+const struct kernel matrix_kernel = {
+    .name = "dense matrix", .fits = matrix_fits, .prepare = matrix_prepare, .scratch = scratch, .run = run};
+#endif
 #endif

@@ -1,13 +1,22 @@
-/* What the dense kernels share: the same panels and pixels, by dot products (dense.c) or by small matrix products (matrix.c). */
+/* What the dense kernels share: the same panels and pixels, by dot products (dense.c), by small matrix products (matrix.c) or of
+ * floats (float_dense.c). */
 #ifndef DENSE_H
 #define DENSE_H
 
 #include "neon.h"
-
-/* CHUNK_DEPTH: decoded weights of 16 output channels, 36 KB, stay in the first-level cache; 3 x 3 x 256 of them are one chunk. */
-enum { WIDE = 16, NARROW = 8, WIDE_PIXELS = 6, NARROW_PIXELS = 8, CHUNK_DEPTH = 2304 };
+#include "plan.h"
 
 #define UNROLL _Pragma("GCC unroll 8")
+
+/* A tile has P pixels x 4 V channels: with WIDE channels 1 to WIDE_PIXELS of them, with NARROW ones 1 to NARROW_PIXELS. */
+#define EACH_WIDE_TILE(DO) DO(1, 4) DO(2, 4) DO(3, 4) DO(4, 4) DO(5, 4) DO(6, 4)
+#define EACH_NARROW_TILE(DO) DO(1, 2) DO(2, 2) DO(3, 2) DO(4, 2) DO(5, 2) DO(6, 2) DO(7, 2) DO(8, 2)
+#define NAME_TILE(P, V) tile_##P##_##V,
+#define NAME_FUSED(P, V) fused_##P##_##V,
+
+/* ``start`` is P x 4 V sums (``stride`` 4 V), or 4 V for every pixel (0). */
+typedef void tile_kernel(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count, const int8_t *weights,
+                         const int32_t *start, int32_t stride, int32_t *sums);
 
 /* A panel of a band, from the first product to the stored byte: for a direct plan whose weights fit one chunk. */
 struct work {
@@ -19,19 +28,5 @@ struct work {
     struct requantizer requantizer;
     int64_t stride; /* of the output: its channels */
 };
-
-#if defined(__ARM_FEATURE_DOTPROD)
-/* ``rows`` of a band of the input, with padding, as records of pairs. */
-void matrix_pack(const struct plan *plan, const int8_t *from, int32_t rows, int8_t *to);
-
-/* Where the records of the outputs of a band lie, two by two. */
-void matrix_places(const struct plan *plan, int32_t *places);
-
-/* ``pixels`` (at most WIDE_PIXELS or NARROW_PIXELS) x ``width`` sums as the tiles of dense.c. */
-void matrix_tile(int32_t width, int32_t pixels, const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count,
-                 const int8_t *weights, const int32_t *start, int32_t stride, int32_t *sums);
-
-void matrix_fused(int32_t width, const struct work *w, int32_t pixels, int8_t *out);
-#endif
 
 #endif

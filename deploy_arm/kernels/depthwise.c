@@ -1,14 +1,18 @@
 /* Depthwise convolution with one output per input channel: 16 channels at a time, products of two taps added in 16 bits
  * (|weight| <= 127 and |activation| <= 128, so 2 x 16256 fits), then widened. A layer with a weight of -128 adds one by one. */
 #if defined(__ARM_NEON)
+#include "depthwise.h"
 #include "neon.h"
 #include "unpack.h"
 
-enum { NINE = 9 };
+enum {
+    NINE = 9,
+    MAXIMUM_TAPS = 1024, /* more than networks have; larger kernels are left to plain C */
+};
 
-static size_t weight_bytes(const struct plan *plan) { return portable_scratch(plan) + SLACK; }
+static size_t weight_bytes(const struct plan *plan) { return decoded_bytes(plan) + SLACK; }
 
-size_t depthwise_scratch(const struct plan *plan) {
+static size_t scratch_bytes(const struct plan *plan) {
     size_t band = plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels : 0;
     size_t packed = 0;
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -50,9 +54,10 @@ static inline struct sums multiply(struct sums s, const int8_t *x, const int32_t
 
 /* 16 channels from ``channel`` on (``count`` of them exist) of one row of outputs. */
 static inline __attribute__((always_inline)) void row(const struct plan *plan, const int8_t *source, const int32_t *places, const int8_t *weights,
-                                                      const int32_t taps, int32_t channel, int32_t count, void *out, const int pairs) {
+                                                      const int32_t taps, int32_t channel, int32_t count, void *out, const int pairs,
+                                                      const struct requantizer *given) {
     const struct finish *finish = &plan->convolution->finish;
-    struct requantizer r = make_requantizer(finish, plan->convolution->zero);
+    const struct requantizer r = *given; /* which no store can change */
     struct sums start, multiplier, offset;
     for (int v = 0; v < 4; v++) {
         start.v[v] = vld1q_s32(plan->compensation + channel + 4 * v);
@@ -102,31 +107,29 @@ static inline __attribute__((always_inline)) void row(const struct plan *plan, c
     }
 }
 
-void depthwise_convolution(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch) {
+static void run(const struct plan *plan, const struct part *part, const void *in, void *out, uint8_t *scratch) {
     const struct convolution *c = plan->convolution;
     int8_t *weights = (int8_t *)scratch, *copy = weights + weight_bytes(plan);
     int32_t channels = plan->out->channels, taps = plan->segment_count;
-    int32_t places[MAXIMUM_DEPTHWISE_TAPS];
+    int32_t places[MAXIMUM_TAPS];
     for (int32_t i = 0; i < taps; i++)
         places[i] = plan->segments[i].offset;
-    unpack_tiles(c, 0, portable_scratch(plan) / TILE, weights, TILE);
+    unpack_tiles(c, 0, decoded_bytes(plan) / TILE, weights, TILE);
+    const struct requantizer r = make_requantizer(&c->finish, c->zero);
     int pairs = 1;
-    for (size_t i = 0; i < portable_scratch(plan); i += 16)
+    for (size_t i = 0; i < decoded_bytes(plan); i += 16)
         pairs &= vminvq_s8(vld1q_s8(weights + i)) > -128;
 #if defined(__ARM_FEATURE_DOTPROD)
     int dots = depthwise3_fits(plan);
-    int8_t *packed = (int8_t *)scratch + depthwise_scratch(plan) - depthwise3_scratch(plan);
+    int8_t *packed = (int8_t *)scratch + scratch_bytes(plan) - depthwise3_scratch(plan);
     if (dots)
         depthwise3_pack(plan, weights, packed);
 #endif
     int64_t line = (int64_t)plan->width * channels, down = line * c->stride_height;
     for (int32_t first = part->row; first < part->row_end; first += plan->band) {
-        int32_t rows = part->row_end - first < plan->band ? part->row_end - first : plan->band;
-        const int8_t *source = in + first * down;
-        if (plan->copied) {
-            source = copy;
-            copy_band(plan, in, first * c->stride_height, plan->band_rows - (plan->band - rows) * c->stride_height, copy);
-        }
+        const struct band band = plan_band(plan, part, first, in, copy);
+        const int8_t *source = (const int8_t *)band.source;
+        const int32_t rows = band.rows;
 #if defined(__ARM_FEATURE_DOTPROD)
         if (dots && rows > 1) {
             depthwise3_band(plan, part, source, rows, packed, (int8_t *)out + (int64_t)first * plan->out->width * channels);
@@ -140,14 +143,25 @@ void depthwise_convolution(const struct plan *plan, const struct part *part, con
             for (int32_t channel = part->channel; channel < part->channel_end; channel += 16) {
                 int32_t count = channels - channel < 16 ? channels - channel : 16;
                 if (pairs && taps == NINE)
-                    row(plan, source + y * down, places, weights, NINE, channel, count, to, 1);
+                    row(plan, source + y * down, places, weights, NINE, channel, count, to, 1, &r);
                 else if (pairs)
-                    row(plan, source + y * down, places, weights, taps, channel, count, to, 1);
+                    row(plan, source + y * down, places, weights, taps, channel, count, to, 1, &r);
                 else
-                    row(plan, source + y * down, places, weights, taps, channel, count, to, 0);
+                    row(plan, source + y * down, places, weights, taps, channel, count, to, 0, &r);
             }
         }
         add_residual(plan, part, first, rows, out);
     }
 }
+
+static int fits(const struct plan *plan) {
+    return !plan->in->floating && plan->convolution->depthwise && plan->out->channels == plan->in->channels && plan->k <= MAXIMUM_TAPS;
+}
+
+static int prepare(struct plan *plan) {
+    plan->whole_channels = plan->out->channels % 16 != 0; /* the last ones would be written twice */
+    return 1;
+}
+
+const struct kernel depthwise_kernel = {.name = "depthwise", .fits = fits, .prepare = prepare, .scratch = scratch_bytes, .run = run};
 #endif

@@ -4,6 +4,7 @@
  * With a vertical stride of 1 the four rows y..y+3 serve both rows of outputs, against weights (a b c 0) and (0 a b c). With a
  * stride of 2 each row of outputs has interleaved rows of its own, y..y+3 and y+2..y+5, the last of which meets zero. */
 #if defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
+#include "depthwise.h"
 #include "neon.h"
 
 enum { EIGHT = 8 };

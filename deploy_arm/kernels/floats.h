@@ -1,8 +1,12 @@
-/* The float operations: what runtime.c calls, and what their files share. */
+/* What the float kernels share. */
 #ifndef FLOATS_H
 #define FLOATS_H
 
-#include "kernels.h"
+#include "plan.h"
+
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
 
 /* Within low..high, which are in order and not minus zero: what FMAX and FMIN give, so what is no number stays so. */
 static inline float limited(float x, float low, float high) {
@@ -10,19 +14,25 @@ static inline float limited(float x, float low, float high) {
     return x > high ? high : x;
 }
 
-/* Channels of weights that lie side by side: 16, or 8 for the last where no more are left. */
-enum { FLOAT_WIDE = 16, FLOAT_NARROW = 8 };
+/* One output per input channel: weights lie in blocks of 4 channels. */
+static inline int is_float_depthwise(const struct plan *plan) {
+    return plan->in->floating && plan->convolution->depthwise && plan->outs == 1;
+}
 
-/* Does the operation if its output, and all it reads but an image, are floats; else returns 0. ``portable``: in plain C. */
-int float_operation(const struct blob *blob, const struct operation *operation, uint8_t *arena, const uint8_t *image, int portable);
+/* Where the panel of weights begins whose first channel in ``group`` is ``first``, in floats. */
+static inline int64_t panel_offset(const struct plan *plan, int32_t group, int32_t first) {
+    return ((int64_t)group * ((plan->outs + 7) / 8 * 8) + first) * plan->k;
+}
 
-void portable_float_convolution(const struct plan *plan, const float *in, float *out);
-
-/* Chooses the kernel, and says what memory it needs. */
-void plan_float(struct plan *plan);
+/* Bytes of the copy of a band, 0 where there is none. */
+static inline size_t float_band_bytes(const struct plan *plan) {
+    return plan->copied ? (size_t)plan->band_rows * (size_t)plan->width * (size_t)plan->in->channels * sizeof(float) : 0;
+}
 
 #if defined(__ARM_NEON)
-void float_convolution(const struct plan *plan, const struct part *part, const float *in, float *out, uint8_t *scratch);
+static inline __attribute__((always_inline)) float32x4_t limit_vector(float32x4_t x, float32x4_t low, float32x4_t high) {
+    return vminq_f32(vmaxq_f32(x, low), high);
+}
 #endif
 
 #endif

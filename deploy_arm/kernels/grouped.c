@@ -9,221 +9,14 @@
  * Values of 7 bits are brought into -64..63: two of them are added in 8 bits before they are widened. Full bytes are widened at
  * once. A sum lies in 16 bits: a level is split into runs short enough that it cannot overflow, whatever the codebook. */
 #if defined(__ARM_NEON)
-#include <stdlib.h>
-
+#include "grouped.h"
+#include "matrix.h"
 #include "neon.h"
-#include "unpack.h"
 
-enum {
-    VECTORS = 4, /* of 16 outputs each, at most, at a time */
-    RUN_7 = 510, /* 510 x 64 <= 32767 */
-    RUN_8 = 254, /* 254 x 128 <= 32767 */
-    MOST_PHASES = 4096,
-    PLANE_SLACK = 16 * VECTORS + SLACK,
-};
-
-/* ``count`` weights of one level. The first lies ``first`` bytes from the outputs' first activation. Weights are taken in pairs, a
- * single one at the end; both of a pair have their distance from the last of the pair before (of the first pair: from the first
- * weight), so that an address waits for one addition per pair. A level has several runs where a sum would not fit or a distance not. */
-struct run {
-    int32_t level, count;
-    uint32_t first;
-};
-
-/* The phases of a kernel's taps along one axis: that of tap i is i x dilation modulo the stride, so tap ``period`` has that of
- * tap 0 again, and the phases are those of the first ``count`` taps. */
-struct cycle {
-    int32_t period, count;
-};
-
-struct grouped {
-    struct run *runs;   /* of all output channels, one after the other */
-    uint16_t *steps;    /* of all runs: distances between places */
-    int32_t *first_run; /* by output channel, and the end */
-    uint32_t *first_step;
-    int32_t *start; /* by output channel: where the sum begins */
-    int narrow;     /* activations fit 7 bits */
-    int32_t shift;  /* taken from stored activations */
-    struct cycle row_phases, column_phases;
-    int32_t phases;      /* of rows x of columns, the columns' faster */
-    int32_t rows, width; /* of a plane */
-    int32_t vectors;     /* of outputs in a full band */
-    size_t plane;        /* bytes from channel to channel */
-};
-
-static struct cycle cycle_of(int32_t taps, int32_t dilation, int32_t stride) {
-    int32_t a = stride, b = dilation % stride;
-    while (b) { /* the greatest common divisor */
-        int32_t rest = a % b;
-        a = b, b = rest;
-    }
-    return (struct cycle){stride / a, taps < stride / a ? taps : stride / a};
-}
-
-/* The planes' geometry; 0 when there are too many phases. */
-static int lay_planes(const struct plan *plan, struct grouped *g) {
-    const struct convolution *c = plan->convolution;
-    g->row_phases = cycle_of(c->kernel_height, c->dilation_height, c->stride_height);
-    g->column_phases = cycle_of(c->kernel_width, c->dilation_width, c->stride_width);
-    if ((int64_t)g->row_phases.count * g->column_phases.count > MOST_PHASES)
-        return 0;
-    g->phases = g->row_phases.count * g->column_phases.count;
-    g->rows = plan->band + (c->kernel_height - 1) * c->dilation_height / c->stride_height;
-    g->width = plan->out->width + (c->kernel_width - 1) * c->dilation_width / c->stride_width;
-    g->vectors = (int32_t)(((int64_t)(plan->band - 1) * g->width + plan->out->width + 15) / 16);
-    g->plane = ((size_t)g->rows * (size_t)g->width + 16 + 15) / 16 * 16; /* a row's last vector may end beyond it */
-    if (g->plane % 512 == 0)
-        g->plane += 64; /* or the planes would fall on few sets of the cache */
-    const struct tensor *in = plan->in;
-    g->narrow = (in->low >= -64 && in->high <= 63) || (in->low >= 0 && in->high <= 127);
-    g->shift = g->narrow && in->high > 63 ? 64 : 0;
-    return (uint64_t)g->plane * (uint64_t)in->channels * (uint64_t)g->phases <= UINT32_MAX;
-}
+enum { PLANE_SLACK = 16 * VECTORS + SLACK };
 
 static size_t planes_bytes(const struct plan *plan, const struct grouped *g) {
     return (g->plane * (size_t)plan->in->channels * (size_t)g->phases + PLANE_SLACK + 63) / 64 * 64;
-}
-
-/* Where the compiler did not choose, by costs it knows (../kernel_costs.json): so many zeros that it pays on any core, several
- * weights to a level, and a vector of outputs. */
-static int likely(const struct plan *plan) {
-    const struct convolution *c = plan->convolution;
-    int64_t levels = 0, weights = (int64_t)plan->k * plan->out->channels, nonzero = weights - plan->zeros;
-    for (int i = 0; i < 16; i++)
-        levels += c->levels[i] != 0;
-    return c->bits < 8 && nonzero * (plan->matrix ? 8 : 4) < weights && nonzero >= 4 * levels * plan->out->channels &&
-           plan->out->height * plan->out->width >= 16;
-}
-
-static size_t room(const struct plan *plan) { return ((size_t)plan->k + 3) / 4 * TILE; }
-
-/* By level, the run that is being filled. */
-struct open_run {
-    int32_t run, count; /* run: its index, or -1 */
-    uint32_t from;      /* where distances begin */
-    uint32_t step;      /* index of the next */
-};
-
-/* Runs and steps of one output channel, whose weights lie at ``weights``. Two passes: the first, without ``runs``, counts the runs of
- * each level and their weights; both go through the weights in the order of addresses, so that distances are not negative. */
-static void list_channel(const struct plan *plan, const struct grouped *g, const int8_t *weights, const uint32_t *first_place, int32_t *run_count,
-                         uint32_t *step_count, struct run *runs, uint16_t *steps) {
-    const struct convolution *c = plan->convolution;
-    const int32_t most = g->narrow ? RUN_7 : RUN_8, columns = g->column_phases.count;
-    struct open_run open[256];
-    int32_t used[256] = {0}, run_total[256] = {0};
-    for (int pass = 0; pass < (runs ? 2 : 1); pass++) {
-        int32_t next_run = *run_count;
-        uint32_t next_step = *step_count;
-        for (int32_t level = 0; level < 256; level++) {
-            open[level] = (struct open_run){pass ? next_run - 1 : -1, most, 0, next_step};
-            next_run += run_total[level];
-            next_step += (uint32_t)used[level];
-        }
-        for (int32_t p = 0; p < g->phases; p++)
-            for (int32_t d = 0; d < plan->depth; d++)
-                for (int32_t i = p / columns; i < c->kernel_height; i += g->row_phases.period)
-                    for (int32_t j = p % columns; j < c->kernel_width; j += g->column_phases.period) {
-                        int32_t tap = i * c->kernel_width + j, k = tap * plan->depth + d;
-                        uint8_t level = (uint8_t)weights[k / 4 * TILE + k % 4];
-                        if (!level)
-                            continue;
-                        uint32_t place = (uint32_t)(((size_t)p * (size_t)plan->in->channels + (size_t)d) * g->plane) + first_place[tap];
-                        struct open_run *o = &open[level];
-                        int fresh = o->count == most || place - o->from > UINT16_MAX;
-                        if (!pass) {
-                            used[level]++;
-                            run_total[level] += fresh;
-                        } else {
-                            if (fresh)
-                                runs[++o->run] = (struct run){(int8_t)level, 0, place};
-                            runs[o->run].count++;
-                            steps[o->step++] = (uint16_t)(fresh ? 0 : place - o->from);
-                        }
-                        o->count = fresh ? 1 : o->count + 1;
-                        if (fresh || o->count % 2 == 0)
-                            o->from = place;
-                    }
-    }
-    for (int32_t level = 0; level < 256; level++) {
-        *run_count += run_total[level];
-        *step_count += (uint32_t)used[level];
-    }
-}
-
-/* 0 when memory is short. */
-static int list_all(const struct plan *plan, struct grouped *g, int8_t *decoded) {
-    const struct convolution *c = plan->convolution;
-    int32_t runs = 0;
-    uint32_t steps = 0;
-    size_t depth = ((size_t)plan->k + 3) / 4;
-    uint32_t *first_place = malloc((size_t)c->kernel_height * (size_t)c->kernel_width * sizeof *first_place);
-    if (!first_place)
-        return 0;
-    for (int32_t i = 0; i < c->kernel_height; i++)
-        for (int32_t j = 0; j < c->kernel_width; j++)
-            first_place[i * c->kernel_width + j] =
-                (uint32_t)(i * c->dilation_height / c->stride_height * g->width + j * c->dilation_width / c->stride_width);
-    for (int32_t o = 0; o < plan->out->channels; o++) {
-        if (o % 8 == 0)
-            unpack_tiles(plan->convolution, (size_t)(o / 8) * depth, depth, decoded, TILE);
-        g->first_run[o] = runs;
-        g->first_step[o] = steps;
-        list_channel(plan, g, decoded + o % 8 * 4, first_place, &runs, &steps, g->runs, g->steps);
-    }
-    g->first_run[plan->out->channels] = runs;
-    g->first_step[plan->out->channels] = steps;
-    free(first_place);
-    return 1;
-}
-
-int grouped_prepare(struct plan *plan) {
-    struct grouped *g = calloc(1, sizeof *g);
-    int8_t *decoded = malloc(room(plan));
-    size_t outs = (size_t)plan->out->channels;
-    plan->grouped = g;
-    int done = g && decoded;
-    if (done && lay_planes(plan, g) && (plan->convolution->kernel == KERNEL_GROUPED || likely(plan))) {
-        g->first_run = malloc((outs + 1) * sizeof *g->first_run);
-        g->first_step = malloc((outs + 1) * sizeof *g->first_step);
-        g->start = malloc(outs * sizeof *g->start);
-        done = g->first_run && g->first_step && g->start && list_all(plan, g, decoded); /* counts */
-        if (done) {
-            size_t runs = (size_t)g->first_run[outs], steps = g->first_step[outs];
-            g->runs = malloc((runs + 1) * sizeof *g->runs);
-            g->steps = malloc((steps + 1) * sizeof *g->steps);
-            done = g->runs && g->steps && list_all(plan, g, decoded);
-            plan->prepared_bytes += runs * sizeof *g->runs + steps * sizeof *g->steps + outs * 12;
-        }
-        if (done) {
-            for (size_t o = 0; o < outs; o++) {
-                uint32_t sum = 0;
-                for (int32_t r = g->first_run[o]; r < g->first_run[o + 1]; r++)
-                    sum += (uint32_t)(g->runs[r].level * g->runs[r].count);
-                g->start[o] = (int32_t)((uint32_t)plan->compensation[o] + (uint32_t)g->shift * sum);
-            }
-            plan->kernel = KERNEL_GROUPED;
-            size_t own = planes_bytes(plan, g) + 16 * 16 * VECTORS + 64 * (size_t)g->vectors;
-            plan->scratch_bytes = own > plan->scratch_bytes ? own : plan->scratch_bytes;
-        }
-    }
-    free(decoded);
-    if (plan->kernel != KERNEL_GROUPED) {
-        grouped_free(g);
-        plan->grouped = NULL;
-    }
-    return done;
-}
-
-void grouped_free(struct grouped *g) {
-    if (!g)
-        return;
-    free(g->runs);
-    free(g->steps);
-    free(g->first_run);
-    free(g->first_step);
-    free(g->start);
-    free(g);
 }
 
 /* rows[i] byte j becomes rows[j] byte i. */
@@ -242,7 +35,7 @@ static inline void transpose(uint8x16_t rows[16]) {
 /* A band of the input as planes; ``first`` is its first row in the padded image. */
 static void fill_planes(const struct plan *plan, const int8_t *in, int32_t first, uint8_t *planes) {
     const struct convolution *c = plan->convolution;
-    const struct grouped *g = plan->grouped;
+    const struct grouped *g = plan->own;
     const struct tensor *t = plan->in;
     const uint8x16_t shift = vdupq_n_u8((uint8_t)g->shift);
     const size_t channels = (size_t)t->channels;
@@ -322,7 +115,7 @@ static inline __attribute__((always_inline)) void add_runs(const int Q, const in
 /* One output channel ``o`` of a tile of 16 Q outputs: bytes to ``row``, or floats to where ``places`` say. */
 static inline __attribute__((always_inline)) void channel_tile(const int Q, const int narrowed, const struct plan *plan, const int8_t *x, int32_t o,
                                                                const struct requantizer *r, int8_t *row, const int32_t *pixels, float *floats) {
-    const struct grouped *g = plan->grouped;
+    const struct grouped *g = plan->own;
     int32x4_t acc[4 * VECTORS];
     add_runs(Q, narrowed, x, g->runs + g->first_run[o], g->runs + g->first_run[o + 1], g->steps + g->first_step[o], g->start[o], acc);
     if (floats) {
@@ -390,8 +183,8 @@ static void store(const int8_t *rows, const int32_t *pixels, int32_t count, int6
     }
 }
 
-void grouped_convolution(const struct plan *plan, const struct part *part, const int8_t *in, void *out, uint8_t *scratch) {
-    const struct grouped *g = plan->grouped;
+static void run(const struct plan *plan, const struct part *part, const void *in, void *out, uint8_t *scratch) {
+    const struct grouped *g = plan->own;
     const struct requantizer r = make_requantizer(&plan->convolution->finish, plan->convolution->zero);
     const int8_t *planes = (const int8_t *)scratch;
     int8_t *buffer = (int8_t *)scratch + planes_bytes(plan, g);
@@ -424,4 +217,36 @@ void grouped_convolution(const struct plan *plan, const struct part *part, const
         add_residual(plan, part, row, rows, out);
     }
 }
+
+/* Where the compiler did not choose, by costs it knows (../kernel_costs.json): so many zeros that it pays on any core, several
+ * weights to a level, and a vector of outputs. */
+static int likely(const struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    int64_t levels = 0, weights = (int64_t)plan->k * plan->out->channels, nonzero = weights - plan->zeros;
+    for (int i = 0; i < 16; i++)
+        levels += c->levels[i] != 0;
+    return c->bits < 8 && nonzero * (matrix_pays(plan) ? 8 : 4) < weights && nonzero >= 4 * levels * plan->out->channels &&
+           plan->out->height * plan->out->width >= 16;
+}
+
+static int fits(const struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    struct grouped geometry;
+    return !plan->in->floating && c->groups == 1 && c->kernel != KERNEL_DENSE && lay_planes(plan, &geometry) &&
+           (c->kernel == KERNEL_GROUPED || likely(plan));
+}
+
+static int prepare(struct plan *plan) {
+    plan->whole_channels = plan->out->channels % 16 != 0;
+    plan->own = grouped_make(plan);
+    return plan->own != NULL;
+}
+
+static size_t scratch_bytes(const struct plan *plan) {
+    const struct grouped *g = plan->own;
+    return planes_bytes(plan, g) + 16 * 16 * VECTORS + 64 * (size_t)g->vectors;
+}
+
+const struct kernel grouped_kernel = {
+    .name = "level-grouped", .fits = fits, .prepare = prepare, .scratch = scratch_bytes, .run = run, .free = grouped_free};
 #endif

@@ -2,11 +2,23 @@
  * and the variance stay the same when all values shift, so the stored bytes serve as they are. */
 #include <string.h>
 
-#include "kernels.h"
+#include "blob_checks.h"
+#include "operations.h"
+#include "requantize.h"
 
 #if defined(__ARM_NEON)
 #include "neon.h"
 #endif
+
+static int check(struct blob *blob, struct operation *operation, const int32_t *word, const uint8_t *written) {
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    (void)written;
+    struct layer_norm *norm = &operation->layer_norm;
+    memcpy(&norm->epsilon, word + 4, 8);
+    REQUIRE(same_shape(in, out) && !in->floating && in->channels <= MAXIMUM_NORM, "a layer norm's shapes differ, or it has too many channels");
+    REQUIRE(within(norm->epsilon, 1, (int64_t)1 << 60), "a layer norm's epsilon is out of range");
+    return check_finish(blob, &norm->finish, out, word[6], word[7], word[8], out->channels, word + 9);
+}
 
 /* floor(sqrt(square)) of a number below 2**62 */
 static int64_t square_root(int64_t square) {
@@ -39,7 +51,11 @@ static void finish_some(const struct layer_norm *norm, const struct tensor *out,
     }
 }
 
-void portable_layer_norm(const struct operation *operation, const struct tensor *out, const int8_t *from, void *to) {
+static void portable(const struct step *step) {
+    const struct operation *operation = step->operation;
+    const struct tensor *out = step->out;
+    const int8_t *from = step->from;
+    void *to = step->to;
     int64_t n = out->channels;
     for (int64_t index = 0; index < out->elements; index += n, from += n) {
         int64_t total = 0, squares = 0;
@@ -61,7 +77,11 @@ static inline int32x4_t normalize(int16x4_t x, int32_t n, int32x4_t total, int32
     return vcombine_s32(vmovn_s64(low), vmovn_s64(high));
 }
 
-int neon_layer_norm(const struct operation *operation, const struct tensor *out, const int8_t *from, void *to) {
+static int vector(const struct step *step) {
+    const struct operation *operation = step->operation;
+    const struct tensor *out = step->out;
+    const int8_t *from = step->from;
+    int8_t *to = step->to;
     const struct finish *finish = &operation->layer_norm.finish;
     if (finish->scale)
         return 0;
@@ -92,10 +112,20 @@ int neon_layer_norm(const struct operation *operation, const struct tensor *out,
             for (int v = 0; v < 4; v++)
                 acc[v] = requantize(&q, normalize(part[v], n, all, factor, minus_right), vld1q_s32(finish->multiplier + c + 4 * v),
                                     vld1q_s32(finish->offset + c + 4 * v));
-            vst1q_s8((int8_t *)to + index + c, narrow(&q, acc[0], acc[1], acc[2], acc[3]));
+            vst1q_s8(to + index + c, narrow(&q, acc[0], acc[1], acc[2], acc[3]));
         }
         finish_some(&operation->layer_norm, out, from, whole, total, r, right, to, index);
     }
     return 1;
 }
 #endif
+
+const struct operation_kind layer_norm_kind = {
+    .name = "layer_norm",
+    .inputs = 1,
+    .check = check,
+    .portable = portable,
+#if defined(__ARM_NEON)
+    .vector = vector,
+#endif
+};

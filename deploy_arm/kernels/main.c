@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "operations.h"
 #include "runtime.h"
 
 enum { EXIT_USAGE = 2, EXIT_INPUT = 9, EXIT_OUTPUT = 10 };
@@ -269,11 +270,6 @@ static int command_bench(struct network *network, const struct options *options)
 }
 
 static int command_info(const struct network *network) {
-    static const char *const names[] = {"",          "input_table",  "convolution", "add",   "concatenate", "max_pool",
-                                        "average_pool", "table", "slice",       "pad", "reshape",     "output",
-                                        "multiply",  "gather",       "layer_norm",  "limit", "float_table",
-                                        [FLOAT_INPUT] = "float_input", "float_convolution", "float_add", "float_multiply",
-                                        "float_concatenate", "float_average_pool", "float_function"};
     const struct blob *blob = &network->blob;
     const struct tensor *in = &blob->tensors[blob->input], *out = &blob->tensors[blob->output];
     int status = print("{\"version\": %u, \"blob_bytes\": %zu, \"input\": [%d, %d, %d], \"outputs\": %lld, \"tensors\": %d,\n"
@@ -284,12 +280,12 @@ static int command_info(const struct network *network) {
     for (int32_t i = 0; i < blob->operation_count && !status; i++) {
         const struct tensor *t = &blob->tensors[blob->operations[i].output];
         const struct plan *plan = network->plans[i];
-        status = print("%s\n  {\"operation\": \"%s\", \"output\": [%d, %d, %d]", i ? "," : "", names[blob->operations[i].opcode],
+        status = print("%s\n  {\"operation\": \"%s\", \"output\": [%d, %d, %d]", i ? "," : "", operation_kind(blob->operations[i].opcode)->name,
                        (int)t->height, (int)t->width, (int)t->channels);
         if (plan && !status)
             status = print(", \"kernel\": \"%s\", \"bits\": %d, \"multiplications\": %lld, \"weights\": %lld, \"zeros\": %lld, "
                            "\"packed_bytes\": %zu, \"coded_bytes\": %zu",
-                           plan_kernel_name(plan), (int)plan->convolution->bits, (long long)plan->products,
+                           plan->kernel->name, (int)plan->convolution->bits, (long long)plan->products,
                            (long long)plan->k * plan->out->channels, (long long)plan->zeros, plan->convolution->packed_bytes,
                            plan->convolution->coded_bytes);
         status = status ? status : print("}");

@@ -5,6 +5,7 @@
  * struct pairs) and read by all output channels. */
 #if defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
 #include "dense.h"
+#include "matrix.h"
 
 #include <sys/auxv.h>
 
@@ -12,7 +13,38 @@
 
 enum { CAPABILITIES_2 = 26, HAS_I8MM = 1 << 13 }; /* AT_HWCAP2 and HWCAP2_I8MM of Linux */
 
-int matrix_available(void) { return (getauxval(CAPABILITIES_2) & HAS_I8MM) != 0; }
+static int matrix_available(void) { return (getauxval(CAPABILITIES_2) & HAS_I8MM) != 0; }
+
+static int32_t round_up(int32_t value, int32_t unit) { return (value + unit - 1) / unit * unit; }
+
+/* The records of the input, in the smaller of both forms. */
+static struct pairs pairs_of(const struct plan *plan) {
+    const struct convolution *c = plan->convolution;
+    const int32_t width = plan->out->width, odd = width % 2, channels = plan->in->channels, reach = (c->kernel_width - 1) * c->dilation_width;
+    struct pairs inputs = {0, round_up(plan->depth, PAIRED), width > 1 ? (width - 2) * c->stride_width + reach + 1 : 0, odd * (reach + 1), channels, 0};
+    struct pairs outputs = {1, round_up(plan->depth * c->kernel_width, PAIRED), odd ? width - 1 : width / 2, odd,
+                            (int64_t)c->stride_width * channels * (2 - odd), 0};
+    inputs.line = 2 * (int64_t)inputs.bytes * (inputs.count + inputs.extra);
+    outputs.line = 2 * (int64_t)outputs.bytes * (outputs.count + outputs.extra);
+    return taps_are_merged(plan) && outputs.line <= inputs.line ? outputs : inputs;
+}
+
+int matrix_pays(const struct plan *plan) { return plan->out->height * plan->out->width > 1 && matrix_available(); }
+
+int matrix_fits(const struct plan *plan) {
+    if (plan->in->floating || plan->convolution->depthwise || !matrix_pays(plan))
+        return 0;
+    const struct pairs pairs = pairs_of(plan);
+    return plan_bands(plan, pairs.line).lines * pairs.line <= INT32_MAX; /* or places would not fit */
+}
+
+int matrix_prepare(struct plan *plan) {
+    plan->matrix = 1;
+    plan->pairs = pairs_of(plan);
+    const struct bands bands = plan_bands(plan, plan->pairs.line);
+    plan->band = bands.rows, plan->band_rows = bands.lines;
+    return plan_segments(plan);
+}
 
 static inline int32x4_t lower(int32x4_t a, int32x4_t b) {
     return vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
@@ -167,8 +199,6 @@ MATRIX static inline __attribute__((always_inline)) void fused(const int Q, cons
     }
 }
 
-typedef void tile_kernel(const int8_t *source, const int32_t *places, const struct segment *segments, int32_t count, const int8_t *weights,
-                         const int32_t *start, int32_t stride, int32_t *sums);
 typedef void fused_kernel(const struct work *w, const struct doubled *d, int32_t pixels, int odd, int8_t *out);
 
 #define KERNELS(Q, V)                                                                                                               \

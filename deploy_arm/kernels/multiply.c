@@ -1,14 +1,28 @@
 /* Products of two activations: element by element, or a vector of the channels times every position. */
-#include "kernels.h"
+#include "blob_checks.h"
+#include "operations.h"
+#include "requantize.h"
 
-void portable_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
-    const struct tensor *one = &blob->tensors[operation->input], *two = &blob->tensors[operation->second];
-    const struct tensor *out = &blob->tensors[operation->output];
-    const int8_t *x = (const int8_t *)arena + one->offset, *y = (const int8_t *)arena + two->offset;
-    int8_t *to = (int8_t *)arena + out->offset;
+static int check(struct blob *blob, struct operation *operation, const int32_t *word, const uint8_t *written) {
+    const struct tensor *in = &blob->tensors[operation->input], *out = &blob->tensors[operation->output];
+    const struct tensor *second = &blob->tensors[operation->second];
+    (void)written;
+    int vector = second->height == 1 && second->width == 1;
+    REQUIRE(same_shape(in, out) && second->channels == in->channels && (vector || (second->height == in->height && second->width == in->width)),
+            "a product's shapes do not fit");
+    REQUIRE(!in->floating && !second->floating && !out->floating, "a product of floats");
+    operation->multiply.multiplier = word + 4;
+    operation->multiply.offset = word + 5;
+    return check_requantize(blob, &operation->multiply, out, 1, word + 6);
+}
+
+static void portable(const struct step *step) {
+    const struct tensor *one = step->in, *two = step->second, *out = step->out;
+    const int8_t *x = step->from, *y = step->other;
+    int8_t *to = step->to;
     for (int64_t i = 0; i < out->elements; i++) {
         int32_t other = y[two->elements == out->elements ? i : i % out->channels] - two->zero;
-        to[i] = portable_requantize((x[i] - one->zero) * other, &operation->multiply, 0, out->zero);
+        to[i] = portable_requantize((x[i] - one->zero) * other, &step->operation->multiply, 0, out->zero);
     }
 }
 
@@ -20,14 +34,13 @@ static inline int32x4_t product(int16x4_t a, int16x4_t b, const struct requantiz
     return requantize(r, vmull_s16(a, b), m, n);
 }
 
-void neon_multiply(const struct blob *blob, const struct operation *operation, uint8_t *arena) {
-    const struct tensor *one = &blob->tensors[operation->input], *two = &blob->tensors[operation->second];
-    const struct tensor *out = &blob->tensors[operation->output];
-    const struct requantizer r = make_requantizer(&operation->multiply, out->zero);
-    const int32x4_t m = vdupq_n_s32(operation->multiply.multiplier[0]), n = vdupq_n_s32(operation->multiply.offset[0]);
+static int vector(const struct step *step) {
+    const struct tensor *one = step->in, *two = step->second, *out = step->out;
+    const struct requantizer r = make_requantizer(&step->operation->multiply, out->zero);
+    const int32x4_t m = vdupq_n_s32(step->operation->multiply.multiplier[0]), n = vdupq_n_s32(step->operation->multiply.offset[0]);
     const int16x8_t first_zero = vdupq_n_s16((int16_t)one->zero), second_zero = vdupq_n_s16((int16_t)two->zero);
-    const int8_t *x = (const int8_t *)arena + one->offset, *y = (const int8_t *)arena + two->offset;
-    int8_t *to = (int8_t *)arena + out->offset;
+    const int8_t *x = step->from, *y = step->other;
+    int8_t *to = step->to;
     int64_t run = two->elements, runs = out->elements / run; /* the second's elements meet every run of the first's */
     for (; runs; runs--, x += run, to += run)
         for (int64_t i = 0; i < run; i += 16) {
@@ -46,5 +59,17 @@ void neon_multiply(const struct blob *blob, const struct operation *operation, u
                 memcpy(to + i, some, (size_t)(run - i));
             }
         }
+    return 1;
 }
 #endif
+
+const struct operation_kind multiply_kind = {
+    .name = "multiply",
+    .inputs = 2,
+    .in_place = 1,
+    .check = check,
+    .portable = portable,
+#if defined(__ARM_NEON)
+    .vector = vector,
+#endif
+};

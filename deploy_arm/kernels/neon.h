@@ -5,7 +5,7 @@
 #include <arm_neon.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "blob.h"
 
 /* acc[i] += dot product of 4 bytes of weights[4 i ..] with the 4 bytes ``lane`` of x. */
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -18,6 +18,9 @@ static inline int32x4_t dot(int32x4_t acc, int8x16_t weights, int8x16_t x) {
 }
 #define DOT(acc, weights, x, lane) dot(acc, weights, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), lane)))
 #endif
+
+/* After 16 elements from ``c`` on of ``run``: the last 16 come once more where they are no whole number of 16. */
+static inline int64_t next(int64_t c, int64_t run) { return c + 16 < run && c + 32 > run ? run - 16 : c + 16; }
 
 struct requantizer {
     int32x4_t left, minus_right;

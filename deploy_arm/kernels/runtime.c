@@ -1,5 +1,5 @@
 /* Opening a network and running its operations in order. */
-#include "floats.h"
+#include "operations.h"
 #include "runtime.h"
 
 #include <fcntl.h>
@@ -61,7 +61,7 @@ static size_t threads_memory(const struct network *network, int32_t count) {
 size_t network_memory_bytes(const struct network *network) { return threads_memory(network, network->thread_count); }
 
 /* What decoding its weights takes. */
-static size_t decoded_bytes(const struct operation *operation) {
+static size_t decoded_weights(const struct operation *operation) {
     return operation->opcode == CONVOLUTION && operation->convolution.lanes ? operation->convolution.packed_bytes : 0;
 }
 
@@ -74,15 +74,14 @@ static int prepare(struct network *network) {
         return NETWORK_MEMORY;
     for (int32_t i = 0; i < blob->operation_count; i++) {
         struct operation *operation = &blob->operations[i];
-        int from_image = operation->opcode == INPUT_TABLE || operation->opcode == FLOAT_INPUT;
-        int listed = operation->opcode == CONCATENATE || operation->opcode == FLOAT_CONCATENATE;
-        network->copy_image |= !from_image && !listed && operation->input == blob->input;
-        network->copy_image |= !listed && operation->second == blob->input;
+        const struct operation_kind *kind = operation_kind(operation->opcode);
+        network->copy_image |= kind->inputs && !kind->image && operation->input == blob->input;
+        network->copy_image |= kind->inputs && operation->second == blob->input;
         for (int32_t r = 0; operation->opcode == CONCATENATE && r < operation->concatenate.count; r++)
             network->copy_image |= operation->concatenate.records[2 * r] == blob->input;
         if (operation->opcode != CONVOLUTION && operation->opcode != FLOAT_CONVOLUTION)
             continue;
-        network->prepared_bytes += decoded_bytes(operation);
+        network->prepared_bytes += decoded_weights(operation);
         if (network_memory_bytes(network) > network->memory_limit)
             return NETWORK_TOO_LARGE;
         int status = blob_decode(blob, i);
@@ -180,81 +179,74 @@ const float *network_output(const struct network *network, size_t *count) {
     return (const float *)(const void *)(network->arena + tensor->offset);
 }
 
-#if defined(__ARM_NEON)
 struct convolution_work {
     const struct network *network;
     const struct plan *plan;
 };
-
-enum { SMALL = 16384 /* bytes of output that are not worth waking a thread for */ };
-
-struct rows_work {
-    const struct network *network;
-    const struct operation *operation;
-};
-
-/* The rows of thread ``index`` of another operation. */
-static void run_rows(void *argument, int32_t index) {
-    const struct rows_work *work = argument;
-    const struct network *network = work->network;
-    int32_t height = network->blob.tensors[work->operation->output].height, count = network->thread_count;
-    int32_t row = share(height, index, count), end = share(height, index + 1, count);
-    if (row < end)
-        neon_rows(&network->blob, work->operation, network->arena, network->image, row, end);
-}
-
-static int run_vector(const struct network *network, const struct operation *operation) {
-    const struct blob *blob = &network->blob;
-    struct rows_work work = {network, operation};
-    if (network->thread_count == 1 || blob->tensors[operation->output].elements < SMALL ||
-        !neon_rows(blob, operation, network->arena, network->image, 0, 0))
-        return network->part || neon_operation(blob, operation, network->arena, network->image);
-    if (network->threads)
-        threads_run(network->threads, run_rows, &work);
-    else
-        run_rows(&work, network->part);
-    return 1;
-}
 
 /* The part of thread ``index`` of a convolution. */
 static void run_part(void *argument, int32_t index) {
     const struct convolution_work *work = argument;
     const struct network *network = work->network;
     const struct plan *plan = work->plan;
-    const int8_t *in = (const int8_t *)network->arena + plan->in->offset;
-    void *out = network->arena + plan->out->offset;
     uint8_t *scratch = index && network->threads ? network->more_scratch + (size_t)(index - 1) * network->scratch_room : network->scratch;
     const struct part part = plan_part(plan, index, network->thread_count);
-    if (part.row == part.row_end)
+    if (part.row < part.row_end)
+        plan->kernel->run(plan, &part, network->arena + plan->in->offset, network->arena + plan->out->offset, scratch);
+}
+
+static void run_convolution(const struct network *network, const struct plan *plan) {
+    if (network->portable || plan->kernel->plain) {
+        const struct part whole = {0, plan->out->height, 0, plan->out->channels};
+        plan->plain->run(plan, &whole, network->arena + plan->in->offset, network->arena + plan->out->offset, network->scratch);
         return;
-    if (plan->in->floating)
-        float_convolution(plan, &part, (const float *)(const void *)in, out, scratch);
-    else if (plan->kernel == KERNEL_DENSE)
-        dense_convolution(plan, &part, in, out, scratch);
-    else if (plan->kernel == KERNEL_DEPTHWISE)
-        depthwise_convolution(plan, &part, in, out, scratch);
+    }
+    struct convolution_work work = {network, plan};
+    if (network->threads && plan_part(plan, 1, network->thread_count).row_end)
+        threads_run(network->threads, run_part, &work);
     else
-        grouped_convolution(plan, &part, in, out, scratch);
+        run_part(&work, network->part);
+}
+
+#if defined(__ARM_NEON)
+struct rows_work {
+    const struct network *network;
+    const struct step *step;
+};
+
+/* The rows of thread ``index`` of another operation. */
+static void run_rows(void *argument, int32_t index) {
+    const struct rows_work *work = argument;
+    int32_t height = work->step->out->height, count = work->network->thread_count;
+    int32_t row = share(height, index, count), end = share(height, index + 1, count);
+    if (row < end)
+        operation_kind(work->step->operation->opcode)->rows(work->step, row, end);
+}
+
+static int run_vector(const struct network *network, const struct operation_kind *kind, const struct step *step) {
+    struct rows_work work = {network, step};
+    if (network->thread_count == 1 || step->out->elements < SMALL_OUTPUT || !kind->rows || !kind->rows(step, 0, 0))
+        return network->part || (kind->vector && kind->vector(step));
+    if (network->threads)
+        threads_run(network->threads, run_rows, &work);
+    else
+        run_rows(&work, network->part);
+    return 1;
 }
 #endif
 
-static void run_convolution(const struct network *network, const struct plan *plan) {
-    const int8_t *in = (const int8_t *)network->arena + plan->in->offset;
-    void *out = network->arena + plan->out->offset;
-#if defined(__ARM_NEON)
-    if (!network->portable && plan->kernel != KERNEL_AUTOMATIC) {
-        struct convolution_work work = {network, plan};
-        if (network->threads && plan_part(plan, 1, network->thread_count).row_end)
-            threads_run(network->threads, run_part, &work);
-        else
-            run_part(&work, network->part);
+static void run_operation(const struct network *network, const struct operation *operation) {
+    const struct operation_kind *kind = operation_kind(operation->opcode);
+    const struct step step = find_step(&network->blob, operation, network->arena, network->image);
+    if (step.out->floating && kind->floats) {
+        kind->floats(&step, network->portable);
         return;
     }
+#if defined(__ARM_NEON)
+    if (!network->portable && run_vector(network, kind, &step))
+        return;
 #endif
-    if (plan->in->floating)
-        portable_float_convolution(plan, (const float *)(const void *)in, out);
-    else
-        portable_convolution(plan, in, out, network->scratch);
+    kind->portable(&step);
 }
 
 void network_run_marked(struct network *network, void (*mark)(int32_t operation)) {
@@ -265,20 +257,12 @@ void network_run_marked(struct network *network, void (*mark)(int32_t operation)
             network->arena[input->offset + i] = network->image[i] ^ 128;
     }
     for (int32_t i = 0; i < blob->operation_count; i++) {
-        const struct operation *operation = &blob->operations[i];
         if (mark)
             mark(i);
-        if (network->plans[i]) {
+        if (network->plans[i])
             run_convolution(network, network->plans[i]);
-            continue;
-        }
-        if (float_operation(blob, operation, network->arena, network->image, network->portable))
-            continue;
-#if defined(__ARM_NEON)
-        if (!network->portable && run_vector(network, operation))
-            continue;
-#endif
-        portable_operation(blob, operation, network->arena, network->image);
+        else
+            run_operation(network, &blob->operations[i]);
     }
     if (mark)
         mark(blob->operation_count);

@@ -3,8 +3,8 @@
 #define RUNTIME_H
 
 #include "blob.h"
-#include "kernels.h"
 #include "network.h"
+#include "plan.h"
 #include "threads.h"
 
 struct network {

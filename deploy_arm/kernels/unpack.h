@@ -6,8 +6,7 @@
 #include <stdint.h>
 
 #include "blob.h"
-
-enum { TILE = 32 }; /* entries that are packed together: 8 output channels x 4 k, or 32 of a depthwise stream */
+#include "tiling.h"
 
 /* Decode ``count`` tiles from tile ``first`` on; tile i goes to out + i * stride. */
 void unpack_tiles(const struct convolution *convolution, size_t first, size_t count, int8_t *out, size_t stride);
