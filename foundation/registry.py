@@ -22,8 +22,9 @@ class Registry(Generic[T]):
 
     With a ``folder`` (a package) a new entry is a new file there and nothing else: the entry is what the file defines under
     its own name (``TrainableStep`` or ``learned_step`` in ``learned_step.py``), or, where a file offers several, what its
-    literal ``ENTRIES = ("name", ...)`` lists. Files are imported when an entry is asked for; names are known without. Whoever
-    extends the project from outside names an entry by ``package.module:Name``. So no answer depends on what was imported before.
+    literal ``ENTRIES = ("name", ...)`` lists (``a-name`` names ``a_name``). Files are imported when an entry is asked for; names
+    are known without. Whoever extends the project from outside names an entry by ``package.module:Name``. So no answer depends
+    on what was imported before.
 
     >>> shapes: Registry[type] = Registry("shape")
     >>> @shapes.register("square")
@@ -126,7 +127,7 @@ def _entries_of(file: Path) -> list[tuple[str, str]]:
         names = {target.id for target in targets if isinstance(target, ast.Name)}
         if "ENTRIES" in names:
             value = getattr(node, "value", None)
-            return [(name, name) for name in ast.literal_eval(value)] if value else []
+            return [(name, name.replace("-", "_")) for name in ast.literal_eval(value)] if value else []
         defined |= names
     named = [
         name for name in classes if name.lower() == file.stem.replace("_", "")

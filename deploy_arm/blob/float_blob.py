@@ -1,52 +1,21 @@
-"""The float operations' part of a blob (FORMAT.md): parameters and packed weights, written and read."""
+"""The float operations' rows of the table in ``records.py``, and how their weights are packed."""
 
 from __future__ import annotations
 
-import struct
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_arm.blob.sections import Reader, Record, Words, Writer, float_words, nothing_read, words_float
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
+from deploy_arm.target.kernel_sources import constants
 
-OPCODES: dict[type[g.Operation], int] = {
-    f.FloatInput: 32,
-    f.FloatConvolution: 33,
-    f.FloatAdd: 34,
-    f.FloatMultiply: 35,
-    f.FloatConcatenate: 36,
-    f.FloatAveragePool: 37,
-    f.FloatFunction: 38,
-}
-WIDE, NARROW = 16, 8  # output channels whose weights lie side by side
-
-
-class Writer(Protocol):
-    """Where data sections go."""
-
-    def add(self, data: NDArray[Any]) -> int:
-        """The offset at which ``data`` will lie."""
-
-
-class Reader(Protocol):
-    """Where data sections come from."""
-
-    def array(self, offset: int, dtype: str, shape: int | tuple[int, ...]) -> NDArray[Any]:
-        """An array of the file."""
-
-    def windows(self, offset: int, count: int) -> tuple[g.Window, ...]:
-        """The windows of a pooling."""
-
-
-def _bits(*values: float) -> list[int]:
-    """Floats as words."""
-    return list(struct.unpack(f"<{len(values)}i", struct.pack(f"<{len(values)}f", *values)))
-
-
-def _floats(words: list[int]) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(words)}f", struct.pack(f"<{len(words)}i", *words))
+WIDE, NARROW = (
+    constants()["FLOAT_WIDE"],
+    constants()["FLOAT_NARROW"],
+)  # output channels whose weights lie side by side
 
 
 def _panels(outs: int) -> list[tuple[int, int]]:
@@ -89,45 +58,64 @@ def unpack_floats(packed: NDArray[np.float32], shape: tuple[int, ...], groups: i
     return np.concatenate(rows).reshape(shape)
 
 
-def _windows(windows: tuple[g.Window, ...]) -> NDArray[np.int32]:
-    return np.array([(w.start, w.end, w.divisor) for w in windows], np.dtype("<i4"))
+def _write_convolution(op: f.FloatConvolution, writer: Writer) -> Words:
+    packed = pack_floats(op.weights, op.groups)
+    _, height, width, _ = op.weights.shape
+    geometry = [height, width, *op.stride, *op.padding, *op.dilation, op.groups]
+    data = [writer.add(packed), packed.nbytes, writer.add(op.bias.astype("<f4"))]
+    return [*geometry, *data, *float_words(op.low, op.high)]
 
 
-def parameters(op: g.Operation, index: dict[str, int], writer: Writer) -> list[int]:
-    """Words 4 and following of a float operation."""
-    if isinstance(op, f.FloatInput):
-        return [writer.add(op.table.astype("<f4"))]
-    if isinstance(op, f.FloatConvolution):
-        packed = pack_floats(op.weights, op.groups)
-        _, height, width, _ = op.weights.shape
-        geometry = [height, width, *op.stride, *op.padding, *op.dilation, op.groups]
-        data = [writer.add(packed), packed.nbytes, writer.add(op.bias.astype("<f4"))]
-        return [*geometry, *data, *_bits(op.low, op.high)]
-    if isinstance(op, f.FloatAdd | f.FloatMultiply):
-        return _bits(op.low, op.high)
-    if isinstance(op, f.FloatConcatenate):
-        return [len(op.inputs), writer.add(np.array([index[name] for name in op.inputs], "<i4"))]
-    if isinstance(op, f.FloatAveragePool):
-        return [writer.add(_windows(op.rows)), writer.add(_windows(op.columns))]
-    assert isinstance(op, f.FloatFunction)
-    return [f.FUNCTIONS[op.function], *_bits(op.parameter, op.low, op.high)]
+def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
+    groups = words[14]
+    shape = (reader.target.shape[2], words[4], words[5], reader.source.shape[2] // groups)
+    weights = unpack_floats(reader.array(words[15], "<f4", words[16] // 4), shape, groups)
+    geometry = (words[6], words[7]), tuple(words[8:12]), (words[12], words[13]), groups
+    return (weights, reader.array(words[17], "<f4", shape[0]), *geometry, *words_float(words[18:20]))
 
 
-def fields(
-    kind: type[g.Operation], reader: Reader, words: list[int], source: g.Tensor, target: g.Tensor
-) -> tuple[Any, ...]:
-    """What the class of a float operation takes after inputs, output and layer."""
-    if kind is f.FloatInput:
-        return (reader.array(words[4], "<f4", (source.shape[2], 256)),)
-    if kind is f.FloatConvolution:
-        groups = words[14]
-        shape = (target.shape[2], words[4], words[5], source.shape[2] // groups)
-        weights = unpack_floats(reader.array(words[15], "<f4", words[16] // 4), shape, groups)
-        geometry = (words[6], words[7]), tuple(words[8:12]), (words[12], words[13]), groups
-        return (weights, reader.array(words[17], "<f4", shape[0]), *geometry, *_floats(words[18:20]))
-    if kind in (f.FloatAdd, f.FloatMultiply):
-        return _floats(words[4:6])
-    if kind is f.FloatAveragePool:
-        return reader.windows(words[4], target.shape[0]), reader.windows(words[5], target.shape[1])
+def _write_limits(op: f.FloatAdd | f.FloatMultiply, writer: Writer) -> Words:
+    return float_words(op.low, op.high)
+
+
+def _read_limits(reader: Reader, words: Words) -> tuple[Any, ...]:
+    return words_float(words[4:6])
+
+
+def _read_function(reader: Reader, words: Words) -> tuple[Any, ...]:
     names = {number: name for name, number in f.FUNCTIONS.items()}
-    return (names[words[4]], *_floats(words[5:8])) if kind is f.FloatFunction else ()
+    return (names[words[4]], *words_float(words[5:8]))
+
+
+RECORDS: dict[type[g.Operation], Record] = {
+    f.FloatInput: Record(
+        "FLOAT_INPUT",
+        lambda op, writer: [writer.add(op.table.astype("<f4"))],
+        lambda reader, words: (reader.array(words[4], "<f4", (reader.source.shape[2], 256)),),
+    ),
+    f.FloatConvolution: Record("FLOAT_CONVOLUTION", _write_convolution, _read_convolution),
+    f.FloatAdd: Record("FLOAT_ADD", _write_limits, _read_limits),
+    f.FloatMultiply: Record("FLOAT_MULTIPLY", _write_limits, _read_limits),
+    f.FloatConcatenate: Record(
+        "FLOAT_CONCATENATE",
+        lambda op, writer: [
+            len(op.inputs),
+            writer.add(np.array([writer.index[name] for name in op.inputs], "<i4")),
+        ],
+        nothing_read,
+        listed=1,
+    ),
+    f.FloatAveragePool: Record(
+        "FLOAT_AVERAGE_POOL",
+        lambda op, writer: [writer.windows(op.rows), writer.windows(op.columns)],
+        lambda reader, words: (
+            reader.windows(words[4], reader.target.shape[0]),
+            reader.windows(words[5], reader.target.shape[1]),
+        ),
+    ),
+    f.FloatFunction: Record(
+        "FLOAT_FUNCTION",
+        lambda op, writer: [f.FUNCTIONS[op.function], *float_words(op.parameter, op.low, op.high)],
+        _read_function,
+    ),
+}

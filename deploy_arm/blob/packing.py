@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.blob import entropy_coding
+from deploy_arm.target.kernel_sources import constants
 from foundation.codebook import Codebook
 
-GROUP = 32  # entries packed together
+GROUP = constants()["TILE"]  # entries packed together
 TILE_CHANNELS, TILE_DEPTH = 8, 4
 GROUP_BYTES = {2: 8, 3: 12, 4: 16, 8: 32}
 

@@ -19,6 +19,7 @@ from deploy_arm.operators import arithmetic, movement, normalization, pooling  #
 from deploy_arm.operators.base import ANY_LAYOUT, OPERATORS
 from foundation.codebook import Codebook
 from foundation.errors import UserError
+from quantizers.network import Hardened
 from quantizers.tracing.trace import evaluating
 
 BATCH = 2  # not 1, so that nothing can mistake the batch for an axis of size one
@@ -194,13 +195,13 @@ def _final(state: Lowering, value: Value) -> g.Tensor:
 
 
 def compile_graph(
-    hardened: Any, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+    hardened: Hardened, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
 ) -> g.Graph:
     """The integer graph of a hardened network. A result (N, C, H, W) leaves it in the order H, W, C.
 
     Args:
-        hardened: ``network`` whose activation quantizers are constant ``torch.fake_quantize_per_tensor_affine`` calls, and
-            ``codebooks`` by layer name (a ``quantizers.network.Hardened``).
+        hardened: a network whose activation quantizers are constant ``torch.fake_quantize_per_tensor_affine`` calls, and its
+            codebooks by layer name.
         input_shape: (channels, height, width) of the images.
         mean: of the normalization ``(pixel / 255 - mean) / std``, per channel.
         std: likewise.

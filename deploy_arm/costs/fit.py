@@ -27,6 +27,7 @@ from deploy_arm.emulate import emulator
 from deploy_arm.ir import graph as g
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.cores import CORES
+from deploy_arm.target.kernel_sources import timed_digest
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text, sha256, write_atomically
@@ -79,6 +80,7 @@ def entry(core: str, models: Mapping[str, costs.CostModel], count: int) -> dict[
         "unit": "modelled cycles",
         "model": f"llvm-mca {mca.version()} {CORES[core].scheduler}" if analyser else "own throughput table",
         "program": sha256(build_program(CORES[core].target))[:12],
+        "kernel_code": timed_digest(),
         "shapes": count,
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
+from deploy_arm.costs.model import KERNELS
 from deploy_arm.ir import graph as g
 from foundation.codebook import Codebook
 
@@ -14,13 +16,6 @@ MACS, WEIGHTS = 12_000_000, 60_000  # of one convolution, at most: emulation and
 SIZES = (1, 4, 7, 8, 14, 16, 20, 28, 32, 40, 56)
 CHANNELS = (3, 12, 16, 24, 32, 48, 64, 96, 128, 160, 256, 320, 512, 1024)
 TAPS = (1, 1, 3, 3, 3, 3, 5, 7)
-DENSE_BITS = (2, 3, 4)
-# Bits, share of zeros, activations of 7 bits.
-GROUPED = (
-    (2, 0.3, True), (2, 0.5, True), (2, 0.6, True), (2, 0.7, True), (2, 0.8, True), (2, 0.9, True), (2, 0.97, True),
-    (2, 0.5, False), (2, 0.85, False), (3, 0.5, True), (3, 0.75, True), (3, 0.9, False), (4, 0.5, True),
-    (4, 0.8, True), (4, 0.9, True), (4, 0.97, True), (4, 0.8, False),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,12 +58,13 @@ def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
     half = np.tile(np.arange(256, dtype=np.int16) // 2, (sample.channels, 1))
     emit(g.InputTable(("image",), "narrow", "", half), g.Tensor("narrow", shape, high=127))
     emit(g.Table(("narrow",), "full", "", np.arange(256, dtype=np.int16)), g.Tensor("full", shape))
-    settings: list[tuple[g.Kernel, int, float, bool]] = [("dense", bits, 0.5, True) for bits in DENSE_BITS]
-    settings += [("level-grouped", *setting) for setting in GROUPED]
-    side = (sample.size + 2 * (sample.taps // 2) - sample.taps) // sample.stride + 1
-    result = (side, side, sample.outs)
+    settings = [
+        (cast(g.Kernel, kernel), setting) for kernel in KERNELS for setting in KERNELS[kernel].settings
+    ]
+    geometry = (sample.stride,) * 2, (sample.taps // 2,) * 4, (1, 1)
+    result = (*g.output_size(shape, (sample.taps,) * 2, *geometry), sample.outs)
     last = settings[seed % len(settings)]
-    for number, (kernel, bits, share, narrow) in enumerate([*settings, last]):
+    for number, (kernel, setting) in enumerate([*settings, last]):
         floating = number == len(settings)
         finish: g.Requantize | g.Dequantize = g.Requantize(
             np.full(sample.outs, 2**30, np.int32), np.zeros(sample.outs, np.int32), 8, 18, 0, 127
@@ -76,14 +72,14 @@ def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
         if floating:
             finish = g.Dequantize(np.ones(sample.outs, np.float32), np.zeros(sample.outs, np.float32))
         name = f"result{number}"
-        geometry = (sample.stride,) * 2, (sample.taps // 2,) * 4, (1, 1), 1
         emit(
             g.Convolution(
-                ("narrow" if narrow else "full",),
+                ("narrow" if setting.narrow else "full",),
                 name,
                 "",
-                weights(random, sample, bits, share),
+                weights(random, sample, setting.bits, setting.zero_share),
                 *geometry,
+                1,
                 finish,
                 kernel=kernel,
             ),

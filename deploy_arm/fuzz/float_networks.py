@@ -46,9 +46,7 @@ class FloatBuilder(Builder):
     ) -> str:
         height, width, channels = self.graph.tensors[source].shape
         weights = self.normal(outs, *kernel, channels // groups)
-        top, left, bottom, right = padding
-        rows = (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-        columns = (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+        rows, columns = g.output_size((height, width), kernel, stride, padding, dilation)
         out = self.floats((rows, columns, outs))
         low, high = self.limits()
         return self.emit(

@@ -119,9 +119,7 @@ class Builder:
         x = self.graph.tensors[source]
         height, width, channels = x.shape
         weights = self.codebook((outs, *kernel, channels // groups), bits, zero_share, skewed=skewed)
-        top, left, bottom, right = padding
-        rows = (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-        columns = (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+        rows, columns = g.output_size((height, width), kernel, stride, padding, dilation)
         sizes = np.abs(weights.integers.astype(np.int64)).reshape(outs, -1).sum(axis=1)
         bound = int(sizes.max()) * max(-x.low, x.high)
         finish: g.Requantize | g.Dequantize

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
+from deploy_arm.ir.execute import Float, execute
 
-Float = NDArray[np.float32]
+Inputs = Sequence[Any]
+Tensors = Sequence[g.Tensor]
 ONE, TWO, THREE, SIX = (np.float32(value) for value in (1, 2, 3, 6))
 TAYLOR = [np.float32(value) for value in (1.98412698e-4, 1.38888889e-3, 8.33333333e-3, 4.16666667e-2)]
 TAYLOR += [np.float32(value) for value in (1.66666667e-1, 0.5, 1.0, 1.0)]
@@ -47,8 +48,9 @@ def _convolution(x: Float, op: f.FloatConvolution) -> Float:
     top, left, bottom, right = op.padding
     x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     out, kernel_height, kernel_width, depth = op.weights.shape
-    height = (x.shape[1] - op.dilation[0] * (kernel_height - 1) - 1) // op.stride[0] + 1
-    width = (x.shape[2] - op.dilation[1] * (kernel_width - 1) - 1) // op.stride[1] + 1
+    height, width = g.output_size(
+        x.shape[1:3], (kernel_height, kernel_width), op.stride, dilation=op.dilation
+    )
     acc = np.broadcast_to(op.bias, (len(x), height, width, out))
     first = np.arange(out) // (out // op.groups) * depth  # the first input channel that each output reads
     for i in range(kernel_height):
@@ -72,7 +74,7 @@ def _average(x: Float, op: f.FloatAveragePool) -> Float:
     return result
 
 
-def _maximum(x: Float, op: g.MaxPool) -> Float:
+def maximum(x: Float, op: g.MaxPool) -> Float:
     """One after the other, rows first: of two zeros the first stays."""
     result = np.full((len(x), len(op.rows), len(op.columns), x.shape[3]), -np.inf, np.float32)
     for i, row in enumerate(op.rows):
@@ -113,27 +115,36 @@ def _function(x: Float, op: f.FloatFunction) -> Float:
     return limited(values[op.function](), op.low, op.high)
 
 
-def execute(op: g.Operation, inputs: Sequence[Any]) -> Float:
-    """One float operation on whole arrays [N, H, W, C].
+@execute.register
+def _(op: f.FloatInput, inputs: Inputs, tensors: Tensors) -> Float:
+    return op.table[np.arange(inputs[0].shape[3]), inputs[0]]
 
-    Raises:
-        TypeError: it is none.
-    """
-    x = inputs[0]
-    if isinstance(op, f.FloatInput):
-        return op.table[np.arange(x.shape[3]), x]
-    if isinstance(op, f.FloatConvolution):
-        return _convolution(x, op)
-    if isinstance(op, f.FloatAdd):
-        return limited(x + inputs[1], op.low, op.high)
-    if isinstance(op, f.FloatMultiply):
-        return limited(x * inputs[1], op.low, op.high)
-    if isinstance(op, f.FloatConcatenate):
-        return np.concatenate(inputs, axis=-1)
-    if isinstance(op, g.MaxPool):
-        return _maximum(x, op)
-    if isinstance(op, f.FloatAveragePool):
-        return _average(x, op)
-    if isinstance(op, f.FloatFunction):
-        return _function(x, op)
-    raise TypeError(f"no meaning for {type(op).__name__}")
+
+@execute.register
+def _(op: f.FloatConvolution, inputs: Inputs, tensors: Tensors) -> Float:
+    return _convolution(inputs[0], op)
+
+
+@execute.register
+def _(op: f.FloatAdd, inputs: Inputs, tensors: Tensors) -> Float:
+    return limited(inputs[0] + inputs[1], op.low, op.high)
+
+
+@execute.register
+def _(op: f.FloatMultiply, inputs: Inputs, tensors: Tensors) -> Float:
+    return limited(inputs[0] * inputs[1], op.low, op.high)
+
+
+@execute.register
+def _(op: f.FloatConcatenate, inputs: Inputs, tensors: Tensors) -> Float:
+    return np.concatenate(inputs, axis=-1)
+
+
+@execute.register
+def _(op: f.FloatAveragePool, inputs: Inputs, tensors: Tensors) -> Float:
+    return _average(inputs[0], op)
+
+
+@execute.register
+def _(op: f.FloatFunction, inputs: Inputs, tensors: Tensors) -> Float:
+    return _function(inputs[0], op)

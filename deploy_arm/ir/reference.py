@@ -6,7 +6,7 @@ products in floating point, which is exact because every partial sum is an integ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from deploy_arm.ir import float_reference
 from deploy_arm.ir import graph as g
+from deploy_arm.ir.execute import Array, Float, execute
 
-Array = NDArray[np.int32]
-Float = NDArray[np.float32]
+Inputs = Sequence[Any]
+Tensors = Sequence[g.Tensor]
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 
 
@@ -56,8 +57,7 @@ def accumulate(x: Array, op: g.Convolution, magnitude: int) -> NDArray[np.int64]
     real: type[Any] = np.float32 if bound < 2**24 else np.float64
     top, left, bottom, right = op.padding
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))).astype(real)
-    rows = (padded.shape[1] - op.dilation[0] * (height - 1) - 1) // op.stride[0] + 1
-    columns = (padded.shape[2] - op.dilation[1] * (width - 1) - 1) // op.stride[1] + 1
+    rows, columns = g.output_size(x.shape[1:3], (height, width), op.stride, op.padding, op.dilation)
     total: NDArray[Any] = np.zeros((len(x), rows, columns, out), real)
     for kh in range(height):
         for kw in range(width):
@@ -84,19 +84,16 @@ def _products(tap: NDArray[Any], weights: NDArray[Any], groups: int) -> NDArray[
     return np.concatenate(parts, axis=-1)
 
 
-def _pool(x: Array, op: g.MaxPool | g.AveragePool) -> Array | Float:
-    shape = (len(x), len(op.rows), len(op.columns), x.shape[3])
-    result = np.zeros(shape, np.int32)
+def _pool(
+    x: Array, op: g.MaxPool | g.AveragePool, steps: tuple[int, int], reduce: Callable[..., Any]
+) -> Array:
+    """``reduce`` over every window, of whose rows and columns every ``steps``-th counts."""
+    result = np.zeros((len(x), len(op.rows), len(op.columns), x.shape[3]), np.int32)
     for i, row in enumerate(op.rows):
         for j, column in enumerate(op.columns):
-            steps = op.dilation if isinstance(op, g.MaxPool) else (1, 1)
             window = x[:, row.start : row.end : steps[0], column.start : column.end : steps[1]]
-            reduce = np.max if isinstance(op, g.MaxPool) else np.sum
             result[:, i, j] = reduce(window, axis=(1, 2))
-    if isinstance(op, g.MaxPool):
-        return result
-    index = [[op.divisors.index(row.divisor * column.divisor) for column in op.columns] for row in op.rows]
-    return _finish(result, op.finish, np.array(index)[None, :, :, None])
+    return result
 
 
 def normalized(x: Array, epsilon: int) -> NDArray[np.int64]:
@@ -124,47 +121,95 @@ def add(first: Any, second: Any, op: g.Add | g.FusedAdd) -> Array:
     return np.clip((total + (1 << (op.right - 1))) >> op.right, op.low, op.high)
 
 
-def execute(op: g.Operation, inputs: Sequence[Any], tensors: Sequence[g.Tensor]) -> Array | Float:
-    """One operation on whole arrays; ``tensors`` are the types of the inputs, then of the output."""
+@execute.register
+def _(op: g.InputTable, inputs: Inputs, tensors: Tensors) -> Array:
+    return op.table[np.arange(inputs[0].shape[3]), inputs[0]].astype(np.int32)
+
+
+@execute.register
+def _(op: g.Convolution, inputs: Inputs, tensors: Tensors) -> Array | Float:
+    magnitude = max(-tensors[0].low, tensors[0].high)
+    result = _finish(accumulate(inputs[0], op, magnitude), op.finish)
+    return add(result, inputs[1], op.residual) if op.residual else result
+
+
+@execute.register
+def _(op: g.Add, inputs: Inputs, tensors: Tensors) -> Array:
+    return add(inputs[0], inputs[1], op)
+
+
+@execute.register
+def _(op: g.Multiply, inputs: Inputs, tensors: Tensors) -> Array:
+    return requantize(inputs[0] * inputs[1], op.finish)
+
+
+@execute.register
+def _(op: g.Concatenate, inputs: Inputs, tensors: Tensors) -> Array:
+    parts = [table[part & 255].astype(np.int32) for table, part in zip(op.tables, inputs, strict=True)]
+    return np.concatenate(parts, axis=-1)
+
+
+@execute.register
+def _(op: g.MaxPool, inputs: Inputs, tensors: Tensors) -> Array | Float:
+    if tensors[-1].floating:
+        return float_reference.maximum(inputs[0], op)
+    return _pool(inputs[0], op, op.dilation, np.max)
+
+
+@execute.register
+def _(op: g.AveragePool, inputs: Inputs, tensors: Tensors) -> Array | Float:
+    index = [[op.divisors.index(row.divisor * column.divisor) for column in op.columns] for row in op.rows]
+    return _finish(_pool(inputs[0], op, (1, 1), np.sum), op.finish, np.array(index)[None, :, :, None])
+
+
+@execute.register
+def _(op: g.Table, inputs: Inputs, tensors: Tensors) -> Array:
+    return op.table[inputs[0] & 255].astype(np.int32)
+
+
+@execute.register
+def _(op: g.FloatTable, inputs: Inputs, tensors: Tensors) -> Float:
+    return op.table[inputs[0] & 255]
+
+
+@execute.register
+def _(op: g.Gather, inputs: Inputs, tensors: Tensors) -> Array | Float:
+    return inputs[0][..., op.indices]
+
+
+@execute.register
+def _(op: g.LayerNorm, inputs: Inputs, tensors: Tensors) -> Array | Float:
+    return _finish(normalized(inputs[0], op.epsilon), op.finish)
+
+
+@execute.register
+def _(op: g.Limit, inputs: Inputs, tensors: Tensors) -> Float:
+    x, low, high = inputs[0], np.float32(op.low), np.float32(op.high)
+    return np.where(x < low, low, np.where(x > high, high, x))
+
+
+@execute.register
+def _(op: g.Slice, inputs: Inputs, tensors: Tensors) -> Array | Float:
     x = inputs[0]
-    if isinstance(op, g.InputTable):
-        return op.table[np.arange(x.shape[3]), x].astype(np.int32)
-    if isinstance(op, g.Convolution):
-        magnitude = max(-tensors[0].low, tensors[0].high)
-        result = _finish(accumulate(x, op, magnitude), op.finish)
-        return add(result, inputs[1], op.residual) if op.residual else result
-    if isinstance(op, g.Add):
-        return add(x, inputs[1], op)
-    if isinstance(op, g.Multiply):
-        return requantize(x * inputs[1], op.finish)
-    if isinstance(op, g.Concatenate):
-        parts = [table[part & 255].astype(np.int32) for table, part in zip(op.tables, inputs, strict=True)]
-        return np.concatenate(parts, axis=-1)
-    if isinstance(op, g.AveragePool) or (isinstance(op, g.MaxPool) and not tensors[-1].floating):
-        return _pool(x, op)
-    if isinstance(op, g.FloatTable):
-        return op.table[x & 255]
-    if isinstance(op, g.Table):
-        return op.table[x & 255].astype(np.int32)
-    if isinstance(op, g.Gather):
-        return x[..., op.indices]
-    if isinstance(op, g.LayerNorm):
-        return _finish(normalized(x, op.epsilon), op.finish)
-    if isinstance(op, g.Limit):
-        low, high = np.float32(op.low), np.float32(op.high)
-        return np.where(inputs[0] < low, low, np.where(inputs[0] > high, high, inputs[0]))
-    if isinstance(op, g.Slice):
-        for axis, (start, step) in enumerate(zip(op.starts, op.steps, strict=True)):
-            picked = start + step * np.arange(tensors[-1].shape[axis])
-            x = np.take(x, picked, axis=axis + 1)
-        return x
-    if isinstance(op, g.Pad):
-        return np.pad(x, ((0, 0), *zip(op.before, op.after, strict=True)))
-    if isinstance(op, g.Reshape):
-        return x.reshape(len(x), *tensors[-1].shape)
-    if isinstance(op, g.Output):
-        return x.astype(np.float32) * np.float32(tensors[0].step)
-    return float_reference.execute(op, inputs)
+    for axis, (start, step) in enumerate(zip(op.starts, op.steps, strict=True)):
+        picked = start + step * np.arange(tensors[-1].shape[axis])
+        x = np.take(x, picked, axis=axis + 1)
+    return x
+
+
+@execute.register
+def _(op: g.Pad, inputs: Inputs, tensors: Tensors) -> Array | Float:
+    return np.pad(inputs[0], ((0, 0), *zip(op.before, op.after, strict=True)))
+
+
+@execute.register
+def _(op: g.Reshape, inputs: Inputs, tensors: Tensors) -> Array | Float:
+    return inputs[0].reshape(len(inputs[0]), *tensors[-1].shape)
+
+
+@execute.register
+def _(op: g.Output, inputs: Inputs, tensors: Tensors) -> Float:
+    return inputs[0].astype(np.float32) * np.float32(tensors[0].step)
 
 
 def trace(graph: g.Graph, images: NDArray[np.uint8]) -> dict[str, Array | Float]:

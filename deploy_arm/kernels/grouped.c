@@ -218,7 +218,7 @@ static void run(const struct plan *plan, const struct part *part, const void *in
     }
 }
 
-/* Where the compiler did not choose, by costs it knows (../kernel_costs.json): so many zeros that it pays on any core, several
+/* Where the compiler did not choose, by costs it knows (../costs/kernel_costs.json): so many zeros that it pays on any core, several
  * weights to a level, and a vector of outputs. */
 static int likely(const struct plan *plan) {
     const struct convolution *c = plan->convolution;

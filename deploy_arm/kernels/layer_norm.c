@@ -1,4 +1,4 @@
-/* Layer norm over the channels of each position, in integers alone: see LayerNorm in ../graph.py. Both the distance from the mean
+/* Layer norm over the channels of each position, in integers alone: see LayerNorm in ../ir/graph.py. Both the distance from the mean
  * and the variance stay the same when all values shift, so the stored bytes serve as they are. */
 #include <string.h>
 
@@ -35,7 +35,7 @@ static int64_t square_root(int64_t square) {
 #endif
 }
 
-/* r of graph.py; *right is the shift behind it. */
+/* r of ../ir/graph.py; *right is the shift behind it. */
 static int32_t reciprocal(int64_t spread, int32_t *right) {
     int32_t shift = (__builtin_clzll((unsigned long long)spread) - 2) & ~1;
     int64_t r = ((int64_t)1 << 61) / square_root(spread << shift);

@@ -1,4 +1,4 @@
-/* How a sum becomes what is stored, in plain C: the fixed-point rule of ../graph.py. */
+/* How a sum becomes what is stored, in plain C: the fixed-point rule of ../ir/graph.py. */
 #ifndef REQUANTIZE_H
 #define REQUANTIZE_H
 

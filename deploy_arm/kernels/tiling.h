@@ -19,15 +19,14 @@ enum {
     PAIRED = 8,         /* k that small matrix products take at a time */
 
     /* Level-grouped: outputs side by side, and runs of weights of one level. */
-    LANES = 16,          /* outputs of a vector */
-    VECTORS = 4,         /* at most, at a time */
-    RUN_7 = 510,         /* weights whose sum of 7-bit values fits: 510 x 64 <= 32767 */
-    RUN_8 = 254,         /* and of bytes: 254 x 128 <= 32767 */
-    FARTHEST = 65535,    /* bytes from a weight's place to the next: 16 bits */
+    VECTORS = 4,      /* of 16 outputs each, at most, at a time */
+    RUN_7 = 510,      /* weights whose sum of 7-bit values fits: 510 x 64 <= 32767 */
+    RUN_8 = 254,      /* and of bytes: 254 x 128 <= 32767 */
+    FARTHEST = 65535, /* bytes from a weight's place to the next: 16 bits */
 
     /* Floats. */
-    FLOAT_WIDE = 16, /* channels of weights that lie side by side, */
-    FLOAT_NARROW = 8, /* or for the last where no more are left */
+    FLOAT_WIDE = 16,   /* channels of weights that lie side by side, */
+    FLOAT_NARROW = 8,  /* or for the last where no more are left */
     FLOAT_CHUNK = 640, /* k whose weights, of 16 channels, stay in the first-level cache */
 
     /* What is not worth waking a thread for. */

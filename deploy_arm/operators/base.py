@@ -91,13 +91,8 @@ def _convolution(
     tensor = state.integer(state.image(source))
     found = state.codebook(weight)
     weights = _arranged(found, found.indices.transpose(0, 2, 3, 1))
-    out, kernel_height, kernel_width, _ = weights.indices.shape
-    height = (tensor.shape[0] + padding[0] + padding[2] - dilation[0] * (kernel_height - 1) - 1) // stride[
-        0
-    ] + 1
-    width = (tensor.shape[1] + padding[1] + padding[3] - dilation[1] * (kernel_width - 1) - 1) // stride[
-        1
-    ] + 1
+    out, *kernel, _ = weights.indices.shape
+    height, width = g.output_size(tensor.shape, kernel, stride, padding, dilation)
     shift = state.parameter(bias)
     return stored_value(
         Sum(

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy_arm.target.host import host_compiler
+from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.targets import TARGETS, Target
 from deploy_arm.target.toolchain import Tool, choose_compiler, is_arm, version_of
 from foundation.errors import UserError
 from foundation.files import cache_directory, write_atomically
 
-KERNELS = Path(__file__).parents[1] / "kernels"
 COMMAND_LINE = "main.c"  # the executable's alone; every other source is the library's
 LIBRARY = "libnetwork.so"
 # No contraction: a float result is two roundings, everywhere. Sections so that the linker drops what nobody calls.
