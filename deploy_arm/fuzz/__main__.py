@@ -29,8 +29,8 @@ from pathlib import Path
 
 from deploy_arm.fuzz.build import CLANGS, ENVIRONMENT, build_fuzzer, pack_corpus, unpack_corpus
 from deploy_arm.fuzz.compare import compare
-from deploy_arm.runtime.program import KERNELS
 from deploy_arm.target.host import tail
+from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.toolchain import version_of
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError

@@ -10,8 +10,9 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from deploy_arm.runtime.program import KERNELS, build_cached, library_sources
+from deploy_arm.runtime.program import build_cached, library_sources
 from deploy_arm.target.host import tail
+from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.targets import TARGETS
 from deploy_arm.target.toolchain import is_arm, version_of
 from foundation.errors import UserError

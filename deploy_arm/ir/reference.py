@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from deploy_arm.ir import float_reference
 from deploy_arm.ir import graph as g
-from deploy_arm.ir.execute import Array, Float, execute
+from deploy_arm.ir.execute import Array, Float
+from deploy_arm.ir.execute import execute as execute  # the whole table, once this module is imported
 
 Inputs = Sequence[Any]
 Tensors = Sequence[g.Tensor]

@@ -18,8 +18,9 @@ from deploy_arm.blob.write import write_blob
 from deploy_arm.ir.reference import run
 from deploy_arm.runtime import binding
 from deploy_arm.runtime.binding import Network, NetworkError
-from deploy_arm.runtime.program import KERNELS, build_host_library, build_library
+from deploy_arm.runtime.program import build_host_library, build_library
 from deploy_arm.target.host import host_compiler
+from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.toolchain import is_arm
 from tests.deploy_arm.runtime_cases import Builder, random_convolution, random_network
 

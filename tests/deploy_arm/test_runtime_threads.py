@@ -12,7 +12,8 @@ from test_runtime_exact import Case, check, large
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.emulate.emulator import count
-from deploy_arm.runtime.program import KERNELS, build_program
+from deploy_arm.runtime.program import build_program
+from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.toolchain import is_arm
 from foundation.errors import UserError
 from tests.deploy_arm.runtime_cases import GROUPED, Builder, random_network

@@ -15,8 +15,9 @@ import pytest
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.ir.reference import run
-from deploy_arm.runtime.program import KERNELS, build_program, compile_command
+from deploy_arm.runtime.program import build_program, compile_command
 from deploy_arm.target import toolchain
+from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.targets import TARGETS
 from deploy_arm.target.toolchain import ROUTE_VARIABLE, Tool, choose_compiler, find_tools, is_arm
 from foundation.command import main_guard

@@ -45,7 +45,8 @@ def write_bundle(
         preprocessing: how the data set's image files became the network's input; None where only the data set knows.
     """
     from deploy_arm.runtime import binding
-    from deploy_arm.runtime.program import KERNELS, library_sources
+    from deploy_arm.runtime.program import library_sources
+    from deploy_arm.target.kernel_sources import KERNELS
     from deploy_arm.target.targets import TARGETS
     from pipeline.datasets import preprocessing as image
 
