@@ -106,6 +106,29 @@ def module_arrows(root: Path = ROOT) -> Arrows:
     return {name: frozenset(targets - {name}) for name, targets in out.items()}
 
 
+@cache
+def eager_arrows(root: Path = ROOT) -> Arrows:
+    """What is loaded when a module is: its imports outside of functions, and the packages it lies in."""
+    out: dict[str, set[str]] = {name: set() for name in modules(root)}
+    for name in out:
+        parts = name.split(".")
+        out[name] |= {".".join(parts[:count]) for count in range(1, len(parts))} & out.keys()
+    for one in imports(root):
+        if not (one.lazy or one.for_types):
+            out[one.source].add(one.target)
+    return {name: frozenset(targets) for name, targets in out.items()}
+
+
+def reached(name: str, graph: Arrows) -> set[str]:
+    """A room, and every other that its arrows lead to, directly or not."""
+    seen, left = {name}, [name]
+    while left:
+        new = graph[left.pop()] - seen
+        seen |= new
+        left += new
+    return seen
+
+
 def circles(graph: Arrows) -> list[list[str]]:
     """Groups of rooms that reach each other (Tarjan's strongly connected components of two or more), sorted."""
     index: dict[str, int] = {}

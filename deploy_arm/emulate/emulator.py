@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from deploy_arm.emulate.counts import Counts, parse_code, parse_entry, parse_plugin_output
 from deploy_arm.emulate.elf import read_executable
+from deploy_arm.emulate.unicorn_counter import make_counter
+from deploy_arm.emulate.unicorn_loader import run_program
 from deploy_arm.target.cores import CORES, Core
 from deploy_arm.target.host import build_shared_library, execute, host_compiler
 from deploy_arm.target.toolchain import allowed_routes
@@ -104,7 +106,6 @@ def emulate(
             *arguments,
         ]
         return execute(command, given, timeout, what)
-    from deploy_arm.emulate.unicorn_loader import run_program
 
     return run_program(program, arguments, given, target=target, timeout=timeout).output
 
@@ -177,8 +178,6 @@ def count(
         if (under or choose_counter()) == "qemu":
             command = [str(program), *arguments]
             return count_command(command, given, CORES[target], caches, timeout).relocated(entry)
-        from deploy_arm.emulate.unicorn_counter import make_counter
-        from deploy_arm.emulate.unicorn_loader import run_program
 
         counter = make_counter(CORES[target].caches if caches else None)
         finished = run_program(program, arguments, given, target=target, timeout=timeout, counter=counter)

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
 from foundation.files import folder_atomically, json_text, sha256
 from foundation.foreign_files import is_file
@@ -49,7 +50,6 @@ class CandidateFolder:
         """Built for the candidate's target where the folder has none."""
         if "program" in self.manifest["files"]:
             return self.folder / "program"
-        from deploy_arm.runtime.program import build_program
 
         return build_program(self.manifest["target"])
 

@@ -7,11 +7,22 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_float, compile_graph
+from deploy_arm.costs.choose import choose_kernels
+from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
 from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.bench import figures_of
 from pipeline.candidate.devices import AtHand, Devices
+from pipeline.datasets.images import normalize
 from pipeline.study.records import Figures, Reference
+from pipeline.training.evaluation import error_of, fixed_sample
+from quantizers.network import harden, layer_names, quantize
+from quantizers.tracing.trace import traced
 
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
@@ -54,11 +65,6 @@ def references(
 
 
 def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Reference:
-    from deploy_arm.compiler.frontend import compile_float
-    from pipeline.candidate.bench import figures_of
-    from pipeline.training.evaluation import error_of
-    from quantizers.tracing.trace import traced
-
     if error is None:
         error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)
     try:
@@ -71,11 +77,6 @@ def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Refere
 
 def _profile(workspace: Workspace, devices: Devices, graph: Graph) -> Profile:
     """What the program of ``graph`` costs."""
-    import torch
-
-    from deploy_arm.blob.write import write_blob
-    from deploy_arm.runtime.program import build_program
-
     target = workspace.settings.target
     image = workspace.data.search.batch(torch.tensor([0])).numpy()[0]
     layers = [operation.layer for operation in graph.operations]
@@ -83,15 +84,6 @@ def _profile(workspace: Workspace, devices: Devices, graph: Graph) -> Profile:
 
 
 def _int8(workspace: Workspace, devices: Devices) -> Reference:
-    import torch
-
-    from deploy_arm.compiler.frontend import compile_graph
-    from deploy_arm.costs.choose import choose_kernels
-    from pipeline.candidate.bench import figures_of
-    from pipeline.datasets.images import normalize
-    from pipeline.training.evaluation import error_of, fixed_sample
-    from quantizers.network import harden, layer_names, quantize
-
     data = workspace.data
     sample = fixed_sample(len(data.train), min(CALIBRATION_IMAGES, len(data.train)))
     calibration = normalize(data.train.batch(sample), workspace.mean, workspace.std)

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deploy_arm.devices.kinds import DEVICES, open_device
 from foundation.errors import UserError
 from foundation.factories import look_in
 
@@ -48,15 +49,11 @@ class Wanted(NamedTuple):
 
     def open(self) -> Device:
         """Such a device, here."""
-        from deploy_arm.devices.kinds import open_device
-
         look_in(self.modules)
         return open_device(self.target, self.kind)
 
     def of_the_nodes(self) -> bool:
         """Whether each ARM node of a cluster has such a device."""
-        from deploy_arm.devices.kinds import DEVICES
-
         look_in(self.modules)
         return self.kind is None or DEVICES[self.kind].of_the_node
 

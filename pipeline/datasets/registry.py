@@ -21,6 +21,7 @@ from foundation.errors import UserError
 from foundation.factories import article, call_factory, is_factory
 from foundation.foreign_files import first_line, is_file, reason
 from foundation.registry import Registry
+from pipeline.datasets.cifar_files import CLASSES, read_cifar10
 from pipeline.datasets.images import AUGMENTATIONS, ArrayImages, FileImages, Images
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
@@ -181,8 +182,6 @@ def _digits(place: str, size: Size | None, fallback: Size) -> ImageData:
 @DATA.register("cifar10")
 def _cifar10(place: str, size: Size | None, fallback: Size) -> ImageData:
     """CIFAR-10 in its standard layout, binary or python version; the test images validate."""
-    from pipeline.datasets.cifar_files import CLASSES, read_cifar10
-
     parts = read_cifar10(Path(_needed("cifar10:DIR", place)).expanduser())
     train, validation = (ArrayImages(torch.from_numpy(x), torch.from_numpy(y), size) for x, y in parts)
     return _data(f"cifar10:{place}", CLASSES, train, validation, "crop_flip")

@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from deploy_arm.blob.write import write_blob
+from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.costs.choose import choose_kernels
+from deploy_arm.ir.reference import run as run_reference
+from deploy_arm.runtime.program import build_program
+from pipeline.cluster.pool import LocalDevice
+from pipeline.training.cotuning import Cotuning
+from pipeline.training.evaluation import predictions
+from pipeline.training.loop import Diverged, Loop
+from pipeline.training.pretraining import parameter_groups, pretrained_file
 from pipeline.training.settings import TrainSettings, pretraining_settings
+from quantizers.network import synthetic
 
 if TYPE_CHECKING:
     from foundation.plan import Plan
@@ -110,8 +121,6 @@ def step_seconds(
 
 
 def _until(run: Any, epochs: float) -> None:
-    from pipeline.training.loop import Diverged
-
     with contextlib.suppress(Diverged):  # an untrained network may; its steps take as long
         run.run_until(epochs)
 
@@ -125,16 +134,6 @@ def _forward_backward(run: Any, count: int) -> None:
 
 def trial_cost(workspace: Workspace, plan: Plan, macs: int) -> TrialCost:
     """The parts of a trial with this plan. Call it with as many threads as a trial has."""
-    from deploy_arm.blob.write import write_blob
-    from deploy_arm.compiler.frontend import compile_graph
-    from deploy_arm.costs.choose import choose_kernels
-    from deploy_arm.ir.reference import run as run_reference
-    from deploy_arm.runtime.program import build_program
-    from pipeline.cluster.pool import LocalDevice
-    from pipeline.training.cotuning import Cotuning
-    from pipeline.training.evaluation import predictions
-    from quantizers.network import synthetic
-
     settings, data = workspace.settings, workspace.data
     chosen = settings.training()
     begun: list[float] = []
@@ -185,9 +184,6 @@ def mean_cost(costs: Sequence[TrialCost]) -> TrialCost:
 
 def pretraining_seconds(workspace: Workspace) -> float:
     """Of training the fp32 network first, with all processors; 0 where there are weights, or it lies in the cache."""
-    from pipeline.training.loop import Loop
-    from pipeline.training.pretraining import parameter_groups, pretrained_file
-
     settings, data = workspace.settings, workspace.data
     if settings.weights is not None:
         return 0.0

@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy_arm.runtime import binding
+from deploy_arm.runtime.program import library_sources
+from deploy_arm.target.kernel_sources import KERNELS
+from deploy_arm.target.targets import TARGETS
 from foundation.files import folder_atomically, json_text, sha256
 from pipeline.candidate.folder import CandidateFolder
+from pipeline.datasets import preprocessing as image
 from pipeline.datasets.preprocessing import Preprocessing
 from pipeline.review.bundle.readme import readme
 
@@ -44,12 +49,6 @@ def write_bundle(
     Args:
         preprocessing: how the data set's image files became the network's input; None where only the data set knows.
     """
-    from deploy_arm.runtime import binding
-    from deploy_arm.runtime.program import library_sources
-    from deploy_arm.target.kernel_sources import KERNELS
-    from deploy_arm.target.targets import TARGETS
-    from pipeline.datasets import preprocessing as image
-
     architecture = TARGETS[candidate.manifest["target"]].architecture
     with folder_atomically(folder) as new:
         for name in COPIED:
