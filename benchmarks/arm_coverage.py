@@ -67,9 +67,9 @@ def is_transformer(name: str) -> bool:
 
 def image_size(name: str) -> int:
     """Height and width that a network is tried with; transformers take only their own."""
-    from pipeline.networks.registry import default_image_size
+    from pipeline.networks.registry import find_network
 
-    return default_image_size(name) if is_transformer(name) else LARGER.get(name, IMAGE_SIZE)
+    return find_network(name).image_size if is_transformer(name) else LARGER.get(name, IMAGE_SIZE)
 
 
 def enliven(model: nn.Module, images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> None:
@@ -126,7 +126,7 @@ def cover(name: str, images: int = 2) -> Row:
     from deploy_arm.runtime.program import build_program
     from foundation.errors import UserError
     from foundation.plan import LayerPlan, Plan
-    from pipeline.networks.registry import load_model, normalization
+    from pipeline.networks.registry import find_network, load_model
     from quantizers.network import harden, layer_names, quantize
     from quantizers.tracing.trace import traced
 
@@ -134,7 +134,7 @@ def cover(name: str, images: int = 2) -> Row:
     program = build_program(TARGET)
     model = load_model(name, classes=CLASSES, image_size=size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    mean, std = normalization(name)
+    mean, std = find_network(name).normalization
     given = random_images(size, max(images, 2))
     try:
         enliven(model, given, mean, std)
@@ -210,13 +210,14 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from foundation.errors import UserError
-    from pipeline.networks.registry import check_name, torchvision_names
+    from pipeline.networks.from_torchvision import torchvision_names
+    from pipeline.networks.registry import find_network
 
     torch.set_num_threads(1)
     names = args.models.split(",") if args.models else [*torchvision_names(), *DETECTORS]
     try:
         for name in names:
-            check_name(name)
+            find_network(name)
         rows = table(names, args.images, args.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -80,10 +80,10 @@ def measure(model: Any, cell: Cell, recipe: Recipe, few: Any, size: int) -> dict
     from benchmarks.calibration_methods import BATCH, compress
     from deploy_arm.blob.write import write_blob
     from deploy_arm.compiler.frontend import compile_graph
-    from pipeline.networks.registry import normalization
+    from pipeline.networks.registry import find_network
     from pipeline.training.evaluation import batches
 
-    mean, std = normalization(cell.network)
+    mean, std = find_network(cell.network).normalization
     judged, device = central(few.judged, size), torch.device("cpu")
 
     @torch.no_grad()
@@ -175,12 +175,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration_tiny_darknet.csv"))
     args = parser.parse_args(argv)
     from benchmarks.calibration_data import load_few
-    from pipeline.networks.registry import default_image_size, load_model
+    from pipeline.networks.registry import find_network, load_model
 
     few = load_few(args.data)
     if args.choose:
         few = few.for_choosing()
-    size = args.image_size or default_image_size(args.network)
+    size = args.image_size or find_network(args.network).image_size
     model = load_model(args.network, classes=args.classes, image_size=size, weights=args.weights)
     names = [f.name for f in (*fields(Cell), *fields(Recipe))]
     done = {tuple(row.get(name, "") for name in names) for row in read(args.out, names)}

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 
 from benchmarks.calibration_data import FewImages, central, varied
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages, normalize
-from pipeline.datasets.registry import ImageData
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings
 from quantizers.calibration.channel_scale import with_even_channels

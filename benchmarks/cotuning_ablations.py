@@ -31,8 +31,9 @@ from benchmarks.cotuning_table import Cell, append, read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
-from pipeline.datasets.registry import ImageData, load_data
-from pipeline.networks.registry import load_model, normalization
+from pipeline.datasets.base import ImageData
+from pipeline.datasets.registry import load_data
+from pipeline.networks.registry import find_network, load_model
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.evaluation import batches, error_of
 from pipeline.training.settings import TrainSettings
@@ -192,7 +193,7 @@ def divergence(student: nn.Module, teacher: nn.Module, data: ImageData, mean: An
 def run(name: str, cell: Cell, model: nn.Module, data: ImageData) -> Row:
     """Co-tune with one choice changed, and judge the hardened network."""
     ablation = ABLATIONS[name]
-    mean, std = normalization(cell.network)
+    mean, std = find_network(cell.network).normalization
     settings = TrainSettings(epochs=cell.epochs, learning_rate=cell.learning_rate, seed=cell.seed)
     settings = dataclasses.replace(settings, **ablation.settings, options=ablation.options)
     started = time.perf_counter()

@@ -137,12 +137,12 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
     import torch
 
     from benchmarks.cotuning_candidates import keep
-    from pipeline.networks.registry import normalization
+    from pipeline.networks.registry import find_network
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.settings import TrainSettings
     from quantizers.network import layer_names, without_steps
 
-    mean, std = normalization(cell.network)
+    mean, std = find_network(cell.network).normalization
     settings = TrainSettings(
         epochs=cell.epochs or 1.0, learning_rate=cell.learning_rate or 0.01, seed=cell.seed,
         distillation=cell.distillation, distillation_temperature=cell.distillation_temperature or 1.0,
@@ -337,14 +337,14 @@ def _data(spec: str) -> Any:
 @functools.lru_cache(maxsize=1)
 def _start(job: Job, network: str, device: str) -> tuple[Any, Any, float]:
     """The trained fp32 network, the data, and the network's accuracy on the report half."""
-    from pipeline.networks.registry import load_model, normalization
+    from pipeline.networks.registry import find_network, load_model
     from pipeline.review.progress import StepLine
     from pipeline.training.evaluation import error_of
     from pipeline.training.pretraining import pretrain
     from pipeline.training.settings import pretraining_settings
 
     data = _data(job.data)
-    mean, std = normalization(network)
+    mean, std = find_network(network).normalization
     model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=job.weights)
     if job.weights is None:
         settings = pretraining_settings(len(data.train))
@@ -358,10 +358,10 @@ def _start(job: Job, network: str, device: str) -> tuple[Any, Any, float]:
 
 @functools.lru_cache(maxsize=1)
 def _fp32_right(job: Job, network: str, device: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    from pipeline.networks.registry import normalization
+    from pipeline.networks.registry import find_network
 
     model, data, _ = _start(job, network, device)
-    return right(model, data, *normalization(network))
+    return right(model, data, *find_network(network).normalization)
 
 
 def _said(cell: Cell) -> str:

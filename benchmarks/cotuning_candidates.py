@@ -34,7 +34,7 @@ def keep(folder: Path, row: Row, run: Cotuning, hardened: Hardened, blob: bytes)
     """
     from pipeline.candidate.details import dump_details, layer_details
     from pipeline.candidate.folder import Compiled, Origin, write_candidate
-    from pipeline.datasets.registry import split_manifest
+    from pipeline.datasets.base import split_manifest
 
     data, place = run.data, folder / name_of(row.cell)
     folder.mkdir(parents=True, exist_ok=True)

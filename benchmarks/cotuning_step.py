@@ -38,9 +38,9 @@ from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import write_atomically
 from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages
-from pipeline.datasets.registry import ImageData
-from pipeline.networks.registry import default_image_size, load_model
+from pipeline.networks.registry import find_network, load_model
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainSettings
@@ -286,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
         on_gpu = args.device == "cuda"
         model = args.model or ("resnet50" if on_gpu else "resnet20")
         conditions = Conditions(
-            model, args.size or default_image_size(model), args.batch, args.device,
+            model, args.size or find_network(model).image_size, args.batch, args.device,
             on_gpu if args.bfloat16 is None else args.bfloat16, args.bits, args.zero_share, args.threads,
         )  # fmt: skip
         found = rows(conditions, args.repeat)

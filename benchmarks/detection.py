@@ -119,13 +119,13 @@ def prepare(weights: Path, data: Path) -> DetectionBench:
     """Raises UserError where a file is missing or does not fit."""
     from pipeline.detection.data import load_boxes
     from pipeline.detection.decode import decode
-    from pipeline.networks.registry import default_image_size, load_model, normalization
+    from pipeline.networks.registry import find_network, load_model
 
     model = load_model(NAME, classes=CLASSES, weights=weights)
     train, val = (
-        load_boxes(data / f"{part}.npz", default_image_size(NAME)) for part in ("train128", "val_a64")
+        load_boxes(data / f"{part}.npz", find_network(NAME).image_size) for part in ("train128", "val_a64")
     )
-    bench = DetectionBench(model, *normalization(NAME), train, val, [])
+    bench = DetectionBench(model, *find_network(NAME).normalization, train, val, [])
     bench.seen.extend(decode(bench.raw(model, val)))
     return bench
 

@@ -29,7 +29,7 @@ from deploy_arm.target.cores import CORES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import write_atomically
-from pipeline.networks.registry import default_image_size, load_model
+from pipeline.networks.registry import find_network, load_model
 
 RESULTS = Path(__file__).parent / "results" / "group_skipping.csv"
 MODELS = ("resnet20", "resnet18", "resnet50", "mobilenet_v2")
@@ -56,7 +56,7 @@ def shapes(name: str) -> list[dict[str, Any]]:
     Raises:
         UserError: unknown network.
     """
-    size, found = default_image_size(name), []
+    size, found = find_network(name).image_size, []
     model = load_model(name, classes=10 if size <= 64 else 1000, image_size=(size, size)).eval()
 
     def see(module: nn.Module, given: tuple[torch.Tensor], result: torch.Tensor) -> None:

@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     from benchmarks.cotuning_accuracy import right
     from foundation.files import write_atomically
     from pipeline.datasets.registry import load_data
-    from pipeline.networks.registry import load_model, normalization
+    from pipeline.networks.registry import find_network, load_model
 
     weights = dict(args.weights)
     folders = sorted(path.parent for path in args.candidates.glob("*/manifest.json"))
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         model = load_model(
             network, classes=len(data.classes), image_size=data.image_size, weights=str(weights[network])
         )
-        return right(model, data, *normalization(network))
+        return right(model, data, *find_network(network).normalization)
 
     for folder in folders:
         row = judged(folder, data, fp32)

@@ -15,7 +15,7 @@ from deploy_arm.costs.choose import choose_kernels
 from deploy_arm.ir.graph import Graph
 from foundation.codebook import Codebook
 from foundation.plan import LayerPlan, Plan
-from pipeline.networks.registry import default_image_size, is_detector, load_model, normalization
+from pipeline.networks.registry import find_network, load_model
 from quantizers.network import Hardened, harden, layer_names, quantize
 
 
@@ -76,7 +76,7 @@ def quantile_codebook(weight: Tensor, bits: int, zero_share: float) -> Codebook:
 def hardened_network(name: str, size: int, setting: Setting, seed: int) -> Hardened:
     """The model with random weights in the setting's bits. Activation steps come from one random image."""
     torch.manual_seed(seed)
-    classes = 80 if is_detector(name) else 10 if size <= 64 else 1000
+    classes = 80 if find_network(name).detects else 10 if size <= 64 else 1000
     model = load_model(name, classes=classes, image_size=(size, size)).eval()
     plan = Plan.uniform(layer_names(model), LayerPlan(8), activation_bits=setting.activation_bits)
     network, codebooks = harden(quantize(model, plan, torch.randn(1, 3, size, size)))
@@ -96,8 +96,8 @@ def untrained(name: str, setting: Setting, *, size: int | None = None, seed: int
     Raises:
         UserError: unknown model, or one with an operator that cannot be compiled.
     """
-    size = size or default_image_size(name)
-    mean, std = normalization(name)
+    size = size or find_network(name).image_size
+    mean, std = find_network(name).normalization
     graph = compile_graph(hardened_network(name, size, setting, seed), (3, size, size), mean, std)
     image = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return Untrained(graph, image)

@@ -68,15 +68,14 @@ def _is_network(value: object) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def call_factory(text: str, **options: Any) -> Any:
-    """What the function gives that ``package.module:function`` names, called with those of ``options`` that it takes.
+def call(factory: Callable[..., Any], text: str, **options: Any) -> Any:
+    """What a function gives that was named as ``text``, called with those of ``options`` that it takes.
 
     A function with ``**keywords`` gets the first of them too, under its name here.
 
     Raises:
-        UserError: it cannot be found, needs more than ``options``, or raises; the message has its error and where that was.
+        UserError: it needs more than ``options``, or raises; the message has its error and where that was.
     """
-    factory = find_factory(text)
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):  # written in C

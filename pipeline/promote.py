@@ -83,7 +83,7 @@ def sound(folder: Path) -> tuple[CandidateFolder, Gate]:
 
 def same_images(candidate: CandidateFolder, workspace: Workspace) -> Gate:
     """Whether the report half is the one that was kept from the search."""
-    from pipeline.datasets.registry import split_manifest
+    from pipeline.datasets.base import split_manifest
 
     kept = candidate.manifest["data"]["splits"]["report"]
     found = split_manifest(workspace.data)["report"]

@@ -130,9 +130,10 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     from foundation.factories import look_in
     from foundation.files import check_place, write_atomically
     from pipeline.candidate.first_check import first_check
+    from pipeline.datasets.base import split_manifest
     from pipeline.datasets.normalization import described
-    from pipeline.datasets.registry import load_data, split_manifest
-    from pipeline.networks.registry import check_classifier, default_image_size, load_model, normalized_by
+    from pipeline.datasets.registry import load_data
+    from pipeline.networks.registry import find_classifier, load_model
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import error_of
     from pipeline.training.outputs import check_outputs
@@ -146,13 +147,11 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     look_in(args.modules)
     # Before anything that takes long.
     QUANTIZERS[plan.quantizer].options_for(plan, settings.of_quantizer())
-    check_classifier(args.model)
+    network = find_classifier(args.model)
     asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")
-    mean, std, source = normalized_by(args.model, asked.mean, asked.std)
-    data = load_data(args.data, args.image_size, fallback=default_image_size(args.model))
-    model = load_model(
-        args.model, classes=len(data.classes), image_size=data.image_size, weights=args.weights
-    )
+    mean, std, source = network.normalized(asked.mean, asked.std)
+    data = load_data(args.data, args.image_size, fallback=network.image_size)
+    model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=args.weights)
     check_outputs(model, (3, *data.image_size), len(data.classes))
     first_check(
         model,

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.arm_peers.single_layers import is_single_layer, single_layer
-from pipeline.networks.registry import default_image_size, load_model, normalization
+from pipeline.networks.registry import find_network, load_model
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CIFAR_CLASSES, IMAGENET_CLASSES = 10, 1000
@@ -65,7 +65,7 @@ def load_workload(name: str, weights: Path | None = None) -> Workload:
     """
     if is_single_layer(name):
         return layer_workload(name)
-    size = default_image_size(name)
+    size = find_network(name).image_size
     small = size <= SMALL
     if weights is None and (found := sorted((data_folder() / "weights").glob(f"{name}-*.th"))):
         weights = found[0]
@@ -74,9 +74,9 @@ def load_workload(name: str, weights: Path | None = None) -> Workload:
     )
     images, source = (cifar if small else imagenet)(size)
     if weights is None:
-        settle(model, *normalization(name), images)
+        settle(model, *find_network(name).normalization, images)
     described = f"trained ({weights.name})" if weights else "untrained, batch-norms settled on the images"
-    mean, std = normalization(name)
+    mean, std = find_network(name).normalization
     checked = CHECKED_SMALL if small else CHECKED_LARGE
     return Workload(
         name,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.arm_peers.workload import CALIBRATION, Workload, imagenet, settle
 from foundation.registry import Registry
-from pipeline.networks.registry import normalization
+from pipeline.networks.registry import find_network
 
 SIZE = 224
 CLASSES = 1000
@@ -99,7 +99,7 @@ def workload(name: str) -> Workload:
     torch.manual_seed(0)
     model = NETWORKS[name]()
     images, source = imagenet(SIZE)
-    mean, std = normalization("resnet18")
+    mean, std = find_network("resnet18").normalization
     settle(model, mean, std, images)
     rest = images[1 : 1 + CALIBRATION]
     return Workload(name, model.eval(), "untrained", images[:1], source, rest, mean, std)

@@ -13,7 +13,7 @@ from foundation.files import sha256
 
 if TYPE_CHECKING:
     from pipeline.candidate.workspace import Workspace
-    from pipeline.datasets.registry import ImageData
+    from pipeline.datasets.base import ImageData
     from pipeline.study.settings import Settings
 
 SETTINGS = (

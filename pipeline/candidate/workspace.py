@@ -10,9 +10,10 @@ from torch import nn
 
 from foundation.factories import look_in
 from foundation.show import show_percent
+from pipeline.datasets.base import ImageData, split_manifest
 from pipeline.datasets.normalization import described
-from pipeline.datasets.registry import ImageData, load_data, split_manifest
-from pipeline.networks.registry import check_classifier, default_image_size, load_model, normalized_by
+from pipeline.datasets.registry import load_data
+from pipeline.networks.registry import find_classifier, load_model
 from pipeline.study.settings import Settings
 from pipeline.training.outputs import check_outputs
 from pipeline.training.pretraining import pretrain
@@ -21,13 +22,15 @@ from pipeline.training.settings import pretraining_settings
 
 @dataclass(frozen=True)
 class Workspace:
-    """Data and network of one search. ``mean`` and ``std`` normalize pixels in 0..1."""
+    """Data and network of one search. ``mean`` and ``std`` normalize pixels in 0..1; ``normalization`` says in words how, and
+    where that comes from."""
 
     settings: Settings
     data: ImageData
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    normalization: str
 
     @classmethod
     def open(
@@ -43,17 +46,17 @@ class Workspace:
             UserError: an unknown name, unreadable data, weights that do not fit, or a network that does not answer (N, classes).
         """
         look_in(settings.modules)
-        check_classifier(settings.model)
-        data = load_data(settings.data, settings.image_size, fallback=default_image_size(settings.model))
+        network = find_classifier(settings.model)
+        data = load_data(settings.data, settings.image_size, fallback=network.image_size)
         model = load_model(
-            settings.model,
+            network,
             classes=len(data.classes),
             image_size=data.image_size,
             weights=settings.weights,
             seed=settings.seed,
         )
         check_outputs(model, (3, *data.image_size), len(data.classes))
-        mean, std, _ = normalized_by(settings.model, settings.mean, settings.std)
+        mean, std, declared = network.normalized(settings.mean, settings.std)
         if settings.weights is None and trained:
             recipe = replace(pretraining_settings(len(data.train)), seed=settings.seed)
             say(
@@ -66,12 +69,7 @@ class Workspace:
                 f"search ({trained_network.path})"
             )
             model = trained_network.network
-        return cls(settings, data, model, mean, std)
-
-    @property
-    def normalization(self) -> str:
-        """In words, with where it comes from."""
-        return described(*normalized_by(self.settings.model, self.settings.mean, self.settings.std))
+        return cls(settings, data, model, mean, std, described(mean, std, declared))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from foundation.errors import UserError
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import Images, UnreadableImage
-from pipeline.datasets.registry import ImageData
 
 BATCH = 64
 SHOWN = 5

@@ -20,7 +20,7 @@ from foundation.errors import UserError
 from foundation.foreign_files import first_line, reason
 from pipeline.datasets.preprocessing import Preprocessing
 
-AUGMENTATIONS = ("none", "crop", "crop_flip")
+ENTRIES: tuple[str, ...] = ()  # helps data sets, is none
 Indices = Tensor | Sequence[int]
 READ_AT_MOST = 2**30  # bytes of image files, to see whether they have changed
 
@@ -202,42 +202,6 @@ def resize(pixels: Tensor, image_size: tuple[int, int]) -> Tensor:
     planes = pixels.squeeze(3) if pixels.shape[3] == 1 else pixels  # Pillow knows grey images as [h, w]
     resized = np.stack([np.asarray(stretch.fitted(Image.fromarray(plane))) for plane in planes.numpy()])
     return torch.from_numpy(resized).view(len(pixels), *image_size, pixels.shape[3])
-
-
-def augment(pixels: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """A randomly shifted, and with ``crop_flip`` half of the time mirrored, copy of each image.
-
-    The shift is that of a crop out of the image padded with black by an eighth of its size (4 pixels at 32 x 32).
-
-    Args:
-        pixels: uint8 [n, H, W, C].
-        kind: one of ``AUGMENTATIONS``.
-        generator: decides everything; equal states give equal results.
-    """
-    if kind not in AUGMENTATIONS:
-        raise UserError(f"unknown augmentation {kind!r}; allowed: {', '.join(AUGMENTATIONS)}")
-    if kind == "none":
-        return pixels
-    count, height, width, _ = pixels.shape
-    rows = _shifted(height, count, generator)
-    columns = _shifted(width, count, generator)
-    if kind == "crop_flip":
-        mirrored = torch.randint(0, 2, (count, 1), generator=generator).bool()
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    picked = pixels[
-        torch.arange(count)[:, None, None],
-        rows.clamp(0, height - 1)[:, :, None],
-        columns.clamp(0, width - 1)[:, None, :],
-    ]
-    return picked * inside[..., None]
-
-
-def _shifted(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Source coordinates [count, size], each row shifted by at most an eighth of the size."""
-    limit = max(1, size // 8)
-    shifts = torch.randint(-limit, limit + 1, (count, 1), generator=generator)
-    return torch.arange(size)[None, :] + shifts
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

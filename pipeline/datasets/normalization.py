@@ -8,6 +8,7 @@ from typing import Any
 
 from foundation.errors import UserError
 
+ENTRIES: tuple[str, ...] = ()  # helps data sets, is none
 Statistics = tuple[float, float, float]
 Normalization = tuple[Statistics, Statistics]
 

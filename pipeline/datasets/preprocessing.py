@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+ENTRIES: tuple[str, ...] = ()  # helps data sets, is none
 LARGE = 128  # from so many pixels upward a margin is cut off, as is usual for ImageNet: 256 is resized to, 224 kept
 MARGIN = 8 / 7
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF and its value

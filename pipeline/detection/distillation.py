@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.plan import Plan
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages, normalize
-from pipeline.datasets.registry import ImageData
 from pipeline.training.evaluation import reestimate_batch_norm
 from pipeline.training.loop import Loop, OnStep
 from pipeline.training.settings import TrainSettings

@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.networks.base import Network
+
+ENTRIES = (
+    "resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "vgg_tiny", "vgg_small", "mobilenet_v2_cifar",
+)  # fmt: skip
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without parameters.
@@ -125,7 +131,7 @@ class VggTiny(nn.Module):
         return scores
 
 
-def mobilenet_v2_cifar(classes: int) -> nn.Module:
+def _mobilenet_v2(classes: int) -> nn.Module:
     """torchvision's MobileNetV2 at half width with the first two strides left out, so that 32 x 32 ends at 4 x 4."""
     from torchvision.models import MobileNetV2
 
@@ -143,3 +149,13 @@ def mobilenet_v2_cifar(classes: int) -> nn.Module:
     stem: nn.Conv2d = network.get_submodule("features.0.0")  # type: ignore[assignment]
     stem.stride = (1, 1)
     return network
+
+
+resnet8 = Network(lambda classes, size: CifarResNet(1, classes), 32)
+resnet20 = Network(lambda classes, size: CifarResNet(3, classes), 32)
+resnet32 = Network(lambda classes, size: CifarResNet(5, classes), 32)
+resnet44 = Network(lambda classes, size: CifarResNet(7, classes), 32)
+resnet56 = Network(lambda classes, size: CifarResNet(9, classes), 32)
+vgg_tiny = Network(lambda classes, size: VggTiny(classes), 16)
+vgg_small = Network(VggSmall, 32)
+mobilenet_v2_cifar = Network(lambda classes, size: _mobilenet_v2(classes), 32)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.datasets.normalization import UNIT
+from pipeline.networks.base import Network
 from pipeline.networks.cifar import initialize
+
+ENTRIES = ("tiny_darknet",)
 
 # (channels, kernel) of each convolution; None is a 2x2 maximum. From https://pjreddie.com/darknet/tiny-darknet/
 FEATURES: tuple[tuple[int, int] | None, ...] = (
@@ -41,3 +45,6 @@ class TinyDarknet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The mean over the positions, written as the pooling that it is: compilers know it under that name.
         return F.adaptive_avg_pool2d(self.classifier(self.features(x)), 1).flatten(1)
+
+
+tiny_darknet = Network(lambda classes, size: TinyDarknet(classes), 224, UNIT)

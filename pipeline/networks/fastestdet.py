@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.datasets.normalization import UNIT
+from pipeline.networks.base import Network
 from pipeline.networks.cifar import initialize
+
+ENTRIES = ("fastestdet",)
 
 STEM = 24
 STAGES = ((48, 4), (96, 8), (192, 4))  # channels and blocks
@@ -141,3 +145,6 @@ class FastestDet(nn.Module):
         scales = (F.avg_pool2d(fine, 3, 2, 1), middle, F.interpolate(coarse, scale_factor=2.0))
         answer: Tensor = self.detect_head(self.SPP(torch.cat(scales, 1)))
         return answer
+
+
+fastestdet = Network(lambda classes, size: FastestDet(classes), 352, UNIT, detects=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from foundation.files import json_text
 from foundation.plan import Plan
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import normalize
-from pipeline.datasets.registry import ImageData
 from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
 from pipeline.training.loop import Loop, OnStep, Wrap
 from pipeline.training.rung import Rung

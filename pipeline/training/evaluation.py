@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.datasets.images import Images, augment, normalize
+from pipeline.datasets.augmentations.base import augment
+from pipeline.datasets.images import Images, normalize
 from pipeline.training.outputs import answers
 from quantizers.tracing.trace import evaluating
 
@@ -24,7 +25,7 @@ def batches(
 ) -> Iterator[Tensor]:
     """Normalized float32 batches [n, 3, H, W] of ``images`` (or of those at ``indices``), in order, on ``device``.
 
-    ``augmentation`` is one of ``pipeline.datasets.images.AUGMENTATIONS``, the same for equal arguments each time.
+    ``augmentation`` is an entry of ``AUGMENTATIONS``, the same for equal arguments each time.
     """
     indices = torch.arange(len(images)) if indices is None else indices
     generator = torch.Generator().manual_seed(0)

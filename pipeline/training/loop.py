@@ -17,8 +17,9 @@ import torch.distributed
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from pipeline.datasets.images import augment, normalize
-from pipeline.datasets.registry import ImageData
+from pipeline.datasets.augmentations.base import augment
+from pipeline.datasets.base import ImageData
+from pipeline.datasets.images import normalize
 from pipeline.training.outputs import as_logits
 from pipeline.training.settings import TrainSettings
 

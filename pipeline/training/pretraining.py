@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from foundation.files import cache_home, json_text, write_atomically
-from pipeline.datasets.registry import ImageData
+from pipeline.datasets.base import ImageData
 from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.training.evaluation import error_of
 from pipeline.training.loop import Loop, OnStep

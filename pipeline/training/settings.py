@@ -28,7 +28,7 @@ class TrainSettings:
         label_smoothing: of the cross-entropy with the labels.
         seed: decides the order of images and their augmentation.
         images_per_epoch: how many training images one epoch takes, others each time; None takes all.
-        augment: one of ``pipeline.datasets.images.AUGMENTATIONS``; None does what the data set says.
+        augment: an entry of ``AUGMENTATIONS``; None does what the data set says.
         form: what training sees of the mixtures, one of ``quantizers.mixture.forms.FORMS``.
         options: further options of the plan's quantizer, by the names of its ``Options``.
         even_channels: give a layer's output channels one size before they share a codebook: a scale for each channel, which the

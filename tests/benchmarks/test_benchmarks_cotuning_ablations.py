@@ -15,8 +15,8 @@ from benchmarks import cotuning_ablations as table
 from benchmarks.cotuning_table import Cell
 from foundation.command import main_guard
 from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages
-from pipeline.datasets.registry import ImageData
 from pipeline.networks.registry import load_model
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.arm_coverage import DETECTORS, RESULT, cover, is_transformer, main
-from pipeline.networks.registry import torchvision_names
+from pipeline.networks.from_torchvision import torchvision_names
 
 # What these have and others have not; resnet, mobilenet_v2 and squeezenet are in test_compiler_networks.py, the layer norms
 # of convnext in test_runtime_exact.py.

@@ -28,7 +28,7 @@ from deploy_arm.ir import graph as g
 from deploy_arm.ir.float_graph import FloatConvolution
 from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
-from pipeline.networks.registry import load_model, normalization
+from pipeline.networks.registry import find_network, load_model
 from tests.deploy_arm.compiler_networks import normalized, scramble_norms
 
 TOLERANCE = 1e-5  # of the largest output of an image
@@ -82,14 +82,14 @@ def test_pretrained_resnet20_gives_pytorchs_classes(shared: Path, cifar10: dict[
     weights = shared / "data" / "weights" / "resnet20-12fca82f.th"
     network = load_model("resnet20", classes=10, weights=weights).eval()
     images = cifar10["x_val"][:12]
-    found, expected = agree(network, images, *normalization("resnet20"))
+    found, expected = agree(network, images, *find_network("resnet20").normalization)
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
     assert (found.argmax(axis=1) == cifar10["y_val"][:12]).mean() > 0.8
 
 
 def test_batch_norms_and_rectifiers_cost_no_operation() -> None:
     network = load_model("resnet20", classes=10).eval()
-    graph = compile_float(network, (3, 32, 32), *normalization("resnet20"))
+    graph = compile_float(network, (3, 32, 32), *find_network("resnet20").normalization)
     kinds = [type(operation).__name__ for operation in graph.operations]
     assert kinds.count("FloatConvolution") == 20 and kinds.count("FloatAdd") == 9
     assert "Limit" not in kinds and "FloatFunction" not in kinds

@@ -17,7 +17,7 @@ from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import run
 from foundation.plan import LayerPlan, Plan
-from pipeline.networks.registry import load_model, normalization
+from pipeline.networks.registry import find_network, load_model
 from quantizers.network import Hardened, layer_names, quantize
 from tests.deploy_arm.compiler_networks import check_supported, compare, harden, normalized, scramble_norms
 
@@ -226,7 +226,7 @@ def agree(hardened: Hardened, images: np.ndarray, mean: tuple[float, ...], std: 
 )
 def test_networks_agree_with_pytorch(name: str, size: int, bits: int) -> None:
     model = scramble_norms(load_model(name, classes=10, image_size=size))
-    mean, std = normalization(name)
+    mean, std = find_network(name).normalization
     images = photographs(size, 2)
     check_supported(model, (3, size, size))
     graph = agree(harden(model, normalized(images, mean, std), bits), images, mean, std)
@@ -277,7 +277,7 @@ def test_branches_keep_their_own_precision() -> None:
 def test_pretrained_resnet20_answers_like_pytorch(shared: Path, cifar10: dict[str, np.ndarray]) -> None:
     weights = shared / "data" / "weights" / "resnet20-12fca82f.th"
     model = load_model("resnet20", classes=10, weights=weights)
-    mean, std = normalization("resnet20")
+    mean, std = find_network("resnet20").normalization
     images, labels = cifar10["x_val"][:200], cifar10["y_val"][:200]
     hardened = harden(model, normalized(cifar10["x_train"][:100], mean, std))
     graph = agree(hardened, images[:8], mean, std)

@@ -14,7 +14,7 @@ from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import is_arm
-from pipeline.networks.registry import load_model, normalization
+from pipeline.networks.registry import find_network, load_model
 from tests.deploy_arm.compiler_networks import harden, normalized, scramble_norms
 
 QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
@@ -38,7 +38,7 @@ def test_networks_agree_with_the_reference(
     kernels: set[str],
 ) -> None:
     images = cifar10["x_val"][:6]
-    mean, std = normalization(name)
+    mean, std = find_network(name).normalization
     model = scramble_norms(load_model(name, classes=10, image_size=(32, 32)))
     hardened = harden(model, normalized(images, mean, std), bits, activation_bits, zero_share)
     graph = compile_graph(hardened, (3, 32, 32), mean, std)

@@ -21,9 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages, normalize
-from pipeline.datasets.registry import ImageData, load_data
-from pipeline.networks.registry import load_model, normalization
+from pipeline.datasets.registry import load_data
+from pipeline.networks.registry import find_network, load_model
 from pipeline.train import main
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.evaluation import error_of
@@ -31,7 +32,7 @@ from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import TrainSettings, pretraining_settings
 from quantizers.network import hard_state, layer_names, load_hard
 
-MEAN, STD = normalization("resnet8")
+MEAN, STD = find_network("resnet8").normalization
 SETTINGS = TrainSettings(epochs=1, batch_size=64, images_per_epoch=320, seed=3)
 
 

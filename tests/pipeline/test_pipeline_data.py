@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from foundation.errors import UserError
-from pipeline.datasets.images import ArrayImages, augment, normalize, resize
-from pipeline.datasets.registry import DATA, ImageData, halves, load_data, split_manifest
+from pipeline.datasets.augmentations.base import augment
+from pipeline.datasets.base import ImageData, halves, split_manifest
+from pipeline.datasets.images import ArrayImages, normalize, resize
+from pipeline.datasets.registry import DATA, load_data
 
 
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=200))

@@ -17,7 +17,7 @@ from foundation.errors import UserError
 from foundation.plan import Plan
 from pipeline.datasets.images import normalize
 from pipeline.datasets.registry import load_data
-from pipeline.networks.registry import default_image_size
+from pipeline.networks.registry import find_network
 from pipeline.review.progress import Progress
 from pipeline.search import opened
 from pipeline.study.settings import Settings
@@ -55,7 +55,7 @@ def test_the_first_plans_of_the_default_search_span_size_and_latency(tmp_path: P
 
 def test_digits_are_as_large_as_the_network_wants_them_and_no_larger_than_32() -> None:
     sizes = {
-        model: load_data("digits", fallback=default_image_size(model)).image_size
+        model: load_data("digits", fallback=find_network(model).image_size).image_size
         for model in ("vgg_tiny", "resnet8", "resnet50")
     }
     assert sizes == {"vgg_tiny": (16, 16), "resnet8": (32, 32), "resnet50": (32, 32)}

@@ -22,7 +22,7 @@ from pipeline.detection.data import load_boxes
 from pipeline.detection.decode import Detections, boxes_of_cells, decode
 from pipeline.detection.distillation import Distillation, divergence
 from pipeline.detection.quality import agreement, average_precision, mean_precision
-from pipeline.networks.registry import check_classifier, load_model, normalization
+from pipeline.networks.registry import find_classifier, find_network, load_model
 from pipeline.training.settings import TrainSettings
 from quantizers.network import harden, layer_names, quantize
 
@@ -167,12 +167,12 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path, changed: dict[str, o
 
 def test_a_detector_is_no_classifier() -> None:
     with pytest.raises(UserError, match=r"benchmarks\.detection"):
-        check_classifier("fastestdet")
-    check_classifier("resnet20")
+        find_classifier("fastestdet")
+    find_classifier("resnet20")
 
 
 def test_the_published_detector_detects_and_its_program_is_exact(shared: Path, tmp_path: Path) -> None:
-    mean, std = normalization("fastestdet")
+    mean, std = find_network("fastestdet").normalization
     model = load_model("fastestdet", classes=80, weights=shared / "data" / "weights" / "fastestdet_coco.pth")
     assert sum(parameter.numel() for parameter in model.parameters()) == 244_490
     images = load_boxes(shared / "data" / "coco" / "val_a64.npz", 352)
@@ -197,7 +197,7 @@ def test_the_published_detector_detects_and_its_program_is_exact(shared: Path, t
 
 
 def test_teaching_by_the_fp32_outputs_brings_them_closer() -> None:
-    mean, std = normalization("fastestdet")
+    mean, std = find_network("fastestdet").normalization
     model = load_model("fastestdet", classes=3)
     pixels = torch.randint(
         0, 256, (8, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

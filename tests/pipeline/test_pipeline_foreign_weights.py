@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from foundation.command import main_guard
 from foundation.errors import UserError
 from pipeline.datasets.registry import load_data
-from pipeline.networks.registry import default_image_size, load_model, normalization
+from pipeline.networks.registry import find_network, load_model
 from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.train import main as train
 
@@ -221,7 +221,8 @@ def nan(num_classes):
 instance = good()
 def scaled(num_classes): return good(num_classes)
 scaled.normalization = (0.5,)
-scaled.image_size = "224"
+def sized(num_classes): return good(num_classes)
+sized.image_size = "224"
 """
 
 
@@ -274,9 +275,9 @@ def test_factories_that_do_not(factories: str, name: str, message: str) -> None:
 
 def test_what_a_factory_declares_is_checked(factories: str) -> None:
     with pytest.raises(UserError, match=r"normalization = \(0\.5,\); it must be \(means, deviations\)"):
-        normalization(f"{factories}scaled")
+        find_network(f"{factories}scaled")
     with pytest.raises(UserError, match="image_size = '224'"):
-        default_image_size(f"{factories}scaled")
+        find_network(f"{factories}sized")
 
 
 def test_a_name_that_no_file_can_have_is_no_file() -> None:

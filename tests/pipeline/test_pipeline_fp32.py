@@ -18,7 +18,7 @@ from pipeline.candidate.fp32 import Answered, answered, judged, refuse_chance
 from pipeline.candidate.identity import identity
 from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.normalization import IMAGENET
-from pipeline.networks.registry import normalized_by
+from pipeline.networks.registry import find_network
 from pipeline.study.settings import Settings, parse
 
 CLASSES = 5
@@ -207,9 +207,12 @@ def test_training_takes_the_same_flags_and_shows_the_same(
 
 
 def test_where_a_normalization_comes_from_is_said(typed: Path) -> None:
-    assert normalized_by("networks_of_levels:declared")[2] == "declared by networks_of_levels:declared"
-    assert normalized_by("resnet20") == (*IMAGENET, "that of resnet20")
-    mean, std, source = normalized_by("resnet20", std=(1.0, 1.0, 1.0))
+    assert (
+        find_network("networks_of_levels:declared").normalized()[2]
+        == "declared by networks_of_levels:declared"
+    )
+    assert find_network("resnet20").normalized() == (*IMAGENET, "that of resnet20")
+    mean, std, source = find_network("resnet20").normalized(std=(1.0, 1.0, 1.0))
     assert (mean, std, source) == (IMAGENET[0], (1, 1, 1), "--std given, the other that of resnet20")
 
 

@@ -17,15 +17,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from pipeline.datasets.images import normalize
-from pipeline.networks.registry import (
-    MODELS,
-    check_name,
-    default_image_size,
-    is_detector,
-    load_model,
-    model_names,
-    normalization,
-)
+from pipeline.networks.registry import MODELS, find_network, load_model, model_names
 from pipeline.networks.weights import read_weights
 
 CHECKPOINTS = {
@@ -41,7 +33,7 @@ def accuracy(network: nn.Module, name: str, images: np.ndarray, labels: np.ndarr
     with torch.inference_mode():
         predicted = torch.cat(
             [
-                network(normalize(part, *normalization(name))).argmax(1)
+                network(normalize(part, *find_network(name).normalization)).argmax(1)
                 for part in torch.from_numpy(images).split(125)
             ]
         )
@@ -65,7 +57,7 @@ def test_cifar_checkpoint_loads_and_classifies(
 def test_tiny_darknet_classifies_imagenet(shared: Path) -> None:
     path = shared / "data" / "weights" / "tiny_darknet_imagenet.pt"
     network = load_model("tiny_darknet", classes=1000, weights=path)
-    assert default_image_size("tiny_darknet") == 224
+    assert find_network("tiny_darknet").image_size == 224
     stored = np.load(shared / "data" / "imagenet" / "ccdev_a.npz")
     streams, offset = stored["jpeg"], stored["offset"]
     pick = np.arange(0, 456, 6)
@@ -81,18 +73,18 @@ def test_tiny_darknet_classifies_imagenet(shared: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_registered_model_runs(name: str) -> None:
-    size = min(default_image_size(name), 64)
+    size = min(find_network(name).image_size, 64)
     network = load_model(name, classes=7, image_size=size)
     assert not network.training
     with torch.inference_mode():
         logits = network(torch.randn(2, 3, size, size))
-    shape = (2, 5 + 7, size // 16, size // 16) if is_detector(name) else (2, 7)
+    shape = (2, 5 + 7, size // 16, size // 16) if find_network(name).detects else (2, 7)
     assert logits.shape == shape and logits.dtype == torch.float32 and logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_registered_model_can_be_traced(name: str) -> None:
-    size = min(default_image_size(name), 64)
+    size = min(find_network(name).image_size, 64)
     network = load_model(name, classes=3, image_size=size)
     images = torch.randn(1, 3, size, size)
     with torch.inference_mode():
@@ -112,11 +104,15 @@ def test_torchvision_networks(name: str, size: int) -> None:
 
 def test_names_and_sizes() -> None:
     assert {"resnet18", "resnet50", "vgg11", "mobilenet_v2", "resnet20"} <= set(model_names())
-    assert [default_image_size(name) for name in ("resnet20", "resnet50", "inception_v3")] == [32, 224, 299]
-    assert normalization("tiny_darknet") == ((0, 0, 0), (1, 1, 1))
+    assert [find_network(name).image_size for name in ("resnet20", "resnet50", "inception_v3")] == [
+        32,
+        224,
+        299,
+    ]
+    assert find_network("tiny_darknet").normalization == ((0, 0, 0), (1, 1, 1))
     assert (
-        normalization("resnet20")
-        == normalization("resnet50")
+        find_network("resnet20").normalization
+        == find_network("resnet50").normalization
         == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
 
@@ -127,8 +123,8 @@ def test_googlenet_normalization_is_what_its_published_weights_expect() -> None:
 
     reference = GoogLeNet(aux_logits=False, transform_input=True, init_weights=False)
     pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    expected = reference._transform_input(normalize(pixels, *normalization("resnet50")))
-    torch.testing.assert_close(normalize(pixels, *normalization("googlenet")), expected)
+    expected = reference._transform_input(normalize(pixels, *find_network("resnet50").normalization))
+    torch.testing.assert_close(normalize(pixels, *find_network("googlenet").normalization), expected)
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:
@@ -159,13 +155,13 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     network = load_model("some_factory_module:tiny", classes=6)
     assert network(torch.randn(1, 3, 12, 12)).shape == (1, 6)
-    assert default_image_size("some_factory_module:tiny") == 12
-    assert normalization("some_factory_module:tiny") == ((0.1, 0.2, 0.3), (1, 2, 3))
+    assert find_network("some_factory_module:tiny").image_size == 12
+    assert find_network("some_factory_module:tiny").normalization == ((0.1, 0.2, 0.3), (1, 2, 3))
     assert isinstance(load_model("some_factory_module:fixed", classes=6), nn.Linear)
     with pytest.raises(UserError, match=r"gave an int; it must give a torch\.nn\.Module"):
         load_model("some_factory_module:wrong", classes=6)
     with pytest.raises(UserError, match="has no 'absent'"):
-        check_name("some_factory_module:absent")
+        find_network("some_factory_module:absent")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +169,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_unknown_name_suggests_close_ones(name: str, close: str) -> None:
     with pytest.raises(UserError, match=f"unknown model '{name}'.*Did you mean.*'{close}'"):
-        check_name(name)
+        find_network(name)
 
 
 def test_unknown_module_is_a_user_error() -> None:

@@ -67,11 +67,11 @@ def trained(path: Path) -> None:
 
     from pipeline.datasets.images import normalize
     from pipeline.datasets.registry import load_data
-    from pipeline.networks.registry import normalization
+    from pipeline.networks.registry import find_network
 
     torch.manual_seed(0)
     data, network = load_data("digits"), tiny()
-    mean, std = normalization("promote_networks:tiny")
+    mean, std = find_network("promote_networks:tiny").normalization
     images = normalize(data.train.batch(torch.arange(len(data.train))), mean, std)
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     for step in range(120):

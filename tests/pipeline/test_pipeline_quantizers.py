@@ -19,7 +19,8 @@ from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import choose_compiler
 from foundation.errors import UserError
 from foundation.plan import BITS, LayerPlan, Plan
-from pipeline.datasets.registry import ImageData, load_data
+from pipeline.datasets.base import ImageData
+from pipeline.datasets.registry import load_data
 from pipeline.search import searched_bits
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings

@@ -20,9 +20,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from foundation.errors import UserError
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages
-from pipeline.datasets.registry import ImageData, load_data
-from pipeline.networks.registry import load_model, normalization
+from pipeline.datasets.registry import load_data
+from pipeline.networks.registry import find_network, load_model
 from pipeline.training.evaluation import error_of, fixed_sample, predictions, reestimate_batch_norm
 from pipeline.training.loop import Diverged, Loop, one_cycle
 from pipeline.training.pretraining import pretrain
@@ -226,7 +227,7 @@ def test_reestimating_with_the_trainings_augmentation_keeps_a_real_networks_accu
     shared: Path, cifar10_npz: Path
 ) -> None:
     network = load_model("resnet20", classes=10, weights=shared / "data/weights/resnet20-12fca82f.th")
-    mean, std = normalization("resnet20")
+    mean, std = find_network("resnet20").normalization
     data = load_data(f"npz:{cifar10_npz}")
     before = error_of(network, data.search, mean, std)
     reestimate_batch_norm(network, data.train, 1024, mean, std, 256, data.augment)
@@ -316,10 +317,10 @@ def test_digits_are_learned_from_nothing(tmp_path: Path) -> None:
     model = load_model("resnet8", classes=10, image_size=data.image_size)
     settings = dataclasses.replace(pretraining_settings(len(data.train)), epochs=4)
     trained = pretrain(
-        model, data, *normalization("resnet8"), name="resnet8", cache=tmp_path, settings=settings
+        model, data, *find_network("resnet8").normalization, name="resnet8", cache=tmp_path, settings=settings
     )
     assert trained.error < 0.06
-    assert error_of(trained.network, data.report, *normalization("resnet8")) < 0.06
+    assert error_of(trained.network, data.report, *find_network("resnet8").normalization) < 0.06
 
 
 @pytest.mark.parametrize(

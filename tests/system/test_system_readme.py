@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from pipeline.datasets.images import normalize
-from pipeline.networks.registry import load_model, normalization
+from pipeline.networks.registry import find_network, load_model
 from pipeline.study.settings import Settings
 from pipeline.study.study import read_records
 from tests.system.readme_commands import (
@@ -95,7 +95,7 @@ def write_weights(model: str, file: Path) -> None:
     """A network that is right on those images: random features, the last layer fitted to them."""
     x, y = colours(100, 1)
     network = load_model(model, classes=10, image_size=32)
-    images = normalize(torch.from_numpy(x), *normalization(model))
+    images = normalize(torch.from_numpy(x), *find_network(model).normalization)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     features: list[torch.Tensor] = []
     hook = last.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
