@@ -1,1 +1,1 @@
-"""Network definitions of our own, one file per family; ``pipeline.networks.registry`` names them."""
+"""ModelSpec definitions of our own, one file per family; ``pipeline.networks.registry`` names them."""

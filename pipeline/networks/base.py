@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Network:
+class ModelSpec:
     """A network that can be built.
 
     Attributes:

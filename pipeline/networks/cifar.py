@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.networks.base import Network
+from pipeline.networks.base import ModelSpec
 
 ENTRIES = (
     "resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "vgg_tiny", "vgg_small", "mobilenet_v2_cifar",
@@ -151,11 +151,11 @@ def _mobilenet_v2(classes: int) -> nn.Module:
     return network
 
 
-resnet8 = Network(lambda classes, size: CifarResNet(1, classes), 32)
-resnet20 = Network(lambda classes, size: CifarResNet(3, classes), 32)
-resnet32 = Network(lambda classes, size: CifarResNet(5, classes), 32)
-resnet44 = Network(lambda classes, size: CifarResNet(7, classes), 32)
-resnet56 = Network(lambda classes, size: CifarResNet(9, classes), 32)
-vgg_tiny = Network(lambda classes, size: VggTiny(classes), 16)
-vgg_small = Network(VggSmall, 32)
-mobilenet_v2_cifar = Network(lambda classes, size: _mobilenet_v2(classes), 32)
+resnet8 = ModelSpec(lambda classes, size: CifarResNet(1, classes), 32)
+resnet20 = ModelSpec(lambda classes, size: CifarResNet(3, classes), 32)
+resnet32 = ModelSpec(lambda classes, size: CifarResNet(5, classes), 32)
+resnet44 = ModelSpec(lambda classes, size: CifarResNet(7, classes), 32)
+resnet56 = ModelSpec(lambda classes, size: CifarResNet(9, classes), 32)
+vgg_tiny = ModelSpec(lambda classes, size: VggTiny(classes), 16)
+vgg_small = ModelSpec(VggSmall, 32)
+mobilenet_v2_cifar = ModelSpec(lambda classes, size: _mobilenet_v2(classes), 32)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.datasets.normalization import UNIT
-from pipeline.networks.base import Network
+from pipeline.networks.base import ModelSpec
 from pipeline.networks.cifar import initialize
 
 ENTRIES = ("tiny_darknet",)
@@ -47,4 +47,4 @@ class TinyDarknet(nn.Module):
         return F.adaptive_avg_pool2d(self.classifier(self.features(x)), 1).flatten(1)
 
 
-tiny_darknet = Network(lambda classes, size: TinyDarknet(classes), 224, UNIT)
+tiny_darknet = ModelSpec(lambda classes, size: TinyDarknet(classes), 224, UNIT)

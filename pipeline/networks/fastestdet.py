@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.datasets.normalization import UNIT
-from pipeline.networks.base import Network
+from pipeline.networks.base import ModelSpec
 from pipeline.networks.cifar import initialize
 
 ENTRIES = ("fastestdet",)
@@ -147,4 +147,4 @@ class FastestDet(nn.Module):
         return answer
 
 
-fastestdet = Network(lambda classes, size: FastestDet(classes), 352, UNIT, detects=True)
+fastestdet = ModelSpec(lambda classes, size: FastestDet(classes), 352, UNIT, detects=True)

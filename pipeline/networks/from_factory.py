@@ -2,7 +2,7 @@
 
 That is a function, called with ``num_classes`` and ``image_size`` where it accepts them, which may carry the attributes
 ``normalization`` (mean and standard deviation of each channel, pixels in 0..1) and ``image_size``, else those of ImageNet are
-used; or a ``Network``, which says it all.
+used; or a ``ModelSpec``, which says it all.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import nn
 from foundation.errors import UserError
 from foundation.factories import article, call, find_factory, find_named, story
 from pipeline.datasets.normalization import IMAGENET, checked
-from pipeline.networks.base import Network
+from pipeline.networks.base import ModelSpec
 
 
-def find(name: str) -> Network:
+def find(name: str) -> ModelSpec:
     """What ``package.module:Name`` names.
 
     Raises:
         UserError: there is none, or what it declares is wrong.
     """
     named = find_named(name)
-    if isinstance(named, Network):
+    if isinstance(named, ModelSpec):
         build = partial(_sound, name, named.build)
         return dataclasses.replace(named, build=build, name=name, declared=f"declared by {name}")
     function = find_factory(name)
@@ -40,7 +40,7 @@ def find(name: str) -> Network:
     side = getattr(function, "image_size", 224)
     if not isinstance(side, int) or side < 1:
         raise UserError(f"{name!r} declares image_size = {side!r}; it must be a number of pixels")
-    return Network(
+    return ModelSpec(
         partial(_sound, name, called),
         side,
         IMAGENET if declared is None else checked(declared, repr(name)),

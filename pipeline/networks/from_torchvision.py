@@ -9,7 +9,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from pipeline.datasets.normalization import CENTRED, IMAGENET
-from pipeline.networks.base import Network
+from pipeline.networks.base import ModelSpec
 
 # The published weights of these two expect pixels in -1..1.
 NORMALIZATION = {"googlenet": CENTRED, "inception_v3": CENTRED}
@@ -24,9 +24,9 @@ def torchvision_names() -> tuple[str, ...]:
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
-def find(name: str) -> Network:
+def find(name: str) -> ModelSpec:
     """The network of this name, one of ``torchvision_names()``."""
-    return Network(
+    return ModelSpec(
         partial(_build, name),
         IMAGE_SIZE.get(name, 224),
         NORMALIZATION.get(name, IMAGENET),

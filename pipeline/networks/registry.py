@@ -1,6 +1,6 @@
 """The networks that can be compressed, by name, and their trained weights.
 
-A name is one of ``MODELS``, a torchvision classification network, or ``package.module:Name`` of a function or a ``Network``
+A name is one of ``MODELS``, a torchvision classification network, or ``package.module:Name`` of a function or a ``ModelSpec``
 (``pipeline.networks.from_factory``).
 """
 
@@ -18,11 +18,11 @@ from foundation.factories import is_factory
 from foundation.foreign_files import is_file
 from foundation.registry import Registry
 from pipeline.networks import from_factory, from_torchvision
-from pipeline.networks.base import Network
+from pipeline.networks.base import ModelSpec
 from pipeline.networks.from_torchvision import torchvision_names
 from pipeline.networks.weights import check_values, fetch_weights, fit_weights, read_weights
 
-MODELS: Registry[Network] = Registry("model", "pipeline.networks")
+MODELS: Registry[ModelSpec] = Registry("model", "pipeline.networks")
 
 
 def model_names() -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def model_names() -> tuple[str, ...]:
     return (*MODELS, *(name for name in torchvision_names() if name not in MODELS))
 
 
-def find_network(name: str) -> Network:
+def find_network(name: str) -> ModelSpec:
     """The network that ``name`` means; nothing is built.
 
     Raises:
@@ -50,7 +50,7 @@ def find_network(name: str) -> Network:
     )
 
 
-def find_classifier(name: str) -> Network:
+def find_classifier(name: str) -> ModelSpec:
     """The network that ``name`` means, where only classifiers are co-tuned.
 
     Raises:
@@ -66,7 +66,7 @@ def find_classifier(name: str) -> Network:
 
 
 def load_model(
-    model: str | Network,
+    model: str | ModelSpec,
     *,
     classes: int,
     image_size: int | tuple[int, int] | None = None,

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from foundation.errors import UserError
 from foundation.factories import is_factory
+from pipeline.datasets.registry import DATA
 
 SETTINGS = "settings.yaml"  # in a study's folder: what it was started with
 BY_NAME = ("model", "data", "quantizer", "sampler", "devices")  # settings that may say package.module:Name
@@ -44,8 +45,6 @@ def data(text: str, folder: Path | None = None) -> str:
     kind, _, place = text.partition(":")
     if not place:
         return text
-    from pipeline.datasets.registry import DATA
-
     return f"{kind}:{absolute(place, folder)}" if kind in DATA else text
 
 
