@@ -81,6 +81,15 @@ def main(argv: list[str] | None = None) -> int:
         "--form", choices=FORMS, default=TrainSettings.form, help="what training sees of the mixtures"
     )
     parser.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        dest="options",
+        metavar="NAME=VALUE",
+        help="an option of the plan's quantizer, such as ramp_end=0.2; may be given several times",
+    )
+    parser.add_argument(
         "--even-channels",
         action="store_true",
         help="a weight scale for each output channel, in the batch-norm",
@@ -88,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
     args = parser.parse_args(argv)
+    args.options = dict(args.options)
     names = {field.name for field in dataclasses.fields(TrainSettings)}
     try:
         settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
@@ -107,6 +117,17 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.out}: error {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})"
         )
     return 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Name and value of ``NAME=VALUE``: a number or a word of JSON's, else text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise UserError(f"--option {text}: give NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def read_plan(path: Path) -> Plan:

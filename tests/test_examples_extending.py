@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.quantizers import QuantizerConformance
 from tests.conformance.samplers import SamplerConformance
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "extending"
@@ -19,6 +20,11 @@ def found(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sampler", ["metropolis:Metropolis"])
 class TestMetropolis(SamplerConformance):
     """A walk that anyone could have written."""
+
+
+@pytest.mark.parametrize("quantizer", ["ternary:Ternary"])
+class TestTernary(QuantizerConformance):
+    """A quantizer with an option of its own."""
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)

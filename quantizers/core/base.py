@@ -101,7 +101,11 @@ class WeightQuantizer(nn.Module, ABC):
             if name not in free:
                 allowed = ", ".join(free) or "none"
                 raise UserError(f"{name} {value!r}: no option of {plan.quantizer}; its options: {allowed}")
-        return cls.Options(**planned, **given)
+        try:
+            return cls.Options(**planned, **given)
+        except TypeError as error:  # text where a number belongs, say
+            told = ", ".join(f"{name} {value!r}" for name, value in given.items())
+            raise UserError(f"{told}: not what {plan.quantizer} takes ({error})") from error
 
     @classmethod
     def for_layer(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from foundation.codebook import Codebook
 from foundation.plan import LayerPlan
 from quantizers.core.activation import FLOOR, TrainableStep
-from quantizers.core.base import WeightQuantizer
+from quantizers.core.base import Rebuilding, WeightQuantizer
 
 
 class LearnedStep(WeightQuantizer):
@@ -43,6 +43,9 @@ class LearnedStep(WeightQuantizer):
         levels = np.arange(frozen.low, frozen.high + 1, dtype=np.int8)
         indices = (integers - frozen.low).to(torch.uint8).cpu().numpy()
         return Codebook(indices, levels, np.array([frozen.step], np.float32), self.bits)
+
+    def reconstruction(self, latent: nn.Parameter) -> Rebuilding:
+        return Rebuilding([latent, self.quantize.step])
 
     def own_parameters(self) -> list[nn.Parameter]:
         return []  # the step is found with those of the activations, and takes their rate
