@@ -1,26 +1,34 @@
 # Two commands: `make search` and `make test`. Both set everything up first; `make setup` is that alone.
+# Parts of the tests: `make test-fast` (under two minutes) and `make test-slow` (soaks and whole tables, which `make test` samples).
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.setup
 TEST_STAMP := .venv/.tests
 ARGS ?=
+PYTEST := $(BIN)/python -m pytest --dist loadfile --durations=10
 
-.PHONY: search test setup lint
+.PHONY: search test test-fast test-slow setup lint
 
 search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
-# One worker a core; those that start clusters, servers and browsers afterwards, alone.
+# One worker a core, then those that start clusters, servers and browsers, two at once. The tests marked slow: make test-slow.
 test: setup $(TEST_STAMP) lint
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@status=0; \
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10 --ignore tests/system || status=$$?; \
-	$(BIN)/python -m pytest --durations=10 tests/system || status=$$?; \
+	$(PYTEST) -n auto -m "not system and not slow" || status=$$?; \
+	$(PYTEST) -n 2 -m "system and not slow" tests/system || status=$$?; \
 	exit $$status
 endif
+
+test-fast: setup
+	@$(PYTEST) -n auto -m "not system and not emulated and not long and not slow" $(ARGS)
+
+test-slow: setup $(TEST_STAMP)
+	@$(PYTEST) -n auto -m slow --outcomes tests/slow.csv $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,7 +1,8 @@
-"""What several tests share: where the real data lies, and modest use of the machine."""
+"""What several tests share: where the real data lies, modest use of the machine, and the marks by which parts are run."""
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -16,6 +17,34 @@ from PIL import Image
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
+
+
+EMULATED = ("test_runtime_", "test_profile_")  # nearly all that such files hold runs ARM programs
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--outcomes", metavar="FILE.csv", help="keep what each test came to, and its seconds")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "system":
+            item.add_marker("system")
+        elif item.path.name.startswith(EMULATED):
+            item.add_marker("emulated")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    path = config.getoption("--outcomes")
+    if path is None:
+        return
+    with Path(path).open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["test", "outcome", "seconds"])
+        for outcome in ("passed", "failed", "skipped", "error"):
+            for report in terminalreporter.getreports(outcome):
+                if report.when == "call" or outcome != "passed":
+                    rows.writerow([report.nodeid, outcome, round(report.duration, 1)])
 
 
 @pytest.fixture(scope="session")

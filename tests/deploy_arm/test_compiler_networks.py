@@ -219,7 +219,7 @@ def agree(hardened: Hardened, images: np.ndarray, mean: tuple[float, ...], std: 
         ("tiny_darknet", 64, 4),
         ("mobilenet_v2_cifar", 32, 8),
         ("resnet18", 64, 4),
-        ("resnet50", 64, 3),
+        pytest.param("resnet50", 64, 3, marks=pytest.mark.slow),
         ("mobilenet_v2", 64, 8),
         ("squeezenet1_1", 64, 8),
     ],

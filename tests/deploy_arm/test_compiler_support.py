@@ -153,7 +153,12 @@ def test_several_outputs_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["densenet121", "googlenet", "resnext50_32x4d", "mnasnet0_5"],
+    [
+        pytest.param("densenet121", marks=pytest.mark.slow),
+        "googlenet",
+        pytest.param("resnext50_32x4d", marks=pytest.mark.slow),
+        "mnasnet0_5",
+    ],
 )
 def test_torchvision_networks_are_accepted_unchanged(name: str) -> None:
     model = load_model(name, classes=10)

@@ -16,7 +16,7 @@ BRIEF = {
     "pipeline.promote": "--limit 20 --allow-modelled --max-accuracy-drop 100",
     "pipeline.train": "--epochs 0.05",
     "pipeline.devices": "",
-    "deploy_arm.target.toolchain": "",
+    "deploy_arm.toolchain": "",
 }
 """Flags that make a command short, by module. A command of another module fails its test until it has an entry here."""
 

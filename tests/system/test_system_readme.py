@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -34,6 +35,7 @@ from pipeline.study.settings import Settings
 from pipeline.study.study import read_records
 from tests.system.readme_commands import (
     BRIEF,
+    LARGE,
     LONG,
     README,
     ROOT,
@@ -207,7 +209,17 @@ def test_what_is_linked_and_named_in_the_repository_is_there() -> None:
         assert (ROOT / folder).is_dir() or folder in ("train/", "val/", "runs/", "candidates/"), folder
 
 
-@pytest.mark.parametrize("command", [command for command in to_run() if command != shown()[0]])
+def commands() -> Iterator[Any]:
+    """All but the first; those of a large network with a smaller one too, which takes a third of the time."""
+    for command in to_run():
+        if LARGE.search(command):
+            yield pytest.param(command, marks=pytest.mark.slow)
+            yield LARGE.sub("resnet18", command)
+        elif command != shown()[0]:
+            yield command
+
+
+@pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_readme_runs_as_it_stands(
     command: str, place: Path, candidate: Path, first: Outputs
 ) -> None:
