@@ -105,7 +105,7 @@ def plan_of(recipe: Recipe, bits: int, names: list[str]) -> Plan:
     layer = LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits)
     layers = dict.fromkeys(names, layer) | {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
     schedule = TemperatureSchedule(recipe.start, min(recipe.start, 0.02))
-    return Plan(layers, schedule, quantizer=recipe.quantizer)
+    return Plan(layers, recipe.quantizer, temperature=schedule)
 
 
 def compress(

@@ -115,7 +115,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
 
 def plan_of(cell: Cell, names: list[str]) -> Plan:
     """The plan of a cell for layers ``names``; the first and the last have 8 bits."""
-    layer = LayerPlan(8) if cell.bits == 8 else LayerPlan(cell.bits, 2**cell.bits, cell.zero_share)
+    layer = LayerPlan(8) if cell.bits == 8 else LayerPlan(cell.bits, 2**cell.bits, zero_share=cell.zero_share)
     layers = dict.fromkeys(names, layer) | {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
     rest: dict[str, Any] = {"activation_bits": cell.activation_bits or 8}
     if cell.method in ("dkm", "kmeans"):

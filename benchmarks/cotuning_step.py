@@ -101,7 +101,7 @@ def runs(conditions: Conditions, model: nn.Module, data: ImageData, teacher: boo
         distillation=float(teacher), bfloat16=conditions.bfloat16, calibration_images=64,
     )  # fmt: skip
     names = layer_names(model)
-    layer = LayerPlan(conditions.bits, 2**conditions.bits, conditions.zero_share)
+    layer = LayerPlan(conditions.bits, 2**conditions.bits, zero_share=conditions.zero_share)
     plan = Plan({**dict.fromkeys(names, layer), names[0]: LayerPlan(8), names[-1]: LayerPlan(8)})
 
     def cotuned(change: Callable[[nn.Module], None] | None = None) -> Cotuning:

@@ -38,7 +38,7 @@ class Codebook:
         return self.levels[self.indices]
 
     @property
-    def zero_share(self) -> float:
+    def zeros(self) -> float:
         """Share of weights that are exactly zero."""
         return float(np.mean(self.integers == 0)) if self.indices.size else 0.0
 

@@ -7,45 +7,135 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 BITS = (2, 3, 4, 8)
-ACTIVATION_BITS = (8, 7)
 SHAPES = ("constant", "exponential", "cosine")
-COMPONENTS, ZERO_SHARE, TEMPERATURE = "components", "zero_share", "temperature"
-DIMENSIONS = frozenset({COMPONENTS, ZERO_SHARE, TEMPERATURE})  # that a quantizer may have beside bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class LayerPlan:
-    """How one layer's weights become few values.
+    """How one layer's weights become few values: a value for each of its dimensions (``foundation.dimension``).
 
-    ``bits`` 8 means plain int8 without a mixture; then ``components`` and ``zero_share`` are None. ``components`` None below 8
-    bits is for quantizers without that dimension. ``zero_share`` None means natural: whatever share the zero component
-    captures; a number in [0, 1) is a target.
+    ``layer["bits"]`` or ``layer.bits`` is a value, None where it is absent; of dimensions from outside only the first will do.
+    ``bits`` 8 means plain int8 without a mixture. ``components`` absent below 8 bits is for quantizers without that dimension.
+
+    Attributes:
+        values: those that are not absent, by the dimensions' names, sorted.
+
+    Raises:
+        UserError: a value that its dimension refuses, or two dimensions that exclude each other.
     """
 
-    bits: int
-    components: int | None = None
-    zero_share: float | None = None
+    values: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise UserError(f"bits {self.bits!r}: allowed are {', '.join(map(str, BITS))}")
-        if self.bits == 8:
-            if self.components is not None or self.zero_share is not None:
-                raise UserError("a layer of 8 bits is plain int8: leave components and zero_share out")
-            return
-        if self.components is not None and not 2 <= self.components <= 2**self.bits:
-            raise UserError(f"components {self.components!r}: {self.bits} bits allow 2 to {2**self.bits}")
-        if self.zero_share is not None and not 0 <= self.zero_share < 1:
-            raise UserError(
-                f"zero_share {self.zero_share!r}: give a share in [0, 1), or leave it out for natural"
-            )
+    def __init__(
+        self,
+        bits: int | None = None,
+        components: int | None = None,
+        *,
+        values: Mapping[str, Any] = MappingProxyType({}),
+        **others: Any,
+    ) -> None:
+        """Values by their names, ``values`` first; so ``dataclasses.replace`` does what it should."""
+        named = {"bits": bits, "components": components}
+        given = {**values, **{name: value for name, value in named.items() if value is not None}, **others}
+        if given.get("bits") is None:
+            raise UserError(f"a layer without bits: give one of {', '.join(map(str, BITS))}")
+        object.__setattr__(self, "values", _checked(given))
+
+    @property
+    def bits(self) -> int:
+        """Bits of an index."""
+        return int(self.values["bits"])
+
+    @property
+    def components(self) -> int | None:
+        """How many different values, where that is chosen."""
+        return self.values.get("components")
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name] if name in self.values else DIMENSIONS[name].default
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in DIMENSIONS:  # Python itself asks for many a name
+            raise AttributeError(name)
+        return self[name]
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.values.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_layer_of, (self.record(),))  # a MappingProxyType does not pickle
+
+    def replace(self, **changes: Any) -> LayerPlan:
+        """The same with other values, as of a date."""
+        changed: LayerPlan = dataclasses.replace(self, **changes)
+        return changed
+
+    def record(self) -> dict[str, Any]:
+        """The values as JSON holds them."""
+        return {name: DIMENSIONS[name].record(value) for name, value in self.values.items()}
+
+    def apply(self, weight: Tensor) -> Tensor:
+        """The layer's float weight as its values want it, each dimension in turn; itself where they want nothing of it."""
+        for name, value in self.values.items():
+            weight = DIMENSIONS[name].apply(weight, value)
+        return weight
+
+
+def _layer_of(record: Mapping[str, Any]) -> LayerPlan:
+    return LayerPlan(values=_parsed(record))
+
+
+def _named_layer(name: str, record: Mapping[str, Any]) -> LayerPlan:
+    try:
+        return _layer_of(record)
+    except UserError as error:
+        raise UserError(f"layer {name!r}: {error}") from error
+
+
+def _parsed(record: Mapping[str, Any], of_network: bool = False) -> dict[str, Any]:
+    _check_scope(record, of_network)
+    return {name: None if value is None else DIMENSIONS[name].parse(value) for name, value in record.items()}
+
+
+def _check_scope(values: Mapping[str, Any], of_network: bool) -> None:
+    for name, value in values.items():
+        if DIMENSIONS[name].of_network != of_network:
+            where = "each layer has its own" if of_network else "the network has one, its layers none"
+            raise UserError(f"{name} {value!r}: {where}")
+
+
+def _checked(values: Mapping[str, Any], of_network: bool = False) -> Mapping[str, Any]:
+    """The values that are not absent, each seen by its dimension."""
+    present = {name: value for name, value in sorted(values.items()) if value is not None}
+    _check_scope(present, of_network)
+    for name, value in present.items():
+        others = {other: known for other, known in present.items() if other != name}
+        DIMENSIONS[name].refuse(value, others)
+        for other in DIMENSIONS[name].excludes:
+            if other in others:
+                raise UserError(
+                    f"{name} {value!r} and {other} {others[other]!r} exclude each other: leave one out"
+                )
+    return MappingProxyType(present)
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    """What every plan says of its network, by the project's own dimensions."""
+    known = {name: DIMENSIONS[name] for name in DIMENSIONS}
+    return {name: entry.default for name, entry in known.items() if entry.of_network}
 
 
 @dataclass(frozen=True)
@@ -76,25 +166,61 @@ class TemperatureSchedule:
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * p))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Plan:
-    """A whole network's plan. Equal plans have equal ``hash``, whatever order their layers were given in."""
+    """A whole network's plan. Equal plans have equal ``hash``, whatever order their layers were given in.
+
+    Attributes:
+        layers: by name, sorted.
+        quantizer: of the layers below 8 bits.
+        values: of the network's own dimensions, by their names.
+
+    Raises:
+        UserError: a value that its dimension refuses.
+    """
 
     layers: Mapping[str, LayerPlan]
-    temperature: TemperatureSchedule = field(default_factory=TemperatureSchedule)
-    activation_bits: int = 8
-    quantizer: str = "gaussian_mixture"
+    quantizer: str
+    values: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        if self.activation_bits not in ACTIVATION_BITS:
-            raise UserError(f"activation_bits {self.activation_bits!r}: allowed are 8 and 7")
-        object.__setattr__(self, "layers", MappingProxyType(dict(sorted(self.layers.items()))))
+    def __init__(
+        self,
+        layers: Mapping[str, LayerPlan],
+        quantizer: str = "gaussian_mixture",
+        *,
+        values: Mapping[str, Any] = MappingProxyType({}),
+        **named: Any,
+    ) -> None:
+        """The network's values by their names, ``values`` first; so ``dataclasses.replace`` does what it should."""
+        given = {name: value for name, value in {**values, **named}.items() if value is not None}
+        object.__setattr__(self, "layers", MappingProxyType(dict(sorted(layers.items()))))
+        object.__setattr__(self, "quantizer", quantizer)
+        object.__setattr__(self, "values", _checked({**_defaults(), **given}, of_network=True))
+
+    @property
+    def temperature(self) -> TemperatureSchedule:
+        """Of mixtures, over training."""
+        found: TemperatureSchedule = self.values["temperature"]
+        return found
+
+    @property
+    def activation_bits(self) -> int:
+        """Of every quantized activation but the network's input."""
+        return int(self.values["activation_bits"])
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name] if name in self.values else DIMENSIONS[name].default
 
     def __hash__(self) -> int:
         return hash(self.to_json())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Plan.from_json, (self.to_json(),))  # a MappingProxyType does not pickle
+
+    def replace(self, **changes: Any) -> Plan:
+        """The same with other values, as of a date."""
+        changed: Plan = dataclasses.replace(self, **changes)
+        return changed
 
     @classmethod
     def uniform(cls, names: Iterable[str], layer: LayerPlan, **rest: Any) -> Plan:
@@ -104,32 +230,26 @@ class Plan:
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, absent values left out."""
         record = {
-            "activation_bits": self.activation_bits,
-            "layers": {
-                name: {key: value for key, value in dataclasses.asdict(layer).items() if value is not None}
-                for name, layer in self.layers.items()
-            },
+            **{name: DIMENSIONS[name].record(value) for name, value in self.values.items()},
+            "layers": {name: layer.record() for name, layer in self.layers.items()},
             "quantizer": self.quantizer,
-            "temperature": dataclasses.asdict(self.temperature),
         }
         return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan.
+        """Read a plan. Dimensions from outside are imported, wherever it is read.
 
         Raises:
-            UserError: not JSON, or not a plan; the message says where.
+            UserError: not JSON, or not a plan; the message says where. A dimension that cannot be found.
         """
         try:
-            record = json.loads(text)
-            layers = {name: LayerPlan(**layer) for name, layer in record["layers"].items()}
-            rest = {key: record[key] for key in ("activation_bits", "quantizer") if key in record}
-            if "temperature" in record:
-                rest["temperature"] = TemperatureSchedule(**record["temperature"])
+            record = dict(json.loads(text))
+            layers = {name: _named_layer(name, layer) for name, layer in record.pop("layers").items()}
+            rest = {key: record.pop(key) for key in ("quantizer",) if key in record}
+            return cls(layers, **rest, values=_parsed(record, of_network=True))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"this is not a plan ({error}); a plan is JSON like {EXAMPLE}") from error
-        return cls(layers, **rest)
 
     @property
     def hash(self) -> str:
@@ -137,6 +257,4 @@ class Plan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-EXAMPLE = (
-    '{"layers":{"conv1":{"bits":8},"fc":{"bits":4,"components":16,"zero_share":0.5}},"activation_bits":8}'
-)
+EXAMPLE = '{"layers":{"conv1":{"bits":8},"fc":{"bits":4,"components":16}},"activation_bits":8}'

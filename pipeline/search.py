@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.command import DONE, INCOMPLETE, Parser, main_guard, shell
 from foundation.errors import UserError
+from foundation.factories import look_in
 from foundation.files import check_place, json_text
 from foundation.plan import BITS
 from foundation.show import counted
@@ -79,12 +80,12 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
     from deploy_arm.devices.kinds import DEVICES, kind_here
     from deploy_arm.target.targets import TARGETS
-    from foundation.factories import look_in
     from pipeline.candidate.first_check import first_check
     from pipeline.candidate.workspace import Workspace
     from pipeline.study.halving import rung_budgets
     from pipeline.training.loop import check_rungs
     from quantizers import QUANTIZERS
+    from search_spaces.dimensions import asked
     from search_spaces.layers import layers_of
     from search_spaces.samplers.base import SAMPLERS
     from search_spaces.space import Space
@@ -97,6 +98,8 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
         (DEVICES, settings.devices or kind_here()),
     ):
         registry[name]  # an unknown name is refused here, not after minutes
+    look_in(settings.modules)
+    dimensions = asked(settings.dimensions)
     workspace = Workspace.open(settings, trained=False)
     rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)
     check_rungs(rungs, settings.training(), len(workspace.data.train))
@@ -111,10 +114,11 @@ def opened(settings: Settings, progress: Progress, trained: bool = True) -> tupl
     layers = layers_of(workspace.model, workspace.input_shape)
     sort = QUANTIZERS[settings.quantizer]
     space = Space(
-        tuple(layer.name for layer in layers),
-        searched_bits(settings.bits, settings.quantizer, sort.widths),
+        layers,
         quantizer=settings.quantizer,
-        dimensions=sort.dimensions,
+        declared=sort.dimensions,
+        dimensions=dimensions,
+        bits=searched_bits(settings.bits, settings.quantizer, sort.widths),
     )
     return (Workspace.open(settings, progress.line) if trained else workspace), space
 

@@ -222,7 +222,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         "fp32_error": fp32_error,
         "error": curve[-1].error,
         "curve": [dataclasses.asdict(rung) for rung in curve],
-        "zero_share": {name: codebook.zero_share for name, codebook in hardened.codebooks.items()},
+        "zeros": {name: codebook.zeros for name, codebook in hardened.codebooks.items()},
     }
     write_atomically(args.out / "network.pt", content.getvalue())
     write_atomically(args.out / "metrics.json", json_text(metrics, indent=1) + "\n")

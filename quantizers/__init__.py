@@ -14,7 +14,7 @@ that computes as it is deployed, and each layer's codebook.
 ...     set_progress(network, (step + 1) / 5)
 ...     torch.nn.functional.cross_entropy(network(images), labels).backward()
 ...     optimizer.step()
->>> {name: (book.bits, round(book.zero_share, 1)) for name, book in harden(network).codebooks.items()}
+>>> {name: (book.bits, round(book.zeros, 1)) for name, book in harden(network).codebooks.items()}
 {'0': (2, 0.8), '3': (2, 0.8)}
 
 What is not named here is private and may move.

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from foundation.codebook import Codebook
+from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from quantizers.core.activation import FrozenStep, LeftReLU, TrainableStep
@@ -72,11 +73,15 @@ def quantize(model: nn.Module, plan: Plan, calibration: Tensor | None, **options
         _calibrate(network, calibration)
     for name, layer in plan.layers.items():
         module = network.get_submodule(name)
-        weight = cast(Tensor, module.weight)
+        weight = cast(Tensor, module.weight).detach()
+        wanted = layer.apply(weight)
         sort = sorts[name]
         mine = told if sort is chosen else sort.options_for(plan, {})
-        quantizer = sort.for_layer(weight.detach(), layer, mine, initialise=calibration is not None)
+        quantizer = sort.for_layer(wanted, layer, mine, initialise=calibration is not None)
+        quantizer.effect = layer.apply if wanted is not weight else None
         parametrize.register_parametrization(module, "weight", quantizer)
+    if any(quantizer.effect for _, quantizer, _ in quantizers_of(network)):
+        network.register_forward_pre_hook(keep_effects)
     network.register_forward_pre_hook(prepare)
     return network
 
@@ -103,6 +108,18 @@ def _prepare(network: nn.Module) -> None:
         together[type(quantizer)].append((quantizer, weight))
     for sort, layers in together.items():
         sort.prepare(layers)
+
+
+@torch.compiler.disable  # a compiled network calls it as it is
+@torch.no_grad()
+def keep_effects(network: nn.Module, inputs: Any = None) -> None:
+    """Let latent weights be as their plan's dimensions want them (``Dimension.apply``), which a step of training undoes."""
+    for _, quantizer, weight in quantizers_of(network):
+        if quantizer.effect is not None:
+            wanted = quantizer.effect(weight)
+            # What was computed from a weight is kept for as long as nobody writes to it.
+            if not torch.equal(wanted, weight):
+                weight.copy_(wanted)
 
 
 def set_progress(network: nn.Module, progress: float) -> None:
@@ -133,8 +150,16 @@ def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list
 
 
 def harden(network: nn.Module) -> Hardened:
-    """What would be deployed now: a copy in evaluation mode with weights projected once and steps frozen."""
-    books = {name: quantizer.codebook(weight.detach()) for name, quantizer, weight in quantizers_of(network)}
+    """What would be deployed now: a copy in evaluation mode with weights projected once and steps frozen.
+
+    Raises:
+        UserError: a quantizer cannot store what a dimension of the plan makes of the weights.
+    """
+    keep_effects(network)
+    books = {}
+    for name, quantizer, weight in quantizers_of(network):
+        books[name] = quantizer.codebook(weight.detach())
+        _check_effect(name, quantizer, books[name])
     hard = copy.deepcopy(network)
     for name in books:
         hard.set_submodule(name, _plain(hard.get_submodule(name)))
@@ -144,6 +169,16 @@ def harden(network: nn.Module) -> Hardened:
         elif isinstance(module, LeftReLU):
             hard.set_submodule(name, nn.ReLU())
     return _with_weights(hard, books)
+
+
+def _check_effect(name: str, quantizer: WeightQuantizer, book: Codebook) -> None:
+    if quantizer.effect is not None:
+        stored = torch.from_numpy(book.dequantize())
+        if not torch.equal(quantizer.effect(stored), stored):
+            raise UserError(
+                f"layer {name}: {type(quantizer).__name__} has no level for what the plan's dimensions make of its weights "
+                "(such as zeros); choose another quantizer, or leave that dimension out"
+            )
 
 
 def hard_state(hardened: Hardened) -> dict[str, Tensor]:
@@ -192,9 +227,8 @@ def load_hard(model: nn.Module, plan: Plan, state: dict[str, Tensor]) -> Hardene
 
 
 def synthetic(network: nn.Module | Hardened, plan: Plan, seed: int = 0) -> Hardened:
-    """The hardened network a plan leads to as far as cost goes, without training: its bits, components and, where the plan
-    names a share of zeros, that share, reached by moving the smallest weights to or from the zero level. ``network`` is
-    quantized by that plan, or hardened by it."""
+    """The hardened network a plan leads to as far as cost goes, without training: its bits, components, and what its other
+    dimensions make of untrained weights. ``network`` is quantized by that plan, or hardened by it."""
     if isinstance(network, Hardened):
         hardened = Hardened(copy.deepcopy(network.network), dict(network.codebooks))
         originals = {name: torch.from_numpy(book.dequantize()) for name, book in hardened.codebooks.items()}
@@ -202,25 +236,12 @@ def synthetic(network: nn.Module | Hardened, plan: Plan, seed: int = 0) -> Harde
         hardened = harden(network)
         originals = {name: weight.detach() for name, _, weight in quantizers_of(network)}
     generator = np.random.default_rng(seed)
-    books = {
-        name: book
-        if plan.layers[name].zero_share is None
-        else _with_zeros(book, originals[name], cast(float, plan.layers[name].zero_share), generator)
-        for name, book in hardened.codebooks.items()
-    }
+    books = dict(hardened.codebooks)
+    for name, layer in plan.layers.items():
+        weight = originals[name].float().cpu().numpy()
+        for dimension, value in layer.values.items():
+            books[name] = DIMENSIONS[dimension].synthesize(books[name], weight, value, generator)
     return _with_weights(hardened.network, books)
-
-
-def _with_zeros(book: Codebook, weight: Tensor, share: float, generator: np.random.Generator) -> Codebook:
-    """The codebook with the smallest ``share`` of the weights at the zero level and no others."""
-    indices = book.indices.flatten()
-    zero, count = int(np.flatnonzero(book.levels == 0)[0]), round(share * len(indices))
-    order = np.argsort(weight.detach().abs().flatten().cpu().numpy(), kind="stable")
-    others = np.setdiff1d(np.arange(len(book.levels)), zero).astype(np.uint8)
-    freed = order[count:][indices[order[count:]] == zero]
-    indices[freed] = generator.choice(others, len(freed))
-    indices[order[:count]] = zero
-    return Codebook(indices.reshape(book.indices.shape), book.levels, book.scale, book.bits)
 
 
 def _with_weights(network: nn.Module, books: dict[str, Codebook]) -> Hardened:

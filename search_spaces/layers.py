@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Layer:
-    """One convolution or linear layer.
-
-    Attributes:
-        name: as in ``model.named_modules()``.
-        weight_shape: (out, in/groups, kh, kw) or (out, in).
-        parameters: weights and biases.
-        macs: multiply-accumulates for one image.
-        output_shape: of one image, (C, H, W) or (features,).
-    """
-
-    name: str
-    kind: Literal["convolution", "depthwise", "linear"]
-    weight_shape: tuple[int, ...]
-    parameters: int
-    macs: int
-    output_shape: tuple[int, ...]
+from foundation.dimension import Layer
 
 
 @torch.no_grad()
@@ -43,10 +24,10 @@ def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
     outputs: dict[str, tuple[int, ...]] = {}
 
     def note(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        assert isinstance(module.weight, torch.Tensor)
+        weight: Any = module.weight
         name = names[module]
-        places = output[0].numel() // module.weight.shape[0]
-        macs[name] = macs.get(name, 0) + places * module.weight.numel()
+        places = output[0].numel() // weight.shape[0]
+        macs[name] = macs.get(name, 0) + places * weight.numel()
         outputs[name] = tuple(output.shape[1:])
 
     parameter = next(model.parameters(), torch.zeros(()))
@@ -61,13 +42,20 @@ def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
             handle.remove()
         for module in training:
             module.training = True
-    return [_layer(name, module, macs[name], outputs[name]) for module, name in names.items() if name in macs]
+    ran = [(name, module) for module, name in names.items() if name in macs]
+    return [
+        _layer(name, module, macs[name], outputs[name], index, len(ran))
+        for index, (name, module) in enumerate(ran)
+    ]
 
 
-def _layer(name: str, module: nn.Module, macs: int, output_shape: tuple[int, ...]) -> Layer:
-    assert isinstance(module.weight, torch.Tensor)
+def _layer(
+    name: str, module: nn.Module, macs: int, output_shape: tuple[int, ...], index: int, count: int
+) -> Layer:
     kind: Literal["convolution", "depthwise", "linear"] = "linear"
-    if isinstance(module, nn.Conv2d):
-        kind = "depthwise" if 1 < module.groups == module.in_channels else "convolution"
+    groups: Any = getattr(module, "groups", None)  # a linear layer has none
+    if groups is not None:
+        kind = "depthwise" if 1 < groups == module.in_channels else "convolution"
+    weight: Any = module.weight
     parameters = sum(p.numel() for p in module.parameters(recurse=False))
-    return Layer(name, kind, tuple(module.weight.shape), parameters, macs, output_shape)
+    return Layer(name, kind, tuple(weight.shape), parameters, macs, output_shape, groups or 1, index, count)

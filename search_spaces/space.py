@@ -2,129 +2,109 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
+from foundation.dimension import DIMENSIONS, Dimension, Layer, SuggestsParameters
 from foundation.errors import UserError
-from foundation.plan import (
-    ACTIVATION_BITS,
-    BITS,
-    COMPONENTS,
-    DIMENSIONS,
-    SHAPES,
-    TEMPERATURE,
-    ZERO_SHARE,
-    LayerPlan,
-    Plan,
-    TemperatureSchedule,
-)
+from foundation.plan import LayerPlan, Plan
+from search_spaces.parameters import FixedParameters, RandomParameters
 
-COMPONENT_COUNTS: Mapping[int, tuple[int, ...]] = MappingProxyType({2: (3, 4), 3: (5, 6, 8), 4: (9, 12, 16)})
-ZERO_SHARES = (None, 0.5, 0.6, 0.7, 0.8, 0.9)
-PAYING_SHARE = (
-    0.8  # of zeros anywhere in a layer: from about here on they make programs faster on cores without i8mm
-)
+NETWORK = Layer("the network")  # where the network's own values are chosen
+UNIFORM = (8, 4, 3, 2)  # bits of all layers in the first plans
+BETWEEN = (4, 2)  # bits of the layers between 8-bit ends in the next; further values are tried with the last
+Chosen = dict[str, Any]
 
 
-class SuggestsParameters(Protocol):
-    """What a space needs of a trial; Optuna's trials have it."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None) -> float: ...
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Numbers from ``low`` to ``high`` inclusive in steps."""
-
-    low: float
-    high: float
-    step: float
-
-    def __len__(self) -> int:
-        return round((self.high - self.low) / self.step) + 1
-
-    def snap(self, value: float) -> float:
-        """The nearest grid point, without the dust of binary fractions, so that equal plans have equal text."""
-        index = min(max(round((value - self.low) / self.step), 0), len(self) - 1)
-        return round(self.low + index * self.step, 9)
-
-    def __getitem__(self, index: int) -> float:
-        return round(self.low + index * self.step, 9)
-
-
-@dataclass(frozen=True)
 class Space:
-    """All plans for the layers named ``layers``.
+    """All plans for some layers.
 
-    A parameter exists only where it means something: ``components`` and ``zero_share`` of a layer only below 8 bits, the
-    temperature's end only when its shape is not constant. What the quantizer has no dimension for (``dimensions``) is no
-    parameter and stays out of the plans. So no two draws that differ give the same plan.
+    A parameter exists only where it means something: ``components`` of a layer only below 8 bits, a temperature's end only
+    when its shape is not constant. A dimension that the quantizer has not declared is no parameter and stays out of the plans. So
+    no two draws that differ give the same plan.
+
+    >>> space = Space(["conv1", "fc"], bits=(4, 8), zero_share=(None, 0.5))
+    >>> space.size() == (1 + 3 * 2) ** 2 * 2 * 36
+    True
     """
 
-    layers: tuple[str, ...]
-    bits: tuple[int, ...] = BITS
-    activation_bits: tuple[int, ...] = ACTIVATION_BITS
-    zero_shares: tuple[float | None, ...] = ZERO_SHARES
-    components: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: COMPONENT_COUNTS)
-    temperature_start: Grid = Grid(0.25, 1.0, 0.25)
-    temperature_end: Grid = Grid(0.05, 0.2, 0.05)
-    temperature_shapes: tuple[str, ...] = ("constant", "exponential", "cosine")
-    quantizer: str = "gaussian_mixture"
-    dimensions: frozenset[str] = DIMENSIONS
+    def __init__(
+        self,
+        layers: Sequence[str | Layer],
+        *,
+        quantizer: str = "gaussian_mixture",
+        declared: Collection[str] | None = None,
+        dimensions: Iterable[Dimension] = (),
+        **choices: Any,
+    ) -> None:
+        """A space of the project's dimensions and of further ones.
 
-    def __post_init__(self) -> None:
-        for name, chosen, allowed in (
-            ("bits", self.bits, BITS),
-            ("activation bits", self.activation_bits, ACTIVATION_BITS),
-            ("temperature shapes", self.temperature_shapes, SHAPES),
-        ):
-            if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
-                given = ", ".join(map(str, chosen)) or "none"
-                raise UserError(f"{name} {given}: choose some of {', '.join(map(str, allowed))}, each once")
-        if not self.layers:
+        Args:
+            layers: in the model's order. Dimensions that look at shapes need ``Layer``s (``layers_of``) instead of names.
+            declared: dimensions that the quantizer has; None: all there are.
+            dimensions: further ones, or ones with other values than usual.
+            choices: the values to choose from, by the name of a dimension of the project.
+
+        Raises:
+            UserError: no layers, values that are none, or a dimension that this quantizer has not.
+        """
+        if not layers:
             raise UserError("the model has no convolution or linear layer to compress")
-        if not self.zero_shares:
-            raise UserError("zero shares: give at least one, or natural")
-        for bits in self.bits:
-            if bits == 8 or COMPONENTS not in self.dimensions:
-                continue
-            for components in self.components.get(bits, ()):
-                LayerPlan(bits, components)
-            if not self.components.get(bits):
-                raise UserError(f"components for {bits} bits: give at least one number from 2 to {2**bits}")
+        known = [layer if isinstance(layer, Layer) else Layer(layer) for layer in layers]
+        self.places = tuple(
+            dataclasses.replace(layer, index=index, count=len(known)) for index, layer in enumerate(known)
+        )
+        self.quantizer = quantizer
+        chosen = {dimension.name: dimension for dimension in dimensions}
+        chosen |= {name: DIMENSIONS[name](values) for name, values in choices.items()}
+        for name in DIMENSIONS:
+            if name not in chosen and (not DIMENSIONS[name].declared or declared is None or name in declared):
+                chosen[name] = DIMENSIONS[name]()
+        self.dimensions: Mapping[str, Dimension] = {}
+        for dimension in in_order(chosen.values()):
+            if dimension.declared and declared is not None and dimension.name not in declared:
+                raise UserError(f"{quantizer} has no {dimension.noun}: leave {dimension.name} out")
+            self.dimensions[dimension.name] = dimension.within(self.dimensions)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Refuse a value that is none of its dimension's now, not when it is drawn."""
+        seen = set()
+        for tree in (self._network, *{id(tree): tree for tree in self._choices}.values()):
+            for values in tree:
+                for place, (name, value) in enumerate(values):
+                    chosen = {other: known for other, known in values[:place] if known is not None}
+                    case = (name, value, *(chosen.get(other) for other in self[name].after))
+                    if value is not None and case not in seen:
+                        seen.add(case)
+                        self[name].refuse(value, chosen)
+
+    def __getitem__(self, name: str) -> Dimension:
+        """The dimension of this name, with the values that are chosen from.
+
+        Raises:
+            KeyError: this space has none.
+        """
+        return self.dimensions[name]
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The layers' names."""
+        return tuple(place.name for place in self.places)
 
     def suggest(self, trial: SuggestsParameters) -> Plan:
         """Draw a plan, define-by-run."""
-        activation_bits = trial.suggest_categorical("activation_bits", self.activation_bits)
-        schedule = self._suggest_schedule(trial) if TEMPERATURE in self.dimensions else TemperatureSchedule()
-        layers = {}
-        for name in self.layers:
-            bits = trial.suggest_categorical(f"{name}.bits", self.bits)
-            if bits == 8:
-                layers[name] = LayerPlan(8)
-                continue
-            components = share = None
-            if COMPONENTS in self.dimensions:
-                components = trial.suggest_categorical(f"{name}.components.{bits}", self.components[bits])
-            if ZERO_SHARE in self.dimensions:
-                share = trial.suggest_categorical(f"{name}.zero_share", self.zero_shares)
-            layers[name] = LayerPlan(bits, components, share)
-        return Plan(layers, schedule, activation_bits, self.quantizer)
 
-    def _suggest_schedule(self, trial: SuggestsParameters) -> TemperatureSchedule:
-        shape = trial.suggest_categorical("temperature.shape", self.temperature_shapes)
-        start = self.temperature_start.snap(_suggest(trial, "temperature.start", self.temperature_start))
-        end = start
-        if shape != "constant":
-            end = self.temperature_end.snap(_suggest(trial, "temperature.end", self.temperature_end))
-        return TemperatureSchedule(start, end, shape)
+        def draw(dimension: Dimension, name: str, chosen: Chosen, place: Layer) -> Any:
+            return dimension.suggest(trial, name, chosen, place)
+
+        network = self._walk(NETWORK, "", draw)
+        layers = {place.name: LayerPlan(**self._walk(place, f"{place.name}.", draw)) for place in self.places}
+        return Plan(layers, self.quantizer, **network)
 
     def params(self, plan: Plan) -> dict[str, Any]:
         """The parameters that make ``suggest`` return ``plan``.
@@ -134,55 +114,90 @@ class Space:
         """
         if set(plan.layers) != set(self.layers) or plan.quantizer != self.quantizer:
             raise UserError(f"plan {plan.hash} is for other layers or another quantizer than this search")
-        schedule = plan.temperature
-        params: dict[str, Any] = {"activation_bits": plan.activation_bits}
-        if TEMPERATURE in self.dimensions:
-            params["temperature.shape"] = schedule.shape
-            params["temperature.start"] = schedule.start
-            if schedule.shape != "constant":
-                params["temperature.end"] = schedule.end
-        for name in self.layers:
-            layer = plan.layers[name]
-            params[f"{name}.bits"] = layer.bits
-            if layer.bits < 8:
-                if COMPONENTS in self.dimensions:
-                    params[f"{name}.components.{layer.bits}"] = layer.components
-                if ZERO_SHARE in self.dimensions:
-                    params[f"{name}.zero_share"] = layer.zero_share
-        if self.suggest(FixedParameters(params)) != plan:
-            if self.dimensions != DIMENSIONS:
-                raise UserError(f"plan {plan.hash} asks for what {self.quantizer} has not")
-            raise UserError(f"plan {plan.hash} has a temperature between this search's steps")
+        params: dict[str, Any] = {}
+
+        def ask(values: Plan | LayerPlan) -> Any:
+            def answer(dimension: Dimension, name: str, chosen: Chosen, place: Layer) -> Any:
+                value = values[dimension.name]
+                try:
+                    params.update(dimension.params(name, value, chosen))
+                except UserError as error:
+                    raise UserError(f"plan {plan.hash}: {error}") from error
+                return value
+
+            return answer
+
+        self._walk(NETWORK, "", ask(plan))
+        for place in self.places:
+            self._walk(place, f"{place.name}.", ask(plan.layers[place.name]))
+        if (found := self.suggest(FixedParameters(params))) != plan:
+            raise UserError(f"plan {plan.hash} asks for what {self._surplus(plan, found)}")
         return params
 
-    def layer_choices(self) -> list[LayerPlan]:
-        """Every layer plan there is."""
-        choices = []
-        for bits in self.bits:
-            if bits == 8:
-                choices.append(LayerPlan(8))
-                continue
-            pairs = itertools.product(self._component_counts(bits), self._shares())
-            choices += [LayerPlan(bits, components, share) for components, share in pairs]
-        return choices
+    def _surplus(self, plan: Plan, found: Plan) -> str:
+        """What a plan asks for and this space has not."""
+        pairs = [("the network", plan.values, found.values)]
+        pairs += [(name, layer.values, found.layers[name].values) for name, layer in plan.layers.items()]
+        for where, wanted, had in pairs:
+            for name, value in wanted.items():
+                if had.get(name) != value:
+                    has = (
+                        self.quantizer
+                        if DIMENSIONS[name].declared and name not in self.dimensions
+                        else "this search"
+                    )
+                    return f"{has} has not: {name} {value!r} of {where}"
+        raise AssertionError("the plans are equal")
 
-    def schedules(self) -> list[TemperatureSchedule]:
-        """Every temperature schedule there is."""
-        if TEMPERATURE not in self.dimensions:
-            return [TemperatureSchedule()]
-        starts = [self.temperature_start[i] for i in range(len(self.temperature_start))]
-        ends = [self.temperature_end[i] for i in range(len(self.temperature_end))]
-        return [
-            TemperatureSchedule(start, end, shape)
-            for shape in self.temperature_shapes
-            for start in starts
-            for end in ([start] if shape == "constant" else ends)
-        ]
+    def _walk(self, place: Layer, prefix: str, value_of: Any) -> Chosen:
+        """The values of one layer, or of the network: ``value_of(dimension, parameter, chosen, place)`` gives each in turn."""
+        chosen: Chosen = {}
+        for name, dimension in self.dimensions.items():
+            if dimension.of_network == (place is NETWORK) and self._applies(dimension, chosen, place):
+                chosen[name] = value_of(dimension, f"{prefix}{name}", dict(chosen), place)
+        return chosen
+
+    def _applies(self, dimension: Dimension, chosen: Chosen, place: Layer) -> bool:
+        present = [self.dimensions[name] for name, value in chosen.items() if value is not None]
+        excluded = any(
+            other.name in dimension.excludes or dimension.name in other.excludes for other in present
+        )
+        return not excluded and dimension.applies(chosen, place)
+
+    def layer_choices(self, name: str) -> list[LayerPlan]:
+        """Every plan there is for the layer of this name."""
+        return [LayerPlan(**dict(values)) for values in self._choices[self.layers.index(name)]]
+
+    @cached_property
+    def _network(self) -> list[tuple[tuple[str, Any], ...]]:
+        return self._tree(NETWORK)
+
+    @cached_property
+    def _choices(self) -> list[list[tuple[tuple[str, Any], ...]]]:
+        """By layer, every combination of values. Layers that have the same share one list."""
+        seen: dict[tuple[tuple[tuple[str, Any], ...], ...], list[tuple[tuple[str, Any], ...]]] = {}
+        trees = [self._tree(place) for place in self.places]
+        return [seen.setdefault(tuple(tree), tree) for tree in trees]
+
+    def _tree(self, place: Layer) -> list[tuple[tuple[str, Any], ...]]:
+        """Every combination of values of one layer, or of the network."""
+        found: list[tuple[tuple[str, Any], ...]] = [()]
+        for name, dimension in self.dimensions.items():
+            if dimension.of_network != (place is NETWORK):
+                continue
+            longer = []
+            for values in found:
+                chosen = dict(values)
+                if self._applies(dimension, chosen, place):
+                    longer += [(*values, (name, value)) for value in dimension.choices(chosen, place)]
+                else:
+                    longer.append(values)
+            found = longer
+        return found
 
     def size(self) -> int:
         """The exact number of plans; the temperature's numbers are counted by their grid."""
-        layers: int = len(self.layer_choices()) ** len(self.layers)
-        return layers * len(self.schedules()) * len(self.activation_bits)
+        return math.prod(map(len, self._choices)) * len(self._network)
 
     def plan_at(self, index: int) -> Plan:
         """The plan with this index in 0..size()-1; each plan has exactly one.
@@ -192,115 +207,84 @@ class Space:
         """
         if not 0 <= index < self.size():
             raise IndexError(index)
-        choices, schedules = self.layer_choices(), self.schedules()
-        index, activation = divmod(index, len(self.activation_bits))
-        index, schedule = divmod(index, len(schedules))
+        index, own = divmod(index, len(self._network))
         layers = {}
-        for name in self.layers:
+        for name, choices in zip(self.layers, self._choices):
             index, choice = divmod(index, len(choices))
-            layers[name] = choices[choice]
-        return Plan(layers, schedules[schedule], self.activation_bits[activation], self.quantizer)
+            layers[name] = LayerPlan(**dict(choices[choice]))
+        return Plan(layers, self.quantizer, **dict(self._network[own]))
 
     def random(self, rng: random.Random) -> Plan:
         """A plan drawn choice by choice, each uniformly: so bits are equally frequent, whatever hangs on them."""
-        return self.suggest(_RandomParameters(rng))
+        return self.suggest(RandomParameters(rng))
 
     def warm_starts(self) -> list[Plan]:
-        """Plans worth trying first: all layers alike, first and last layer in 8 bits, and those with so many zeros between
-        that they pay in time; each once, and only those that lie in this space."""
-        inner = self.layers[1:-1]
-        ends = {name: self._plain(8) for name in self.layers}
-        between: list[tuple[int, float | None]] = [(4, None), (2, None)]
-        between += [(2, share) for share in self._shares() if share is not None and share >= PAYING_SHARE]
-        proposals: list[Mapping[str, LayerPlan | None]] = [
-            {name: self._plain(bits) for name in self.layers} for bits in (8, 4, 3, 2)
-        ]
-        proposals += [{**ends, **{name: self._plain(*kind) for name in inner}} for kind in between]
+        """Plans worth trying first: all layers alike, first and last layer in 8 bits, and those whose layers between have a value
+        that its dimension wants tried (so many zeros that they pay in time); each once, and only those in this space."""
         plans: dict[str, Plan] = {}
-        for proposal in proposals:
+        network = self._walk(NETWORK, "", lambda d, _, chosen, place: d.plain(chosen, place))
+        for proposal in self._proposals():
             layers = {name: layer for name, layer in proposal.items() if layer is not None}
             if len(layers) == len(self.layers):
-                plan = Plan(layers, self._schedule(), self.activation_bits[0], self.quantizer)
+                plan = Plan(layers, self.quantizer, **network)
                 plans.setdefault(plan.hash, plan)
         return list(plans.values())
 
+    def _proposals(self) -> Iterator[dict[str, LayerPlan | None]]:
+        for bits in UNIFORM:
+            yield {place.name: self._wanted(place, bits=bits) for place in self.places}
+        between: list[Chosen] = [{"bits": bits} for bits in BETWEEN]
+        for name, dimension in self.dimensions.items():
+            if not dimension.of_network:
+                values = {
+                    value: None for place in self.places[1:-1] for value in self._starts(dimension, place)
+                }
+                between += [{"bits": BETWEEN[-1], name: value} for value in values]
+        for wanted in between:
+            inner = {place.name: self._wanted(place, **wanted) for place in self.places[1:-1]}
+            yield {place.name: self._wanted(place, bits=8) for place in self.places} | inner
+
+    def _starts(self, dimension: Dimension, place: Layer) -> Sequence[Any]:
+        """The values of one dimension that a layer of the fewest bits should be tried with."""
+        fewest = self._wanted(place, bits=BETWEEN[-1])
+        chosen = {} if fewest is None else {n: v for n, v in fewest.values.items() if n in dimension.after}
+        return dimension.starts(chosen, place) if chosen else ()
+
+    def _wanted(self, place: Layer, **wanted: Any) -> LayerPlan | None:
+        """The plainest plan of a layer with these values; one that does not apply there is left out. None: not in this space."""
+        missing = []
+
+        def pick(dimension: Dimension, _: str, chosen: Chosen, place: Layer) -> Any:
+            if dimension.name not in wanted:
+                return dimension.plain(chosen, place)
+            if wanted[dimension.name] not in dimension.choices(chosen, place):
+                missing.append(dimension.name)
+            return wanted[dimension.name]
+
+        if wanted["bits"] not in self["bits"].values:
+            return None
+        values = self._walk(place, "", pick)
+        return None if missing else LayerPlan(**values)
+
     def describe(self) -> dict[str, Any]:
         """Plain values that name the space: two spaces with equal descriptions are the same."""
-        record: dict[str, Any] = {
-            "layers": list(self.layers),
-            "bits": list(self.bits),
-            "activation_bits": list(self.activation_bits),
-            "quantizer": self.quantizer,
-        }
-        if COMPONENTS in self.dimensions:
-            record["components"] = {str(bits): list(self.components[bits]) for bits in self.bits if bits < 8}
-        if ZERO_SHARE in self.dimensions:
-            record["zero_shares"] = list(self.zero_shares)
-        if TEMPERATURE in self.dimensions:
-            grids = {"start": self.temperature_start, "end": self.temperature_end}
-            record["temperature"] = {name: [grid.low, grid.high, grid.step] for name, grid in grids.items()}
-            record["temperature_shapes"] = list(self.temperature_shapes)
+        record: dict[str, Any] = {"layers": list(self.layers), "quantizer": self.quantizer}
+        for dimension in self.dimensions.values():
+            record |= dimension.describe()
         return record
 
-    def _component_counts(self, bits: int) -> tuple[int | None, ...]:
-        return self.components[bits] if COMPONENTS in self.dimensions else (None,)
 
-    def _shares(self) -> tuple[float | None, ...]:
-        return self.zero_shares if ZERO_SHARE in self.dimensions else (None,)
+def in_order(dimensions: Iterable[Dimension]) -> list[Dimension]:
+    """Each after those that it looks at, else by name.
 
-    def _plain(self, bits: int, share: float | None = None) -> LayerPlan | None:
-        if bits not in self.bits:
-            return None
-        if bits == 8:
-            return LayerPlan(8)
-        if share is None and None not in self._shares():
-            share = self.zero_shares[0]
-        counts = self._component_counts(bits)
-        return LayerPlan(bits, max((c for c in counts if c is not None), default=None), share)
-
-    def _schedule(self) -> TemperatureSchedule:
-        if TEMPERATURE not in self.dimensions:
-            return TemperatureSchedule()
-        shape = self.temperature_shapes[0]
-        start = self.temperature_start.snap(0.5)
-        return TemperatureSchedule(
-            start, start if shape == "constant" else self.temperature_end.snap(0.05), shape
-        )
-
-
-class FixedParameters:
-    """A trial whose answers are given; a missing or foreign answer is the user's mistake."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        value = self._params.get(name)
-        if name not in self._params or value not in choices:
-            raise UserError(f"{name} {value!r}: allowed are {', '.join(map(str, choices))}")
-        return value
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None) -> float:
-        value = self._params.get(name, math.nan)
-        if not low <= value <= high:
-            raise UserError(f"{name} {value!r}: allowed are numbers from {low} to {high}")
-        return float(value)
-
-
-class _RandomParameters:
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._rng.choice(choices)
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None) -> float:
-        return (
-            self._rng.uniform(low, high)
-            if step is None
-            else low + step * self._rng.randrange(round((high - low) / step) + 1)
-        )
-
-
-def _suggest(trial: SuggestsParameters, name: str, grid: Grid) -> float:
-    return trial.suggest_float(name, grid.low, grid.high, step=grid.step)
+    Raises:
+        UserError: some look at each other in a circle.
+    """
+    left = {dimension.name: dimension for dimension in dimensions}
+    ordered: list[Dimension] = []
+    while left:
+        ready = [name for name, one in left.items() if not set(one.after) & left.keys() - {name}]
+        if not ready:
+            raise UserError(f"the dimensions {', '.join(sorted(left))} are each chosen after another of them")
+        ordered.append(left.pop(min(ready)))
+    return ordered

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("deploy_arm", "quantizers")
+PACKAGES = ("deploy_arm", "quantizers", "search_spaces")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -49,7 +49,7 @@ def configurations() -> Iterator[Configuration]:
     yield Configuration("2-bit, 8-bit activations", LayerPlan(2, 4), 8)
     for share in SHARES:
         name = f"2-bit, {share} % zeros, 7-bit activations"
-        yield Configuration(name, LayerPlan(2, 4, share / 100), 7)
+        yield Configuration(name, LayerPlan(2, 4, zero_share=share / 100), 7)
 
 
 def compile_ours(

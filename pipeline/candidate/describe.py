@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from foundation.dimension import DIMENSIONS
 from foundation.plan import Plan
 from foundation.show import show_bytes, show_latency
 from pipeline.study.confidence import show_error
@@ -23,23 +24,15 @@ PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "dgms-ar
 
 def plan_parameters(plan: Plan, layer_weights: Mapping[str, int]) -> dict[str, str]:
     """A plan as short flat parameters; the whole plan is an artifact."""
-    layers = plan.layers.values()
-    components = [layer.components for layer in layers if layer.components is not None]
-    targets = [layer.zero_share for layer in layers if layer.zero_share is not None]
     values: dict[str, Any] = {
-        "activation_bits": plan.activation_bits,
         "quantizer": plan.quantizer,
-        "temperature_start": plan.temperature.start,
-        "temperature_end": plan.temperature.end,
-        "temperature_shape": plan.temperature.shape,
         "layers": len(plan.layers),
         "bits_mean": mean_bits(plan, layer_weights),
-        "bits_min": min((layer.bits for layer in layers), default=0),
-        "bits_max": max((layer.bits for layer in layers), default=0),
-        "components_mean": sum(components) / len(components) if components else 0,
-        "zero_target_layers": len(targets),
-        "zero_target_mean": sum(targets) / len(targets) if targets else 0,
     }
+    layers = [layer.values for layer in plan.layers.values()]
+    for name in dict.fromkeys((*DIMENSIONS, *plan.values, *(name for layer in layers for name in layer))):
+        homes = [plan.values] if DIMENSIONS[name].of_network else layers
+        values |= DIMENSIONS[name].summary([home[name] for home in homes if name in home])
     if len(plan.layers) <= LAYERS:
         values |= {f"bits.{name}": layer.bits for name, layer in plan.layers.items()}
     return {key_of(key): text_of(value) for key, value in values.items()}

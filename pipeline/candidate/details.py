@@ -19,6 +19,7 @@ from foundation.files import json_text
 from quantizers.network import quantizers_of
 
 FILE = "layers.json"
+OLD_ZEROS = "zero_share"  # what ``zeros`` was called in older candidates
 BINS = (20, 72)  # few weights make few bins
 
 
@@ -28,7 +29,7 @@ class LayerDetail:
 
     Attributes:
         weights: how many.
-        zero_share: share of packed weights that are exactly zero.
+        zeros: share of packed weights that are exactly zero.
         levels: the codebook's values, in units of the weights, ascending; empty for int8 with a scale per channel.
         shares: share of the weights on each level.
         low, high, counts: histogram of the learned weights before they were made hard; counts may be empty.
@@ -36,7 +37,7 @@ class LayerDetail:
     """
 
     weights: int
-    zero_share: float
+    zeros: float
     levels: tuple[float, ...] = ()
     shares: tuple[float, ...] = ()
     low: float = 0.0
@@ -86,8 +87,8 @@ class LayerDetail:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> LayerDetail:
-        """The inverse of ``dataclasses.asdict``, also after JSON."""
-        values = dict(record)
+        """The inverse of ``dataclasses.asdict``, also after JSON, and of older candidates."""
+        values = {"zeros" if key == OLD_ZEROS else key: value for key, value in record.items()}
         values["mixture"] = tuple(tuple(component) for component in values.get("mixture", ()))
         for name in ("levels", "shares", "counts"):
             values[name] = tuple(values.get(name, ()))
@@ -114,11 +115,11 @@ def dump_details(details: Mapping[str, LayerDetail]) -> str:
 
 
 @cache
-def zero_share_mean(candidate: Path) -> float | None:
+def mean_zeros(candidate: Path) -> float | None:
     """Share of all packed weights of a candidate folder that are exactly zero; None where it was not kept."""
     details = read_details(candidate).values()
     weights = sum(detail.weights for detail in details)
-    return sum(d.weights * d.zero_share for d in details) / weights if weights else None
+    return sum(d.weights * d.zeros for d in details) / weights if weights else None
 
 
 def read_details(candidate: Path) -> dict[str, LayerDetail]:

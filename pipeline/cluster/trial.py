@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
+from foundation.factories import look_in
 from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.study.checkpoints import (
@@ -52,6 +53,7 @@ class CotuneTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        look_in(config["settings"].modules)  # a plan may name a dimension from there
         self._number: int = config["number"]
         self._plan = Plan.from_json(config["plan"])
         self._budgets: tuple[float, ...] = tuple(config["budgets"])
@@ -158,6 +160,7 @@ def train_worker(config: dict[str, Any]) -> None:
     from pipeline.candidate.stages import cotuning
     from pipeline.candidate.workspace import Workspace
 
+    look_in(config["settings"].modules)
     context, path = train.get_context(), Path(config["checkpoint"])
     device = get_device()
     use_threads()

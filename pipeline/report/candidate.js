@@ -18,9 +18,8 @@ function drawCandidate(trial) {
     figure("Mean bits", significant(trial.bits), byBits(trial)),
     figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${epochs(trial.epochs)}: ${trial.curve.map((r) => percent(r[1], trial.decimals)).join(" → ")}` : null),
   ].filter(Boolean));
-  const [start, end, shape] = trial.temperature;
-  byId("candidate-plan").textContent = `${trial.quantizer}, activations of ${trial.activations} bits, temperature ` +
-    (shape === "constant" ? `constant ${start}` : `${start} to ${end}, ${shape}`) + "." + (trial.reason ? " " + trial.reason : "");
+  const chosen = [trial.quantizer, ...trial.network.map((pair) => pair.join(" "))];
+  byId("candidate-plan").textContent = chosen.join(", ") + "." + (trial.reason ? " " + trial.reason : "");
   const place = front.findIndex((t) => t.hash === trial.hash);
   const go = (button, index) => { button.disabled = !front[index]; button.onclick = () => front[index] && pin(front[index].hash); };
   go(byId("previous"), place < 0 ? 0 : place - 1);
@@ -43,16 +42,21 @@ function meter(value, most, text, options = {}) {
 }
 function drawLayers(trial) {
   const details = data.details[trial.hash] || {};
-  const most = Math.max(4, ...trial.plan.map((p) => (p && p[1]) || 0));
-  const titles = html("div", { class: "titles" }, ...["Layer", "Bits", "Components", "Zero share"].map((t) => html("span", {}, t)), html("span", { class: "weights" }, "Weights"));
+  const most = data.columns.map((c, k) => c.most || Math.max(4, ...trial.plan.map((p) => (p && p[k]) || 0)));
+  byId("layers").style.setProperty("--columns", data.columns.length);
+  const titles = html("div", { class: "titles" }, ...["Layer", ...data.columns.map((c) => c.title)].map((t) => html("span", {}, t)), html("span", { class: "weights" }, "Weights"));
   const rows = data.layers.map((name, i) => {
     const p = trial.plan[i];
     if (!p) return null;
     const detail = details[name], weights = detail ? detail.weights : data.weights[i];
-    const zeros = detail ? detail.zero_share : p[2];
+    const words = p[data.columns.length]; // after the numbers
+    const cells = data.columns.map((c, k) => {
+      const became = c.measured && detail ? detail[c.measured] : null; // of what was aimed at
+      const options = { goal: c.measured ? p[k] : null, plain: k === 0 && p[0] === 8 };
+      return known(became) ? meter(became, most[k], Math.round(100 * became) + " %", options) : meter(p[k], most[k], words[k], options);
+    });
     const row = html("button", { class: "row", type: "button", "data-layer": name, title: name },
-      html("span", { class: "layer" }, html("bdi", {}, name)), meter(p[0], 8, String(p[0]), { plain: p[0] === 8 }), meter(p[1], most, known(p[1]) ? String(p[1]) : p[0] === 8 ? "int8" : "-"),
-      meter(zeros, 1, known(zeros) ? Math.round(100 * zeros) + " %" : p[0] === 8 ? "-" : "nat.", { goal: p[2] }), html("span", { class: "weights" }, weights ? count(weights) : ""));
+      html("span", { class: "layer" }, html("bdi", {}, name)), ...cells, html("span", { class: "weights" }, weights ? count(weights) : ""));
     row.addEventListener("click", () => chooseLayer(trial, name));
     return row;
   }).filter(Boolean);
@@ -98,7 +102,7 @@ function drawWeights(trial, name) {
   }
   drawMixture(f, detail, x0, x1, floor);
   if (few) drawLevels(f, detail, bars ? floor : null);
-  const zero = percent(detail.zero_share);
+  const zero = percent(detail.zeros);
   text.textContent = `${detail.weights.toLocaleString("en")} weights, ${zero} exactly zero after packing. ` +
     (bars && detail.mixture.length ? "Grey: weights before hardening. Lines: the learned Gaussians, the zero component in orange, dashed their sum. " : bars ? "Grey: weights before hardening. " : "") +
     (few ? (bars ? "Below: share of the weights on each level of the codebook." : "Share of the weights on each level of the codebook.") : "");

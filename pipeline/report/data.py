@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from foundation.dimension import DIMENSIONS
+from foundation.plan import LayerPlan, Plan
 from foundation.show import decimals
 from pipeline.candidate.describe import mean_bits
 from pipeline.candidate.details import LayerDetail
@@ -91,12 +93,14 @@ def payload(data: ReportData) -> dict[str, Any]:
     history = data.history
     if history is None:
         history = hypervolume_history(data.records, data.references, data.objectives)
+    columns = _columns([record.plan for record in data.records])
     page: dict[str, Any] = {
         "objectives": list(data.objectives),
         "layers": names,
         "weights": [layers[name] for name in names],
+        "columns": [_column(name) for name in columns],
         "references": [{"name": r.name, **_figures(r.figures, data.images)} for r in data.references],
-        "trials": [_trial(record, names, data, record.hash in chosen) for record in data.records],
+        "trials": [_trial(record, names, columns, data, record.hash in chosen) for record in data.records],
         "recommended": data.recommended and data.recommended.hash,
         "accuracyDrop": data.accuracy_drop,
         "details": {
@@ -109,9 +113,30 @@ def payload(data: ReportData) -> dict[str, Any]:
     return finite
 
 
-def _trial(record: TrialRecord, names: Sequence[str], data: ReportData, on_front: bool) -> dict[str, Any]:
+def _columns(plans: Sequence[Plan]) -> list[str]:
+    """The dimensions of layers: the project's own, the first of them bits, and others that some plan has."""
+    own = [name for name in DIMENSIONS if not DIMENSIONS[name].of_network]
+    seen = {name: None for plan in plans for layer in plan.layers.values() for name in layer.values}
+    return list(dict.fromkeys(("bits", *own, *sorted(seen))))
+
+
+def _column(name: str) -> dict[str, Any]:
+    dimension = DIMENSIONS[name]
+    return {"title": dimension.title, "most": dimension.most, "measured": dimension.measured}
+
+
+def _cells(layer: LayerPlan, columns: Sequence[str]) -> list[Any]:
+    """A layer's values as numbers (null: none, or absent), then as words."""
+    numbers = [DIMENSIONS[name].number(layer[name]) for name in columns]
+    return [*numbers, [DIMENSIONS[name].say(layer[name], layer.values) for name in columns]]
+
+
+def _trial(
+    record: TrialRecord, names: Sequence[str], columns: Sequence[str], data: ReportData, on_front: bool
+) -> dict[str, Any]:
     plan = record.plan
     planned = [plan.layers.get(name) for name in names]
+    spoken = {name: DIMENSIONS[name] for name in plan.values}
     return {
         "number": record.number,
         "hash": record.hash,
@@ -120,10 +145,9 @@ def _trial(record: TrialRecord, names: Sequence[str], data: ReportData, on_front
         "front": on_front,
         **_figures(record.figures, data.images),
         "bits": mean_bits(plan, data.layers),
-        "activations": plan.activation_bits,
-        "temperature": [plan.temperature.start, plan.temperature.end, plan.temperature.shape],
+        "network": [[one.noun, one.say(plan[name], plan.values)] for name, one in spoken.items()],
         "quantizer": plan.quantizer,
-        "plan": [[p.bits, p.components, p.zero_share] if p else None for p in planned],
+        "plan": [_cells(layer, columns) if layer else None for layer in planned],
         "curve": [[rung.epochs, rung.error, rung.loss] for rung in record.curve],
         "epochs": record.curve[-1].epochs if record.curve else 0,
         "seconds": record.ended - record.started if record.ended and record.started else None,

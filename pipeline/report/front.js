@@ -142,7 +142,7 @@ function showTip(trial, x, y, others = []) {
     known(trial.latency) ? ["source", source(trial)] : null,
     ["size", bytes(trial.size)],
     trial.plan ? ["weights", byBits(trial)] : null,
-    trial.plan ? ["activations", trial.activations + "-bit"] : null,
+    ...(trial.network || []),
     trial.reason ? ["reason", trial.reason.length > 160 ? trial.reason.slice(0, 160) + " ..." : trial.reason] : null,
   ].filter(Boolean);
   tip.replaceChildren(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
 from foundation.show import show_bytes, show_interval, show_latency
-from pipeline.candidate.details import read_details, zero_share_mean
+from pipeline.candidate.details import mean_zeros, read_details
 from pipeline.candidate.folder import load_candidate
 from pipeline.report import ReportData, hypervolume_history, render
 from pipeline.review.recommendation import bound_of, recommend
@@ -141,11 +141,9 @@ def track(settings: Settings, records: Sequence[TrialRecord], front: Sequence[st
         TrackingError: MLflow could not be written; the next call makes up for it.
     """
     shares = {
-        r.hash: zero_share_mean(settings.folder / "candidates" / r.hash)
-        for r in records
-        if r.status == "finished"
+        r.hash: mean_zeros(settings.folder / "candidates" / r.hash) for r in records if r.status == "finished"
     }
-    known = {name: {"zero_share_mean": share} for name, share in shares.items() if share is not None}
+    known = {name: {"zeros_mean": share} for name, share in shares.items() if share is not None}
     tracker.sync(records, front, known)
 
 

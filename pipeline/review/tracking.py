@@ -172,7 +172,7 @@ class Tracker:
         Args:
             records: all trials, or those that ended since the last call.
             front: hashes on the front now.
-            extra: further metrics by candidate hash, such as ``zero_share_mean`` of the packed network.
+            extra: further metrics by candidate hash, such as ``zeros_mean`` of the packed network.
 
         Returns:
             How many runs were written or corrected.

@@ -135,7 +135,10 @@ def resolved(record: Mapping[str, Any], folder: Path | None = None) -> dict[str,
 def settled(record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """``resolved``, and beside a ``package.module:factory`` the folder that its module is looked up in."""
     found = resolved(record, folder)
-    names_one = any(is_factory(str(found.get(key))) for key in BY_NAME)
+    further = found.get("dimensions") or ()
+    words = further.split() if isinstance(further, str) else further
+    named = [str(word).partition("=")[0] for word in words]
+    names_one = any(map(is_factory, [*(str(found.get(key)) for key in BY_NAME), *named]))
     if names_one and found.get("modules") is None:
         found["modules"] = folder or Path.cwd()
     return found

@@ -49,6 +49,13 @@ def _integers(text: Any) -> tuple[int, ...]:
     return tuple(sorted(map(int, values)))
 
 
+def _dimensions(text: Any) -> tuple[str, ...]:
+    parts = text if isinstance(text, (list, tuple)) else str(text).split()
+    if not all(isinstance(part, str) and part.strip("=") and not part.startswith("=") for part in parts):
+        raise ValueError("give NAME or NAME=VALUE,VALUE, separated by spaces")
+    return tuple(parts)
+
+
 def _objectives(text: Any) -> tuple[str, ...]:
     names = tuple(text if isinstance(text, (list, tuple)) else str(text).split(","))
     if len(names) < 2 or len(set(names)) < len(names) or any(name not in OBJECTIVES for name in names):
@@ -157,6 +164,13 @@ class Settings:
         "NAME",
     )
     bits: tuple[int, ...] = _setting(BITS, _integers, "bit-widths to choose from", "search", "LIST")
+    dimensions: tuple[str, ...] = _setting(
+        (),
+        _dimensions,
+        "further dimensions to search, or other values of one: NAME or NAME=VALUE,VALUE,..., NAME also package.module:Name",
+        "search",
+        "NAME",
+    )
     seed: int = _setting(0, _at_least(int, 0), "seed of the sampler and of training", "search", "N")
     epochs_per_trial: float = _setting(
         2.0,
@@ -332,12 +346,13 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
         default = setting.default
         shown = (
             ""
-            if default is None
+            if default in (None, ())
             else f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
         )
         group.add_argument(
             f"--{setting.name.replace('_', '-')}",
             dest=setting.name, default=argparse.SUPPRESS, metavar=meta["metavar"], help=meta["help"] + shown,
+            nargs="+" if default == () else None,
         )  # fmt: skip
     parser.add_argument(
         "--config",
@@ -350,7 +365,11 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
     typed = {key: value for key, value in vars(namespace).items() if key in names}
     given = paths.settled(
         {
-            key: parsed(names[key], value, f"--{key.replace('_', '-')} {as_typed(value)}")
+            key: parsed(
+                names[key],
+                value,
+                f"--{key.replace('_', '-')} {as_typed(value if isinstance(value, str) else ' '.join(value))}",
+            )
             for key, value in typed.items()
         }
     )

@@ -25,6 +25,7 @@ import optuna
 from optuna.trial import TrialState
 
 from foundation.errors import UserError
+from foundation.factories import is_factory
 from foundation.files import json_text
 from foundation.foreign_files import first_line
 from foundation.plan import Plan
@@ -325,8 +326,9 @@ class Study:
         before = paths.resolved(before, paths.typed_in(self.folder))  # older studies kept paths as typed
         # What a study of an older version did not record cannot be contradicted.
         new = {key: value for key, value in identity.items() if key not in before}
-        # What is no dimension of the quantizer had no effect when it was one of the space.
-        space = {key: value for key, value in before["space"].items() if key in identity["space"]}
+        # What is no dimension of the quantizer had no effect when it was one of the space; one from outside had.
+        kept = {key for key in before["space"] if key in identity["space"] or is_factory(key)}
+        space = {key: value for key, value in before["space"].items() if key in kept}
         before = {**before, **new, "space": space}
         changes = list(_differences({**before, KERNELS: identity.get(KERNELS)}, identity))
         if changes:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from foundation.codebook import Codebook
+from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
-from foundation.plan import COMPONENTS, ZERO_SHARE
 
 if TYPE_CHECKING:
     from foundation.plan import LayerPlan, Plan
@@ -51,11 +51,13 @@ class WeightQuantizer(nn.Module, ABC):
 
     Attributes:
         widths: bits of an index that it can store (8 bits in a plan mean plain int8, whatever the quantizer).
-        dimensions: which dimensions of a plan change what it does; a search leaves the others out.
+        dimensions: which of those that want declaring (``foundation.dimension``) it has; a search leaves the others out.
+        effect: what the plan's dimensions make of the latent weight before it gets here; None: they leave it as it is.
     """
 
     widths: ClassVar[tuple[int, ...]] = (2, 3, 4)
     dimensions: ClassVar[frozenset[str]] = frozenset()
+    effect: Callable[[Tensor], Tensor] | None = None
 
     @dataclass(frozen=True)
     class Options:
@@ -73,19 +75,19 @@ class WeightQuantizer(nn.Module, ABC):
         """Refuse what this quantizer, registered as ``name``, cannot do. Components it has no use for do no harm.
 
         Raises:
-            UserError: other bits than it stores, no components where it needs some, or a share of zeros it would not reach.
+            UserError: other bits than it stores, no components where it needs some, or a value of a dimension that it has not.
         """
         if layer.bits not in cls.widths:
             allowed = " or ".join(map(str, cls.widths))
             raise UserError(f"{name} with {layer.bits} bits: it stores weights in {allowed} bits only")
-        if COMPONENTS in cls.dimensions and layer.components is None:
+        if "components" in cls.dimensions and layer.components is None:
             raise UserError(
                 f"{name} with {layer.bits} bits needs components: give a number from 2 to {2**layer.bits}"
             )
-        if layer.zero_share is not None and ZERO_SHARE not in cls.dimensions:
-            raise UserError(
-                f"zero_share {layer.zero_share}: {name} has no share of zeros to aim at; leave it out of the plan"
-            )
+        for key, value in layer.values.items():
+            dimension = DIMENSIONS[key]
+            if dimension.declared and not dimension.harmless and key not in cls.dimensions:
+                raise UserError(f"{key} {value}: {name} has no {dimension.noun}; leave it out of the plan")
 
     @classmethod
     def options_for(cls, plan: Plan, given: Mapping[str, Any]) -> Options:

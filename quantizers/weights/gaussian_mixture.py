@@ -90,7 +90,8 @@ class GaussianMixture(WeightQuantizer):
         super().__init__(layer, shape, options)
         if layer.components is None:
             raise UserError("a Gaussian mixture needs components; 8 bits are plain int8")
-        self.zero_share, self.paper = layer.zero_share, options.form == "paper"
+        self.zero_share: float | None = layer.zero_share
+        self.paper = options.form == "paper"
         self.mean = nn.Parameter(torch.linspace(-1, 1, layer.components - 1))
         self.raw_scale = nn.Parameter(torch.zeros(layer.components))
         self.prior = nn.Parameter(torch.ones(layer.components) / layer.components)

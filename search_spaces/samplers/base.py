@@ -19,7 +19,7 @@ from foundation.plan import Plan
 from foundation.registry import Registry
 
 if TYPE_CHECKING:
-    from search_spaces.layers import Layer
+    from foundation.dimension import Layer
     from search_spaces.space import Space
 
 

@@ -315,7 +315,13 @@ def test_trained_digits_answer_like_pytorch() -> None:
 def test_mixtures_of_every_width_in_one_network() -> None:
     torch.manual_seed(3)
     model = scramble_norms(load_model("resnet8", classes=10))
-    widths = [LayerPlan(2, 3), LayerPlan(3, 8, 0.5), LayerPlan(4, 16), LayerPlan(8), LayerPlan(4, 7, 0.8)]
+    widths = [
+        LayerPlan(2, 3),
+        LayerPlan(3, 8, zero_share=0.5),
+        LayerPlan(4, 16),
+        LayerPlan(8),
+        LayerPlan(4, 7, zero_share=0.8),
+    ]
     plan = Plan({name: widths[i % 5] for i, name in enumerate(layer_names(model))}, activation_bits=7)
     images = photographs(16, 4)
     hardened = quantizers.network.harden(quantize(model, plan, normalized(images, MEAN, STD)))

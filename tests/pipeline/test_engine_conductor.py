@@ -204,7 +204,7 @@ def test_when_time_is_up_nothing_more_is_proposed(study: Study) -> None:
 
 
 def test_an_exhausted_space_completes_the_search(tmp_path: Path) -> None:
-    space = Space(("fc",), bits=(8,), activation_bits=(8,), temperature_shapes=("constant",))
+    space = Space(("fc",), bits=(8,), activation_bits=(8,), temperature=("constant",))
     with Study(tmp_path, space, identity={}) as study:
         conductor = Conductor(study, RUNGS, budget=99, concurrency=9, progress=Silent())
         flying = [asked(conductor) for _ in range(space.size())]

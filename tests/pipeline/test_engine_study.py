@@ -23,13 +23,20 @@ from pipeline.study import pareto, tables
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.study import FILE, INTERRUPTED, Candidate, Study, read_records
 from pipeline.training.rung import Rung
+from search_spaces.dimensions.temperature import Temperature
+from search_spaces.parameters import Grid
 from search_spaces.samplers.base import SAMPLERS
-from search_spaces.space import Grid, Space
+from search_spaces.space import Space
 
 LAYERS = ("conv1", "conv2", "fc")
 SPACE = Space(LAYERS)
 TINY = Space(
-    ("a",), (2, 8), (8,), (None, 0.7), {2: (3, 4)}, Grid(1.0, 1.5, 0.5), Grid(0.02, 0.03, 0.01), ("cosine",)
+    ("a",),
+    bits=(2, 8),
+    activation_bits=(8,),
+    zero_share=(None, 0.7),
+    components={2: (3, 4)},
+    dimensions=[Temperature(("cosine",), Grid(1.0, 1.5, 0.5), Grid(0.02, 0.03, 0.01))],
 )
 IDENTITY = {"model": "resnet8", "data": "digits"}
 
@@ -357,7 +364,7 @@ def test_a_second_driver_is_refused_while_readers_are_not(tmp_path: Path) -> Non
 
 
 def test_two_objectives_and_given_warm_starts(tmp_path: Path) -> None:
-    plan = Plan.uniform(LAYERS, LayerPlan(4, 12, 0.8))
+    plan = Plan.uniform(LAYERS, LayerPlan(4, 12, zero_share=0.8))
     with open_study(tmp_path, objectives=("error", "size"), warm_starts=[plan]) as study:
         assert run(study, 1) == [plan.hash]
         assert study.front()[0].figures.objectives(("error", "size")) is not None
@@ -376,9 +383,9 @@ def test_a_study_resumes_without_the_dimensions_that_its_quantizer_never_had(tmp
     with open_study(tmp_path, before) as study:
         run(study, 3)
         assert study.ask() is not None  # its plan has components
-    with open_study(tmp_path, dataclasses.replace(before, dimensions=frozenset())) as study:
+    with open_study(tmp_path, Space(LAYERS, bits=(2,), quantizer="learned_step", declared=())) as study:
         assert study.recovered.finished == 3 and not study.running()
         fresh = study.ask()
         assert fresh is not None and {p.components for p in fresh.plan.layers.values()} == {None}
     with pytest.raises(UserError, match=r"space\.bits was"):
-        open_study(tmp_path, dataclasses.replace(before, bits=(2, 4), dimensions=frozenset()))
+        open_study(tmp_path, Space(LAYERS, bits=(2, 4), quantizer="learned_step", declared=()))

@@ -107,7 +107,7 @@ def test_what_is_evaluated_is_what_is_handed_over(digits: ImageData, trained: nn
         weight = hardened.network.get_submodule(name).weight
         assert np.array_equal(weight.detach().numpy(), codebook.dequantize())
         target = run.plan.layers[name].zero_share
-        assert target is None or abs(codebook.zero_share - target) < 0.01
+        assert target is None or abs(codebook.zeros - target) < 0.01
 
 
 @pytest.mark.parametrize("fresh", [True, False])

@@ -34,7 +34,7 @@ from search_spaces.space import Space
 
 AWKWARD = ("with space", "a%20b 100%", "what?x=y", '#1 it\'s "ü" ☃', "{curly} $HOME;a&b @:")
 ROOT = Path(__file__).resolve().parents[2]
-SPACE = Space(("first", "middle", "last"), (4, 8))
+SPACE = Space(("first", "middle", "last"), bits=(4, 8))
 
 
 @pytest.fixture(params=AWKWARD)

@@ -21,7 +21,7 @@ FILES = ("network.pt", "weights.blob")
 
 def record(number: int) -> TrialRecord:
     known = Figures(0.1 + number / 100, 3.0 - number, 0.5, 4.0, "modelled", "a76", 1000 - number, 5000)
-    return TrialRecord(number, Plan({"conv": LayerPlan(4, 3 + number, 0.5)}), "finished", known)
+    return TrialRecord(number, Plan({"conv": LayerPlan(4, 3 + number, zero_share=0.5)}), "finished", known)
 
 
 def complete(folder: Path, hash: str) -> Path:

@@ -48,7 +48,7 @@ def network() -> nn.Module:
 def space_of(name: str) -> Space:
     sort = QUANTIZERS[name]
     bits = searched_bits(BITS, name, sort.widths)
-    return Space(tuple(layer_names(network())), bits, quantizer=name, dimensions=sort.dimensions)
+    return Space(layer_names(network()), quantizer=name, declared=sort.dimensions, bits=bits)
 
 
 @pytest.mark.parametrize("name", sorted(QUANTIZERS))
@@ -89,7 +89,7 @@ def test_random_plans_are_profiled_trained_hardened_and_compiled(
 
 
 def test_a_space_leaves_out_what_a_quantizer_has_not() -> None:
-    assert space_of("gaussian_mixture").size() == Space(tuple(layer_names(network()))).size()
+    assert space_of("gaussian_mixture").size() == Space(layer_names(network())).size()
     for name in ("learned_step", "element_wise_scaling", "adaptive_rounding"):
         space = space_of(name)
         assert space.size() == 4**3 * 2  # bits of three layers, and of the activations
@@ -103,7 +103,7 @@ def test_a_space_leaves_out_what_a_quantizer_has_not() -> None:
     kmeans = space_of("differentiable_kmeans").random(random.Random(1))
     assert {p.zero_share for p in kmeans.layers.values()} == {None}
     assert any(p.components for p in kmeans.layers.values())
-    assert space_of("int8").size() == 2 and space_of("int8").bits == (8,)
+    assert space_of("int8").size() == 2 and space_of("int8")["bits"].values == (8,)
     asked = Plan.uniform(layer_names(network()), LayerPlan(4, 16), quantizer="learned_step")
     with pytest.raises(UserError, match=f"{asked.hash} asks for what learned_step has not"):
         space_of("learned_step").params(asked)
@@ -124,7 +124,11 @@ def test_bits_that_a_quantizer_has_not_are_refused() -> None:
             LayerPlan(3),
             r"gaussian_mixture with 3 bits needs components: give a number from 2 to 8",
         ),
-        ("learned_step", LayerPlan(2, 4, 0.8), r"zero_share 0.8: learned_step has no share of zeros"),
+        (
+            "learned_step",
+            LayerPlan(2, 4, zero_share=0.8),
+            r"zero_share 0.8: learned_step has no share of zeros",
+        ),
     ],
 )
 def test_a_plan_that_its_quantizer_cannot_do_is_refused_before_anything_is_trained(

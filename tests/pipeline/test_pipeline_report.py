@@ -39,13 +39,13 @@ def trial(
     plan = Plan(
         {
             "conv1": LayerPlan(8),
-            "layer1.0.conv1": LayerPlan(bits, 4, 0.5),
+            "layer1.0.conv1": LayerPlan(bits, 4, zero_share=0.5),
             "fc": LayerPlan(bits, 3 + number % 2),
         }
     )
     figures = Figures(error, latency, 0.9 * latency, 1.2 * latency, "modelled", "emulated a76", size, 4096)
     curve = () if error is None else (Rung(1.0, error + 0.1, 0.5, 3.0), Rung(2.0, error, 0.4, 6.0))
-    plan = dataclasses.replace(plan, activation_bits=8 - number // 6 % 2)
+    plan = plan.replace(activation_bits=8 - number // 6 % 2)
     return TrialRecord(
         number,
         plan,
@@ -266,7 +266,7 @@ def test_layer_details_say_what_was_packed() -> None:
     generator = np.random.default_rng(1)
     made = detail(generator, 2)
     assert made.weights == 500 and sum(made.shares) == pytest.approx(1) and sum(made.counts) == 500
-    assert made.zero_share == made.shares[1]
+    assert made.zeros == made.shares[1]
     assert LayerDetail.from_dict(json.loads(json.dumps(dataclasses.asdict(made)))) == made
     assert LayerDetail.from_arrays([], []).weights == 0
     constant = LayerDetail.from_arrays([1, 1], [(1, 0.5)], [0.5, 0.5])

@@ -35,7 +35,7 @@ FRONT: dict[str, Any] = {
 
 
 def record(number: int, status: Any = "finished", reason: str | None = None, bits: int = 4) -> TrialRecord:
-    layers = {"conv1": LayerPlan(8), "layer1.0.conv1": LayerPlan(bits, 3 + number % 2, 0.5)}
+    layers = {"conv1": LayerPlan(8), "layer1.0.conv1": LayerPlan(bits, 3 + number % 2, zero_share=0.5)}
     known = Figures(
         0.1 + number / 100, 1.0 + number, 0.9, 1.3 + number, "modelled", "a76", 1000 + number, 5000
     )
@@ -59,7 +59,7 @@ def test_a_trial_is_one_run_with_everything_in_it(store: Path) -> None:
         {"model": "resnet8", "sampler": "tpe", "bits": [2, 4], "nested": {"deep": 1.5}}, {"spec": "digits"}
     )
     ended = record(3, "stopped", HOSTILE)
-    assert tracker.sync([ended], [ended.hash], {ended.hash: {"zero_share_mean": 0.25}}) == 1
+    assert tracker.sync([ended], [ended.hash], {ended.hash: {"zeros_mean": 0.25}}) == 1
     (run,) = runs(tracker)
     metrics, params, tags = run.data.metrics, run.data.params, run.data.tags
     assert metrics["error"] == ended.figures.error and metrics["accuracy"] == pytest.approx(1 - 0.13)
@@ -68,7 +68,7 @@ def test_a_trial_is_one_run_with_everything_in_it(store: Path) -> None:
         and metrics["latency_high_ms"] == 4.3
         and metrics["size_bytes"] == 1003
     )
-    assert metrics["zero_share_mean"] == 0.25 and metrics["mean_bits"] == 6 and metrics["seconds"] == 13
+    assert metrics["zeros_mean"] == 0.25 and metrics["mean_bits"] == 6 and metrics["seconds"] == 13
     assert (params["bits.layer1.0.conv1"], params["bits_mean"], params["sampler"]) == ("4", "6", "tpe")
     assert (tags["status"], tags["reason"], tags["front"]) == ("stopped", HOSTILE, "true")
     assert tags["mlflow.parentRunId"] == tracker.parent and run.info.end_time == 1_013_000

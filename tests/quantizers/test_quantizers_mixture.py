@@ -37,7 +37,7 @@ def mixture_of(
     weight: torch.Tensor, components: int = 4, zero_share: float | None = None, form: str = "posterior"
 ) -> GaussianMixture:
     bits = max(2, int(np.ceil(np.log2(components))))
-    layer = LayerPlan(bits, components, zero_share)
+    layer = LayerPlan(bits, components, zero_share=zero_share)
     return mixture_for(weight, layer, ANNEALED, form)
 
 
@@ -84,7 +84,7 @@ def test_zero_share_is_met_within_a_point(shape: tuple[int, ...], components: in
     quantizer = mixture_of(weight, components, share)
     for progress in (0.4, 1.0):
         quantizer.set_progress(progress)
-        assert quantizer.codebook(weight).zero_share == pytest.approx(share, abs=0.01)
+        assert quantizer.codebook(weight).zeros == pytest.approx(share, abs=0.01)
     # The largest weights are never among the zeros.
     deployed = torch.from_numpy(quantizer.codebook(weight).dequantize()).flatten()
     if components > 2:  # with two there is nothing on one side of zero
@@ -94,13 +94,13 @@ def test_zero_share_is_met_within_a_point(shape: tuple[int, ...], components: in
 def test_zero_share_grows_gradually_and_weights_come_back() -> None:
     weight = weights(64, 64, 3, 3)
     quantizer = mixture_of(weight, 4, 0.8)
-    natural = quantizer.codebook(weight).zero_share
+    natural = quantizer.codebook(weight).zeros
     assert natural == pytest.approx(float(quantizer.natural_share), abs=0.01)
     shares = []
     for progress in np.linspace(0, 0.5, 11):
         quantizer.set_progress(float(progress))
         quantizer.train()(weight)
-        shares.append(quantizer.codebook(weight).zero_share)
+        shares.append(quantizer.codebook(weight).zeros)
     assert (
         (np.diff(shares) >= -1e-3).all()
         and natural < shares[3] < 0.8
@@ -150,7 +150,7 @@ def test_training_resumes_exactly(form: str, share: float | None) -> None:
     train(whole, weight, range(20))
     first, part = mixture_of(start, 4, share, form), start.clone().requires_grad_()
     train(first, part, range(9))
-    layer = LayerPlan(2, 4, share)
+    layer = LayerPlan(2, 4, zero_share=share)
     second = mixture_for(start, layer, ANNEALED, form, initialise=False)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     rest = part.detach().clone().requires_grad_()
@@ -292,9 +292,9 @@ def test_mixtures_prepared_together_train_as_each_alone(monkeypatch: pytest.Monk
     kinds = [
         LayerPlan(2, 4),
         LayerPlan(3, 8),
-        LayerPlan(2, 4, 0.5),
+        LayerPlan(2, 4, zero_share=0.5),
         LayerPlan(2, 4),
-        LayerPlan(2, 4, 0.7),
+        LayerPlan(2, 4, zero_share=0.7),
         LayerPlan(2, 4),
     ]
     network = quantize(model, Plan({str(i): kind for i, kind in enumerate(kinds)}), images, form=form).train()

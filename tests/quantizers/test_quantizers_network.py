@@ -59,7 +59,7 @@ PLAN = Plan(
     {
         "conv1": LayerPlan(8),
         "conv2": LayerPlan(4, 16),
-        "conv3": LayerPlan(2, 4, 0.6),
+        "conv3": LayerPlan(2, 4, zero_share=0.6),
         "fc": LayerPlan(3, 8),
     },
     activation_bits=7,
@@ -161,7 +161,7 @@ def test_hardened_is_the_network_in_evaluation(model: nn.Module, images: Tensor)
         assert (
             np.array_equal(weight.detach().numpy(), book.dequantize()) and book.bits == PLAN.layers[name].bits
         )
-    assert hardened.codebooks["conv3"].zero_share == pytest.approx(0.6, abs=0.02)
+    assert hardened.codebooks["conv3"].zeros == pytest.approx(0.6, abs=0.02)
     assert not any(isinstance(m, TrainableStep) for m in hardened.network.modules())
     assert type(hardened.network.get_submodule("conv1")) is nn.Conv2d
     network.train()(images).sum().backward()  # the original goes on
@@ -220,12 +220,12 @@ def test_synthetic_has_the_shares_of_the_plan(model: nn.Module, images: Tensor) 
     )
     assert isinstance(first, Hardened)
     book = first.codebooks["conv3"]
-    assert book.zero_share == pytest.approx(0.6, abs=0.01) and book.bits == 2 and len(book.levels) <= 4
+    assert book.zeros == pytest.approx(0.6, abs=0.01) and book.bits == 2 and len(book.levels) <= 4
     assert np.array_equal(book.indices, again.codebooks["conv3"].indices)
     assert set(other.codebooks) == set(PLAN.layers)
     assert first.network(images).isfinite().all()
     hardened = harden(network)
-    assert synthetic(hardened, PLAN, 0).codebooks["conv3"].zero_share == pytest.approx(0.6, abs=0.01)
+    assert synthetic(hardened, PLAN, 0).codebooks["conv3"].zeros == pytest.approx(0.6, abs=0.01)
     assert torch.equal(hardened.network(images), network.eval()(images))
 
 

@@ -14,8 +14,10 @@ from torch import nn
 
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from search_spaces.dimensions.temperature import Temperature
 from search_spaces.layers import layers_of
-from search_spaces.space import FixedParameters, Grid, Space
+from search_spaces.parameters import FixedParameters, Grid
+from search_spaces.space import Space
 
 LAYERS = ("conv1", "layer1.0.conv", "fc")
 
@@ -29,12 +31,16 @@ spaces = st.builds(
     layers=st.sampled_from([LAYERS[:1], LAYERS[:2], LAYERS]),
     bits=some((2, 3, 4, 8)),
     activation_bits=some((8, 7)),
-    zero_shares=some((None, 0.5, 0.7, 0.9)),
-    temperature_shapes=some(("constant", "exponential", "cosine")),
+    zero_share=some((None, 0.5, 0.7, 0.9)),
+    temperature=some(("constant", "exponential", "cosine")),
 )
 small = Space(
-    ("a", "b"), (2, 8), (8, 7), (None, 0.7), {2: (3, 4)}, Grid(0.5, 1.0, 0.5), Grid(0.01, 0.03, 0.01), ("constant", "cosine")
-)  # fmt: skip
+    ("a", "b"),
+    bits=(2, 8),
+    zero_share=(None, 0.7),
+    components={2: (3, 4)},
+    dimensions=[Temperature(("constant", "cosine"), Grid(0.5, 1.0, 0.5), Grid(0.01, 0.03, 0.01))],
+)
 
 
 @given(spaces, st.integers(0, 2**32))
@@ -89,7 +95,7 @@ def test_warm_starts() -> None:
     bits = [tuple(plan.layers[name].bits for name in LAYERS) for plan in plans]
     uniform, ends = [(8,) * 3, (4,) * 3, (3,) * 3, (2,) * 3], [(8, 4, 8), (8, 2, 8), (8, 2, 8), (8, 2, 8)]
     assert bits == [*uniform, *ends]
-    assert [plan.layers["layer1.0.conv"].zero_share for plan in plans[-3:]] == [None, 0.8, 0.9]
+    assert [plan.layers["layer1.0.conv"]["zero_share"] for plan in plans[-3:]] == [None, 0.8, 0.9]
     assert all(p.temperature == TemperatureSchedule() and p.activation_bits == 8 for p in plans)
     assert [set(p.layers.values()) for p in Space(LAYERS, bits=(4,)).warm_starts()] == [{LayerPlan(4, 16)}]
     assert len(Space(("fc",)).warm_starts()) == 4  # without inner layers the others are the same as uniform 8

@@ -82,7 +82,7 @@ def settings(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def plans(settings: Settings) -> list[Plan]:
     names = layer_names(load_model("resnet8", classes=10, image_size=(32, 32)))
-    mixed = {name: LayerPlan(2, 4, 0.7) for name in names}
+    mixed = {name: LayerPlan(2, 4, zero_share=0.7) for name in names}
     mixed[names[0]], mixed[names[-1]] = LayerPlan(8), LayerPlan(3, 6)
     return [
         Plan.uniform(names, LayerPlan(8)),
