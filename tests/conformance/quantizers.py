@@ -215,7 +215,7 @@ class QuantizerConformance:
             return
         network = network_of(quantizer, layer_plan(quantizer, zero_share=share))
         Training(network).run(range(STEPS + 1))
-        assert book_of(network).zero_share == pytest.approx(share, abs=0.02)
+        assert book_of(network).zeros == pytest.approx(share, abs=0.02)
 
     def test_a_layer_rebuilt_from_images_is_not_worse(self, quantizer: str) -> None:
         original = model_of(WEIGHT).eval()
