@@ -20,6 +20,25 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 EMULATED = ("test_runtime_", "test_profile_")  # nearly all that such files hold runs ARM programs
+# Files that take more than ten seconds of a core in all: real networks, processes of their own, training.
+LONG = {
+    "test_benchmarks_calibration.py",
+    "test_benchmarks_cotuning_accuracy.py",
+    "test_compiler_last_operation.py",
+    "test_compiler_networks.py",
+    "test_compiler_support.py",
+    "test_engine_study.py",
+    "test_pipeline_cotuning.py",
+    "test_pipeline_detection.py",
+    "test_pipeline_first_check.py",
+    "test_pipeline_foreign_images.py",
+    "test_pipeline_models.py",
+    "test_pipeline_paths.py",
+    "test_pipeline_promote.py",
+    "test_pipeline_tracking.py",
+    "test_pipeline_train.py",
+    "test_quantizers_soft_weight.py",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("system")
         elif item.path.name.startswith(EMULATED):
             item.add_marker("emulated")
+        elif item.path.name in LONG:
+            item.add_marker("long")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
