@@ -104,19 +104,19 @@ def _named_layer(name: str, record: Mapping[str, Any]) -> LayerPlan:
         raise UserError(f"layer {name!r}: {error}") from error
 
 
-def _parsed(record: Mapping[str, Any], of_network: bool = False) -> dict[str, Any]:
+def _parsed(record: Mapping[str, Any], *, of_network: bool = False) -> dict[str, Any]:
     _check_scope(record, of_network)
     return {name: None if value is None else DIMENSIONS[name].parse(value) for name, value in record.items()}
 
 
-def _check_scope(values: Mapping[str, Any], of_network: bool) -> None:
+def _check_scope(values: Mapping[str, Any], *, of_network: bool) -> None:
     for name, value in values.items():
         if DIMENSIONS[name].of_network != of_network:
             where = "each layer has its own" if of_network else "the network has one, its layers none"
             raise UserError(f"{name} {value!r}: {where}")
 
 
-def _checked(values: Mapping[str, Any], of_network: bool = False) -> Mapping[str, Any]:
+def _checked(values: Mapping[str, Any], *, of_network: bool = False) -> Mapping[str, Any]:
     """The values that are not absent, each seen by its dimension."""
     present = {name: value for name, value in sorted(values.items()) if value is not None}
     _check_scope(present, of_network)

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         if flags.dry_run:
             result = dry_run(settings, progress)
         else:
-            result = search(settings, progress, flags.allow_bad_fp32)
+            result = search(settings, progress, allow_bad_fp32=flags.allow_bad_fp32)
     print(json_text(result) if flags.format == "json" else result["text"])
     return DONE if result.get("complete", True) else INCOMPLETE
 
@@ -76,7 +76,7 @@ def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
     return {**result, "images_seen": seen.as_dict(), "fp32": fp32, "text": text}
 
 
-def opened(settings: Settings, progress: Progress, trained: bool = True) -> tuple[Workspace, Space]:
+def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> tuple[Workspace, Space]:
     """Data, trained network and space; what cannot be compiled or searched is refused before anything is trained."""
     from deploy_arm.devices.kinds import DEVICES, kind_here
     from deploy_arm.target.targets import TARGETS
@@ -137,7 +137,7 @@ def searched_bits(asked: tuple[int, ...], quantizer: str, widths: tuple[int, ...
     return known
 
 
-def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False) -> dict[str, Any]:
+def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = False) -> dict[str, Any]:
     """The main job: open or resume the study, run trials until the budget is spent, publish the front."""
     progress.status("loading")
     import yaml
@@ -164,7 +164,7 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
     fp32_error = kept(settings.folder / REFERENCES).get("fp32", Figures(None)).error
     if fp32_error is None:  # else it was seen when the study began
         progress.status("evaluating fp32")
-        fp32 = refuse_chance(workspace, allow_bad_fp32)
+        fp32 = refuse_chance(workspace, allow=allow_bad_fp32)
         fp32_error = 1 - fp32.accuracy
         progress.line(f"fp32: {fp32}")
     progress.status("building the kernel library")
@@ -205,11 +205,12 @@ def search(settings: Settings, progress: Progress, allow_bad_fp32: bool = False)
         complete = engine.run(settings, study, progress, after_trial, references=compared)
         progress.status("writing the front")
         front = publish.publish(settings, study, compared, tracker, weights, complete=complete, images=images)
+    look = where_to_look(settings, front, tracker.how_to_look, complete=complete)
     return {
         "study": str(settings.folder),
         "complete": complete,
         **front,
-        "text": f"{publish.front_table(front)}\n\n{where_to_look(settings, front, tracker.how_to_look, complete)}",
+        "text": f"{publish.front_table(front)}\n\n{look}",
     }
 
 
@@ -267,7 +268,7 @@ def opening_line(settings: Settings, study: Study) -> str:
     )
 
 
-def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, complete: bool) -> str:
+def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, *, complete: bool) -> str:
     """The candidate to take, and what to open and type next."""
     from pipeline.review.recommendation import recommend
 

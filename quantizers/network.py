@@ -64,7 +64,7 @@ def quantize(model: nn.Module, plan: Plan, calibration: Tensor | None, **options
     told = chosen.options_for(plan, options)
     for place in placements(network):
         bits = INPUT_BITS if place.is_input else plan.activation_bits
-        step = TrainableStep(bits, place.signed, learned=not place.is_input)
+        step = TrainableStep(bits, signed=place.signed, learned=not place.is_input)
         _insert(network, place.node, step)
         step.alone = True  # all others read its output instead
         _leave_relu_to(step, network, place)

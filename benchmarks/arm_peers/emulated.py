@@ -79,5 +79,5 @@ def peer_counts(model: PeerModel, image: NDArray[np.float32], core: Core, *, cac
     with tempfile.TemporaryDirectory(prefix="peer-") as name:
         command, _ = guest_command(Path(name), root, model, image[None], mark=True)
         return emulator.count_command(
-            command, b"", core, caches, SECONDS, options=guest_options(root), code=True
+            command, b"", core, SECONDS, caches=caches, options=guest_options(root), code=True
         )

@@ -49,7 +49,7 @@ def _layer(node: fx.Node) -> str:
     return path or node.name
 
 
-def _arguments(state: Lowering, node: fx.Node, any_layout: bool) -> dict[str, Any]:
+def _arguments(state: Lowering, node: fx.Node, *, any_layout: bool) -> dict[str, Any]:
     """Arguments by schema name, defaults filled in, nodes replaced by their values (parameters stay nodes), which have the
     usual order of elements unless the handler takes ``any_layout``."""
 
@@ -104,7 +104,7 @@ def _translate(state: Lowering, node: fx.Node) -> None:
             "Replace it in the model, or choose another model"
         )
     try:
-        arguments = _arguments(state, node, name in ANY_LAYOUT)
+        arguments = _arguments(state, node, any_layout=name in ANY_LAYOUT)
         known = [isinstance(arguments.get(key), Value) for key in ("input", "other")]
         if isinstance(arguments.get("input"), fx.Node) and not (name in ("add", "mul") and any(known)):
             raise Unsupported("it computes with weights alone while the network runs")

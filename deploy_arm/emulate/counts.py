@@ -85,7 +85,7 @@ def operations_of(regions: dict[int, OperationCounts]) -> tuple[OperationCounts,
     return tuple(regions[index] for index in range(last))
 
 
-def parse_plugin_output(lines: Iterable[str], caches: bool) -> tuple[OperationCounts, ...]:
+def parse_plugin_output(lines: Iterable[str], *, caches: bool) -> tuple[OperationCounts, ...]:
     """Reads the plugin's file (format: ``plugin/counter.c``); regions that were entered twice are added.
 
     Raises:

@@ -177,7 +177,7 @@ def count(
     try:
         if (under or choose_counter()) == "qemu":
             command = [str(program), *arguments]
-            return count_command(command, given, CORES[target], caches, timeout).relocated(entry)
+            return count_command(command, given, CORES[target], timeout, caches=caches).relocated(entry)
 
         counter = make_counter(CORES[target].caches if caches else None)
         finished = run_program(program, arguments, given, target=target, timeout=timeout, counter=counter)
@@ -190,9 +190,9 @@ def count_command(
     command: list[str],
     given: bytes,
     core: Core,
-    caches: bool,
     timeout: float,
     *,
+    caches: bool,
     options: Sequence[str] = (),
     code: bool = False,
 ) -> Counts:
@@ -222,4 +222,6 @@ def count_command(
             f"{Path(command[0]).name} (counted on an emulated {core.target})",
         )
         lines = result.read_text().splitlines()
-        return Counts(parse_plugin_output(lines, caches), "qemu", parse_code(lines), parse_entry(lines))
+        return Counts(
+            parse_plugin_output(lines, caches=caches), "qemu", parse_code(lines), parse_entry(lines)
+        )

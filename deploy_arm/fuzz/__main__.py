@@ -102,7 +102,7 @@ def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def fuzz(minutes: float, seeds: Path | None, keep: bool) -> dict[str, object]:
+def fuzz(minutes: float, seeds: Path | None, *, keep: bool) -> dict[str, object]:
     """One run of one process; the row that is printed."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name)
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 **compare(options.first, options.networks, Path.cwd()),
             }
         else:
-            row = fuzz(options.minutes, options.seeds, options.keep)
+            row = fuzz(options.minutes, options.seeds, keep=options.keep)
         if options.log:
             write_atomically(options.log, as_csv([*read_log(options.log), row]))
     except UserError as error:

@@ -69,9 +69,12 @@ class FloatBuilder(Builder):
         out = self.floats(self.graph.tensors[first].shape)
         return self.emit(kind((first, second), out, "combine", *self.limits()))
 
-    def float_average(self, source: str, kernel: int, stride: int, padding: int, count: bool) -> str:
+    def float_average(self, source: str, kernel: int, stride: int, padding: int, *, count: bool) -> str:
         x = self.graph.tensors[source]
-        rows, columns = (average_windows(size, kernel, stride, padding, False, count) for size in x.shape[:2])
+        rows, columns = (
+            average_windows(size, kernel, stride, padding, ceil_mode=False, count_padding=count)
+            for size in x.shape[:2]
+        )
         out = self.floats((len(rows), len(columns), x.shape[2]))
         return self.emit(f.FloatAveragePool((source,), out, "average", rows, columns))
 
@@ -137,7 +140,7 @@ def random_others(builder: FloatBuilder, source: str) -> list[str]:
         builder.beside([same, source, same]),
         builder.max_pool(source, kernel, stride, padding),
         builder.max_pool(same, 1, 2, 0),
-        builder.float_average(same, kernel, stride, padding, bool(random.random() < 0.5)),
+        builder.float_average(same, kernel, stride, padding, count=bool(random.random() < 0.5)),
         builder.slice(same, (0, width // 2, channels // 2), (2, 1, 1)),
         builder.slice(same, (height - 1, 0, 0), (1, 1, 2)),
         builder.pad(same, (1, 0, 2), (0, 1, 1)),

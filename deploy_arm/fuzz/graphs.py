@@ -178,7 +178,10 @@ class Builder:
 
     def max_pool(self, source: str, kernel: int, stride: int, padding: int, dilation: int = 1) -> str:
         x = self.graph.tensors[source]
-        rows, columns = (pool_windows(size, kernel, stride, padding, False, dilation) for size in x.shape[:2])
+        rows, columns = (
+            pool_windows(size, kernel, stride, padding, ceil_mode=False, dilation=dilation)
+            for size in x.shape[:2]
+        )
         out = self.like(x, (len(rows), len(columns), x.shape[2]))
         return self.emit(g.MaxPool((source,), out, "pool", rows, columns, (dilation, dilation)))
 
@@ -233,7 +236,10 @@ class Builder:
         count: bool = True,
     ) -> str:
         x = self.graph.tensors[source]
-        rows, columns = (average_windows(size, kernel, stride, padding, False, count) for size in x.shape[:2])
+        rows, columns = (
+            average_windows(size, kernel, stride, padding, ceil_mode=False, count_padding=count)
+            for size in x.shape[:2]
+        )
         divisors = tuple(sorted({r.divisor * c.divisor for r in rows for c in columns}))
         shape = (len(rows), len(columns), x.shape[2])
         finish: g.Requantize | g.Dequantize

@@ -187,6 +187,7 @@ def batch_norm(
     bias: Any,
     running_mean: Any,
     running_var: Any,
+    *,
     training: bool,
     momentum: float,
     eps: float,

@@ -23,6 +23,7 @@ def layer_norm(
     weight: Any,
     bias: Any,
     eps: float,
+    *,
     cudnn_enable: bool,
 ) -> Value:
     if state.floating:

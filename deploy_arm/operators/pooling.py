@@ -23,6 +23,7 @@ def max_pool2d(
     stride: Any,
     padding: Any,
     dilation: Any,
+    *,
     ceil_mode: bool,
 ) -> Value:
     dilations = pair(dilation)
@@ -30,7 +31,9 @@ def max_pool2d(
     strides = pair(stride) if stride else kernel
     tensor = state.integer(state.image(input))
     axes = [
-        pool_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode, dilations[a])
+        pool_windows(
+            tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode=ceil_mode, dilation=dilations[a]
+        )
         for a in (0, 1)
     ]
     if any(window.start >= window.end for axis in axes for window in axis):
@@ -85,6 +88,7 @@ def avg_pool2d(
     kernel_size: Any,
     stride: Any,
     padding: Any,
+    *,
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int | None,
@@ -93,7 +97,14 @@ def avg_pool2d(
     strides = pair(stride) if stride else kernel
     tensor = state.integer(state.image(input))
     rows, columns = (
-        average_windows(tensor.shape[a], kernel[a], strides[a], paddings[a], ceil_mode, count_include_pad)
+        average_windows(
+            tensor.shape[a],
+            kernel[a],
+            strides[a],
+            paddings[a],
+            ceil_mode=ceil_mode,
+            count_padding=count_include_pad,
+        )
         for a in (0, 1)
     )
     if divisor_override:
@@ -111,7 +122,12 @@ def adaptive_avg_pool2d(state: Lowering, input: Value, output_size: Any) -> Valu
 
 @register("mean")
 def mean(
-    state: Lowering, input: Value, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: Any = None
+    state: Lowering,
+    input: Value,
+    dim: Sequence[int] | None = None,
+    *,
+    keepdim: bool = False,
+    dtype: Any = None,
 ) -> Value:
     """The mean over all positions."""
     rank = len(input.shape) + 1

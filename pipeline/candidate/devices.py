@@ -25,6 +25,7 @@ class Devices(Protocol):
         blob: bytes,
         image: NDArray[np.uint8],
         layers: Sequence[str] = (),
+        *,
         anew: bool = False,
     ) -> Profile:
         """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.

@@ -96,7 +96,7 @@ def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered
     return found, _why(workspace, found, predicted, labels) if found.at_chance else None
 
 
-def refuse_chance(workspace: Workspace, allow: bool) -> Answered:
+def refuse_chance(workspace: Workspace, *, allow: bool) -> Answered:
     """How good the network is on the search half.
 
     Raises:

@@ -34,7 +34,7 @@ class Workspace:
 
     @classmethod
     def open(
-        cls, settings: Settings, say: Callable[[str], None] = lambda text: None, trained: bool = True
+        cls, settings: Settings, say: Callable[[str], None] = lambda text: None, *, trained: bool = True
     ) -> Workspace:
         """Load both; a network without weights is trained first, once, and cached.
 

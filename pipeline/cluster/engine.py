@@ -70,17 +70,24 @@ class StudySearcher(_Unsaved, Searcher):
         done = self._conductor.closing and not self._conductor.study.running()
         return Searcher.FINISHED if done or self._conductor.stop.is_set() else None
 
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+    def on_trial_complete(  # Tune calls it so
+        self,
+        trial_id: str,
+        result: Any = None,
+        error: bool = False,  # noqa: FBT001, FBT002
+    ) -> None:
         with self._guard:
             number, phase = self.numbers[trial_id], (result or {}).get("phase")
             if error or phase == DIED:
                 asked = result["asked"] if result and phase == DIED else None
-                self._conductor.died(number, self._death(number, self.killed.pop(trial_id, False), asked))
+                self._conductor.died(
+                    number, self._death(number, asked, killed=self.killed.pop(trial_id, False))
+                )
             else:
                 record = TrialRecord.from_json(result["record"]) if phase == ENDED else None
                 self._conductor.end(number, record)
 
-    def _death(self, number: int, killed: bool, asked: str | None) -> Death:
+    def _death(self, number: int, asked: str | None, *, killed: bool) -> Death:
         study = self._conductor.study
         plan = next((record.plan for record in study.running() if record.number == number), None)
         held, total = (plan and last_seen(trial_folder(study.folder, plan))) or (None, total_memory())

@@ -70,7 +70,13 @@ class DeviceActor:
         return self._device.name, self._device.source
 
     def profile(
-        self, program: bytes, blob: bytes, image: NDArray[np.uint8], layers: Sequence[str], anew: bool = False
+        self,
+        program: bytes,
+        blob: bytes,
+        image: NDArray[np.uint8],
+        layers: Sequence[str],
+        *,
+        anew: bool = False,
     ) -> str:
         """Profile as JSON text; ``anew`` does not take a remembered one."""
         paths, expected = self._paths(program, blob), _checksums(program, blob)
@@ -135,14 +141,14 @@ class PoolActor:
         return self._source is not None
 
     async def profile(
-        self, program: bytes, blob: bytes, image: Any, layers: Sequence[str], anew: bool = False
+        self, program: bytes, blob: bytes, image: Any, layers: Sequence[str], *, anew: bool = False
     ) -> str:
-        return str(await self._work("profile", program, blob, image, layers, anew))
+        return str(await self._work("profile", program, blob, image, layers, anew=anew))
 
     async def run(self, program: bytes, blob: bytes, images: Any) -> Any:
         return await self._work("run", program, blob, images)
 
-    async def _work(self, method: str, *arguments: Any) -> Any:
+    async def _work(self, method: str, *arguments: Any, **named: Any) -> Any:
         import ray
 
         for _ in range(ATTEMPTS):
@@ -154,7 +160,7 @@ class PoolActor:
                 ) from error
             self._states[key]["state"] = "busy"
             try:
-                result = await getattr(self._actors[key], method).remote(*arguments)
+                result = await getattr(self._actors[key], method).remote(*arguments, **named)
             except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
                 self._states[key]["state"] = "lost"
                 self._renew(key)
@@ -219,7 +225,7 @@ class _Called(ABC):
         """Of all figures: ``measured`` or ``modelled``."""
 
     @abstractmethod
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """What this method of the device, or of the actor that stands for several, gives."""
 
     def profile(
@@ -228,6 +234,7 @@ class _Called(ABC):
         blob: bytes,
         image: NDArray[np.uint8],
         layers: Sequence[str] = (),
+        *,
         anew: bool = False,
     ) -> Profile:
         """What one inference costs.
@@ -237,7 +244,7 @@ class _Called(ABC):
         """
         from deploy_arm.devices.base import Profile
 
-        return Profile.from_json(self._call("profile", program, blob, image, list(layers), anew))
+        return Profile.from_json(self._call("profile", program, blob, image, list(layers), anew=anew))
 
     def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs float32 [N, K] for uint8 images [N, H, W, C]; raises DeviceError as ``profile`` does."""
@@ -277,11 +284,11 @@ class DevicePool(_Called):
         """``measured`` or ``modelled``: one pool never mixes them."""
         return str(self._call("source"))
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
         import ray
 
         try:
-            return ray.get(getattr(self._actor, method).remote(*arguments))
+            return ray.get(getattr(self._actor, method).remote(*arguments, **named))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, DeviceError):
                 raise DeviceError(str(error.cause)) from None
@@ -300,8 +307,8 @@ class LocalDevice(_Called):
     def source(self) -> str:
         return self._device.describe()[1]
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._device, method)(*arguments)
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        return getattr(self._device, method)(*arguments, **named)
 
 
 @contextlib.contextmanager

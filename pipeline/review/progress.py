@@ -35,7 +35,7 @@ def trial_line(record: TrialRecord, done: int, budget: int) -> str:
 class Progress:
     """Prints lines; on a terminal keeps one live status line below them (rich), elsewhere only the lines."""
 
-    def __init__(self, budget: int, quiet: bool = False) -> None:
+    def __init__(self, budget: int, *, quiet: bool = False) -> None:
         self.budget, self.quiet = budget, quiet
         self._start = self._changed = time.monotonic()
         self._text: str | Callable[[], str] = "starting"

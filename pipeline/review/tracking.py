@@ -191,7 +191,7 @@ class Tracker:
                     values = figures(record, self.layer_weights, (extra or {}).get(record.hash, {}))
                     on = record.hash in chosen
                     if there is None:
-                        children[key] = Written(self._write(record, on, values), on, values)
+                        children[key] = Written(self._write(record, values, front=on), on, values)
                         written += 1
                     elif any(there.metrics.get(name) != value for name, value in costs(values).items()):
                         self._correct(there.run, record, costs(values))
@@ -321,7 +321,7 @@ class Tracker:
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
 
-    def _write(self, record: TrialRecord, front: bool, values: Mapping[str, float]) -> str:
+    def _write(self, record: TrialRecord, values: Mapping[str, float], *, front: bool) -> str:
         from mlflow.entities import Metric, Param, RunTag
 
         ended = int(1000 * (record.ended or time.time()))

@@ -71,7 +71,7 @@ def duration(text: Any) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def _at_least(kind: type, low: float, exclusive: bool = False) -> Callable[[Any], Any]:
+def _at_least(kind: type, low: float, *, exclusive: bool = False) -> Callable[[Any], Any]:
     def parse(text: Any) -> Any:
         try:
             value = kind(text)

@@ -194,7 +194,7 @@ class Study:
         self._write(number, record)
         self._close(number, record)
 
-    def records(self, interrupted: bool = False) -> list[TrialRecord]:
+    def records(self, *, interrupted: bool = False) -> list[TrialRecord]:
         """Every trial that ended, by number; duplicates answered from the study are left out.
 
         Args:
@@ -401,7 +401,7 @@ class Study:
         return None
 
 
-def read_records(folder: Path, interrupted: bool = False) -> list[TrialRecord]:
+def read_records(folder: Path, *, interrupted: bool = False) -> list[TrialRecord]:
     """The ended trials of the study in ``folder``, whether or not a search runs on it; nothing is changed.
 
     Raises:

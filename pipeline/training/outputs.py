@@ -71,7 +71,7 @@ def check_outputs(network: nn.Module, input_shape: tuple[int, int, int], classes
     images = images.to(next((p.device for p in probed.parameters()), images.device))
     for training in (False, True):
         probed.train(training)
-        with torch.random.fork_rng(devices=[]), _while(training, input_shape, probed):
+        with torch.random.fork_rng(devices=[]), _while(input_shape, probed, training=training):
             torch.manual_seed(0)
             output = probed(images)
         try:
@@ -83,7 +83,7 @@ def check_outputs(network: nn.Module, input_shape: tuple[int, int, int], classes
 
 
 @contextmanager
-def _while(training: bool, shape: tuple[int, int, int], network: nn.Module) -> Iterator[None]:
+def _while(shape: tuple[int, int, int], network: nn.Module, *, training: bool) -> Iterator[None]:
     """Turns what a forward raises into one line."""
     try:
         yield

@@ -101,7 +101,7 @@ class TrainSettings:
         return {**({} if self.form == TrainSettings.form else {"form": self.form}), **self.options}
 
 
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:  # noqa: FBT001  as assert has it
     if not holds:
         raise OutOfRange(name, value, allowed)
 

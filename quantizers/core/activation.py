@@ -22,7 +22,7 @@ FORGETFUL = frozenset(
 )
 
 
-def bounds(bits: int, signed: bool) -> tuple[int, int]:
+def bounds(bits: int, *, signed: bool) -> tuple[int, int]:
     """Smallest and largest integer: 0..255, 0..127, -128..127 or -64..63."""
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
@@ -45,8 +45,8 @@ class _LearnedStep(torch.autograd.Function):
         floor: Tensor,
         low: int,
         high: int,
-        rectified: bool,
-        overwrite: bool,
+        rectified: bool,  # noqa: FBT001  autograd hands no names on
+        overwrite: bool,  # noqa: FBT001
     ) -> Tensor:
         value, ctx.step = x.float(), _not_below(step, floor)
         ctx.low, ctx.high, ctx.rectified, ctx.share = low, high, rectified, 0.0
@@ -56,7 +56,7 @@ class _LearnedStep(torch.autograd.Function):
             part = -(-size // min(THINNEST, max(1, value.numel() // ENOUGH)))
             ctx.share = size / part / (high * value[0].numel()) ** 0.5
             sample = value[:part].clone()
-        out = _rounded(value, ctx.step, low, high, overwrite)
+        out = _rounded(value, ctx.step, low, high, overwrite=overwrite)
         if overwrite:
             ctx.mark_dirty(x)
         ctx.save_for_backward(out, sample)
@@ -93,7 +93,7 @@ def _between(upstream: Tensor, x: Tensor, low: Tensor | float, high: Tensor | fl
     return torch.where((x > low) & (x < high), upstream, 0.0)
 
 
-def _rounded(x: Tensor, step: Tensor | float, low: int, high: int, overwrite: bool = False) -> Tensor:
+def _rounded(x: Tensor, step: Tensor | float, low: int, high: int, *, overwrite: bool = False) -> Tensor:
     """The same values, bit for bit, as ``torch.fake_quantize_per_tensor_affine``, which is several times slower on a CPU; in the
     memory of ``x`` with ``overwrite``."""
     inverse = 1.0 / step
@@ -151,9 +151,9 @@ class TrainableStep(nn.Module):
     high: Tensor
     floor: Tensor
 
-    def __init__(self, bits: int, signed: bool, learned: bool = True) -> None:
+    def __init__(self, bits: int, *, signed: bool, learned: bool = True) -> None:
         super().__init__()
-        low, high = bounds(bits, signed)
+        low, high = bounds(bits, signed=signed)
         self.step = nn.Parameter(torch.ones(()), requires_grad=learned)
         self.register_buffer("low", torch.tensor(low))
         self.register_buffer("high", torch.tensor(high))

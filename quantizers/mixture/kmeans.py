@@ -91,7 +91,7 @@ def kmeans(values: ArrayLike, count: int, *, pin_zero: bool = False) -> Clusters
         points, weights = _group(sample)
     nonzero = distinct.size - int(pin_zero and bool(np.any(distinct == 0)))
     free = min(count - int(pin_zero), nonzero)
-    cuts, pinned = _solve(_Sums(points, weights, float(sample.mean())), len(points), free, pin_zero)
+    cuts, pinned = _solve(_Sums(points, weights, float(sample.mean())), len(points), free, pin_zero=pin_zero)
     edges = np.searchsorted(sample, points[np.minimum(cuts, len(points) - 1)])
     if grouped:  # a group's mean lies inside the group: cut between neighbouring group means instead
         middle = 0.5 * (points[np.maximum(cuts - 1, 0)] + points[np.minimum(cuts, len(points) - 1)])
@@ -120,7 +120,7 @@ def _group(sample: Floats) -> tuple[Floats, Floats]:
     return means, np.add.reduceat(sizes, first)
 
 
-def _solve(sums: _Sums, size: int, free: int, pin_zero: bool) -> tuple[Ints, int | None]:
+def _solve(sums: _Sums, size: int, free: int, *, pin_zero: bool) -> tuple[Ints, int | None]:
     """Cut positions [K + 1] of the best partition and the index of the pinned interval."""
     start = np.full(size + 1, np.inf)
     start[0] = 0.0

@@ -133,7 +133,7 @@ class Evaluation(NamedTuple):
     winner: Tensor | None  # [M] the most probable component, where it was asked for
 
     def gradients(
-        self, upstream: Tensor, mixture: Mixture, by_point: bool, by_mixture: bool
+        self, upstream: Tensor, mixture: Mixture, *, by_point: bool, by_mixture: bool
     ) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor, Tensor] | None]:
         """``upstream`` [M] times the derivative by the point [M]; sums of it times those by mean, scale, log prior [L, K] and
         temperature [L]."""
@@ -163,7 +163,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    points: Tensor, mixture: Mixture, owners: Owners | None = None, winner: bool = False
+    points: Tensor, mixture: Mixture, owners: Owners | None = None, *, winner: bool = False
 ) -> Evaluation:
     """The soft weight at ``points`` [M] under the mixtures [L, K] they belong to, of the mixtures' type; the most probable
     component too where asked for."""

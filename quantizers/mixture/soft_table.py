@@ -73,7 +73,7 @@ def layers_at_once(weights: int, components: int) -> int:
 
 @torch.no_grad()
 def build_tables(
-    weights: Sequence[Tensor], mixture: Mixture, with_regions: bool
+    weights: Sequence[Tensor], mixture: Mixture, *, with_regions: bool
 ) -> tuple[list[SoftTable], Evaluation, list[int]]:
     """The tables for L layers' weights [N_l], of one type, under their mixtures [L, K]; the soft weights at the knots of all, one
     table's after the other; and where each table's begin."""

@@ -46,7 +46,7 @@ class _Direct(torch.autograd.Function):
         log_prior: Tensor,
         temperature: Tensor,
         form: str,
-        straight: bool,
+        straight: bool,  # noqa: FBT001  autograd hands no names on
     ) -> Tensor:
         flat = weight.reshape(-1)
         parts = (mean, scale, log_prior, temperature)
@@ -65,7 +65,9 @@ class _Direct(torch.autograd.Function):
         ctx.saved_tensors  # noqa: B018  refuses weights that were changed in between
         at: Evaluation = ctx.at
         by_weight, of_mixture = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:5])
-        along, sums = at.gradients(gradient.reshape(-1), ctx.mixture, by_weight, of_mixture)
+        along, sums = at.gradients(
+            gradient.reshape(-1), ctx.mixture, by_point=by_weight, by_mixture=of_mixture
+        )
         shaped = None if along is None else along.reshape(gradient.shape)
         found = [None] * 4 if sums is None else [part[0] for part in sums]
         return shaped, *found, None, None
@@ -83,14 +85,14 @@ class _Tables(torch.autograd.Function):
         temperature: Tensor,
         weights: Sequence[Tensor],
         form: str,
-        straight: bool,
+        straight: bool,  # noqa: FBT001
         store: list[SoftTable],
     ) -> tuple[Tensor, ...]:
         ctx.mixture = Mixture(
             mean.double(), scale.double(), log_prior.double(), temperature.double(), form == "paper"
         )
         flat = [weight.detach().reshape(-1) for weight in weights]
-        tables, ctx.at, places = build_tables(flat, ctx.mixture, straight)
+        tables, ctx.at, places = build_tables(flat, ctx.mixture, with_regions=straight)
         store.extend(tables)
         return tuple(ctx.at.soft[a:b] for a, b in pairwise(places))
 
@@ -98,7 +100,7 @@ class _Tables(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *by_knot: Tensor) -> tuple[Tensor | None, ...]:
         at: Evaluation = ctx.at
-        sums = at.gradients(torch.cat(by_knot), ctx.mixture, False, True)[1]
+        sums = at.gradients(torch.cat(by_knot), ctx.mixture, by_point=False, by_mixture=True)[1]
         return *(sums or [None] * 4), None, None, None, None
 
 
@@ -129,12 +131,14 @@ class _Read(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (flat,) = ctx.saved_tensors  # refuses weights that were changed in between
-        along, by_knot = _through(ctx.table, flat, ctx.place, gradient.reshape(-1), ctx.needs_input_grad[0])
+        along, by_knot = _through(
+            ctx.table, flat, ctx.place, gradient.reshape(-1), by_weight=ctx.needs_input_grad[0]
+        )
         return None if along is None else along.reshape(gradient.shape), by_knot, None, None
 
 
 def _through(
-    table: SoftTable, flat: Tensor, place: Tensor | None, upstream: Tensor, by_weight: bool
+    table: SoftTable, flat: Tensor, place: Tensor | None, upstream: Tensor, *, by_weight: bool
 ) -> tuple[Tensor | None, Tensor]:
     """``upstream`` [N] times the slope at each weight [N], and its sums at the knots in float64 [M]. ``place`` is knot index plus
     fraction of each weight where that is known; as one number it has lost digits that gradients do not need."""
@@ -174,6 +178,7 @@ def soft_weight(
     log_prior: Tensor,
     temperature: Tensor | float,
     form: str = "posterior",
+    *,
     straight: bool = False,
 ) -> Tensor:
     """Soft weights, differentiable in everything.
@@ -194,7 +199,7 @@ def soft_weight(
         soft: Tensor = _Direct.apply(weight, mean, scale, log_prior, temperature, form, straight)
         return soft
     parts = mean[None], scale[None], log_prior[None], temperature[None]
-    return look_ups([weight], *parts, form, straight)[0](weight)
+    return look_ups([weight], *parts, form, straight=straight)[0](weight)
 
 
 def is_small(weights: int, components: int) -> bool:
@@ -222,6 +227,7 @@ def look_ups(
     log_prior: Tensor,
     temperature: Tensor,
     form: str = "posterior",
+    *,
     straight: bool = False,
 ) -> list[LookUp]:
     """``soft_weight`` of L layers, begun for all at once: many layers cost hardly more operations than one.

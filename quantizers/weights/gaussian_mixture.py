@@ -135,7 +135,7 @@ class GaussianMixture(WeightQuantizer):
 
     def log_priors(self) -> Tensor:
         """[K], normalised, then the zero component's shift added."""
-        return _log_priors(self.prior, self.paper, self.zero_shift)
+        return _log_priors(self.prior, paper=self.paper, zero_shift=self.zero_shift)
 
     def shares(self) -> Tensor:
         """[K] priors without the shift; they sum to 1."""
@@ -161,7 +161,7 @@ class GaussianMixture(WeightQuantizer):
         self._keep_house(weight)
         mean, scale, log_prior, temperature = (part[0] for part in _stacked([self]))
         form = "paper" if self.paper else "posterior"  # of the soft weights that give the gradients
-        return soft_weight(weight, mean, scale, log_prior, temperature, form, self._straight)
+        return soft_weight(weight, mean, scale, log_prior, temperature, form, straight=self._straight)
 
     def set_progress(self, progress: float) -> None:
         self.progress.fill_(progress)
@@ -221,7 +221,7 @@ class GaussianMixture(WeightQuantizer):
             if is_small(sum(weight.numel() for weight in weights), components):
                 continue
             parts = _stacked([mixture for mixture, _ in group])
-            found = look_ups(weights, *parts, "paper" if paper else "posterior", straight)
+            found = look_ups(weights, *parts, "paper" if paper else "posterior", straight=straight)
             for (mixture, weight), look_up in zip(group, found):
                 mixture._ready = (mixture._state(weight), look_up)
 
@@ -298,7 +298,7 @@ def _scales(unit: Tensor, raw_scale: Tensor) -> Tensor:
     return unit[..., None].to(raw_scale.dtype) * (SCALE_FLOOR + F.softplus(raw_scale))
 
 
-def _log_priors(prior: Tensor, paper: bool, zero_shift: Tensor) -> Tensor:
+def _log_priors(prior: Tensor, *, paper: bool, zero_shift: Tensor) -> Tensor:
     """Log priors [..., K], the zero component's shifted by [...]."""
     if paper:
         magnitude = prior.abs().clamp(min=1e-12)
@@ -317,5 +317,5 @@ def _stacked(mixtures: Sequence[GaussianMixture]) -> tuple[Tensor, Tensor, Tenso
     paper = mixtures[0].paper
     # But in the published form a constant more or less in all log priors of a layer is the same.
     if paper or mixtures[0].zero_share is not None:
-        prior = _log_priors(prior, paper, shift)
+        prior = _log_priors(prior, paper=paper, zero_shift=shift)
     return F.pad(mean, (1, 0)), _scales(unit, raw_scale), prior, temperature

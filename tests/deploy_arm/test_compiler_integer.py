@@ -192,15 +192,15 @@ def test_pool_windows_are_those_of_pytorch(
         return
     x = torch.rand(1, 1, size, 1, dtype=torch.float64)
     wanted = F.max_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), ceil_mode=ceil_mode)[0, 0, :, 0]
-    windows = pool_windows(size, kernel, stride, padding, ceil_mode)
+    windows = pool_windows(size, kernel, stride, padding, ceil_mode=ceil_mode)
     assert [float(x[0, 0, w.start : w.end].max()) for w in windows] == wanted.tolist()
     if size + 2 * padding > dilation * (kernel - 1):
         apart = F.max_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1), ceil_mode)[0, 0, :, 0]
-        windows = pool_windows(size, kernel, stride, padding, ceil_mode, dilation)
+        windows = pool_windows(size, kernel, stride, padding, ceil_mode=ceil_mode, dilation=dilation)
         found = [max(x[0, 0, w.start : w.end : dilation, 0].tolist(), default=-math.inf) for w in windows]
         assert found == apart.tolist()
     wanted = F.avg_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), ceil_mode, count_padding)[0, 0, :, 0]
-    windows = average_windows(size, kernel, stride, padding, ceil_mode, count_padding)
+    windows = average_windows(size, kernel, stride, padding, ceil_mode=ceil_mode, count_padding=count_padding)
     found = [float(x[0, 0, w.start : w.end].sum()) / w.divisor for w in windows]
     assert np.allclose(found, wanted.numpy(), rtol=1e-12)
 

@@ -22,7 +22,9 @@ CORE = CORES["a76"]
 
 def counted(program: Path, rounds: int, repeat: int = 1, *mode: str, caches: bool = False) -> Counts:
     need_qemu()
-    return emulator.count_command([str(program), str(rounds), str(repeat), *mode], b"", CORE, caches, 60.0)
+    return emulator.count_command(
+        [str(program), str(rounds), str(repeat), *mode], b"", CORE, 60.0, caches=caches
+    )
 
 
 def test_known_loops_have_known_instruction_counts(marked: Path) -> None:
@@ -71,7 +73,7 @@ def test_misses_of_a_walk_over_a_megabyte(marked: Path) -> None:
 
 def test_the_larger_second_level_of_the_other_core_keeps_the_megabyte(marked: Path) -> None:
     need_qemu()
-    counts = emulator.count_command([str(marked), "10", "8"], b"", CORES["x1"], True, 60.0)
+    counts = emulator.count_command([str(marked), "10", "8"], b"", CORES["x1"], 60.0, caches=True)
     walk = counts.operations[1]
     assert walk.first_misses == pytest.approx(8 * 16384, abs=100)
     assert walk.second_misses is not None and walk.second_misses < 3 * 16384
@@ -149,7 +151,7 @@ def test_a_qemu_that_cannot_load_the_plugin_is_not_asked_to_count(
 
 def test_machine_code_kept_by_the_emulator_is_that_of_the_executable(marked: Path) -> None:
     need_qemu()
-    counts = emulator.count_command([str(marked), "10", "1"], b"", CORE, False, 60.0, code=True)
+    counts = emulator.count_command([str(marked), "10", "1"], b"", CORE, 60.0, caches=False, code=True)
     executable = read_executable(marked)
     assert set(counts.blocks) <= set(counts.code)
     assert all(

@@ -29,7 +29,7 @@ def estimated(program: Path, target: str, **options: bool) -> cycles.Estimate:
     need_qemu()
     if options.get("use_mca", True) and mca.find_tools() is None:
         pytest.skip("llvm-mca is not installed")
-    counts = emulator.count_command([str(program), str(ROUNDS)], b"", CORES[target], True, 60.0)
+    counts = emulator.count_command([str(program), str(ROUNDS)], b"", CORES[target], 60.0, caches=True)
     return cycles.estimate(program, counts, CORES[target], **options)
 
 
@@ -195,7 +195,9 @@ def test_code_from_the_counts_costs_what_the_executable_costs(marked: Path) -> N
     need_qemu()
     if mca.find_tools() is None:
         pytest.skip("llvm-mca is not installed")
-    counts = emulator.count_command([str(marked), str(ROUNDS)], b"", CORES["a76"], False, 60.0, code=True)
+    counts = emulator.count_command(
+        [str(marked), str(ROUNDS)], b"", CORES["a76"], 60.0, caches=False, code=True
+    )
     code = BlockCode(counts.code)
     ours = cycles.estimate(marked, counts, CORES["a76"])
     assert cycles.estimate_code(code, code.listing, counts, CORES["a76"]) == ours

@@ -421,7 +421,7 @@ def test_the_line_that_a_search_prints_is_taken_as_printed(error: float, flags: 
         "points": [{"hash": "abc", "candidate": "candidates/abc", **row}],
     }
     settings = Settings(name="a-study", out=Path("/some where/runs"))
-    lines = where_to_look(settings, front, "mlflow", True).splitlines()
+    lines = where_to_look(settings, front, "mlflow", complete=True).splitlines()
     (line,) = (line for line in lines if line.startswith("promote"))
     words = shlex.split(line.removeprefix("promote"))
     assert words[:3] == [sys.executable, "-m", "pipeline.promote"]

@@ -14,7 +14,7 @@ KINDS = [(8, True), (8, False), (7, True), (7, False)]
 
 
 def test_bounds() -> None:
-    assert [bounds(*kind) for kind in KINDS] == [(-128, 127), (0, 255), (-64, 63), (0, 127)]
+    assert [bounds(kind[0], signed=kind[1]) for kind in KINDS] == [(-128, 127), (0, 255), (-64, 63), (0, 127)]
 
 
 @settings(max_examples=100, deadline=None)
@@ -22,11 +22,11 @@ def test_bounds() -> None:
 def test_forward_is_the_deployed_operation_bit_for_bit(
     kind: tuple[int, bool], step: float, seed: int, count: int
 ) -> None:
-    low, high = bounds(*kind)
+    low, high = bounds(kind[0], signed=kind[1])
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, generator=generator) * 200 * step
     x[:8] = torch.tensor([0.5, 1.5, -0.5, 2.5, 1e4, -1e4, 0.0, -0.0]) * step  # halves and clipping
-    quantizer = TrainableStep(*kind)
+    quantizer = TrainableStep(kind[0], signed=kind[1])
     with torch.no_grad():
         quantizer.step.fill_(step)
     expected = torch.fake_quantize_per_tensor_affine(x, float(quantizer.step), 0, low, high)
@@ -40,13 +40,13 @@ def test_gradients_are_those_of_learned_step_quantization(
     kind: tuple[int, bool], channels_last: bool
 ) -> None:
     torch.manual_seed(0)
-    low, high = bounds(*kind)
+    low, high = bounds(kind[0], signed=kind[1])
     x = torch.randn(4, 3, 10, 10) * high * 0.05
     upstream = torch.randn_like(x)
     if channels_last:
         x, upstream = (t.contiguous(memory_format=torch.channels_last) for t in (x, upstream))
     x.requires_grad_()
-    quantizer = TrainableStep(*kind)
+    quantizer = TrainableStep(kind[0], signed=kind[1])
     with torch.no_grad():
         quantizer.step.fill_(0.07)
     quantizer(x).backward(upstream)
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_learned_step_quantization(
 def test_calibration_finds_the_least_squared_error() -> None:
     torch.manual_seed(0)
     x = torch.distributions.StudentT(3.0).sample((20_000,)).abs()
-    quantizer = TrainableStep(8, False)
+    quantizer = TrainableStep(8, signed=False)
     quantizer.calibrate(x)
     errors = {}
     for step in (quantizer.step.item() * factor for factor in (0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.6)):
@@ -73,20 +73,20 @@ def test_calibration_finds_the_least_squared_error() -> None:
 
 
 def test_input_step_is_the_range_and_does_not_learn() -> None:
-    quantizer = TrainableStep(8, True, learned=False)
+    quantizer = TrainableStep(8, signed=True, learned=False)
     quantizer.calibrate(torch.linspace(-2.0, 1.5, 100))
     assert quantizer.step.item() == pytest.approx(2.0 / 127) and not quantizer.step.requires_grad
     assert quantizer.range == (-128, 127)
-    pixels = TrainableStep(8, True, learned=False)
+    pixels = TrainableStep(8, signed=True, learned=False)
     pixels.calibrate(torch.linspace(0, 1, 100))  # never negative, so the sign bit is put to use
     assert pixels.range == (0, 255) and pixels.step.item() == pytest.approx(1 / 255)
-    copy = TrainableStep(8, True, learned=False)
+    copy = TrainableStep(8, signed=True, learned=False)
     copy.load_state_dict(pixels.state_dict())
     assert copy.range == (0, 255) and copy.frozen().high == 255
 
 
 def test_step_stays_positive_and_comes_back() -> None:
-    quantizer = TrainableStep(8, True)
+    quantizer = TrainableStep(8, signed=True)
     x = torch.randn(1000)
     quantizer.calibrate(x)
     first = quantizer.step.item()
@@ -102,7 +102,7 @@ def test_step_stays_positive_and_comes_back() -> None:
 
 
 def test_half_precision_and_zeros() -> None:
-    quantizer = TrainableStep(8, False)
+    quantizer = TrainableStep(8, signed=False)
     quantizer.calibrate(torch.zeros(10))
     assert quantizer.frozen().step > 0
     x = torch.rand(2, 50, dtype=torch.bfloat16, requires_grad=True)
@@ -117,7 +117,7 @@ def test_half_precision_and_zeros() -> None:
 def test_what_is_not_a_number_stays_one_and_the_infinite_is_clipped(value: float, count: int) -> None:
     x = torch.randn(count)
     x[7] = value
-    out = TrainableStep(8, True)(x)[7]
+    out = TrainableStep(8, signed=True)(x)[7]
     assert out.isnan() if value != value else out in (-128.0, 127.0)
 
 
@@ -131,7 +131,7 @@ def test_a_relu_left_to_the_step_changes_neither_value_nor_gradient(channels_las
         x, upstream = (t.contiguous(memory_format=torch.channels_last) for t in (x, upstream))
     results = []
     for left in (False, True):
-        quantizer, value = TrainableStep(8, False), x.clone().requires_grad_()
+        quantizer, value = TrainableStep(8, signed=False), x.clone().requires_grad_()
         quantizer.rectifies = left
         with torch.no_grad():
             quantizer.step.fill_(0.02)
@@ -159,7 +159,7 @@ def test_the_memory_of_an_input_that_nobody_else_needs_is_taken_and_nothing_chan
         value = x.clone().requires_grad_()
         before = value + 0.5 * value if operation == "sum" else layer(value) if layer else value
         kept = before.detach().clone()
-        quantizer = TrainableStep(8, True)
+        quantizer = TrainableStep(8, signed=True)
         quantizer.alone = alone
         with torch.no_grad():
             quantizer.step.fill_(0.01)
@@ -178,7 +178,7 @@ def test_a_large_batch_gives_the_gradient_of_its_first_images_times_their_rarity
     x, upstream = torch.randn(64, ENOUGH // 16), torch.randn(64, ENOUGH // 16)
     gradients = []
     for images in (64, 16):  # of the 64 a quarter is looked at
-        quantizer = TrainableStep(8, True)
+        quantizer = TrainableStep(8, signed=True)
         quantizer(x[:images].clone().requires_grad_()).backward(upstream[:images])
         gradients.append(quantizer.step.grad)
     torch.testing.assert_close(gradients[0], 4 * gradients[1], rtol=1e-4, atol=1e-6)

@@ -304,9 +304,9 @@ def test_mixtures_prepared_together_train_as_each_alone(monkeypatch: pytest.Monk
     calls: list[int] = []
     look_ups = soft_weight.look_ups
 
-    def counted(weights: list[Tensor], *rest: object) -> object:
+    def counted(weights: list[Tensor], *rest: object, **named: object) -> object:
         calls.append(len(weights))
-        return look_ups(weights, *rest)
+        return look_ups(weights, *rest, **named)
 
     for place in (soft_weight, module):
         monkeypatch.setattr(place, "look_ups", counted)

@@ -242,14 +242,14 @@ def test_layers_together_are_each_alone(
     together = [torch.stack(parts).requires_grad_() for parts in zip(*mixtures)]
     temperatures = torch.full((len(weights),), temperature, dtype=torch.float64, requires_grad=True)
     latent = [weight.clone().requires_grad_() for weight in weights]
-    found = look_ups(latent, *together, temperatures, form, straight)
+    found = look_ups(latent, *together, temperatures, form, straight=straight)
     upstream = [torch.randn_like(weight) for weight in weights]
     outs = [look_up(weight) for look_up, weight in zip(found, latent)]
     torch.autograd.backward(outs[:-1], upstream[:-1])  # the last layer's answer is not used
     for number, (weight, mixture) in enumerate(zip(weights, mixtures)):
         single = [part.clone().requires_grad_() for part in (weight, *mixture)]
         own = torch.tensor(temperature, dtype=torch.float64, requires_grad=True)
-        out = soft_weight(*single, own, form, straight)
+        out = soft_weight(*single, own, form, straight=straight)
         torch.testing.assert_close(
             outs[number], out, rtol=1e-6, atol=1e-6 * float(mixture[0].abs().max()), equal_nan=True
         )
