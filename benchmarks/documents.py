@@ -41,17 +41,17 @@ OURS = {
     "2 bits, 80 % zeros": "2-bit, 80 % zeros, 7-bit activations",
     "2 bits, 90 % zeros": "2-bit, 90 % zeros, 7-bit activations",
 }
-Record = dict[str, str]
+TableRow = dict[str, str]
 TABLES: Registry[Callable[[], str]] = Registry("table of the documents")
 
 
-def rows(name: str) -> list[Record]:
+def rows(name: str) -> list[TableRow]:
     """The rows of a file of results."""
     with (RESULTS / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def peers() -> list[Record]:
+def peers() -> list[TableRow]:
     """The comparison with other runtimes, whole networks."""
     (path,) = (each for each in RESULTS.glob("arm_peers_*_nocaches_1thread.csv"))
     return rows(path.name)
@@ -122,7 +122,7 @@ def signed(value: str, error: str | None = None) -> str:
     return points + ("" if error is None else f" ± {float(error):.1f}")
 
 
-def comparable(row: Record) -> bool:
+def comparable(row: TableRow) -> bool:
     """Rows of the headline: float32, 8-bit activations, no target of zeros."""
     return (row["arithmetic"], row["activation_bits"], row["zero_share"]) == ("float32", "8", "natural")
 
@@ -130,7 +130,7 @@ def comparable(row: Record) -> bool:
 @TABLES.register("differences")
 def _differences() -> str:
     """At 2 bits, one line a network and length of training."""
-    found: dict[tuple[str, ...], dict[str, Record]] = {}
+    found: dict[tuple[str, ...], dict[str, TableRow]] = {}
     for row in rows("cotuning_differences.csv"):
         if comparable(row) and row["bits"] == "2" and row["against"] in ("lsq", "dkm"):
             found.setdefault((row["network"], row["epochs"], row["fp32_top1"]), {})[row["against"]] = row
@@ -144,7 +144,7 @@ def _differences() -> str:
     return table(["2 bits (fp32, report half): mixtures less ...", METHODS["lsq"], METHODS["dkm"]], body)
 
 
-def _against(row: Record | None) -> str:
+def _against(row: TableRow | None) -> str:
     if row is None:
         return ""
     seeds = ", ".join(f"{float(each):+.1f}" for each in row["by_seed"].split())

@@ -105,7 +105,7 @@ def _named_layer(name: str, record: Mapping[str, Any]) -> LayerPlan:
 
 
 def _parsed(record: Mapping[str, Any], *, of_network: bool = False) -> dict[str, Any]:
-    _check_scope(record, of_network)
+    _check_scope(record, of_network=of_network)
     return {name: None if value is None else DIMENSIONS[name].parse(value) for name, value in record.items()}
 
 
@@ -119,7 +119,7 @@ def _check_scope(values: Mapping[str, Any], *, of_network: bool) -> None:
 def _checked(values: Mapping[str, Any], *, of_network: bool = False) -> Mapping[str, Any]:
     """The values that are not absent, each seen by its dimension."""
     present = {name: value for name, value in sorted(values.items()) if value is not None}
-    _check_scope(present, of_network)
+    _check_scope(present, of_network=of_network)
     for name, value in present.items():
         others = {other: known for other, known in present.items() if other != name}
         DIMENSIONS[name].refuse(value, others)

@@ -80,7 +80,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ProfiledWeights:
     """How a layer's weights are in a profile that a kernel's cost is fitted to: bits, share of zeros, activations of 7 bits."""
 
     bits: int
@@ -93,7 +93,7 @@ class CostedKernel:
     """A kernel that the compiler may choose: the quantities of its work, and the settings that its cost is fitted to."""
 
     quantities: Callable[[Work], Quantities]
-    settings: tuple[Setting, ...]
+    settings: tuple[ProfiledWeights, ...]
 
     def __call__(self, work: Work) -> Quantities:
         return self.quantities(work)

@@ -100,7 +100,9 @@ def payload(data: ReportData) -> dict[str, Any]:
         "weights": [layers[name] for name in names],
         "columns": [_column(name) for name in columns],
         "references": [{"name": r.name, **_figures(r.figures, data.images)} for r in data.references],
-        "trials": [_trial(record, names, columns, data, on_front=record.hash in chosen) for record in data.records],
+        "trials": [
+            _trial(record, names, columns, data, on_front=record.hash in chosen) for record in data.records
+        ],
         "recommended": data.recommended and data.recommended.hash,
         "accuracyDrop": data.accuracy_drop,
         "details": {

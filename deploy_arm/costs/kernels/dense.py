@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from deploy_arm.costs.model import CostedKernel, Quantities, Setting, Work
+from deploy_arm.costs.model import CostedKernel, ProfiledWeights, Quantities, Work
 from deploy_arm.target.kernel_sources import constants
 
 SEGMENT_DEPTH, CHUNK_DEPTH, PAIRED = (
@@ -91,4 +91,4 @@ def quantities(work: Work) -> Quantities:
     }
 
 
-dense = CostedKernel(quantities, tuple(Setting(bits, 0.5, True) for bits in (2, 3, 4)))
+dense = CostedKernel(quantities, tuple(ProfiledWeights(bits, 0.5, True) for bits in (2, 3, 4)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from deploy_arm.costs.model import CostedKernel, Quantities, Setting, Work
+from deploy_arm.costs.model import CostedKernel, ProfiledWeights, Quantities, Work
 from deploy_arm.target.kernel_sources import constants
 
 ENTRIES = ("level-grouped",)
@@ -69,4 +69,4 @@ def quantities(work: Work) -> Quantities:
     }
 
 
-level_grouped = CostedKernel(quantities, tuple(Setting(*setting) for setting in SETTINGS))
+level_grouped = CostedKernel(quantities, tuple(ProfiledWeights(*setting) for setting in SETTINGS))
