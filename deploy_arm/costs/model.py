@@ -84,7 +84,7 @@ class ProfiledWeights:
     """How a layer's weights are in a profile that a kernel's cost is fitted to: bits, share of zeros, activations of 7 bits."""
 
     bits: int
-    zero_share: float
+    zeros: float
     narrow: bool
 
 

@@ -77,7 +77,7 @@ def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
                 ("narrow" if setting.narrow else "full",),
                 name,
                 "",
-                weights(random, sample, setting.bits, setting.zero_share),
+                weights(random, sample, setting.bits, setting.zeros),
                 *geometry,
                 1,
                 finish,

@@ -76,7 +76,7 @@ class Builder:
         return g.Requantize(multiplier, offset, left, right, low, high)
 
     def codebook(
-        self, shape: Sequence[int], bits: int, zero_share: float = 0.3, *, skewed: bool = False
+        self, shape: Sequence[int], bits: int, zeros: float = 0.3, *, skewed: bool = False
     ) -> Codebook:
         """Random weights (OHWI). Below 8 bits zero is among the levels, except now and then."""
         size = int(np.prod(shape))
@@ -96,7 +96,7 @@ class Builder:
         indices = self.random.integers(0, len(levels), size)
         if skewed:  # one level nearly everywhere: its sums run to the limit
             indices[self.random.random(size) < 0.95] = self.random.integers(0, len(levels))
-        indices[self.random.random(size) < zero_share] = zero
+        indices[self.random.random(size) < zeros] = zero
         scale = np.ones(shape[0] if bits == 8 else 1, np.float32)
         return Codebook(indices.astype(np.uint8).reshape(tuple(shape)), levels, scale, bits)
 
@@ -112,13 +112,13 @@ class Builder:
         dilation: tuple[int, int] = (1, 1),
         groups: int = 1,
         to: tuple[int, int] | None = (0, 255),
-        zero_share: float = 0.3,
+        zeros: float = 0.3,
         skewed: bool = False,
     ) -> str:
         """``to`` is the output's range, None for floats."""
         x = self.graph.tensors[source]
         height, width, channels = x.shape
-        weights = self.codebook((outs, *kernel, channels // groups), bits, zero_share, skewed=skewed)
+        weights = self.codebook((outs, *kernel, channels // groups), bits, zeros, skewed=skewed)
         rows, columns = g.output_size((height, width), kernel, stride, padding, dilation)
         sizes = np.abs(weights.integers.astype(np.int64)).reshape(outs, -1).sum(axis=1)
         bound = int(sizes.max()) * max(-x.low, x.high)

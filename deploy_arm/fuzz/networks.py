@@ -51,7 +51,7 @@ def random_convolution(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
         padding=padding if kind != "linear" else (0, 0, 0, 0),
         stride=(int(random.integers(1, 4)), int(random.integers(1, 4))),
         bits=int(random.choice([2, 3, 4, 8])), to=random_range(random) if random.random() < 0.85 else None,
-        zero_share=float(random.choice([0, 0.3, 0.6, 0.9, 1.0], p=[0.2, 0.3, 0.2, 0.25, 0.05])),
+        zeros=float(random.choice([0, 0.3, 0.6, 0.9, 1.0], p=[0.2, 0.3, 0.2, 0.25, 0.05])),
         skewed=bool(random.random() < 0.2),
     )  # fmt: skip
     return builder.done(last), builder.images(2)

@@ -21,21 +21,21 @@ from quantizers.core.activation import FrozenStep
 from quantizers.network import Hardened, layer_names, quantize
 
 
-def codebook(weight: Tensor, bits: int, zero_share: float = 0.0) -> Codebook:
-    """Levels at the weights' quantiles, zero among them, and the smallest ``zero_share`` of the weights there."""
+def codebook(weight: Tensor, bits: int, zeros: float = 0.0) -> Codebook:
+    """Levels at the weights' quantiles, zero among them, and the smallest ``zeros`` of the weights there."""
     w = weight.detach().numpy()
     scale = float(np.abs(w).max()) / 127
     centres = np.quantile(w.reshape(-1)[:100_000], (np.arange(2**bits) + 0.5) / 2**bits)
     centres[np.abs(centres).argmin()] = 0
     levels = np.unique(np.rint(centres / scale).astype(np.int8))
     indices = np.searchsorted((levels[1:] + levels[:-1].astype(np.float64)) / 2, w / scale)
-    if zero_share:
-        indices[np.abs(w) < np.quantile(np.abs(w), zero_share)] = np.flatnonzero(levels == 0)[0]
+    if zeros:
+        indices[np.abs(w) < np.quantile(np.abs(w), zeros)] = np.flatnonzero(levels == 0)[0]
     return Codebook(indices.astype(np.uint8), levels, np.array([scale], np.float32), bits)
 
 
 def harden(
-    model: nn.Module, images: Tensor, bits: int = 8, activation_bits: int = 8, zero_share: float = 0.0
+    model: nn.Module, images: Tensor, bits: int = 8, activation_bits: int = 8, zeros: float = 0.0
 ) -> Hardened:
     """The model with all weights in ``bits`` bits and activation steps from ``images`` (normalized float, NCHW)."""
     plan = Plan.uniform(layer_names(model), LayerPlan(8), activation_bits=activation_bits)
@@ -43,7 +43,7 @@ def harden(
     if bits < 8:
         for name, module in network.named_modules():
             if name in codebooks:
-                codebooks[name] = codebook(module.weight, bits, zero_share)
+                codebooks[name] = codebook(module.weight, bits, zeros)
                 module.weight = nn.Parameter(torch.from_numpy(codebooks[name].dequantize()))
     return Hardened(network, codebooks)
 

@@ -79,7 +79,7 @@ def convolution(
     source = builder.input(0, 127 if narrow else 255)
     edge = taps // 2
     last = builder.convolution(
-        source, outs, (taps, taps), bits=bits, stride=(stride, stride), padding=(edge,) * 4, zero_share=0.0
+        source, outs, (taps, taps), bits=bits, stride=(stride, stride), padding=(edge,) * 4, zeros=0.0
     )
     found = next(op for op in builder.graph.operations if isinstance(op, g.Convolution))
     random = np.random.default_rng(2)
@@ -184,7 +184,7 @@ def test_chosen_kernels_are_in_the_blob_and_change_no_result(
     last = builder.input(0, 127)
     for share, bits, groups in ((0.0, 4, 1), (0.95, 2, 1), (0.97, 2, 1), (0.5, 8, 1), (0.9, 2, 24)):
         last = builder.convolution(
-            last, 24, (3, 3), bits=bits, padding=(1, 1, 1, 1), zero_share=share, groups=groups, to=(0, 127)
+            last, 24, (3, 3), bits=bits, padding=(1, 1, 1, 1), zeros=share, groups=groups, to=(0, 127)
         )
     graph = choose_kernels(builder.done(last), core)
     kernels = [op.kernel for op in graph.operations if isinstance(op, g.Convolution)]

@@ -38,7 +38,7 @@ QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
 def many_zeros(bits: int = 2, channels: int = 64) -> tuple[g.Graph, NDArray[np.uint8]]:
     """A depthwise convolution of one lane, and a dense one of several."""
     builder = Builder(np.random.default_rng(bits), (6, 5, channels))
-    same: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "bits": bits, "zero_share": 0.95}
+    same: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "bits": bits, "zeros": 0.95}
     last = builder.convolution(builder.input(0, 255), channels, groups=channels, **same)
     return builder.done(builder.convolution(last, 48, to=None, **same)), builder.images(2)
 
@@ -115,7 +115,7 @@ def test_decoded_weights_count_as_memory(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_small_blob_may_not_ask_for_much_decoded_memory(tmp_path: Path) -> None:
     builder = Builder(np.random.default_rng(0), (40, 40, 64))
-    last = builder.convolution(builder.input(0, 255), 56, (40, 40), bits=2, zero_share=1.0, to=None)
+    last = builder.convolution(builder.input(0, 255), 56, (40, 40), bits=2, zeros=1.0, to=None)
     path = tmp_path / "case.blob"
     path.write_bytes(write_blob(builder.done(last)))
     assert path.stat().st_size < 100_000 and information(path)["memory_bytes"] > 40 * 40 * 64 * 56 // 4

@@ -38,7 +38,7 @@ def everything() -> g.Graph:
     last = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), groups=2, bits=3, to=(0, 127))
     side = builder.convolution(last, 16, (1, 1), bits=4, to=(-128, 127))
     last = builder.add(last, side, 0, 127)  # becomes the end of the convolution
-    other = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), bits=2, zero_share=0.9, to=(-64, 63))
+    other = builder.convolution(last, 16, (3, 3), padding=(1, 1, 1, 1), bits=2, zeros=0.9, to=(-64, 63))
     last = builder.add(builder.look_up(last, 0, 255), other, 0, 255)
     last = builder.multiply(
         last, builder.convolution(last, 16, builder.graph.tensors[last].shape[:2]), 0, 255

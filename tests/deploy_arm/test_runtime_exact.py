@@ -173,9 +173,7 @@ def test_a_level_that_nearly_every_weight_has(tmp_path: Path, range_: tuple[int,
         table = builder.graph.operations[0]
         assert isinstance(table, g.InputTable)
         table.table[:] = np.where(np.arange(256) < 128, *range_)
-        name = builder.convolution(
-            table.output, 17, (3, 3), bits=3, padding=(1, 1, 1, 1), zero_share=0.0, to=None
-        )
+        name = builder.convolution(table.output, 17, (3, 3), bits=3, padding=(1, 1, 1, 1), zeros=0.0, to=None)
         convolution = builder.graph.operations[1]
         assert isinstance(convolution, g.Convolution)
         convolution.weights.levels[0] = level
@@ -186,8 +184,8 @@ def test_a_level_that_nearly_every_weight_has(tmp_path: Path, range_: tuple[int,
 
 def test_zeros_decide_for_the_level_grouped_kernel(tmp_path: Path) -> None:
     kernels = []
-    for zero_share in (0.0, 0.9):
-        graph, images = large(8, 64, 64, 16, 3, 2, padding=(1, 1, 1, 1), zero_share=zero_share)
+    for zeros in (0.0, 0.9):
+        graph, images = large(8, 64, 64, 16, 3, 2, padding=(1, 1, 1, 1), zeros=zeros)
         check([(graph, images)], tmp_path, "a76")
         described = information(tmp_path / "case.blob")
         kernels.append(described["operations"][1]["kernel"])
@@ -216,7 +214,7 @@ def test_extreme_weights_and_activations(tmp_path: Path) -> None:
                     bits=2,
                     groups=groups,
                     padding=(1, 1, 1, 1),
-                    zero_share=0.0,
+                    zeros=0.0,
                     to=None,
                 )
                 convolution = builder.graph.operations[1]

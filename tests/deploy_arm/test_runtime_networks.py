@@ -21,7 +21,7 @@ QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
 
 
 @pytest.mark.parametrize(
-    ("name", "bits", "activation_bits", "zero_share", "kernels"),
+    ("name", "bits", "activation_bits", "zeros", "kernels"),
     [
         ("resnet20", 4, 8, 0.0, {"dense"}),
         ("resnet20", 2, 7, 0.8, {"dense", "level-grouped"}),
@@ -34,13 +34,13 @@ def test_networks_agree_with_the_reference(
     name: str,
     bits: int,
     activation_bits: int,
-    zero_share: float,
+    zeros: float,
     kernels: set[str],
 ) -> None:
     images = cifar10["x_val"][:6]
     mean, std = find_network(name).normalization
     model = scramble_norms(load_model(name, classes=10, image_size=(32, 32)))
-    hardened = harden(model, normalized(images, mean, std), bits, activation_bits, zero_share)
+    hardened = harden(model, normalized(images, mean, std), bits, activation_bits, zeros)
     graph = compile_graph(hardened, (3, 32, 32), mean, std)
     blob = tmp_path / "weights.blob"
     blob.write_bytes(write_blob(graph))

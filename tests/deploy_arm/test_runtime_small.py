@@ -25,7 +25,7 @@ def small_depthwise(seed: int) -> Case:
     padding = tuple(int(value) for value in random.integers(1, 3, 4))
     stride = int(random.integers(1, 3))
     last = builder.convolution(
-        source, channels, (3, 3), bits=int(random.choice([2, 3, 4, 8])), groups=channels, zero_share=0.1,
+        source, channels, (3, 3), bits=int(random.choice([2, 3, 4, 8])), groups=channels, zeros=0.1,
         padding=(padding[0], padding[1], padding[2], padding[3]), stride=(stride, stride), to=RANGES[seed // 4 % 4],
     )  # fmt: skip
     return builder.done(last), builder.images(2)

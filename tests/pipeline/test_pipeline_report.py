@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.plan import LayerPlan, Plan
+from pipeline.candidate.describe import plan_parameters
+from pipeline.candidate.details import read_details
 from pipeline.report import LayerDetail, ReportData, hypervolume_history, render
 from pipeline.report.data import payload
 from pipeline.study.pareto import dominates
@@ -279,3 +281,25 @@ def test_layers_without_weights_are_in_natural_order() -> None:
     assert payload(ReportData("s", "m", "d", [record]))["layers"] == [
         f"features.{i}.conv" for i in (1, 2, 10)
     ]
+
+
+def test_details_of_older_candidates_are_read(tmp_path: Path) -> None:
+    """They called what a layer's packed weights are, and what its plan aims at, by one name."""
+    (tmp_path / "layers.json").write_text(
+        '{"conv": {"weights": 4, "zero_share": 0.25, "levels": [0.0, 1.0]}}'
+    )
+    assert read_details(tmp_path) == {"conv": LayerDetail(4, zeros=0.25, levels=(0.0, 1.0))}
+
+
+def test_a_dimension_from_outside_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page draws what the dimensions say; it names none."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples" / "extending"))
+    plan = Plan({"conv": LayerPlan(4, 12), "fc": LayerPlan(8, values={"kept_inputs:KeptInputs": 0.5})})
+    page = payload(ReportData("s", "m", "d", records=[TrialRecord(0, plan, "finished", Figures(0.1))]))
+    assert [column["title"] for column in page["columns"]] == ["Bits", "Components", "Zero share", "Inputs"]
+    assert page["trials"][0]["plan"] == [
+        [4, 12, None, None, ["4", "12", "nat.", "all"]],
+        [8, None, None, 0.5, ["8", "int8", "-", "50 %"]],
+    ]
+    assert page["trials"][0]["network"] == [["activations", "8-bit"], ["temperature", "constant 0.5"]]
+    assert plan_parameters(plan, {})["kept_inputs:KeptInputs_mean"] == "0.5"
