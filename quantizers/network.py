@@ -20,12 +20,13 @@ from torch.nn.utils import parametrize
 from foundation.codebook import Codebook
 from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
+from foundation.modes import evaluating
 from foundation.plan import LayerPlan, Plan
 from quantizers.core.activation import FrozenStep, LeftReLU, TrainableStep
 from quantizers.core.base import WeightQuantizer
 from quantizers.core.placement import RELU, Placement, kind, placements
 from quantizers.registry import QUANTIZERS
-from quantizers.tracing.trace import evaluating, traced
+from quantizers.tracing.trace import traced
 from quantizers.tracing.writes import layer_of
 
 INPUT_BITS = 8

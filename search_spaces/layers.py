@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from foundation.dimension import Layer
+from foundation.modes import evaluating
 
 
 @torch.no_grad()
@@ -31,17 +32,14 @@ def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
         outputs[name] = tuple(output.shape[1:])
 
     parameter = next(model.parameters(), torch.zeros(()))
-    training = [module for module in model.modules() if module.training]
     handles = [module.register_forward_hook(note) for module in names]
     try:
-        model.eval()
-        # Two images: a forward with squeeze() takes a batch of one for something else.
-        model(torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device))
+        with evaluating(model):
+            # Two images: a forward with squeeze() takes a batch of one for something else.
+            model(torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device))
     finally:
         for handle in handles:
             handle.remove()
-        for module in training:
-            module.training = True
     ran = [(name, module) for module, name in names.items() if name in macs]
     return [
         _layer(name, module, macs[name], outputs[name], index, len(ran))

@@ -19,8 +19,8 @@ from deploy_arm.operators import arithmetic, movement, normalization, pooling  #
 from deploy_arm.operators.base import ANY_LAYOUT, OPERATORS
 from foundation.codebook import Codebook
 from foundation.errors import UserError
+from foundation.modes import evaluating
 from quantizers.network import Hardened
-from quantizers.tracing.trace import evaluating
 
 BATCH = 2  # not 1, so that nothing can mistake the batch for an axis of size one
 

@@ -21,12 +21,13 @@ from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.ir.graph import Convolution, Graph
 from deploy_arm.ir.reference import run as run_reference
 from foundation.errors import UserError
+from foundation.modes import evaluating
 from foundation.plan import LayerPlan, Plan
 from pipeline.datasets.images import Images, normalize
 from pipeline.training.evaluation import reestimate_batch_norm
 from quantizers.core.activation import FrozenStep
 from quantizers.network import Hardened, harden, layer_names, quantize, unquantized
-from quantizers.tracing.trace import evaluating, traced
+from quantizers.tracing.trace import traced
 from search_spaces.layers import layers_of
 
 IMAGES = 4  # that calibrate and that are shown to the given and to the traced network

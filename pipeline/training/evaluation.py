@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from foundation.modes import evaluating
 from pipeline.datasets.augmentations.base import augment
 from pipeline.datasets.images import Images, normalize
 from pipeline.training.outputs import answers
-from quantizers.tracing.trace import evaluating
 
 
 def batches(

@@ -97,7 +97,7 @@ class WeightQuantizer(nn.Module, ABC):
             UserError: an option that it has not, or with a value it cannot have.
         """
         names = [field.name for field in dataclasses.fields(cls.Options)]
-        planned = {name: getattr(plan, name) for name in names if name in cls.dimensions}
+        planned = {name: plan[name] for name in names if name in cls.dimensions}
         free = [name for name in names if name not in planned]
         for name, value in given.items():
             if name not in free:

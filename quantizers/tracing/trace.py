@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from foundation.errors import UserError
+from foundation.modes import evaluating
 from quantizers.tracing.modules import InTraining, acts_in_training_alone, is_torch_module
 from quantizers.tracing.writes import IN_PLACE, layer_of, without_writes
 
@@ -184,18 +184,6 @@ def _dropped(node: fx.Node) -> tuple[Any, Any]:
     """Of a call of dropout: the share, and whether it drops at all."""
     given = {**dict(zip(("input", "p", "training"), node.args)), **dict(node.kwargs)}
     return given.get("p", 0.5), given.get("training", given.get("train", True))
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode; every module's own mode comes back."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _parts_of(node: fx.Node) -> int | None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from foundation.codebook import Codebook
+from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
 from quantizers import (
@@ -34,9 +35,6 @@ from quantizers import (
 from quantizers.network import quantizers_of
 
 BELOW_8 = (2, 3, 4)
-# Of each dimension a value that is not the usual one.
-OF_LAYER: Mapping[str, Any] = {"components": 3, "zero_share": 0.9}
-OF_NETWORK: Mapping[str, Any] = {"temperature": TemperatureSchedule(0.05, 0.05, "constant")}
 HARDENING = TemperatureSchedule(0.2, 0.02, "exponential")  # what is learned at the end is what is deployed
 STEPS = 4
 
@@ -62,7 +60,23 @@ def layer_plan(quantizer: str, bits: int | None = None, **values: Any) -> LayerP
     bits = min(sort.widths) if bits is None else bits
     if bits < 8 and "components" in sort.dimensions:
         values = {"components": 2**bits, **values}
-    return LayerPlan(bits, **values)
+    return LayerPlan(values={"bits": bits, **values})
+
+
+def unusual(quantizer: str, dimension: str) -> tuple[LayerPlan | None, dict[str, Any]]:
+    """A layer's plan, or a value of the network's, with another value of the dimension than usual; neither where it has none."""
+    for value in reversed(DIMENSIONS[dimension]().values):
+        if value is None or value == DIMENSIONS[dimension].default:
+            continue
+        if DIMENSIONS[dimension].of_network:
+            return None, {dimension: value}
+        try:
+            layer = layer_plan(quantizer, **{dimension: value})
+        except UserError:  # not in so few bits, or not in 8
+            continue
+        if layer != layer_plan(quantizer):
+            return layer, {}
+    return None, {}
 
 
 def network_of(
@@ -190,24 +204,20 @@ class QuantizerConformance:
         second.optimizer.load_state_dict(optimizer)
         assert same(second.run(range(2, STEPS + 1)).left(), whole.left())
 
-    @pytest.mark.parametrize("dimension", [*OF_LAYER, *OF_NETWORK])
-    def test_dimensions_do_what_is_declared(self, quantizer: str, dimension: str) -> None:
-        sort, usual = QUANTIZERS[quantizer], trained(quantizer)
-        if dimension in OF_LAYER:
-            if min(sort.widths) == 8:
-                return  # no such layer has other dimensions
-            layer, values = layer_plan(quantizer, **{dimension: OF_LAYER[dimension]}), {}
-        else:
-            layer, values = None, {dimension: OF_NETWORK[dimension]}
-        if dimension in sort.dimensions:
-            assert not same(trained(quantizer, layer, **values), usual)
-            return
-        try:
-            other = trained(quantizer, layer, **values)
-        except UserError as error:
-            assert dimension in str(error)
-        else:
-            assert same(other, usual)
+    def test_dimensions_do_what_is_declared(self, quantizer: str) -> None:
+        """Of those that want declaring, what it declares changes something, and everything else changes nothing or is refused."""
+        declared, usual = QUANTIZERS[quantizer].dimensions, trained(quantizer)
+        for name in sorted({*declared, *(name for name in DIMENSIONS if DIMENSIONS[name].declared)}):
+            layer, values = unusual(quantizer, name)
+            if layer is None and not values:
+                assert name not in declared, f"{name} has no other value"
+                continue
+            try:
+                other = trained(quantizer, layer, **values)
+            except UserError as error:
+                assert name not in declared and name in str(error)
+            else:
+                assert same(other, usual) == (name not in declared), name
 
     @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
     def test_a_share_of_zeros_is_reached(self, quantizer: str, share: float) -> None:

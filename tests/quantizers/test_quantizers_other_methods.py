@@ -34,7 +34,7 @@ METHODS = ("learned_step", "element_wise_scaling", "differentiable_kmeans")
 
 def made(method: str, weight: Tensor, bits: int = 2, schedule: TemperatureSchedule = SOFT) -> WeightQuantizer:
     sort, layer = QUANTIZERS[method], LayerPlan(bits, 2**bits)
-    options = sort.options_for(Plan({}, schedule, quantizer=method), {})
+    options = sort.options_for(Plan({}, temperature=schedule, quantizer=method), {})
     return sort.for_layer(weight, layer, options, initialise=True)
 
 

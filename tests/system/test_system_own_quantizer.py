@@ -106,5 +106,5 @@ def test_it_is_trained_alone_with_an_option_of_its_own(training: Callable[..., d
         with pytest.raises(UserError, match=said):
             training(*modules, *wrong)
     made = training(*modules, "--option", "threshold=0.1")
-    assert 0 < made["zero_share"]["conv1"] < 0.2  # with 0.7 it would be about 0.4
+    assert 0 < made["zeros"]["conv1"] < 0.2  # with 0.7 it would be about 0.4
     assert made["settings"]["options"] == {"threshold": 0.1}
