@@ -16,6 +16,7 @@ from typing import Any
 
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
+from foundation.factories import look_in
 from foundation.files import json_text
 from foundation.foreign_files import first_line
 from foundation.plan import Plan
@@ -103,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
     except OutOfRange as error:
         raise UserError(error.as_flag) from error
-    plan = read_plan(args.plan)
+    look_in(args.modules)
+    plan = read_plan(args.plan)  # may name a dimension from there
     from pipeline.training.loop import Diverged
 
     try:
@@ -148,7 +150,6 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     """Train, write ``network.pt`` and ``metrics.json``, return the metrics."""
     import torch
 
-    from foundation.factories import look_in
     from foundation.files import check_place, write_atomically
     from pipeline.candidate.first_check import first_check
     from pipeline.datasets.base import split_manifest
@@ -165,7 +166,6 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     if args.device != "cpu" and not (args.device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"device {args.device!r}: allowed are cpu and, where torch finds one, cuda")
     check_place(args.out, f"--out {args.out}")
-    look_in(args.modules)
     # Before anything that takes long.
     QUANTIZERS[plan.quantizer].options_for(plan, settings.of_quantizer())
     network = find_classifier(args.model)

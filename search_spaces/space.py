@@ -176,8 +176,7 @@ class Space:
     def _choices(self) -> list[list[tuple[tuple[str, Any], ...]]]:
         """By layer, every combination of values. Layers that have the same share one list."""
         seen: dict[tuple[tuple[tuple[str, Any], ...], ...], list[tuple[tuple[str, Any], ...]]] = {}
-        trees = [self._tree(place) for place in self.places]
-        return [seen.setdefault(tuple(tree), tree) for tree in trees]
+        return [seen.setdefault(tuple(tree), tree) for tree in map(self._tree, self.places)]
 
     def _tree(self, place: Layer) -> list[tuple[tuple[str, Any], ...]]:
         """Every combination of values of one layer, or of the network."""

@@ -73,6 +73,7 @@ def estimate(workspace: Workspace, space: Space) -> dict[str, Any]:
         ],
         "parameters": parameters,
         "macs": macs,
+        "dimensions": list(space.dimensions),
         "plans": str(space.size()),  # beyond what JSON readers hold as a number
         "trials": settings.budget,
         "pretraining_seconds": pretraining,
@@ -101,7 +102,7 @@ def _text(result: dict[str, Any], magnitude: int, concurrency: int) -> str:
         "",
         f"{len(result['layers'])} layers, {result['parameters']:,} parameters, {result['macs']:,} multiply-accumulates an image",
         f"{images['train']:,} images train, {images['search']:,} guide the search, {images['report']:,} report",
-        f"about 10^{magnitude} plans in the space",
+        f"about 10^{magnitude} plans: {', '.join(result['dimensions'])}",
         f"{result['trials']} trials, {concurrency} at a time; estimates from parts timed here, on cores that do nothing else:",
         f"  fp32        {show_seconds(result['pretraining_seconds'])} of training it first",
         f"  start       {show_seconds(result['start_seconds'])}, with the references",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ from search_spaces.layers import layers_of
 from search_spaces.space import Space
 from tests.conformance.dimensions import DimensionConformance
 
-EXTENDING = Path(__file__).resolve().parents[2] / "examples" / "extending"
+ROOT = Path(__file__).resolve().parents[2]
+EXTENDING = ROOT / "examples" / "extending"
 sys.path.append(str(EXTENDING))
 KEPT = "kept_inputs:KeptInputs"
 
@@ -209,3 +211,25 @@ def test_the_folder_of_a_dimension_is_kept_with_the_settings(
     (tmp_path / "s.yaml").write_text("dimensions: zero_share=natural components\n")
     settings, _ = parse(["--config", "s.yaml"], Parser())
     assert settings.dimensions == ("zero_share=natural", "components") and settings.modules is None
+
+
+def test_a_plan_with_a_dimension_from_outside_is_trained_by_the_command(tmp_path: Path) -> None:
+    """The folder of its module is known before the plan is read."""
+    code = (
+        "import json, sys; from foundation.command import main_guard; from pipeline import train\n"
+        "assert not any('extending' in place for place in sys.path)\n"
+        "sys.exit(main_guard(lambda: train.main(json.loads(sys.argv[1]))))\n"
+    )
+    (tmp_path / "plan.json").write_text(json.dumps({"layers": {"conv1": {"bits": 8, KEPT: 0.5}}}))
+    words = ["--model", "absent", "--plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "out")]
+    for more, said in (
+        ([], "no module 'kept_inputs'"),
+        (["--modules", str(EXTENDING)], "unknown model 'absent'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, json.dumps([*words, *more])],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        assert done.returncode == 2 and said in done.stderr, done.stderr
