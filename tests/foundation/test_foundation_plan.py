@@ -34,3 +34,45 @@ def test_values_are_asked_for_by_name_and_replaced_by_name() -> None:
         layer["zero_shear"]
     with pytest.raises(UserError, match="layer 'a': a layer without bits: give one of 2, 3, 4, 8"):
         Plan.from_json('{"layers":{"a":{"components":4}}}')
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "this is not a plan"),
+        ("[]", "this is not a plan"),
+        ('{"layers": 3}', "this is not a plan"),
+        ('{"layers": {"a": 8}}', "this is not a plan"),
+        ('{"layers": {"a": {"bits": 8}}, "bits": 4}', "bits 4: each layer has its own"),
+        (
+            '{"layers": {"a": {"bits": 8, "activation_bits": 8}}}',
+            "layer 'a': activation_bits 8: the network has one",
+        ),
+        (
+            '{"layers": {}, "temperature": {"shape": "steep"}}',
+            "temperature shape 'steep': allowed are constant",
+        ),
+        ('{"layers": {}, "temperature": {"start": 0}}', "both must be above 0"),
+    ],
+)
+def test_what_is_no_plan_is_refused_with_its_place(given: str, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Plan.from_json(given)
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("shape", ["constant", "exponential", "cosine"])
+def test_a_temperature_goes_from_its_start_to_its_end(shape: str) -> None:
+    schedule = TemperatureSchedule(2.0, 2.0 if shape == "constant" else 0.5, shape)
+    reached = [schedule.at(progress) for progress in (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 2.0)]
+    assert reached == sorted(reached, reverse=True)
+    assert reached[:2] == [2.0, 2.0] and reached[-2:] == pytest.approx([schedule.end] * 2)
+    middle = {"constant": 2.0, "exponential": 1.0, "cosine": 1.25}[shape]
+    assert schedule.at(0.5) == pytest.approx(middle)
+
+
+def test_equal_plans_are_one_key() -> None:
+    layers = {"a": LayerPlan(8), "b": LayerPlan(4, 9)}
+    assert len({Plan(layers), Plan(dict(reversed(layers.items())))}) == 1
+    assert len({LayerPlan(4, 9), LayerPlan(4, 9), LayerPlan(8)}) == 2
+    assert Plan.uniform(["b", "a"], LayerPlan(8)) == Plan.uniform("ab", LayerPlan(8))
