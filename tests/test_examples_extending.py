@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.datasets import DataConformance
+from tests.conformance.devices import DeviceConformance
+from tests.conformance.models import ModelConformance
 from tests.conformance.quantizers import QuantizerConformance
 from tests.conformance.samplers import SamplerConformance
 
@@ -25,6 +28,21 @@ class TestMetropolis(SamplerConformance):
 @pytest.mark.parametrize("quantizer", ["ternary:Ternary"])
 class TestTernary(QuantizerConformance):
     """A quantizer with an option of its own."""
+
+
+@pytest.mark.parametrize("kind", ["downclocked:Downclocked"])
+class TestDownclocked(DeviceConformance):
+    """A core at a lower clock."""
+
+
+@pytest.mark.parametrize("model", ["stripes:network"])
+class TestNetwork(ModelConformance):
+    """A network of one's own."""
+
+
+@pytest.mark.parametrize("spec", ["stripes:images"])
+class TestImages(DataConformance):
+    """Images of one's own, for it."""
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
