@@ -23,6 +23,7 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline import search
 from pipeline.study.settings import Settings, parse
+from pipeline.study.study import Study
 from quantizers.network import harden, quantize, quantizers_of, set_progress, synthetic
 from search_spaces.dimensions import asked
 from search_spaces.layers import layers_of
@@ -233,3 +234,16 @@ def test_a_plan_with_a_dimension_from_outside_is_trained_by_the_command(tmp_path
             cwd=ROOT,
         )
         assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_a_study_is_resumed_with_the_same_values_of_the_same_dimensions_alone(tmp_path: Path) -> None:
+    def opened(*typed: str) -> Study:
+        return Study(tmp_path, Space(["a", "b"], dimensions=asked(typed)), identity={})
+
+    with opened(f"{KEPT}=natural,0.5") as study:
+        assert study.ask() is not None
+    with opened(f"{KEPT}=natural,0.5") as study:
+        assert study.recovered.requeued == 1 and study.ask() is not None
+    for typed in ([f"{KEPT}=natural,0.75"], []):
+        with pytest.raises(UserError, match=rf"space\.{KEPT} was \[null, 0\.5\], now"):
+            opened(*typed)

@@ -69,10 +69,3 @@ def test_the_study_goes_on_by_its_name_alone_and_its_candidate_is_evaluated(
     assert without.returncode == 2 and "no module 'kept_inputs'" in without.stderr
     judged = run("evaluate", *words, "--modules", EXTENDING, folder=tmp_path)
     assert judged.returncode == 0, judged.stderr
-
-
-def test_other_values_on_resume_are_refused(study: Path, tmp_path: Path) -> None:
-    other = run(
-        "search", "--name", "kept", "--out", study.parent, "--dimensions", f"{KEPT}=0.75", folder=tmp_path
-    )
-    assert other.returncode == 2 and f"space.{KEPT} was [0.5], now [0.75]" in other.stderr
