@@ -26,8 +26,8 @@ from quantizers.core.activation import FrozenStep, LeftReLU, TrainableStep
 from quantizers.core.base import WeightQuantizer
 from quantizers.core.placement import RELU, Placement, kind, placements
 from quantizers.registry import QUANTIZERS
+from quantizers.tracing.memory import layer_of
 from quantizers.tracing.trace import traced
-from quantizers.tracing.writes import layer_of
 
 INPUT_BITS = 8
 PREFIX = "quantize_"

@@ -8,13 +8,12 @@ ended: a kill between the two loses nothing, since the next start finds the reco
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import random
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from foundation.files import json_text
 from foundation.foreign_files import first_line
 from foundation.plan import Plan
 from pipeline.study import pareto, paths, tables
+from pipeline.study.changes import differences
 from pipeline.study.lock import lock
 from pipeline.study.records import OBJECTIVES, Figures, TrialRecord
 from pipeline.training.rung import Rung
@@ -330,7 +330,7 @@ class Study:
         kept = {key for key in before["space"] if key in identity["space"] or is_factory(key)}
         space = {key: value for key, value in before["space"].items() if key in kept}
         before = {**before, **new, "space": space}
-        changes = list(_differences({**before, KERNELS: identity.get(KERNELS)}, identity))
+        changes = list(differences({**before, KERNELS: identity.get(KERNELS)}, identity))
         if changes:
             raise UserError(
                 f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. Repeat the old settings to "
@@ -461,20 +461,3 @@ def _open(folder: Path, objectives: int) -> tuple[optuna.storages.RDBStorage, op
             f"{path} is no database of a study, damaged or in use ({first_line(error)}); take it from a copy, or begin a study "
             "of another name"
         ) from error
-
-
-def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now}):
-            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
-    elif before != now:
-        yield f"{where} was {_short(before)}, now {_short(now)}"
-
-
-def _short(value: Any) -> str:
-    text = json_text(value, ensure_ascii=False)
-    return (
-        text
-        if len(text) <= 60 or isinstance(value, str)
-        else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
-    )

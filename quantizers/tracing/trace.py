@@ -14,8 +14,9 @@ from torch.nn.utils import parametrize
 
 from foundation.errors import UserError
 from foundation.modes import evaluating
+from quantizers.tracing.memory import IN_PLACE, layer_of
 from quantizers.tracing.modules import InTraining, acts_in_training_alone, is_torch_module
-from quantizers.tracing.writes import IN_PLACE, layer_of, without_writes
+from quantizers.tracing.writes import without_writes
 
 CONVOLUTION: frozenset[Any] = frozenset({F.conv2d, torch.conv2d})
 LINEAR: frozenset[Any] = frozenset({F.linear})

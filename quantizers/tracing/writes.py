@@ -8,44 +8,32 @@ known whether two tensors share memory, or how a part goes back into the whole, 
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
 from foundation.errors import UserError
-from quantizers.tracing.modules import torch_class
-
-IN_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    operator.ifloordiv: operator.floordiv,
-    operator.ipow: operator.pow,
-}
-NO_WRITE = frozenset({"requires_grad_", "detach_", "share_memory_"})  # underscored, but no value changes
-RESHAPE = frozenset({"squeeze_", "unsqueeze_", "transpose_", "swapaxes_", "swapdims_", "t_"})
-SPLITTING = frozenset({"chunk", "split", "split_with_sizes", "tensor_split"})
-SHAPES = frozenset({"view", "view_as", "unsqueeze", "squeeze", "unflatten", "Unflatten"})
-SAME = frozenset({"Identity", "detach", "alias", "data"})
-ATTRIBUTES = frozenset({"data", "T", "mT"})  # of a tensor, that share its memory
-# These share memory only for some layouts, or only in evaluation.
-UNSURE = frozenset(
-    {"reshape", "reshape_as", "flatten", "ravel", "Flatten", "contiguous", "to", "type_as", "float"}
+from quantizers.tracing.memory import (
+    RESHAPE,
+    SAME,
+    SHAPES,
+    SPLITTING,
+    asks_for_shape,
+    channels_of,
+    first_input,
+    layer_of,
+    make_pure,
+    operation_of,
+    overwritten,
+    parts_of,
+    shares,
+    span,
+    span_of,
 )
-DROPPING = frozenset(
-    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
-    | {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"}
-    | {"stochastic_depth", "StochasticDepth", "InTraining"}
-)
-QUERIES = frozenset({"size", "dim", "numel", "ndimension", "stride"})  # methods that read no value
 
 
 @dataclass(eq=False)
@@ -74,14 +62,6 @@ def without_writes(network: fx.GraphModule) -> None:
     network.recompile()
 
 
-def layer_of(node: fx.Node) -> str:
-    """The module in which an operation runs, or the operation's own name at the top level."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return (stack[-1][0] if stack else "") or node.name
-
-
 class _Rewriting:
     def __init__(self, network: fx.GraphModule) -> None:
         self.network, self.graph = network, network.graph
@@ -99,12 +79,16 @@ class _Rewriting:
                 self.graph.erase_node(node)
 
     def _follow(self, node: fx.Node) -> None:
-        name, sources = self._name(node), _first(node)
-        if _asks_for_shape(node, name):
+        name, source = self._operation(node), first_input(node)
+        if asks_for_shape(node, name):
             self.tensors[node] = _Tensor(node)
             return
-        own = self.tensors[sources] if sources is not None else None
-        written = self._written(node, name)
+        own = self.tensors[source] if source is not None else None
+        written = overwritten(self.network, node, name)
+        if node.op == "call_module" and getattr(
+            self.network.get_submodule(str(node.target)), "inplace", False
+        ):
+            self.inplace.append(self.network.get_submodule(str(node.target)))
         if node.target is operator.setitem:
             self._set_item(node)
             return
@@ -113,14 +97,14 @@ class _Rewriting:
         if written is not None:
             tensor = self.tensors[written]
             self._check_write(tensor, node)
-            self._make_pure(node, name)
+            make_pure(node, name)
             self.tensors[node] = tensor
             self.cursor = node
             self._write(tensor, node, node)
             if node.op != "call_module":
                 self.made.append(node)
             return
-        shared = self._shares(node, name) if own is not None else None
+        shared = shares(node, name) if own is not None else None
         if own is None or shared is None:
             self.tensors[node] = _Tensor(node)
             return
@@ -135,50 +119,8 @@ class _Rewriting:
             raise UserError(f"layer {layer_of(reader)} reads {value}")
         return value
 
-    def _name(self, node: fx.Node) -> str:
-        if node.op == "call_module":
-            return torch_class(self.network.get_submodule(str(node.target))).__name__
-        return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-    # What an operation does to memory
-
-    def _written(self, node: fx.Node, name: str) -> fx.Node | None:
-        """The tensor that the operation overwrites."""
-        found: fx.Node | None = None
-        if node.op == "call_module":
-            module = self.network.get_submodule(str(node.target))
-            if getattr(module, "inplace", False):
-                self.inplace.append(module)
-                found = _first(node)
-        elif node.op == "call_method":
-            if name.endswith("_") and not name.endswith("__") and name not in NO_WRITE:
-                found = _first(node)
-        elif node.op == "call_function":
-            out = node.kwargs.get("out")
-            if isinstance(out, fx.Node):
-                found = out
-            elif node.target in IN_PLACE or (
-                _of_torch(node)
-                and ((name.endswith("_") and not name.endswith("__")) or _inplace_argument(node))
-            ):
-                found = _first(node)
-        return found
-
-    def _shares(self, node: fx.Node, name: str) -> bool | None:
-        """Whether the result surely (True) or perhaps (False) is a view of the first input; None if it never is."""
-        if node.target is operator.getitem:
-            return not any(isinstance(part, fx.Node) for part in _parts(node.args[1]))
-        if node.target is getattr:
-            return True if node.args[1] in ATTRIBUTES else None
-        if name in DROPPING:
-            return False
-        if name in SAME or name == "Unflatten":
-            return True
-        if name in UNSURE:
-            return False
-        if node.op == "call_method" or (node.op == "call_function" and _of_torch(node)):
-            return True if _is_view(name) else None
-        return None
+    def _operation(self, node: fx.Node) -> str:
+        return operation_of(self.network, node)
 
     def _check_write(self, tensor: _Tensor, node: fx.Node) -> None:
         root = tensor.root.value
@@ -188,38 +130,11 @@ class _Rewriting:
                 "compute with a copy of it"
             )
 
-    def _make_pure(self, node: fx.Node, name: str) -> None:
-        """The same operation with a result of its own."""
-        if node.op == "call_module":
-            return
-        pure: Any = None
-        if "out" in node.kwargs:
-            pure = node.target
-            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
-        elif node.op == "call_method":
-            pure = name[:-1] if callable(getattr(torch.Tensor, name[:-1], None)) else None
-        elif node.target in IN_PLACE:
-            pure = IN_PLACE[node.target]
-        elif name.endswith("_"):
-            homes = (F, torch) if getattr(F, name, None) is node.target else (torch, F)
-            pure = next((getattr(home, name[:-1]) for home in homes if hasattr(home, name[:-1])), None)
-        else:
-            bound = _bound(node)
-            assert bound is not None
-            bound.arguments["inplace"] = False
-            node.args, node.kwargs, pure = bound.args, bound.kwargs, node.target
-        if pure is None:
-            raise UserError(
-                f"layer {layer_of(node)} overwrites a tensor by {name}, which has no form with a result of its own; "
-                "write a new tensor instead"
-            )
-        node.target = pure
-
     # How a write spreads
 
     def _write(self, tensor: _Tensor, value: fx.Node, by: fx.Node) -> None:
         tensor.value = value
-        if self._name(by) in {name[:-1] for name in RESHAPE} and by.op == "call_method":
+        if self._operation(by) in {name[:-1] for name in RESHAPE} and by.op == "call_method":
             if tensor.source is not None or tensor.views:
                 self._spoil(tensor.root, tensor, by, "whose shape it changes")
             return
@@ -266,7 +181,7 @@ class _Rewriting:
 
     def _made_by(self, tensor: _Tensor) -> str:
         assert tensor.view is not None
-        return self._name(tensor.view)
+        return self._operation(tensor.view)
 
     def _spoil(self, root: _Tensor, kept: _Tensor, by: fx.Node, how: str) -> None:
         """Whoever reads these tensors, other than the one written, is refused."""
@@ -303,7 +218,7 @@ class _Rewriting:
         """The source of a view that was written; None where that is not known."""
         node, value = child.view, child.value
         assert node is not None and isinstance(value, fx.Node)
-        name = self._name(node)
+        name = self._operation(node)
         if name in SAME or (node.target is getattr and node.args[1] == "data"):
             return value
         if isinstance(before, str):
@@ -311,7 +226,7 @@ class _Rewriting:
         if name in SHAPES:
             size = self._emit("call_method", "size", (before,))
             return self._emit("call_function", torch.reshape, (value, size))
-        numbers = [part for argument in node.args[1:] for part in _parts(argument)]
+        numbers = [part for argument in node.args[1:] for part in parts_of(argument)]
         if node.kwargs or not all(isinstance(number, int) for number in numbers):
             numbers = []
         if name in ("transpose", "swapaxes", "swapdims") and len(numbers) == 2:
@@ -320,20 +235,20 @@ class _Rewriting:
             places = [number % len(numbers) for number in numbers]
             inverse = tuple(places.index(place) for place in range(len(places)))
             return self._emit("call_function", torch.permute, (value, inverse))
-        span = _channels(node, name)
-        return None if span is None else self._with_channels(before, value, *span)
+        where = channels_of(node, name)
+        return None if where is None else self._with_channels(before, value, *where)
 
     def _with_channels(self, whole: fx.Node, part: fx.Node, start: int, stop: int | None) -> fx.Node:
         """``whole`` with the channels ``start`` to ``stop`` from ``part``."""
         parts = [part]
         if start:
-            parts.insert(0, self._emit("call_function", operator.getitem, (whole, _span(None, start))))
+            parts.insert(0, self._emit("call_function", operator.getitem, (whole, span(None, start))))
         if stop is not None:
-            parts.append(self._emit("call_function", operator.getitem, (whole, _span(stop, None))))
+            parts.append(self._emit("call_function", operator.getitem, (whole, span(stop, None))))
         return self._emit("call_function", torch.cat, (parts, 1)) if len(parts) > 1 else part
 
     def _is_split(self, tensor: _Tensor) -> bool:
-        return tensor.view is not None and self._name(tensor.view) in SPLITTING
+        return tensor.view is not None and self._operation(tensor.view) in SPLITTING
 
     @staticmethod
     def _index(part: _Tensor) -> Any:
@@ -347,7 +262,7 @@ class _Rewriting:
         options = dict(zip(("sizes", "dim"), node.args[1:])) | dict(node.kwargs)
         dim = options.pop("dim", 0)
         how = next((value for key, value in options.items() if key not in ("input", "self")), None)
-        if self._name(node) == "chunk" and isinstance(how, int):
+        if self._operation(node) == "chunk" and isinstance(how, int):
             count = how
         elif isinstance(how, list | tuple):
             count = len(how)
@@ -376,13 +291,13 @@ class _Rewriting:
         if new is not None and new.source is whole and new.view is not None and new.view.args[1:] == (index,):
             self.graph.erase_node(node)  # what ``x[index] += value`` ends with: the view is written already
             return
-        before, span = self._read(target, node), _span_of(index)
-        if span is None or not isinstance(value, fx.Node):
+        before, where = self._read(target, node), span_of(index)
+        if where is None or not isinstance(value, fx.Node):
             raise UserError(
                 f"layer {layer_of(node)} overwrites a part of a tensor, [{index}]; join parts by torch.cat instead"
             )
         self.cursor = node
-        joined = self._with_channels(before, self._read(value, node), *span)
+        joined = self._with_channels(before, self._read(value, node), *where)
         self._write(whole, joined, node)
         self.graph.erase_node(node)
 
@@ -395,22 +310,6 @@ class _Rewriting:
         self.cursor = node
         self.made.append(node)
         return node
-
-
-def _first(node: fx.Node) -> fx.Node | None:
-    found = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("self"))
-    return found if isinstance(found, fx.Node) else None
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """The entries of a value that may be nested."""
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _parts(part)
-    elif isinstance(value, slice):
-        yield from (value.start, value.stop, value.step)
-    else:
-        yield value
 
 
 def _family(root: _Tensor, kept: _Tensor) -> Iterator[_Tensor]:
@@ -426,72 +325,3 @@ def _sources(tensor: _Tensor) -> Iterator[_Tensor]:
     if tensor.source is not None:
         yield from _family(tensor.source, tensor)
         yield from _sources(tensor.source)
-
-
-def _asks_for_shape(node: fx.Node, name: str) -> bool:
-    if node.op == "call_method":
-        return name in QUERIES
-    return node.target is getattr and node.args[1] not in ATTRIBUTES
-
-
-def _of_torch(node: fx.Node) -> bool:
-    module = getattr(node.target, "__module__", None)
-    return (module or "torch").partition(".")[0] in ("torch", "_operator")
-
-
-@cache
-def _is_view(name: str) -> bool:
-    """Whether PyTorch's own schema says that the result shares the memory of the first argument, unchanged."""
-    packet = getattr(torch.ops.aten, name, None)
-    for overload in () if packet is None else packet.overloads():
-        schema = getattr(packet, overload)._schema
-        first = schema.arguments[0].alias_info if schema.arguments else None
-        if first is not None and not first.is_write and any(r.alias_info for r in schema.returns):
-            return True
-    return False
-
-
-def _bound(node: fx.Node) -> inspect.BoundArguments | None:
-    """The arguments of a Python function by name."""
-    target: Any = node.target
-    try:
-        return inspect.signature(target).bind(*node.args, **node.kwargs)
-    except (TypeError, ValueError):
-        return None
-
-
-def _inplace_argument(node: fx.Node) -> bool:
-    target: Callable[..., Any] = node.target  # type: ignore[assignment]
-    if not inspect.isfunction(target):
-        return False
-    bound = _bound(node)
-    return bound is not None and bool(bound.arguments.get("inplace"))
-
-
-def _span(start: int | None, stop: int | None) -> tuple[slice, slice]:
-    return slice(None), slice(start, stop)
-
-
-def _span_of(index: Any) -> tuple[int, int | None] | None:
-    """First and last channel of an index that chooses consecutive channels and all positions."""
-    if all(part in (slice(None), Ellipsis) for part in (index if isinstance(index, tuple) else (index,))):
-        return 0, None
-    if not isinstance(index, tuple) or len(index) < 2 or not isinstance(index[1], slice):
-        return None
-    start, stop, step = index[1].start or 0, index[1].stop, index[1].step
-    numbers = (
-        isinstance(start, int) and start >= 0 and (stop is None or (isinstance(stop, int) and stop >= 0))
-    )
-    others = index[0] == slice(None) and all(part in (slice(None), Ellipsis) for part in index[2:])
-    return (start, stop) if numbers and others and step in (None, 1) else None
-
-
-def _channels(node: fx.Node, name: str) -> tuple[int, int | None] | None:
-    """As ``_span_of``, of the operation that made a view."""
-    if node.target is operator.getitem:
-        return _span_of(node.args[1])
-    if name == "narrow" and not node.kwargs and node.args[1] == 1:
-        _, _, start, length = node.args
-        if isinstance(start, int) and isinstance(length, int) and start >= 0:
-            return start, start + length
-    return None
