@@ -146,6 +146,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from foundation.files import write_atomically
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
+    from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.references import kept, references
     from pipeline.cluster import engine
     from pipeline.cluster.pool import devices_at_hand
@@ -177,7 +178,9 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         identity=identity(settings, workspace, program),
         sampler=settings.sampler,
         seed=settings.seed,
-        prior=Prior(tuple(layers), max_error=worst_error(fp32_error, settings.max_accuracy_drop)),
+        prior=Prior(
+            tuple(layers), PlanCost(workspace), max_error=worst_error(fp32_error, settings.max_accuracy_drop)
+        ),
     ) as study:
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))

@@ -19,6 +19,7 @@ from typing import Any
 from deploy_arm.emulate.counts import Counts, OperationCounts, operations_of
 from deploy_arm.emulate.elf import read_executable
 from deploy_arm.emulate.unicorn_counter import PythonCounter
+from deploy_arm.target.targets import TARGETS
 from foundation.errors import UserError
 
 PAGE = 4096
@@ -29,7 +30,6 @@ LOAD_DISTANCE = 0x5500000000  # of a position-independent program from its own a
 MARK = 1000000
 # Hardware capability bits of aarch64 Linux: fp, asimd; and asimddp where the target has the dot product.
 CAPABILITIES, DOT_PRODUCT = 0b11, 1 << 20
-WITHOUT_DOT_PRODUCT = {"a53": "CPU_ARM64_A53", "a72": "CPU_ARM64_A72"}
 
 READ_FILE = {63: "read", 65: "readv", 67: "pread"}
 IGNORED = {
@@ -73,9 +73,9 @@ class Process:
 
         self.arm64 = arm64
         self.engine: Any = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
-        self.engine.ctl_set_cpu_model(
-            getattr(arm64, f"UC_{WITHOUT_DOT_PRODUCT.get(target, 'CPU_ARM64_MAX')}")
-        )
+        # Unicorn has no model of a core with the dot product but the largest one.
+        model = "MAX" if TARGETS[target].dot_product else target.upper()
+        self.engine.ctl_set_cpu_model(getattr(arm64, f"UC_CPU_ARM64_{model}"))
         self.given, self.position = given, 0
         self.output, self.errors = bytearray(), bytearray()
         self.status: int | None = None
@@ -108,7 +108,7 @@ class Process:
         self.heap = self.heap_end = end
         self.engine.mem_map(self.heap, HEAP_SIZE)
         self.engine.mem_map(STACK_TOP - STACK_SIZE, STACK_SIZE)
-        capabilities = CAPABILITIES | (0 if target in WITHOUT_DOT_PRODUCT else DOT_PRODUCT)
+        capabilities = CAPABILITIES | (DOT_PRODUCT if TARGETS[target].dot_product else 0)
         stack = STACK_TOP - PAGE
         strings = [str(program), *arguments]
         pointers = []

@@ -10,6 +10,7 @@ import pytest
 from deploy_arm.devices.base import Profile
 from deploy_arm.devices.emulated import EmulatedDevice
 from deploy_arm.target.cores import CORES
+from deploy_arm.target.targets import TARGETS
 from pipeline import devices, search
 
 
@@ -50,3 +51,8 @@ def test_words_about_a_core_do_not_change_what_identifies_its_figures() -> None:
     silent = dataclasses.replace(core, stands_for="", approximate="")
     assert repr(silent) == repr(core) and silent == core
     assert json.loads(profile("a72").to_json())["details"]["caution"] == core.caution
+
+
+def test_each_target_is_modelled_by_the_core_of_its_name() -> None:
+    assert set(CORES) == set(TARGETS)
+    assert all(CORES[name].target == name for name in CORES)
