@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ NETWORK = Layer("the network")  # where the network's own values are chosen
 UNIFORM = (8, 4, 3, 2)  # bits of all layers in the first plans
 BETWEEN = (4, 2)  # bits of the layers between 8-bit ends in the next; further values are tried with the last
 Chosen = dict[str, Any]
+Answer = Callable[[Dimension, str, Chosen, Layer], Any]  # dimension, parameter, what was chosen before, where
 
 
 class Space:
@@ -116,7 +117,7 @@ class Space:
             raise UserError(f"plan {plan.hash} is for other layers or another quantizer than this search")
         params: dict[str, Any] = {}
 
-        def ask(values: Plan | LayerPlan) -> Any:
+        def ask(values: Plan | LayerPlan) -> Answer:
             def answer(dimension: Dimension, name: str, chosen: Chosen, place: Layer) -> Any:
                 value = values[dimension.name]
                 try:
@@ -149,8 +150,8 @@ class Space:
                     return f"{has} has not: {name} {value!r} of {where}"
         raise AssertionError("the plans are equal")
 
-    def _walk(self, place: Layer, prefix: str, value_of: Any) -> Chosen:
-        """The values of one layer, or of the network: ``value_of(dimension, parameter, chosen, place)`` gives each in turn."""
+    def _walk(self, place: Layer, prefix: str, value_of: Answer) -> Chosen:
+        """The values of one layer, or of the network, each in turn by ``value_of``."""
         chosen: Chosen = {}
         for name, dimension in self.dimensions.items():
             if dimension.of_network == (place is NETWORK) and self._applies(dimension, chosen, place):
