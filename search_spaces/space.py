@@ -165,10 +165,6 @@ class Space:
         )
         return not excluded and dimension.applies(chosen, place)
 
-    def layer_choices(self, name: str) -> list[LayerPlan]:
-        """Every plan there is for the layer of this name."""
-        return [LayerPlan(**dict(values)) for values in self._choices[self.layers.index(name)]]
-
     @cached_property
     def _network(self) -> list[tuple[tuple[str, Any], ...]]:
         return self._tree(NETWORK)
