@@ -98,7 +98,6 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
         (DEVICES, settings.devices or kind_here()),
     ):
         registry[name]  # an unknown name is refused here, not after minutes
-    look_in(settings.modules)
     dimensions = asked(settings.dimensions)
     workspace = Workspace.open(settings, trained=False)
     rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)

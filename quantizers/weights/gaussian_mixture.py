@@ -8,6 +8,7 @@ training it is that mean too (form ``straight``), or its soft assignment (``post
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,9 +71,10 @@ class GaussianMixture(WeightQuantizer):
         def __post_init__(self) -> None:
             if self.form not in FORMS:
                 raise UserError(f"form {self.form!r}: allowed are {', '.join(FORMS)}")
-            for name, value, high in (("ramp_end", self.ramp_end, 1.0), ("rate", self.rate, float("inf"))):
-                if not 0 <= value <= high:
-                    raise UserError(f"{name} {value!r}: give a number from 0 to {high:g}")
+            if not 0 <= self.ramp_end <= 1:
+                raise UserError(f"ramp_end {self.ramp_end!r}: give a number from 0 to 1")
+            if not 0 <= self.rate < math.inf:
+                raise UserError(f"rate {self.rate!r}: give a number of at least 0")
             if self.revive_every is not None and not self.revive_every > 0:
                 raise UserError(
                     f"revive_every {self.revive_every!r}: give a number above 0, or None for never"
@@ -105,9 +107,8 @@ class GaussianMixture(WeightQuantizer):
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self._due = False  # progress moved since the last training step
-        self._straight = (
-            options.form == "straight"
-        )  # plain, since reading ``progress`` would wait for the GPU
+        # Plain, since reading ``progress`` would wait for the GPU.
+        self._straight = options.form == "straight"
         self._hard: tuple[tuple[object, ...], Tensor] | None = None
         self._ready: tuple[tuple[object, ...], LookUp] | None = None
 

@@ -44,6 +44,7 @@ def test_options_are_the_quantizers_own_and_the_plans_dimensions_are_the_plans()
     for name, given, said in (
         ("gaussian_mixture", {"form": "linear"}, "form 'linear': allowed are straight, hard_finish"),
         ("gaussian_mixture", {"ramp_end": 2}, "ramp_end 2: give a number from 0 to 1"),
+        ("gaussian_mixture", {"rate": float("inf")}, "rate inf: give a number of at least 0"),
         ("gaussian_mixture", {"revive_every": 0}, "revive_every 0: give a number above 0"),
         (
             "gaussian_mixture",
