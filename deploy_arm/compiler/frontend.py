@@ -15,7 +15,6 @@ from deploy_arm.ir import graph as g
 from deploy_arm.lowering.float_lowering import FloatLowering
 from deploy_arm.lowering.pending import Function, Pending, output
 from deploy_arm.lowering.state import Lowering, Unsupported, Value
-from deploy_arm.operators import arithmetic, movement, normalization, pooling  # noqa: F401  they register their operators
 from deploy_arm.operators.base import ANY_LAYOUT, OPERATORS
 from foundation.codebook import Codebook
 from foundation.errors import UserError
