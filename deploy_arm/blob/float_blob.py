@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_arm.blob.sections import Reader, Record, Words, Writer, float_words, nothing_read, words_float
+from deploy_arm.blob.sections import (
+    OperationRecord,
+    Reader,
+    Words,
+    Writer,
+    float_words,
+    nothing_read,
+    words_float,
+)
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
 from deploy_arm.target.kernel_sources import constants
@@ -87,16 +95,16 @@ def _read_function(reader: Reader, words: Words) -> tuple[Any, ...]:
     return (names[words[4]], *words_float(words[5:8]))
 
 
-RECORDS: dict[type[g.Operation], Record] = {
-    f.FloatInput: Record(
+RECORDS: dict[type[g.Operation], OperationRecord] = {
+    f.FloatInput: OperationRecord(
         "FLOAT_INPUT",
         lambda op, writer: [writer.add(op.table.astype("<f4"))],
         lambda reader, words: (reader.array(words[4], "<f4", (reader.source.shape[2], 256)),),
     ),
-    f.FloatConvolution: Record("FLOAT_CONVOLUTION", _write_convolution, _read_convolution),
-    f.FloatAdd: Record("FLOAT_ADD", _write_limits, _read_limits),
-    f.FloatMultiply: Record("FLOAT_MULTIPLY", _write_limits, _read_limits),
-    f.FloatConcatenate: Record(
+    f.FloatConvolution: OperationRecord("FLOAT_CONVOLUTION", _write_convolution, _read_convolution),
+    f.FloatAdd: OperationRecord("FLOAT_ADD", _write_limits, _read_limits),
+    f.FloatMultiply: OperationRecord("FLOAT_MULTIPLY", _write_limits, _read_limits),
+    f.FloatConcatenate: OperationRecord(
         "FLOAT_CONCATENATE",
         lambda op, writer: [
             len(op.inputs),
@@ -105,7 +113,7 @@ RECORDS: dict[type[g.Operation], Record] = {
         nothing_read,
         listed=1,
     ),
-    f.FloatAveragePool: Record(
+    f.FloatAveragePool: OperationRecord(
         "FLOAT_AVERAGE_POOL",
         lambda op, writer: [writer.windows(op.rows), writer.windows(op.columns)],
         lambda reader, words: (
@@ -113,7 +121,7 @@ RECORDS: dict[type[g.Operation], Record] = {
             reader.windows(words[5], reader.target.shape[1]),
         ),
     ),
-    f.FloatFunction: Record(
+    f.FloatFunction: OperationRecord(
         "FLOAT_FUNCTION",
         lambda op, writer: [f.FUNCTIONS[op.function], *float_words(op.parameter, op.low, op.high)],
         _read_function,

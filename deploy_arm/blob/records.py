@@ -11,8 +11,8 @@ import numpy as np
 from deploy_arm.blob import float_blob
 from deploy_arm.blob.packing import store_weights, unpack_weights
 from deploy_arm.blob.sections import (
+    OperationRecord,
     Reader,
-    Record,
     Words,
     Writer,
     float_words,
@@ -114,20 +114,20 @@ def _read_layer_norm(reader: Reader, words: Words) -> tuple[Any, ...]:
     return (epsilon, reader.finish(words[6:13], reader.target.shape[2]))
 
 
-RECORDS: dict[type[g.Operation], Record] = {
-    g.InputTable: Record(
+RECORDS: dict[type[g.Operation], OperationRecord] = {
+    g.InputTable: OperationRecord(
         "INPUT_TABLE",
         lambda op, writer: [writer.table(op.table)],
         lambda reader, words: (reader.table(words[4], (reader.target.shape[2], 256)),),
     ),
-    g.Convolution: Record("CONVOLUTION", _write_convolution, _read_convolution),
-    g.Add: Record(
+    g.Convolution: OperationRecord("CONVOLUTION", _write_convolution, _read_convolution),
+    g.Add: OperationRecord(
         "ADD",
         lambda op, writer: [*op.multipliers, op.right, op.low, op.high],
         lambda reader, words: ((words[4], words[5]), words[6], words[7], words[8]),
     ),
-    g.Concatenate: Record("CONCATENATE", _write_concatenate, _read_concatenate, listed=2),
-    g.MaxPool: Record(
+    g.Concatenate: OperationRecord("CONCATENATE", _write_concatenate, _read_concatenate, listed=2),
+    g.MaxPool: OperationRecord(
         "MAX_POOL",
         lambda op, writer: [
             *(writer.windows(op.rows), writer.windows(op.columns)),
@@ -135,37 +135,37 @@ RECORDS: dict[type[g.Operation], Record] = {
         ],
         _read_max_pool,
     ),
-    g.AveragePool: Record("AVERAGE_POOL", _write_average_pool, _read_average_pool),
-    g.Table: Record(
+    g.AveragePool: OperationRecord("AVERAGE_POOL", _write_average_pool, _read_average_pool),
+    g.Table: OperationRecord(
         "TABLE",
         lambda op, writer: [writer.table(op.table)],
         lambda reader, words: (reader.table(words[4], 256),),
     ),
-    g.Slice: Record(
+    g.Slice: OperationRecord(
         "SLICE",
         lambda op, writer: [*op.starts, *op.steps],
         lambda reader, words: (tuple(words[4:7]), tuple(words[7:10])),
     ),
-    g.Pad: Record(
+    g.Pad: OperationRecord(
         "PAD",
         lambda op, writer: [*op.before, *op.after],
         lambda reader, words: (tuple(words[4:7]), tuple(words[7:10])),
     ),
-    g.Reshape: Record("RESHAPE", nothing_written, nothing_read),
-    g.Output: Record("OUTPUT", nothing_written, nothing_read),
-    g.Multiply: Record("MULTIPLY", _write_multiply, _read_multiply),
-    g.Gather: Record(
+    g.Reshape: OperationRecord("RESHAPE", nothing_written, nothing_read),
+    g.Output: OperationRecord("OUTPUT", nothing_written, nothing_read),
+    g.Multiply: OperationRecord("MULTIPLY", _write_multiply, _read_multiply),
+    g.Gather: OperationRecord(
         "GATHER",
         lambda op, writer: [writer.add(op.indices.astype("<i4"))],
         lambda reader, words: (reader.array(words[4], "<i4", reader.target.shape[2]),),
     ),
-    g.LayerNorm: Record("LAYER_NORM", _write_layer_norm, _read_layer_norm),
-    g.Limit: Record(
+    g.LayerNorm: OperationRecord("LAYER_NORM", _write_layer_norm, _read_layer_norm),
+    g.Limit: OperationRecord(
         "LIMIT",
         lambda op, writer: float_words(op.low, op.high),
         lambda reader, words: words_float(words[4:6]),
     ),
-    g.FloatTable: Record(
+    g.FloatTable: OperationRecord(
         "FLOAT_TABLE",
         lambda op, writer: [writer.add(op.table.astype("<f4"))],
         lambda reader, words: (reader.array(words[4], "<f4", 256),),

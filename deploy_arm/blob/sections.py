@@ -80,7 +80,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Record:
+class OperationRecord:
     """How an operation stands in a blob (FORMAT.md).
 
     Attributes:

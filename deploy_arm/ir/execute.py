@@ -13,10 +13,12 @@ from deploy_arm.ir.graph import Operation, Tensor
 
 Array = NDArray[np.int32]
 Float = NDArray[np.float32]
+Inputs = Sequence[Any]
+Tensors = Sequence[Tensor]
 
 
 @functools.singledispatch
-def execute(op: Operation, inputs: Sequence[Any], tensors: Sequence[Tensor]) -> Array | Float:
+def execute(op: Operation, inputs: Inputs, tensors: Tensors) -> Array | Float:
     """One operation on whole arrays [N, H, W, C]; ``tensors`` are the types of the inputs, then of the output.
 
     Raises:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
-from deploy_arm.ir.execute import Float, execute
+from deploy_arm.ir.execute import Float, Inputs, Tensors, execute
 
-Inputs = Sequence[Any]
-Tensors = Sequence[g.Tensor]
 ONE, TWO, THREE, SIX = (np.float32(value) for value in (1, 2, 3, 6))
 TAYLOR = [np.float32(value) for value in (1.98412698e-4, 1.38888889e-3, 8.33333333e-3, 4.16666667e-2)]
 TAYLOR += [np.float32(value) for value in (1.66666667e-1, 0.5, 1.0, 1.0)]

@@ -6,7 +6,7 @@ products in floating point, which is exact because every partial sum is an integ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 
 from deploy_arm.ir import float_reference
 from deploy_arm.ir import graph as g
-from deploy_arm.ir.execute import Array, Float
+from deploy_arm.ir.execute import Array, Float, Inputs, Tensors
 from deploy_arm.ir.execute import execute as execute  # the whole table, once this module is imported
 
-Inputs = Sequence[Any]
-Tensors = Sequence[g.Tensor]
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 
 
