@@ -18,7 +18,9 @@ NETWORK = Layer("the network")  # where the network's own values are chosen
 UNIFORM = (8, 4, 3, 2)  # bits of all layers in the first plans
 BETWEEN = (4, 2)  # bits of the layers between 8-bit ends in the next; further values are tried with the last
 Chosen = dict[str, Any]
-Answer = Callable[[Dimension, str, Chosen, Layer], Any]  # dimension, parameter, what was chosen before, where
+Choosing = Callable[
+    [Dimension, str, Chosen, Layer], Any
+]  # dimension, parameter, what was chosen before, where
 
 
 class Space:
@@ -117,7 +119,7 @@ class Space:
             raise UserError(f"plan {plan.hash} is for other layers or another quantizer than this search")
         params: dict[str, Any] = {}
 
-        def ask(values: Plan | LayerPlan) -> Answer:
+        def ask(values: Plan | LayerPlan) -> Choosing:
             def answer(dimension: Dimension, name: str, chosen: Chosen, place: Layer) -> Any:
                 value = values[dimension.name]
                 try:
@@ -150,7 +152,7 @@ class Space:
                     return f"{has} has not: {name} {value!r} of {where}"
         raise AssertionError("the plans are equal")
 
-    def _walk(self, place: Layer, prefix: str, value_of: Answer) -> Chosen:
+    def _walk(self, place: Layer, prefix: str, value_of: Choosing) -> Chosen:
         """The values of one layer, or of the network, each in turn by ``value_of``."""
         chosen: Chosen = {}
         for name, dimension in self.dimensions.items():
