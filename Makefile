@@ -19,7 +19,7 @@ ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@status=0; \
-	$(PYTEST) -n auto -m "not system and not slow" || status=$$?; \
+	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
 	$(PYTEST) -n 2 -m "system and not slow" tests/system || status=$$?; \
 	exit $$status
 endif

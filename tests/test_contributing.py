@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import yaml
@@ -88,3 +89,10 @@ def test_files_that_are_marked_by_name_are_there() -> None:
     assert names >= LONG, LONG - names
     for start in EMULATED:
         assert any(name.startswith(start) for name in names), start
+
+
+def test_the_rooms_whose_coverage_is_shown_are_there() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]
+    assert asked["run"]["branch"] and asked["report"]["fail_under"] >= 95
+    for pattern in asked["run"]["include"]:
+        assert list(ROOT.glob(pattern)), pattern
