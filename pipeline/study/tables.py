@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foundation.files import json_text
+
 PATIENCE = 60.0  # seconds to wait for whoever has the database locked
 DUPLICATE = "duplicate_of"  # attribute of a trial that was answered by an earlier one's outcome
 RECORD = "record"  # attribute of every trial: its ``TrialRecord`` as JSON text
@@ -67,7 +69,7 @@ def replace(
             for number, text in records.items():
                 connection.execute(
                     "update trial_user_attributes set value_json = ? where trial_id = ? and key = ?",
-                    (json.dumps(text), numbered[number], RECORD),
+                    (json_text(text), numbered[number], RECORD),
                 )
             for number, point in values.items():
                 for objective, value in enumerate(point):
@@ -77,7 +79,7 @@ def replace(
                     )
             for key, value in attributes.items():
                 connection.execute(
-                    "update study_user_attributes set value_json = ? where key = ?", (json.dumps(value), key)
+                    "update study_user_attributes set value_json = ? where key = ?", (json_text(value), key)
                 )
             connection.execute("commit")
         except BaseException:
