@@ -131,7 +131,9 @@ def compress(
     plan = plan_of(recipe, bits, layer_names(model))
     run = FewImageCotuning(original, plan, data, settings, mean, std, stored=few.calibration, mix=recipe.mix)
     if recipe.layer_steps or recipe.match_norms:
-        how = Reconstruction(recipe.layer_steps, seed=seed, match_norms=recipe.match_norms)
+        how = Reconstruction(
+            recipe.layer_steps, solve=False, positions=64, seed=seed, match_norms=recipe.match_norms
+        )
         reconstruct(cast(fx.GraphModule, run.network), original, batches, how)
     if recipe.steps:
         run.run_until(settings.epochs)

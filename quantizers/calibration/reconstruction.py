@@ -1,16 +1,17 @@
-"""Layer by layer: each layer's quantizer learns to give, from quantized inputs, the output that the fp32 layer gave."""
+"""Layers rebuilt one by one: each is to give, from quantized inputs, the output that the fp32 layer gave; without labels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from quantizers.calibration.assignment import Problem, solve
 from quantizers.calibration.lockstep import channel_statistics, lockstep, match_batch_norm
 from quantizers.core.activation import TrainableStep
 from quantizers.core.base import WeightQuantizer
@@ -22,10 +23,12 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How a layer learns.
+    """How layers are rebuilt.
 
     Attributes:
-        steps: of Adam for each layer; 0 leaves the weights alone.
+        steps: of Adam for each layer; 0 learns nothing.
+        solve: solve first which value each weight takes.
+        rounds, passes, damping: of that; see ``quantizers.calibration.assignment``.
         match_norms: give each batch-norm, once the layers before it have learned, the statistics that keep mean and variance of
             its outputs (``quantizers.calibration.lockstep.match_batch_norm``).
         positions: of the output, drawn from each image; ``batch`` of them are taken in a step.
@@ -34,8 +37,12 @@ class Reconstruction:
             and relative to their variance.
     """
 
-    steps: int = 1000
-    positions: int = 64
+    steps: int = 0
+    solve: bool = True
+    rounds: int = 6
+    passes: int = 2
+    damping: float = 0.01
+    positions: int = 32
     batch: int = 256
     rate: float = 0.01
     penalty: float = 0.01
@@ -96,47 +103,124 @@ def apply(weight: Tensor, seen: Tensor, groups: int) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(
-    network: fx.GraphModule, original: nn.Module, batches: list[Tensor], how: Reconstruction
+    network: fx.GraphModule,
+    original: nn.Module,
+    batches: list[Tensor],
+    how: Reconstruction,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Let the weight quantizers of ``network`` learn, in the order of execution, those of them that bring a ``reconstruction``.
+    """Rebuild the layers of ``network`` in the order of execution, so that each gives, from the inputs that the quantized network
+    gives it, what the fp32 layer gives in the fp32 network.
 
-    A layer's inputs are those that the quantized network gives it; wanted is what the fp32 layer gives in the fp32 network, both
-    behind the batch-norm and the activation function that directly follow (equation 25 of AdaRound).
+    Where a quantizer says which values weights may take (``grid``), the assignment of weights to them is solved
+    (``quantizers.calibration.assignment``); where it says what can learn (``reconstruction``), that learns for ``how.steps``
+    steps, judged behind the batch-norm and the activation function that directly follow (equation 25 of AdaRound). Both networks
+    run side by side, so that in memory are only the values that nodes still to come will read.
 
     Args:
         network: made by ``quantizers.network.quantize`` from ``original``.
         batches: normalized images, float [n, C, H, W] each.
+        progress: called with the layers that are done and all of them.
     """
-    layers = {name: (q, w) for name, q, w in quantizers_of(network) if how.steps and q.reconstruction(w)}
-    numbers = {name: number for number, name in enumerate(layers)}
-    wanted: dict[str, Tensor] = {}
-    statistics: dict[str, tuple[Tensor, Tensor]] = {}
+    layers = {name: (q, w) for name, q, w in quantizers_of(network)}
     plain = traced(original)
-    for node, values in lockstep(plain, batches):
-        name = str(node.target)
-        module = plain.get_submodule(name)
-        if name in layers:
-            seen = _sample(module, values, how, numbers[name])
-            out = apply(cast(Tensor, module.weight), seen, getattr(module, "groups", 1))
-            wanted[name] = _behind(plain, node)(out)
-        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
-            statistics[name] = channel_statistics(values)
+    side = _Beside(plain, batches)
+    done = 0
     for node, values in lockstep(network, batches):
         name = str(node.target)
         module = network.get_submodule(name)
-        if name in layers:
-            seen = _sample(module, values, how, numbers[name])
-            learn(
-                *layers[name],
-                seen,
-                wanted.pop(name),
-                _behind(network, node),
-                getattr(module, "groups", 1),
-                how,
-            )
-        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
+        if isinstance(module, nn.BatchNorm2d) and how.match_norms:
+            _, meant = side.at(name)
             source = cast(nn.BatchNorm2d, plain.get_submodule(name))
-            match_batch_norm(module, source, values, statistics[name])
+            match_batch_norm(module, source, values, channel_statistics(meant))
+        if name not in layers:
+            continue
+        twin, meant = side.at(name)
+        source_layer = plain.get_submodule(name)
+        groups = getattr(module, "groups", 1)
+        seen = _sample(module, values, how, done)
+        given = _sample(source_layer, meant, how, done)
+        wanted = apply(cast(Tensor, source_layer.weight), given, groups)
+        if how.solve:
+            behind = _behind(plain, twin)
+            solved(*layers[name], seen, given, _importance(behind, wanted), groups, how)
+        if how.steps:
+            learn(*layers[name], seen, _behind(plain, twin)(wanted), _behind(network, node), groups, how)
+        if how.match_norms and module.bias is not None and not _normalized(network, node):
+            _correct_bias(module, layers[name], seen, wanted, groups)
+        done += 1
+        if progress is not None:
+            progress(done, len(layers))
+
+
+class _Beside:
+    """The fp32 network, run as far as the quantized one is."""
+
+    def __init__(self, network: fx.GraphModule, batches: list[Tensor]) -> None:
+        self._walk = lockstep(network, batches)
+
+    def at(self, name: str) -> tuple[fx.Node, list[Any]]:
+        """The node that calls this module, and its inputs; the names are asked for in the order of execution."""
+        for node, values in self._walk:
+            if str(node.target) == name:
+                return node, values
+        raise ValueError(f"{name} is not called behind the layers that were asked for before")
+
+
+def solved(
+    quantizer: WeightQuantizer,
+    latent: nn.Parameter,
+    seen: Tensor,
+    given: Tensor,
+    importance: Tensor,
+    groups: int,
+    how: Reconstruction,
+) -> None:
+    """Solve which value each weight takes, and have the quantizer adopt it.
+
+    Args:
+        seen, given: patches [P, in, kh, kw] of the layer's inputs, quantized and fp32.
+        importance: of each output channel's squared error, [O].
+    """
+    grid = quantizer.grid(latent.detach())
+    if grid is None:
+        return
+    weight = latent.detach().reshape(groups, len(latent) // groups, -1)
+    grid = replace(grid, scale=grid.scale.reshape(weight.shape[:2]))
+    seen, given = (x.reshape(len(x), groups, -1).transpose(0, 1) for x in (seen, given))
+    problem = Problem.of(weight, seen, given, importance.reshape(weight.shape[:2]), how.damping)
+    grid, owner = solve(problem, grid, quantizer.zero_target, how.rounds, how.passes)
+    quantizer.adopt(latent, grid, owner)
+    quantizer.set_progress(1.0)
+    quantizer.eval()
+
+
+def _importance(behind: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
+    """How much of a small error of each output channel [O] arrives behind what follows: its squared slope, on average."""
+    small = 1e-3 * out.std(0).clamp(min=1e-6)
+    slope = (behind(out + small) - behind(out - small)) / (2 * small)
+    square = slope.square().mean(0).double()
+    return square + 1e-3 * square.mean().clamp(
+        min=1e-12
+    )  # a channel that is silent here may not be so elsewhere
+
+
+def _normalized(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a batch-norm, which takes up any mean, is all that reads the layer."""
+    (reader, *others) = node.users or [None]
+    if others or reader is None or reader.op != "call_module":
+        return False
+    return isinstance(network.get_submodule(str(reader.target)), nn.BatchNorm2d)
+
+
+def _correct_bias(
+    module: nn.Module, layer: tuple[WeightQuantizer, nn.Parameter], seen: Tensor, wanted: Tensor, groups: int
+) -> None:
+    """Let the bias keep the mean of each output channel (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, with
+    images instead of statistics)."""
+    quantizer, latent = layer
+    out = apply(quantizer.eval()(latent.detach()), seen, groups)
+    cast(Tensor, module.bias).add_((wanted - out).mean(0))
 
 
 def _sample(module: nn.Module, values: list[Tensor], how: Reconstruction, number: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foundation.codebook import Codebook
 from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
+from quantizers.core.grid import Grid
 
 if TYPE_CHECKING:
     from foundation.plan import LayerPlan, Plan
@@ -156,6 +157,22 @@ class WeightQuantizer(nn.Module, ABC):
         """What learns when the layer is rebuilt from a few images; None leaves the layer alone. Asked before the first step,
         then ``forward`` is called in training mode with ``latent``, with ``set_progress`` from 0 to 1."""
         return Rebuilding([latent], self.own_parameters())
+
+    def grid(self, latent: Tensor) -> Grid | None:
+        """The values that weights may take, where that is a list of levels to choose from: then a layer can be solved from a
+        few images (``quantizers.calibration.assignment``). Its scale has one entry for each output channel, [1, O]."""
+        return None
+
+    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+        """Take over the solution of a layer: from now on ``codebook(latent)`` gives every weight the value of its own level, up
+        to the rounding of levels to integers. ``grid`` is the one that ``grid`` gave, with other free values; ``owner`` holds the
+        index of each weight's level, int64 [G, O, K]."""
+        raise NotImplementedError(f"{type(self).__name__} has a grid but does not adopt solutions")
+
+    @property
+    def zero_target(self) -> float | None:
+        """The share of zeros that the plan asks for; None where it asks for none."""
+        return None
 
     @staticmethod
     def state_key(*tensors: Tensor) -> tuple[object, ...]:

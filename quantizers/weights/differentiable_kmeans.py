@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation.codebook import Codebook
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, TemperatureSchedule
 from quantizers.core.base import WeightQuantizer
+from quantizers.core.grid import Grid
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.kmeans import kmeans
 
@@ -84,6 +85,15 @@ class DifferentiableKMeans(WeightQuantizer):
                 break
         self.centres.copy_(centres.detach())
         return attention(values, centres, temperature) @ centres
+
+    def grid(self, latent: Tensor) -> Grid:
+        scale = torch.ones(1, len(latent), dtype=torch.float64, device=latent.device)
+        return Grid(self.centres.double(), scale, "levels").sorted()[0]
+
+    @torch.no_grad()
+    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+        self.centres.copy_(grid.levels)
+        latent.copy_(self.centres[owner].view_as(latent))
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from foundation.codebook import Codebook
 from foundation.plan import LayerPlan
 from quantizers.core.base import WeightQuantizer
+from quantizers.core.grid import Grid
 
 DELTA = 1e-3  # the paper's fixed scaling factor; its other one follows the Hessian's trace
 DEVIATIONS = 3.0  # the first interval's ends, in standard deviations of the weights
@@ -107,6 +108,20 @@ class ElementWiseScaling(WeightQuantizer):
     def forward(self, weight: Tensor) -> Tensor:
         share = weight.numel() ** -0.5
         return (self._levels(weight.float(), share) * self._step(share)).to(weight.dtype)
+
+    def grid(self, latent: Tensor) -> Grid:
+        levels = torch.arange(
+            -self.intervals, self.intervals + 1, 2, dtype=torch.float64, device=latent.device
+        )
+        return Grid.even(levels, self._step(1.0).detach(), len(latent))
+
+    @torch.no_grad()
+    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+        end = float(grid.scale.flatten()[0]) * self.intervals
+        self.scale.fill_(end)
+        self.lower.fill_(-end)
+        self.upper.fill_(end)
+        latent.copy_(grid.values(owner).view_as(latent))
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:

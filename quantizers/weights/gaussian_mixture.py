@@ -23,6 +23,7 @@ from foundation.codebook import Codebook
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, TemperatureSchedule
 from quantizers.core.base import RATE, Rebuilding, WeightQuantizer
+from quantizers.core.grid import Grid
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.forms import FORMS
 from quantizers.mixture.regions import Regions, regions
@@ -32,6 +33,7 @@ from quantizers.mixture.start import clustered
 
 PAPER_TEMPERATURE = 0.01
 HARD_FROM = 0.8  # progress from which the form ``hard_finish`` sees hard weights
+SHARE_TOLERANCE = 1e-3  # of the share of zeros that is wanted
 SCALE_FLOOR = 0.01  # least scale of a component, in standard deviations of the layer's weights at the start
 
 
@@ -181,6 +183,27 @@ class GaussianMixture(WeightQuantizer):
     def reconstruction(self, latent: nn.Parameter) -> Rebuilding:
         return Rebuilding([latent, self.mean], [self.raw_scale, self.prior])
 
+    def grid(self, latent: Tensor) -> Grid:
+        means = self.means().detach().double()
+        scale = torch.ones(1, len(latent), dtype=torch.float64, device=means.device)
+        return Grid(means, scale, "levels", zero=0).sorted()[0]
+
+    @torch.no_grad()
+    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+        """Components of equal scale and prior, so that each weight, now at its mean, belongs to the nearest."""
+        others = [place for place in range(len(grid.levels)) if place != grid.zero]
+        self.mean.copy_(grid.levels[others])
+        self.raw_scale.fill_(float(self.raw_scale.mean()))
+        self.prior.fill_(1 / len(grid.levels) if self.paper else 0.0)
+        self.zero_shift.fill_(0.0)
+        self.revived.fill_(0.0)
+        latent.copy_(F.pad(self.mean, (1, 0))[_placed(owner, grid, others)].view_as(latent))
+        self.natural_share.fill_(float((owner == grid.zero).double().mean()))
+
+    @property
+    def zero_target(self) -> float | None:
+        return self.zero_share
+
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:
         levels, scale, owner = self._deployed(weight.detach())
@@ -243,7 +266,8 @@ class GaussianMixture(WeightQuantizer):
 
     def _meet_target(self, sample: WeightSample) -> None:
         wanted = self._wanted_share()
-        if wanted is not None:
+        # A share that is right is left alone: among weights that lie at one value a shift could only take all or none.
+        if wanted is not None and abs(self._share(sample) - wanted) > SHARE_TOLERANCE:
             self.zero_shift.fill_(0.0)
             shift = shift_for_share(sample, self.means(), self.scales(), self.log_priors(), wanted)
             self.zero_shift.copy_(shift)
@@ -263,6 +287,8 @@ class GaussianMixture(WeightQuantizer):
             return
         self._due = False
         every = self.options.revive_every
+        if float(self.progress) < float(self.revived):  # a training that begins anew
+            self.revived.copy_(self.progress)
         look = every is not None and float(self.progress) - float(self.revived) >= every
         if self.zero_share is None and not look:
             return
@@ -292,6 +318,13 @@ class GaussianMixture(WeightQuantizer):
             else:
                 self.prior[donor] -= np.log(2.0)
                 self.prior[dead] = self.prior[donor]
+
+
+def _placed(owner: Tensor, grid: Grid, others: list[int]) -> Tensor:
+    """The component of each weight, where 0 is the zero level and the others follow in their order."""
+    component = torch.zeros(len(grid.levels), dtype=torch.int64, device=owner.device)
+    component[others] = torch.arange(1, len(others) + 1, device=owner.device)
+    return component[owner]
 
 
 def _scales(unit: Tensor, raw_scale: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from foundation.codebook import Codebook
 from foundation.plan import LayerPlan
-from quantizers.core.activation import FLOOR, TrainableStep
+from quantizers.core.activation import FLOOR, TrainableStep, bounds
 from quantizers.core.base import Rebuilding, WeightQuantizer
+from quantizers.core.grid import Grid
 
 
 class LearnedStep(WeightQuantizer):
@@ -35,6 +36,16 @@ class LearnedStep(WeightQuantizer):
         # The step's gradient is scaled by the size of one sample: here the whole tensor is one.
         soft: Tensor = self.quantize(weight.unsqueeze(0)).squeeze(0)
         return soft
+
+    def grid(self, latent: Tensor) -> Grid:
+        low, high = bounds(self.bits, signed=True)
+        levels = torch.arange(low, high + 1, dtype=torch.float64, device=latent.device)
+        return Grid.even(levels, torch.tensor(self.quantize.frozen().step), len(latent))
+
+    @torch.no_grad()
+    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+        self.quantize.step.fill_(float(grid.scale.flatten()[0]))
+        latent.copy_(grid.values(owner).view_as(latent))
 
     @torch.no_grad()
     def codebook(self, weight: Tensor) -> Codebook:

@@ -1,0 +1,241 @@
+"""Which level each weight of a layer takes, solved from the layer's own inputs instead of learned step by step.
+
+With inputs x the output of a layer changes by (T - Q) x when its weights become Q instead of T, so that for one output channel
+the squared error is ``(t - q) H (t - q)`` with the second moments ``H = mean(x x^T)`` of what it sees. That is minimised over
+levels and over which weight takes which, in turns:
+
+1. Column by column each weight takes its nearest level, and the columns to come make up for the error (OBQ: Frantar and
+   Alistarh, NeurIPS 2022; GPTQ: Frantar et al., ICLR 2023).
+2. The levels that are free follow by least squares, over all output channels together.
+3. Coordinate descent: each weight takes the level that is best while all others stay. The error never rises.
+
+A share of zeros is reached by a price on every weight that is not zero, the same in the whole layer (as in rate-distortion
+optimisation), so zeros fall where the output feels them least and the other weights make up for them.
+
+Everything has a leading dimension for the groups of a convolution: G groups of O output channels with K weights each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from quantizers.core.grid import Grid
+
+BLOCK = 32  # columns between two updates of all columns to come
+LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a layer wants of its weights.
+
+    Attributes:
+        target: the weights that would give the wanted output from the inputs at hand, [G, O, K].
+        moments: second moments of the inputs, symmetric and positive definite, [G, K, K].
+        importance: of each output channel's squared error, [G, O].
+    """
+
+    target: Tensor
+    moments: Tensor
+    importance: Tensor
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, seen: Tensor, meant: Tensor, importance: Tensor, damping: float = 0.01
+    ) -> Problem:
+        """The weights that come nearest, from the inputs ``seen``, to what ``weight`` gives from the inputs ``meant``.
+
+        Args:
+            weight: [G, O, K].
+            seen: inputs as the quantized network gives them, [G, P, K].
+            meant: the same places in the fp32 network, [G, P, K].
+            importance: [G, O].
+            damping: of the least squares, as a share of the mean second moment; it holds the target near ``weight``.
+        """
+        count = max(seen.shape[1], 1)
+        moments = (seen.mT @ seen / count).double()
+        crossed = (meant.mT @ seen / count).double()
+        size = moments.diagonal(dim1=1, dim2=2).mean(1).clamp(min=LEAST)
+        ridge = (damping * size)[:, None, None] * torch.eye(
+            moments.shape[1], dtype=moments.dtype, device=moments.device
+        )
+        moments = moments + ridge
+        wanted = weight.double() @ (crossed + ridge)
+        target = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(moments)).mT
+        return cls(target, moments, importance.double())
+
+    def error(self, values: Tensor) -> Tensor:
+        """The layer's squared error with these weights [G, O, K], a number."""
+        off = self.target - values
+        return (((off @ self.moments) * off).sum(2) * self.importance).sum()
+
+
+def solve(
+    problem: Problem, grid: Grid, zero_share: float | None = None, rounds: int = 6, passes: int = 2
+) -> tuple[Grid, Tensor]:
+    """The grid, refitted, and the index of its level for each weight, int64 [G, O, K].
+
+    Args:
+        zero_share: share of zeros to be reached exactly; None takes what comes.
+        rounds: turns of refitting levels and descending.
+        passes: over all weights in a turn.
+    """
+    price = _price(problem, grid, zero_share, problem.target, _diagonal(problem))
+    owner = compensated(problem, grid, price)
+    for _ in range(rounds):
+        grid, owner = _refitted(problem, grid, owner)
+        before = owner
+        for _ in range(passes):
+            owner = descend(problem, grid, owner, _price_now(problem, grid, owner, zero_share))
+        if torch.equal(before, owner):
+            break
+    if zero_share is not None:
+        fixed = _exactly(problem, grid, owner, zero_share)
+        owner = descend(problem, grid, owner, fixed=fixed)
+        grid, owner = _refitted(problem, grid, owner)
+    return grid, owner
+
+
+def compensated(problem: Problem, grid: Grid, price: Tensor | None = None) -> Tensor:
+    """The level of each weight [G, O, K] by step 1; columns with large moments first."""
+    order = _diagonal(problem).argsort(1, descending=True)
+    groups = torch.arange(len(order), device=order.device)[:, None]
+    moments = problem.moments[groups[:, :, None], order[:, :, None], order[:, None, :]]
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+    root = torch.linalg.cholesky(inverse, upper=True)
+    left = problem.target.gather(2, order[:, None, :].expand_as(problem.target)).contiguous()
+    owner = torch.empty(left.shape, dtype=torch.int64, device=left.device)
+    columns = left.shape[2]
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        missed = left.new_zeros((*left.shape[:2], end - start))
+        for column in range(start, end):
+            pivot = root[:, column, column, None]
+            value = left[:, :, column]
+            chosen = _choose(problem, grid, value[:, :, None], (1 / pivot.square())[:, :, None], price)[
+                :, :, 0
+            ]
+            owner[:, :, column] = chosen
+            miss = (value - grid.values(chosen[:, :, None])[:, :, 0]) / pivot
+            missed[:, :, column - start] = miss
+            left[:, :, column + 1 : end] -= miss[:, :, None] * root[:, None, column, column + 1 : end]
+        left[:, :, end:] -= missed @ root[:, start:end, end:]
+    back = order.argsort(1)
+    return owner.gather(2, back[:, None, :].expand_as(owner))
+
+
+def descend(
+    problem: Problem, grid: Grid, owner: Tensor, price: Tensor | None = None, fixed: Tensor | None = None
+) -> Tensor:
+    """One pass of step 3; the weights that are zero stay so where ``fixed`` (bool [G, O, K]: which are to be zero) is given, and
+    the others do not become zero."""
+    owner, values = owner.clone(), grid.values(owner)
+    diagonal = _diagonal(problem).clamp(min=LEAST)
+    pull = (problem.target - values) @ problem.moments
+    for column in range(values.shape[2]):
+        size = diagonal[:, column, None]
+        best = values[:, :, column] + pull[:, :, column] / size
+        if fixed is None:
+            chosen = _choose(problem, grid, best[:, :, None], size[:, :, None], price)[:, :, 0]
+        else:
+            other = grid.nearest_other(best[:, :, None])[:, :, 0]
+            chosen = torch.where(fixed[:, :, column], grid.zero, other)
+        moved = grid.values(chosen[:, :, None])[:, :, 0] - values[:, :, column]
+        rows = moved.nonzero(as_tuple=True)
+        if len(rows[0]):
+            pull[rows] -= moved[rows][:, None] * problem.moments[rows[0], column]
+            values[:, :, column] += moved
+            owner[:, :, column] = chosen
+    return owner
+
+
+def _choose(problem: Problem, grid: Grid, best: Tensor, size: Tensor, price: Tensor | None) -> Tensor:
+    """The level for weights that would best be ``best`` [G, O, n]; being off costs the square times ``size`` [G, 1, n]."""
+    if price is None:
+        return grid.nearest(best)
+    gain, other = _gain(problem, grid, best, size)
+    return torch.where(gain < price, grid.zero, other)
+
+
+def _gain(problem: Problem, grid: Grid, best: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """How much less a weight costs at the nearest level other than zero than at zero, and that level."""
+    other = grid.nearest_other(best)
+    off = (best - grid.values(other)).square()
+    return (best.square() - off) * size * problem.importance[:, :, None], other
+
+
+def _price(
+    problem: Problem, grid: Grid, zero_share: float | None, best: Tensor, size: Tensor
+) -> Tensor | None:
+    """The price of not being zero at which the wanted share of weights would rather be zero."""
+    if zero_share is None:
+        return None
+    gain = _gain(problem, grid, best, size[:, None, :])[0].flatten()
+    return gain.kthvalue(min(max(round(zero_share * gain.numel()), 0) + 1, gain.numel())).values
+
+
+def _price_now(problem: Problem, grid: Grid, owner: Tensor, zero_share: float | None) -> Tensor | None:
+    if zero_share is None:
+        return None
+    return _price(problem, grid, zero_share, _best(problem, grid, owner), _diagonal(problem))
+
+
+def _best(problem: Problem, grid: Grid, owner: Tensor) -> Tensor:
+    """What each weight would best be while all others stay."""
+    values = grid.values(owner)
+    pull = (problem.target - values) @ problem.moments
+    return values + pull / _diagonal(problem).clamp(min=LEAST)[:, None, :]
+
+
+def _exactly(problem: Problem, grid: Grid, owner: Tensor, zero_share: float) -> Tensor:
+    """Which weights are to be zero: as many as wanted, those that gain least by being something else."""
+    size = _diagonal(problem)[:, None, :]
+    gain = _gain(problem, grid, _best(problem, grid, owner), size)[0]
+    zeros = torch.zeros(gain.numel(), dtype=torch.bool, device=gain.device)
+    zeros[gain.flatten().argsort(stable=True)[: round(zero_share * gain.numel())]] = True
+    return zeros.view_as(gain)
+
+
+def _refitted(problem: Problem, grid: Grid, owner: Tensor) -> tuple[Grid, Tensor]:
+    """Step 2, where the free levels stay apart and finite; and the owners in the order of the new levels."""
+    if grid.free == "levels":
+        return _refit_levels(problem, grid, owner)
+    values = grid.values(owner)
+    along = values @ problem.moments
+    wanted = (along * problem.target).sum(2) * problem.importance
+    have = (along * values).sum(2) * problem.importance
+    if grid.free == "scale":
+        wanted, have = wanted.sum().expand_as(wanted), have.sum().expand_as(have)
+    factor = torch.where(have > 0, wanted / have.clamp(min=LEAST), 1.0)
+    factor = torch.where(factor > 0, factor, 1.0)
+    return replace(grid, scale=grid.scale * factor), owner
+
+
+def _refit_levels(problem: Problem, grid: Grid, owner: Tensor) -> tuple[Grid, Tensor]:
+    count = len(grid.levels)
+    held = torch.bincount(owner.flatten(), minlength=count) > 0
+    free = [k for k in range(count) if bool(held[k]) and k != grid.zero]
+    if not free:
+        return grid, owner
+    member = [(owner == k).to(problem.target.dtype) for k in free]
+    along = [one @ problem.moments for one in member]
+    weight = problem.importance[:, :, None]
+    left = torch.stack([torch.stack([(a * b * weight).sum() for b in along]) for a in member])
+    right = torch.stack([(a * problem.target * weight).sum() for a in along])
+    size = left.diagonal().abs().max().clamp(min=LEAST)
+    found = torch.linalg.solve(
+        left + 1e-9 * size * torch.eye(len(free), dtype=left.dtype, device=left.device), right
+    )
+    if not bool(torch.isfinite(found).all()):
+        return grid, owner
+    levels = grid.levels.clone()
+    levels[free] = found
+    refitted, new_place = replace(grid, levels=levels).sorted()
+    return refitted, new_place[owner]
+
+
+def _diagonal(problem: Problem) -> Tensor:
+    return problem.moments.diagonal(dim1=1, dim2=2)

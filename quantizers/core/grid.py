@@ -1,0 +1,68 @@
+"""The values that a layer's weights may take, as a plain list of levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Levels times the scale of an output channel.
+
+    Attributes:
+        levels: ascending, float64 [L].
+        scale: of each output channel, float64 [G, O].
+        free: what may be refitted: every level but zero, one scale for the layer, or a scale for each output channel.
+        zero: the index of the level 0; -1 where there is none.
+    """
+
+    levels: Tensor
+    scale: Tensor
+    free: Literal["levels", "scale", "rows"]
+    zero: int = -1
+
+    @classmethod
+    def even(cls, levels: Tensor, step: Tensor, channels: int) -> Grid:
+        """Whole numbers ``levels`` times one step for the layer."""
+        scale = step.double().to(levels.device).reshape(1, 1).expand(1, channels)
+        places = (levels == 0).nonzero().flatten().tolist()
+        return cls(levels, scale, "scale", zero=places[0] if places else -1)
+
+    def values(self, owner: Tensor) -> Tensor:
+        """The weights [G, O, n] of these levels' indices."""
+        return self.levels[owner] * self.scale[:, :, None]
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """The index of the nearest level for each of [G, O, n]."""
+        return torch.bucketize((values / self.scale[:, :, None]).contiguous(), self._between)
+
+    def nearest_other(self, values: Tensor) -> Tensor:
+        """The index of the nearest level that is not zero."""
+        place = torch.bucketize((values / self.scale[:, :, None]).contiguous(), self._between_others)
+        return self._others[place]
+
+    def sorted(self) -> tuple[Grid, Tensor]:
+        """The same with its levels in order, and the new index of each of the old levels."""
+        levels, order = self.levels.sort()
+        place = order.argsort()
+        zero = int(place[self.zero]) if self.zero >= 0 else -1
+        return replace(self, levels=levels, zero=zero), place
+
+    @cached_property
+    def _between(self) -> Tensor:
+        return (self.levels[1:] + self.levels[:-1]) / 2
+
+    @cached_property
+    def _others(self) -> Tensor:
+        places = torch.arange(len(self.levels), device=self.levels.device)
+        return places[places != self.zero]
+
+    @cached_property
+    def _between_others(self) -> Tensor:
+        others = self.levels[self._others]
+        return (others[1:] + others[:-1]) / 2
