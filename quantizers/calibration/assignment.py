@@ -84,7 +84,11 @@ def solve(
         passes: over all weights in a turn.
     """
     price = _price(problem, grid, zero_share, problem.target, _diagonal(problem))
-    owner = compensated(problem, grid, price)
+    starts = (
+        compensated(problem, grid, price),
+        _choose(problem, grid, problem.target, _diagonal(problem)[:, None, :], price),
+    )
+    owner = min(starts, key=lambda start: float(problem.error(grid.values(start))))
     for _ in range(rounds):
         grid, owner = _refitted(problem, grid, owner)
         before = owner
@@ -201,6 +205,8 @@ def _exactly(problem: Problem, grid: Grid, owner: Tensor, zero_share: float) -> 
 
 def _refitted(problem: Problem, grid: Grid, owner: Tensor) -> tuple[Grid, Tensor]:
     """Step 2, where the free levels stay apart and finite; and the owners in the order of the new levels."""
+    if grid.free == "nothing":
+        return grid, owner
     if grid.free == "levels":
         return _refit_levels(problem, grid, owner)
     values = grid.values(owner)

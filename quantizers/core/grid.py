@@ -17,13 +17,14 @@ class Grid:
     Attributes:
         levels: ascending, float64 [L].
         scale: of each output channel, float64 [G, O].
-        free: what may be refitted: every level but zero, one scale for the layer, or a scale for each output channel.
+        free: what may be refitted: every level but zero, one scale for the layer, a scale for each output channel, or
+            nothing.
         zero: the index of the level 0; -1 where there is none.
     """
 
     levels: Tensor
     scale: Tensor
-    free: Literal["levels", "scale", "rows"]
+    free: Literal["levels", "scale", "rows", "nothing"]
     zero: int = -1
 
     @classmethod
