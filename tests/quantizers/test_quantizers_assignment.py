@@ -212,14 +212,14 @@ def test_zeros_are_reached_and_held_when_training_goes_on(share: float) -> None:
     made = quantize(original, plan, torch.cat(images()))
     reconstruct(made, original, images(), Reconstruction())
     for name, book in harden(made).codebooks.items():
-        assert book.zero_share == pytest.approx(share, abs=0.5 / book.indices.size + 1e-9), name
+        assert book.zeros == pytest.approx(share, abs=0.5 / book.indices.size + 1e-9), name
     made.train()
     for _, quantizer, latent in quantizers_of(made):
         for progress in (0.0, 0.1, 0.5):
             quantizer.set_progress(progress)
             quantizer(latent)
             book = quantizer.codebook(latent.detach())
-            assert book.zero_share == pytest.approx(share, abs=0.5 / latent.numel() + 1e-3)
+            assert book.zeros == pytest.approx(share, abs=0.5 / latent.numel() + 1e-3)
 
 
 def test_progress_is_told_and_the_original_is_left_alone() -> None:
