@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foundation.files import write_atomically
 from foundation.plan import Plan
@@ -21,12 +21,10 @@ from pipeline.study.checkpoints import (
     save_checkpoint,
 )
 from pipeline.study.records import Figures, Reference, TrialRecord
-from pipeline.training.cotuning import Cotuning
+from pipeline.training.cotuning import Cotuning, OnLayer
 from pipeline.training.rung import Rung
+from quantizers.calibration.reconstruction import Reconstruction
 from quantizers.network import synthetic
-
-if TYPE_CHECKING:
-    pass
 
 Train = Callable[[Plan, float, Path], None]
 """Trains a plan up to some epochs elsewhere: reads and writes the checkpoint at a path."""
@@ -70,6 +68,13 @@ class CandidateRun:
         other levels are too, so that size is only nearly known: ``finish`` has the trained weights' own."""
         network = synthetic(self.cotuning.network, self.plan, self.bench.settings.seed)
         return self.bench.cost(network, self.devices)
+
+    def rebuild(self, images: int, how: Reconstruction, progress: OnLayer | None = None) -> Rung:
+        """The first rung, without labels and training (``Cotuning.rebuild``); from the checkpoint when it was reached before."""
+        if not self.curve:
+            self.curve = (self.cotuning.rebuild(images, how, progress),)
+            save_checkpoint(self.checkpoint, self.cotuning, self.curve)
+        return self.curve[0]
 
     def reach(self, rung: int, epochs: float) -> Rung:
         """The rung of this index, at ``epochs``; from the checkpoint when it was reached before.

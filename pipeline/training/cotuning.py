@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.distributed
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import normalize
-from pipeline.training.evaluation import fixed_sample, predictions, reestimate_batch_norm
+from pipeline.training.evaluation import divergence, fixed_sample, predictions, reestimate_batch_norm
 from pipeline.training.loop import Loop, OnStep, Wrap
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
 from quantizers.calibration.channel_scale import with_even_channels
+from quantizers.calibration.reconstruction import Reconstruction, reconstruct
 from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
+
+OnLayer = Callable[[int, int], None]
 
 
 class Cotuning(Loop):
@@ -63,8 +67,9 @@ class Cotuning(Loop):
         if settings.distillation:
             self.teacher = copy.deepcopy(model).eval().requires_grad_(False).to(where)
         calibration = None if state is not None else _calibration(data, settings, mean, std)
-        start = with_even_channels(model) if settings.even_channels else model
-        network = quantize(start, plan, calibration, **settings.of_quantizer()).to(where)
+        self.original = with_even_channels(model) if settings.even_channels else model
+        self.rebuilt = False
+        network = quantize(self.original, plan, calibration, **settings.of_quantizer()).to(where)
         super().__init__(
             network, data, settings, mean, std, self.groups(network, settings),
             device=where, wrap=wrap, rank=rank, world=world, progress=progress,
@@ -106,6 +111,30 @@ class Cotuning(Loop):
         self.run_until(epochs)
         return Rung(epochs=epochs, error=self.error(), loss=self.take_loss(), seconds=self.seconds)
 
+    def rebuild(self, images: int, how: Reconstruction, progress: OnLayer | None = None) -> Rung:
+        """Rebuild every layer from so many training images, without their labels, before any step of training.
+
+        Args:
+            images: how many; all where there are fewer.
+            progress: called with the layers that are done and all of them.
+
+        Returns:
+            The rung at 0 epochs; its loss is the divergence from what the fp32 network answers to those images, in nats.
+        """
+        if self.step or self.rebuilt:
+            raise ValueError("layers are rebuilt once, before training")
+        started = time.perf_counter()
+        chosen = fixed_sample(len(self.data.train), min(images, len(self.data.train)))
+        seen = [
+            normalize(self.data.train.batch(part), self.mean, self.std).to(self.device)
+            for part in chosen.split(self.settings.evaluation_batch)
+        ]
+        reconstruct(cast(fx.GraphModule, self.network), self.original, seen, how, progress)
+        self.rebuilt, self._hardened = True, None
+        self.seconds += time.perf_counter() - started
+        off, _ = divergence(self._hard().network, self.original, seen)
+        return Rung(0.0, self.error(), off, self.seconds)
+
     def hardened(self) -> Hardened:
         """The network as it would be deployed now: hard weights, frozen steps, batch-norm statistics that fit them.
 
@@ -119,7 +148,8 @@ class Cotuning(Loop):
         if self._hardened is None or self._hardened[0] != self.step:
             set_progress(self.network, self.step / self.total_steps)
             hardened = harden(self.network)
-            self.refit_norms(hardened.network, self.settings.augment or self.data.augment)
+            if self.step or not self.rebuilt:  # rebuilt layers have norms that fit them
+                self.refit_norms(hardened.network, self.settings.augment or self.data.augment)
             self._hardened = (self.step, hardened)
         return self._hardened[1]
 
@@ -142,7 +172,7 @@ class Cotuning(Loop):
         return int(wrong) / len(images)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "identity": self._identity()}
+        return {**super().state_dict(), "identity": self._identity(), "rebuilt": self.rebuilt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``.
@@ -155,7 +185,7 @@ class Cotuning(Loop):
                 f"the checkpoint belongs to another run: {state['identity']}, this is {self._identity()}"
             )
         super().load_state_dict(state)
-        self._hardened = None
+        self.rebuilt, self._hardened = state.get("rebuilt", False), None
 
     def _identity(self) -> str:
         record = {"plan": self.plan.hash, "settings": self.settings.as_dict(), "data": self.data.name}

@@ -1,0 +1,249 @@
+"""`python -m pipeline.quantize`: one compressed network in minutes, by one plan, without labels and without a search.
+
+Every layer is rebuilt from a few training images, so that it gives, from quantized inputs, what it gave in the fp32 network. The
+result is a candidate folder like a search's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.command import Parser, main_guard, shell
+from foundation.errors import UserError
+from foundation.factories import look_in
+from foundation.files import check_place, json_text
+from foundation.plan import LayerPlan, Plan
+from foundation.show import show_bytes, show_latency, show_percent, show_seconds
+from pipeline.devices import add_flags, named_devices
+from pipeline.review.progress import Progress
+from pipeline.study import paths
+from pipeline.study.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.candidate.devices import AtHand
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.study.records import Figures
+
+REFERENCES = "references.json"
+MADE = "quantize.json"  # in the folder: what it was made of
+COMPONENTS = {2: 4, 3: 8, 4: 16}  # as many as an index of so many bits can tell apart
+OWN = ("model", "data", "weights", "target", "image_size", "mean", "std", "seed")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see ``--help``."""
+    parser = Parser(prog="python -m pipeline.quantize", description=__doc__)
+    for name, text in (
+        ("model", "network, as in pipeline.search"),
+        ("data", "data set, as in pipeline.search; its training images rebuild, without their labels"),
+        ("weights", "trained weights; without, the network is trained first, as in pipeline.search"),
+        ("target", "ARM CPU that the program is for"),
+        ("image-size", "side of the input images in pixels"),
+        ("mean", "normalization, as in pipeline.search"),
+        ("std", "likewise"),
+        ("seed", "of the positions that images are looked at"),
+    ):
+        parser.add_argument(f"--{name}", help=f"{text}{_default(name)}", default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--bits", type=int, default=4, help="of every layer but the first and the last (default 4)"
+    )
+    parser.add_argument(
+        "--components", type=int, metavar="K", help="values that a layer's weights share (default 2**bits)"
+    )
+    parser.add_argument(
+        "--zero-share", type=float, metavar="SHARE", help="share of zeros (default: what comes)"
+    )
+    parser.add_argument(
+        "--ends", type=int, default=8, metavar="BITS", help="of the first and the last layer (default 8)"
+    )
+    parser.add_argument(
+        "--plan", type=paths.absolute, metavar="FILE", help="a plan (JSON) instead of the four flags above"
+    )
+    parser.add_argument(
+        "--images", type=int, default=256, metavar="N", help="training images that rebuild (default 256)"
+    )
+    parser.add_argument(
+        "--out",
+        type=paths.absolute,
+        default="quantized",
+        metavar="DIR",
+        help="where to (default %(default)s)",
+    )
+    add_flags(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
+    args = parser.parse_args(argv)
+    if args.images < 2:
+        raise UserError(f"--images {args.images}: give 2 or more")
+    given = {key: value for key, value in vars(args).items() if key in OWN}
+    settings = Settings.from_dict(paths.settled({**given, "modules": args.modules}), "flag")
+    out = paths.absolute(args.out)
+    check_place(out, f"--out {args.out}")
+    with Progress(1) as progress:
+        result = quantized(settings, args, out, named_devices(args), progress)
+    print(json_text(result) if args.format == "json" else result["text"])
+    return 0
+
+
+def _default(flag: str) -> str:
+    value = getattr(Settings, flag.replace("-", "_"), None)
+    return "" if value is None else f" (default {value})"
+
+
+def plan_of(args: argparse.Namespace, layers: list[str]) -> Plan:
+    """The plan that the flags describe.
+
+    Raises:
+        UserError: there is no such plan.
+    """
+    from pipeline.train import read_plan
+
+    if args.plan is not None:
+        return read_plan(args.plan)
+
+    def layer(bits: int) -> LayerPlan:
+        if bits == 8:
+            return LayerPlan(8)
+        return LayerPlan(bits, components=args.components or COMPONENTS.get(bits), zero_share=args.zero_share)
+
+    ends = {layers[0], layers[-1]}
+    return Plan({name: layer(args.ends if name in ends else args.bits) for name in layers})
+
+
+def quantized(
+    settings: Settings, args: argparse.Namespace, out: Path, at_hand: AtHand, progress: Progress
+) -> dict[str, Any]:
+    """Rebuild, compile, compare and profile; what was made before is shown again.
+
+    Raises:
+        UserError: the plan or the network cannot be done, or ``out`` holds something else.
+    """
+    import dataclasses
+    from functools import partial
+
+    from foundation.files import write_atomically
+    from pipeline.candidate.bench import Bench
+    from pipeline.candidate.first_check import first_check
+    from pipeline.candidate.folder import candidate_path, load_candidate
+    from pipeline.candidate.fp32 import refuse_chance
+    from pipeline.candidate.identity import identity
+    from pipeline.candidate.references import references
+    from pipeline.candidate.stages import CandidateRun
+    from pipeline.candidate.workspace import Workspace
+    from quantizers.calibration.reconstruction import Reconstruction
+    from quantizers.network import layer_names
+
+    progress.status("looking at the model and the data")
+    look_in(settings.modules)
+    settings = dataclasses.replace(settings, out=out.parent, name=out.name)
+    untrained = Workspace.open(settings, trained=False)
+    plan = plan_of(args, layer_names(untrained.model))
+    first_check(
+        untrained.model, untrained.data.search, untrained.mean, untrained.std, plan,
+        trained=settings.weights is not None, say=progress.line,
+    )  # fmt: skip
+    workspace = untrained if settings.weights else Workspace.open(settings, progress.line)
+    progress.line(workspace.normalization)
+    progress.status("building the kernel library")
+    bench = Bench(settings, workspace)
+    made = {**identity(settings, workspace, bench.program), "plan": plan.hash, "images": args.images}
+    _refuse_other(out, made)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / MADE, json_text(made, indent=1))
+    progress.status("evaluating fp32")
+    fp32 = refuse_chance(workspace, allow=False)
+    progress.line(f"fp32: {fp32}")
+    progress.status("profiling fp32 and int8")
+    compared = references(workspace, out / REFERENCES, at_hand, 1 - fp32.accuracy)
+    place = candidate_path(out, plan)
+    seconds = None
+    if not (place / "manifest.json").is_file():
+        with at_hand(settings.target) as devices:
+            run = CandidateRun(bench, plan, 0, devices, compared)
+            rung = run.rebuild(args.images, Reconstruction(seed=settings.seed), partial(_told, progress))
+            seconds = rung.seconds
+            progress.status("compiling, comparing with the reference, profiling")
+            run.finish()
+    candidate = load_candidate(place)
+    agreement, off, spread = compared_with_fp32(workspace, candidate.hardened().network)
+    rows = {reference.name: reference.figures for reference in compared}
+    rows[plan.hash] = candidate.figures
+    evaluate = shell(
+        "pipeline.evaluate",
+        place,
+        "--on",
+        "arm",
+        *(("--modules", settings.modules) if settings.modules else ()),
+    )
+    lines = [
+        *_table(rows, len(workspace.data.search)),
+        f"agreement with fp32 {show_percent(agreement)}, divergence from it {off:.4f} +- {spread:.4f} nats, "
+        f"on {len(workspace.data.search):,} images that did not rebuild",
+        *([f"rebuilt from {args.images} images in {show_seconds(seconds)}"] if seconds else []),
+        "",
+        f"candidate {place}",
+        f"evaluate  {evaluate}",
+    ]
+    return {
+        "candidate": str(place),
+        "plan": plan.hash,
+        "rows": {name: dataclasses.asdict(figures) for name, figures in rows.items()},
+        "agreement": agreement,
+        "divergence": off,
+        "divergence_standard_error": spread,
+        "text": "\n".join(lines),
+    }
+
+
+def _told(progress: Progress, done: int, total: int) -> None:
+    progress.status(f"rebuilding layers: {done} of {total}")
+
+
+def _refuse_other(out: Path, made: dict[str, Any]) -> None:
+    """Refuse a folder that holds what was made otherwise."""
+    import json
+
+    file = out / MADE
+    if not file.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"--out {out} holds other things; name a new folder")
+        return
+    try:
+        before = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); name a new folder by --out") from error
+    now = json.loads(json_text(made))
+    if changed := [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]:
+        key = changed[0]
+        raise UserError(
+            f"--out {out} holds what was made with {key} {before.get(key)!r}, now it is {now.get(key)!r}; name a new folder"
+        )
+
+
+def compared_with_fp32(workspace: Workspace, network: Any) -> tuple[float, float, float]:
+    """On the search half: the share of equal answers, and the divergence from fp32 with its standard error, in nats."""
+    from pipeline.training.evaluation import batches, device_of, divergence, predictions
+
+    images, mean, std = workspace.data.search, workspace.mean, workspace.std
+    ours, theirs = (predictions(one, images, mean, std) for one in (network, workspace.model))
+    seen = batches(images, mean, std, 256, device_of(workspace.model))
+    return float((ours == theirs).double().mean()), *divergence(network, workspace.model, seen)
+
+
+def _table(rows: dict[str, Figures], images: int) -> list[str]:
+    """fp32, int8 and the result side by side."""
+    lines = [f"{'':<14}{'right':>16}{'latency':>20}{'size':>12}"]
+    for name, figures in rows.items():
+        right = 1 - (figures.error or 0.0)
+        spread = (right * (1 - right) / images) ** 0.5
+        lines.append(
+            f"{name:<14}{show_percent(right, spread):>16}"
+            f"{show_latency(figures.latency_ms, figures.source):>20}{show_bytes(figures.size_bytes):>12}"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
