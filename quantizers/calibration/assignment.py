@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 
 BLOCK = 32  # columns between two updates of all columns to come
 LEAST = 1e-12
@@ -74,8 +74,8 @@ class Problem:
 
 
 def solve(
-    problem: Problem, grid: Grid, zero_share: float | None = None, rounds: int = 6, passes: int = 2
-) -> tuple[Grid, Tensor]:
+    problem: Problem, grid: WeightGrid, zero_share: float | None = None, rounds: int = 6, passes: int = 2
+) -> tuple[WeightGrid, Tensor]:
     """The grid, refitted, and the index of its level for each weight, int64 [G, O, K].
 
     Args:
@@ -103,7 +103,7 @@ def solve(
     return grid, owner
 
 
-def compensated(problem: Problem, grid: Grid, price: Tensor | None = None) -> Tensor:
+def compensated(problem: Problem, grid: WeightGrid, price: Tensor | None = None) -> Tensor:
     """The level of each weight [G, O, K] by step 1; columns with large moments first."""
     order = _diagonal(problem).argsort(1, descending=True)
     groups = torch.arange(len(order), device=order.device)[:, None]
@@ -132,7 +132,11 @@ def compensated(problem: Problem, grid: Grid, price: Tensor | None = None) -> Te
 
 
 def descend(
-    problem: Problem, grid: Grid, owner: Tensor, price: Tensor | None = None, fixed: Tensor | None = None
+    problem: Problem,
+    grid: WeightGrid,
+    owner: Tensor,
+    price: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> Tensor:
     """One pass of step 3; the weights that are zero stay so where ``fixed`` (bool [G, O, K]: which are to be zero) is given, and
     the others do not become zero."""
@@ -156,7 +160,7 @@ def descend(
     return owner
 
 
-def _choose(problem: Problem, grid: Grid, best: Tensor, size: Tensor, price: Tensor | None) -> Tensor:
+def _choose(problem: Problem, grid: WeightGrid, best: Tensor, size: Tensor, price: Tensor | None) -> Tensor:
     """The level for weights that would best be ``best`` [G, O, n]; being off costs the square times ``size`` [G, 1, n]."""
     if price is None:
         return grid.nearest(best)
@@ -164,7 +168,7 @@ def _choose(problem: Problem, grid: Grid, best: Tensor, size: Tensor, price: Ten
     return torch.where(gain < price, grid.zero, other)
 
 
-def _gain(problem: Problem, grid: Grid, best: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+def _gain(problem: Problem, grid: WeightGrid, best: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """How much less a weight costs at the nearest level other than zero than at zero, and that level."""
     other = grid.nearest_other(best)
     off = (best - grid.values(other)).square()
@@ -172,7 +176,7 @@ def _gain(problem: Problem, grid: Grid, best: Tensor, size: Tensor) -> tuple[Ten
 
 
 def _price(
-    problem: Problem, grid: Grid, zero_share: float | None, best: Tensor, size: Tensor
+    problem: Problem, grid: WeightGrid, zero_share: float | None, best: Tensor, size: Tensor
 ) -> Tensor | None:
     """The price of not being zero at which the wanted share of weights would rather be zero."""
     if zero_share is None:
@@ -181,20 +185,20 @@ def _price(
     return gain.kthvalue(min(max(round(zero_share * gain.numel()), 0) + 1, gain.numel())).values
 
 
-def _price_now(problem: Problem, grid: Grid, owner: Tensor, zero_share: float | None) -> Tensor | None:
+def _price_now(problem: Problem, grid: WeightGrid, owner: Tensor, zero_share: float | None) -> Tensor | None:
     if zero_share is None:
         return None
     return _price(problem, grid, zero_share, _best(problem, grid, owner), _diagonal(problem))
 
 
-def _best(problem: Problem, grid: Grid, owner: Tensor) -> Tensor:
+def _best(problem: Problem, grid: WeightGrid, owner: Tensor) -> Tensor:
     """What each weight would best be while all others stay."""
     values = grid.values(owner)
     pull = (problem.target - values) @ problem.moments
     return values + pull / _diagonal(problem).clamp(min=LEAST)[:, None, :]
 
 
-def _exactly(problem: Problem, grid: Grid, owner: Tensor, zero_share: float) -> Tensor:
+def _exactly(problem: Problem, grid: WeightGrid, owner: Tensor, zero_share: float) -> Tensor:
     """Which weights are to be zero: as many as wanted, those that gain least by being something else."""
     size = _diagonal(problem)[:, None, :]
     gain = _gain(problem, grid, _best(problem, grid, owner), size)[0]
@@ -203,7 +207,7 @@ def _exactly(problem: Problem, grid: Grid, owner: Tensor, zero_share: float) -> 
     return zeros.view_as(gain)
 
 
-def _refitted(problem: Problem, grid: Grid, owner: Tensor) -> tuple[Grid, Tensor]:
+def _refitted(problem: Problem, grid: WeightGrid, owner: Tensor) -> tuple[WeightGrid, Tensor]:
     """Step 2, where the free levels stay apart and finite; and the owners in the order of the new levels."""
     if grid.free == "nothing":
         return grid, owner
@@ -220,7 +224,7 @@ def _refitted(problem: Problem, grid: Grid, owner: Tensor) -> tuple[Grid, Tensor
     return replace(grid, scale=grid.scale * factor), owner
 
 
-def _refit_levels(problem: Problem, grid: Grid, owner: Tensor) -> tuple[Grid, Tensor]:
+def _refit_levels(problem: Problem, grid: WeightGrid, owner: Tensor) -> tuple[WeightGrid, Tensor]:
     count = len(grid.levels)
     held = torch.bincount(owner.flatten(), minlength=count) > 0
     free = [k for k in range(count) if bool(held[k]) and k != grid.zero]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foundation.codebook import Codebook
 from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 
 if TYPE_CHECKING:
     from foundation.plan import LayerPlan, Plan
@@ -158,12 +158,12 @@ class WeightQuantizer(nn.Module, ABC):
         then ``forward`` is called in training mode with ``latent``, with ``set_progress`` from 0 to 1."""
         return Rebuilding([latent], self.own_parameters())
 
-    def grid(self, latent: Tensor) -> Grid | None:
+    def grid(self, latent: Tensor) -> WeightGrid | None:
         """The values that weights may take, where that is a list of levels to choose from: then a layer can be solved from a
         few images (``quantizers.calibration.assignment``). Its scale has one entry for each output channel, [1, O]."""
         return None
 
-    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+    def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
         """Take over the solution of a layer: from now on ``codebook(latent)`` gives every weight the value of its own level, up
         to the rounding of levels to integers. ``grid`` is the one that ``grid`` gave, with other free values; ``owner`` holds the
         index of each weight's level, int64 [G, O, K]."""

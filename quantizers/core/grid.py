@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Grid:
+class WeightGrid:
     """Levels times the scale of an output channel.
 
     Attributes:
@@ -28,7 +28,7 @@ class Grid:
     zero: int = -1
 
     @classmethod
-    def even(cls, levels: Tensor, step: Tensor, channels: int) -> Grid:
+    def even(cls, levels: Tensor, step: Tensor, channels: int) -> WeightGrid:
         """Whole numbers ``levels`` times one step for the layer."""
         scale = step.double().to(levels.device).reshape(1, 1).expand(1, channels)
         places = (levels == 0).nonzero().flatten().tolist()
@@ -47,7 +47,7 @@ class Grid:
         place = torch.bucketize((values / self.scale[:, :, None]).contiguous(), self._between_others)
         return self._others[place]
 
-    def sorted(self) -> tuple[Grid, Tensor]:
+    def sorted(self) -> tuple[WeightGrid, Tensor]:
         """The same with its levels in order, and the new index of each of the old levels."""
         levels, order = self.levels.sort()
         place = order.argsort()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foundation.codebook import Codebook
 from foundation.plan import LayerPlan
 from quantizers.core.base import Rebuilding, WeightQuantizer
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 
 STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1  # of the sigmoid, before it is cut to 0..1 (equation 23)
 SHARPNESS = (20.0, 2.0)  # the regulariser's exponent, from first to last
@@ -72,12 +72,12 @@ class AdaptiveRounding(WeightQuantizer):
         up = self.up() if self.training else (self.choice.detach() >= 0).to(weight.dtype)
         return (torch.floor(weight / self.step) + up).clamp(self.low, self.high) * self.step
 
-    def grid(self, latent: Tensor) -> Grid:
+    def grid(self, latent: Tensor) -> WeightGrid:
         levels = torch.arange(self.low, self.high + 1, dtype=torch.float64, device=latent.device)
-        return Grid.even(levels, self.step, len(latent))
+        return WeightGrid.even(levels, self.step, len(latent))
 
     @torch.no_grad()
-    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+    def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
         """Weights half a step below their own level, all rounded up."""
         self.step.fill_(float(grid.scale.flatten()[0]))
         latent.copy_(((grid.levels[owner] - 0.5) * self.step).view_as(latent))

@@ -13,7 +13,7 @@ from foundation.codebook import Codebook
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, TemperatureSchedule
 from quantizers.core.base import WeightQuantizer
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.kmeans import kmeans
 
@@ -86,12 +86,12 @@ class DifferentiableKMeans(WeightQuantizer):
         self.centres.copy_(centres.detach())
         return attention(values, centres, temperature) @ centres
 
-    def grid(self, latent: Tensor) -> Grid:
+    def grid(self, latent: Tensor) -> WeightGrid:
         scale = torch.ones(1, len(latent), dtype=torch.float64, device=latent.device)
-        return Grid(self.centres.double(), scale, "levels").sorted()[0]
+        return WeightGrid(self.centres.double(), scale, "levels").sorted()[0]
 
     @torch.no_grad()
-    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+    def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
         self.centres.copy_(grid.levels)
         latent.copy_(self.centres[owner].view_as(latent))
 

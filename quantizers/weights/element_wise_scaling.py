@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foundation.codebook import Codebook
 from foundation.plan import LayerPlan
 from quantizers.core.base import WeightQuantizer
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 
 DELTA = 1e-3  # the paper's fixed scaling factor; its other one follows the Hessian's trace
 DEVIATIONS = 3.0  # the first interval's ends, in standard deviations of the weights
@@ -109,14 +109,14 @@ class ElementWiseScaling(WeightQuantizer):
         share = weight.numel() ** -0.5
         return (self._levels(weight.float(), share) * self._step(share)).to(weight.dtype)
 
-    def grid(self, latent: Tensor) -> Grid:
+    def grid(self, latent: Tensor) -> WeightGrid:
         levels = torch.arange(
             -self.intervals, self.intervals + 1, 2, dtype=torch.float64, device=latent.device
         )
-        return Grid.even(levels, self._step(1.0).detach(), len(latent))
+        return WeightGrid.even(levels, self._step(1.0).detach(), len(latent))
 
     @torch.no_grad()
-    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+    def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
         end = float(grid.scale.flatten()[0]) * self.intervals
         self.scale.fill_(end)
         self.lower.fill_(-end)

@@ -23,7 +23,7 @@ from foundation.codebook import Codebook
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, TemperatureSchedule
 from quantizers.core.base import RATE, Rebuilding, WeightQuantizer
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.forms import FORMS
 from quantizers.mixture.regions import Regions, regions
@@ -183,13 +183,13 @@ class GaussianMixture(WeightQuantizer):
     def reconstruction(self, latent: nn.Parameter) -> Rebuilding:
         return Rebuilding([latent, self.mean], [self.raw_scale, self.prior])
 
-    def grid(self, latent: Tensor) -> Grid:
+    def grid(self, latent: Tensor) -> WeightGrid:
         means = self.means().detach().double()
         scale = torch.ones(1, len(latent), dtype=torch.float64, device=means.device)
-        return Grid(means, scale, "levels", zero=0).sorted()[0]
+        return WeightGrid(means, scale, "levels", zero=0).sorted()[0]
 
     @torch.no_grad()
-    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+    def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
         """Components of equal scale and prior, so that each weight, now at its mean, belongs to the nearest."""
         others = [place for place in range(len(grid.levels)) if place != grid.zero]
         self.mean.copy_(grid.levels[others])
@@ -320,7 +320,7 @@ class GaussianMixture(WeightQuantizer):
                 self.prior[dead] = self.prior[donor]
 
 
-def _placed(owner: Tensor, grid: Grid, others: list[int]) -> Tensor:
+def _placed(owner: Tensor, grid: WeightGrid, others: list[int]) -> Tensor:
     """The component of each weight, where 0 is the zero level and the others follow in their order."""
     component = torch.zeros(len(grid.levels), dtype=torch.int64, device=owner.device)
     component[others] = torch.arange(1, len(others) + 1, device=owner.device)

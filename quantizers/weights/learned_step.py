@@ -12,7 +12,7 @@ from foundation.codebook import Codebook
 from foundation.plan import LayerPlan
 from quantizers.core.activation import FLOOR, TrainableStep, bounds
 from quantizers.core.base import Rebuilding, WeightQuantizer
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 
 
 class LearnedStep(WeightQuantizer):
@@ -37,13 +37,13 @@ class LearnedStep(WeightQuantizer):
         soft: Tensor = self.quantize(weight.unsqueeze(0)).squeeze(0)
         return soft
 
-    def grid(self, latent: Tensor) -> Grid:
+    def grid(self, latent: Tensor) -> WeightGrid:
         low, high = bounds(self.bits, signed=True)
         levels = torch.arange(low, high + 1, dtype=torch.float64, device=latent.device)
-        return Grid.even(levels, torch.tensor(self.quantize.frozen().step), len(latent))
+        return WeightGrid.even(levels, torch.tensor(self.quantize.frozen().step), len(latent))
 
     @torch.no_grad()
-    def adopt(self, latent: nn.Parameter, grid: Grid, owner: Tensor) -> None:
+    def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
         self.quantize.step.fill_(float(grid.scale.flatten()[0]))
         latent.copy_(grid.values(owner).view_as(latent))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.assignment import Problem, compensated, descend, solve
 from quantizers.calibration.reconstruction import Reconstruction, reconstruct
-from quantizers.core.grid import Grid
+from quantizers.core.grid import WeightGrid
 from quantizers.network import harden, layer_names, quantize, quantizers_of
 from quantizers.registry import QUANTIZERS
 
@@ -27,10 +27,10 @@ def mixed(seed: int, groups: int, rows: int, columns: int) -> Problem:
     return Problem.of(weight, seen, seen, importance, damping=1e-3)
 
 
-def grid(problem: Problem, levels: list[float], free: str = "levels") -> Grid:
+def grid(problem: Problem, levels: list[float], free: str = "levels") -> WeightGrid:
     scale = torch.ones(problem.target.shape[:2], dtype=torch.float64)
     zero = levels.index(0.0) if 0.0 in levels else -1
-    return Grid(torch.tensor(levels, dtype=torch.float64), scale, free, zero)  # type: ignore[arg-type]
+    return WeightGrid(torch.tensor(levels, dtype=torch.float64), scale, free, zero)  # type: ignore[arg-type]
 
 
 LEVELS = [-1.1, 0.0, 0.9]

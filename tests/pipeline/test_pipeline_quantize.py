@@ -1,0 +1,117 @@
+"""``python -m pipeline.quantize`` as a person types it: another folder, relative paths, repeated, with what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from foundation.command import main_guard
+from pipeline.candidate.folder import load_candidate
+from pipeline.evaluate import main as evaluate
+from pipeline.quantize import main as quantize
+
+pytestmark = pytest.mark.emulated
+
+
+def run(*words: str, at: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.quantize", *words]
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        command, cwd=at, text=True, capture_output=True, env={**os.environ, "PYTHONPATH": root}
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A network of 3 bits with 60 % zeros, made from elsewhere into a relative folder."""
+    place = tmp_path_factory.mktemp("some where")
+    done = run("--bits", "3", "--zero-share", "0.6", "--images", "64", "--out", "./small net", at=place)
+    return place, done
+
+
+def test_one_candidate_folder_like_a_search_s(
+    made: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, done = made
+    assert done.returncode == 0, done.stderr
+    (manifest,) = (place / "small net").rglob("manifest.json")
+    candidate = load_candidate(manifest.parent)
+    candidate.verify()
+    layers = candidate.plan.layers
+    assert [layer.bits for layer in layers.values()].count(8) == 2
+    books = candidate.hardened().codebooks
+    for name, layer in layers.items():
+        if layer.bits == 3:
+            assert books[name].zeros == pytest.approx(0.6, abs=0.5 / books[name].indices.size + 1e-9)
+    assert all(f"\n{name} " in done.stdout for name in ("fp32", "int8", manifest.parent.name, "evaluate"))
+    assert candidate.figures.error is not None and candidate.figures.error < 0.1
+    assert evaluate([str(manifest.parent), "--split", "search", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] == pytest.approx(1 - candidate.figures.error)
+
+
+def test_again_shows_the_same_and_another_plan_is_refused(
+    made: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, done = made
+    monkeypatch.chdir(place)
+    flags = ["--bits", "3", "--zero-share", "0.6", "--images", "64", "--out", "small net"]
+    before = {file: file.read_bytes() for file in (place / "small net").rglob("*") if file.is_file()}
+    assert quantize(flags) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again == [line for line in done.stdout.splitlines() if not line.startswith("rebuilt")]
+    assert before == {file: file.read_bytes() for file in (place / "small net").rglob("*") if file.is_file()}
+    assert main_guard(lambda: quantize(["--bits", "4", "--out", "small net"])) == 2
+    assert "name a new folder" in capsys.readouterr().err
+    assert before == {file: file.read_bytes() for file in (place / "small net").rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--bits", "5"), "bits 5"),
+        (("--bits", "3", "--components", "9"), "components 9"),
+        (("--zero-share", "1.5"), "zero_share 1.5"),
+        (("--images", "1"), "--images 1"),
+        (("--model", "no_such"), "unknown model 'no_such'"),
+        (("--plan", "absent.json"), "absent.json"),
+        (("--target", "z80"), "unknown target 'z80'"),
+        (("--out", "/dev/null/here"), "--out /dev/null/here"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main_guard(lambda: quantize(list(words))) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and "Traceback" not in printed.err and not printed.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from foundation.plan import LayerPlan, Plan
+    from pipeline.networks.registry import load_model
+    from quantizers.network import layer_names
+
+    names = layer_names(load_model("vgg_tiny", classes=10))
+    plan = Plan.uniform(names, LayerPlan(2, 3), quantizer="differentiable_kmeans")
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    monkeypatch.chdir(tmp_path)
+    assert quantize(["--plan", "plan.json", "--images", "64", "--out", "a", "--format", "json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["plan"] == plan.hash and result["agreement"] > 0.8
+    assert load_candidate(Path(result["candidate"])).plan == plan
