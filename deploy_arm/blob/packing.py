@@ -131,14 +131,15 @@ class Stored:
     lanes: int
 
 
-def store_weights(weights: Codebook, groups: int) -> Stored:
-    """The smaller form of a convolution's weights (OHWI); those of 8 bits stay packed, since each differs from most others."""
+def store_weights(weights: Codebook, groups: int, *, coded: bool = True) -> Stored:
+    """The smaller form of a convolution's weights (OHWI); those of 8 bits stay packed, since each differs from most others, and
+    all of them do without ``coded``."""
     entries, bits = _entries(weights, groups), weights.bits
     packed = Stored(pack_groups(entries, bits), 0)
-    if bits == 8 or entropy_coding.estimated_bytes(entries, bits) >= packed.content.size:
+    if not coded or bits == 8 or entropy_coding.estimated_bytes(entries, bits) >= packed.content.size:
         return packed
-    coded = Stored(entropy_coding.encode(entries, bits), entropy_coding.lanes_of(entries.size))
-    return coded if coded.content.size < packed.content.size else packed
+    short = Stored(entropy_coding.encode(entries, bits), entropy_coding.lanes_of(entries.size))
+    return short if short.content.size < packed.content.size else packed
 
 
 def unpack_weights(

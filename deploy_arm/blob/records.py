@@ -28,7 +28,7 @@ KERNELS = typing.get_args(g.Kernel)  # in the order of their numbers, ``enum ker
 
 def _write_convolution(op: g.Convolution, writer: Writer) -> Words:
     _, height, width, _ = op.weights.indices.shape
-    stored = store_weights(op.weights, op.groups)
+    stored = store_weights(op.weights, op.groups, coded=writer.coded)
     levels, offset = 0, 0
     if op.weights.bits != 8:
         levels = len(op.weights.levels)

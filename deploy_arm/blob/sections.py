@@ -17,11 +17,15 @@ Words = list[int]
 
 
 class Writer:
-    """Appends data sections at multiples of 16, each distinct content once. ``index`` numbers the tensors by name."""
+    """Appends data sections at multiples of 16, each distinct content once.
 
-    def __init__(self, start: int, index: Mapping[str, int]) -> None:
+    ``index`` numbers the tensors by name; ``coded`` allows weights to be entropy-coded.
+    """
+
+    def __init__(self, start: int, index: Mapping[str, int], *, coded: bool = True) -> None:
         self.position = start
         self.index = index
+        self.coded = coded
         self.parts: list[bytes] = []
         self.seen: dict[bytes, int] = {}
 

@@ -56,8 +56,11 @@ def _decoded_bytes(graph: g.Graph, words: NDArray[np.int32]) -> list[int]:
     ]
 
 
-def write_blob(graph: g.Graph) -> bytes:
-    """Everything the program needs to run ``graph``: header, memory plan, operations, packed weights and tables."""
+def write_blob(graph: g.Graph, *, coded: bool = True) -> bytes:
+    """Everything the program needs to run ``graph``: header, memory plan, operations, packed weights and tables.
+
+    Without ``coded`` no weights are entropy-coded: sooner written, larger, and the same while it runs.
+    """
     memory = plan_memory(graph)
     names = list(graph.tensors)
     index = {name: number for number, name in enumerate(names)}
@@ -70,7 +73,7 @@ def write_blob(graph: g.Graph) -> bytes:
     tensor_table = HEADER.size
     operation_table = tensor_table + tensors.nbytes
     words = np.zeros((len(graph.operations), WORDS), "<i4")
-    writer = Writer(operation_table + words.nbytes, index)
+    writer = Writer(operation_table + words.nbytes, index, coded=coded)
     for row, operation in zip(words, graph.operations, strict=True):
         second = index[operation.inputs[1]] if len(operation.inputs) > 1 else -1
         kind = RECORDS[type(operation)]
@@ -78,16 +81,17 @@ def write_blob(graph: g.Graph) -> bytes:
         row[:4] = kind.opcode, index[operation.inputs[0]], second, index[operation.output]
         row[4 : 4 + len(parameters)] = parameters
     total = writer.position
-    coded = _decoded_bytes(graph, words)
-    if total + sum(coded) + memory.size > DEFAULT_MEMORY:
+    decoded = _decoded_bytes(graph, words)
+    weights = total + sum(decoded)
+    if weights + memory.size > DEFAULT_MEMORY:
         raise UserError(
-            f"the program would need {total + sum(coded)} bytes for its weights and {memory.size} for activations; both together "
+            f"the program would need {weights} bytes for its weights and {memory.size} for activations; both together "
             f"may be {DEFAULT_MEMORY} (1 GiB): use smaller images, or fewer channels"
         )
     header = HEADER.pack(
         *(
             MAGIC,
-            CODED if coded else PLAIN,
+            CODED if decoded else PLAIN,
             0,
             total,
             len(names),

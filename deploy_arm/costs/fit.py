@@ -1,7 +1,7 @@
 """Fits what kernels cost to profiles of single convolutions: ``python -m deploy_arm.fit_costs``.
 
 Every core's program is profiled as ``deploy_arm.devices.emulated`` does (modelled cycles of executed counts, without caches).
-About a minute of one processor per core; run it again when a kernel has changed. Other cores' entries of the table are kept.
+Less than a minute of one processor per core; run it again when a kernel has changed. Other cores' entries of the table are kept.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def operation_cycles(graph: g.Graph, core: str) -> list[float]:
     program = build_program(CORES[core].target)
     with tempfile.TemporaryDirectory() as folder:
         blob = Path(folder, "weights.blob")
-        blob.write_bytes(write_blob(graph))
+        blob.write_bytes(write_blob(graph, coded=False))
         image = np.random.default_rng(0).integers(0, 256, graph.input.shape, dtype=np.uint8)
         counts = emulator.count(program, blob, image, target=core, caches=False)
     return [part.point for part in cycles.estimate(program, counts, CORES[core]).operations]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import typing
@@ -12,6 +13,7 @@ import pytest
 
 from deploy_arm.blob.records import KERNELS as KERNEL_NAMES
 from deploy_arm.blob.records import RECORDS
+from deploy_arm.costs.choose import COMMAND, TABLE
 from deploy_arm.costs.model import KERNELS as COSTED
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import execute
@@ -22,6 +24,18 @@ from deploy_arm.target.targets import TARGETS
 def every_kind(base: type[g.Operation] = g.Operation) -> set[type[g.Operation]]:
     kinds = set(base.__subclasses__())
     return kinds.union(*(every_kind(kind) for kind in kinds))
+
+
+def test_costs_are_fitted_to_these_kernels() -> None:
+    stale = {
+        core
+        for core, entry in json.loads(TABLE.read_text())["cores"].items()
+        if entry.get("kernel_code") != timed_digest()
+    }
+    assert not stale, (
+        f"the kernels have changed since their costs were fitted: `{COMMAND} --cores {' '.join(sorted(stale))}` "
+        "fits them anew, about a minute a core"
+    )
 
 
 def test_the_digest_is_of_code_that_takes_time(tmp_path: Path) -> None:

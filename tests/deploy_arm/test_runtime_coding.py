@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy_arm.blob import write as blobs
-from deploy_arm.blob.packing import Stored, pack_weights
 from deploy_arm.blob.read import read_graph
 from deploy_arm.blob.write import write_blob
 from deploy_arm.fuzz.hostile import hostile_blobs
@@ -21,7 +20,6 @@ from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.toolchain import is_arm
-from foundation.codebook import Codebook
 from foundation.errors import UserError
 from tests.deploy_arm.runtime_cases import (
     GROUPED,
@@ -50,10 +48,6 @@ def convolutions(blob: bytes) -> dict[int, tuple[int, ...]]:
     return {number: words for number, words in rows.items() if words[0] == 2}
 
 
-def uncoded(weights: Codebook, groups: int) -> Stored:
-    return Stored(pack_weights(weights, groups), 0)
-
-
 def program(*arguments: str | Path, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [*QEMU, str(build_program("a76")), *map(str, arguments)]
     return subprocess.run(command, input=given, capture_output=True, check=False)
@@ -65,13 +59,10 @@ def information(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_answers_are_the_same_with_and_without_a_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
-) -> None:
+def test_answers_are_the_same_with_and_without_a_code(tmp_path: Path, bits: int) -> None:
     graph, images = many_zeros(bits)
     coded, expected = write_blob(graph), run(graph, images)
-    monkeypatch.setattr(blobs, "store_weights", uncoded)
-    plain = write_blob(graph)
+    plain = write_blob(graph, coded=False)
     assert coded[8] == 3 and plain[8] == 2 and len(coded) < len(plain)
     lanes = [words[30] for words in convolutions(coded).values()]
     assert lanes == [1, 4]
@@ -98,8 +89,7 @@ def test_decoded_weights_count_as_memory(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "case.blob"
     path.write_bytes(write_blob(graph))
     coded = information(path)
-    monkeypatch.setattr(blobs, "store_weights", uncoded)
-    path.write_bytes(write_blob(graph))
+    path.write_bytes(write_blob(graph, coded=False))
     plain = information(path)
     layers = [o for o in coded["operations"] if o["operation"] == "convolution"]
     packed = sum(layer["packed_bytes"] for layer in layers)
