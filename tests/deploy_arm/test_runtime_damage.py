@@ -296,7 +296,7 @@ def test_the_fuzzer_keeps_a_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log, row = tmp_path / "log.csv", {"cpu_minutes": 30.1, "executions": 7, "findings": 0}
-    monkeypatch.setattr(fuzzing, "fuzz", lambda *_: row)
+    monkeypatch.setattr(fuzzing, "fuzz", lambda *_, keep: row)
     assert fuzzing.main(["--log", str(log)]) == 0
     assert log.read_text() == capsys.readouterr().out == "cpu_minutes,executions,findings\n30.1,7,0\n"
     row |= {"findings": 1, "kept_files": 3}
