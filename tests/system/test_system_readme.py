@@ -224,7 +224,7 @@ def test_a_command_of_the_readme_runs_as_it_stands(
     command: str, place: Path, candidate: Path, first: Outputs
 ) -> None:
     shutil.copyfile(candidate / "plan.json", place / "plan.json")
-    known = {*place.iterdir()} | {place / "trained"}
+    known = {*place.iterdir()} | {place / "trained", place / "quantized"}
     output = run(filled(brief(command), {**VALUES, "CANDIDATE": str(candidate.relative_to(place))}), place)
     assert output.strip()
     for label, value in printed(output).items():
