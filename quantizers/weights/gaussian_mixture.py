@@ -266,11 +266,16 @@ class GaussianMixture(WeightQuantizer):
 
     def _meet_target(self, sample: WeightSample) -> None:
         wanted = self._wanted_share()
-        # A share that is right is left alone: among weights that lie at one value a shift could only take all or none.
-        if wanted is not None and abs(self._share(sample) - wanted) > SHARE_TOLERANCE:
+        if wanted is not None and not self._is_held(sample, wanted):
             self.zero_shift.fill_(0.0)
             shift = shift_for_share(sample, self.means(), self.scales(), self.log_priors(), wanted)
             self.zero_shift.copy_(shift)
+
+    def _is_held(self, sample: WeightSample, wanted: float) -> bool:
+        """Whether the share of an adopted solution is still right. Then it is left alone: among weights that lie at one value a
+        shift could only take all or none."""
+        started = float(self.natural_share) - (self.zero_share or 0.0)
+        return abs(started) <= SHARE_TOLERANCE and abs(self._share(sample) - wanted) <= SHARE_TOLERANCE
 
     def _state(self, weight: Tensor) -> tuple[object, ...]:
         """What soft weights depend on."""

@@ -208,7 +208,7 @@ def test_a_solved_network_is_closer_to_fp32_on_other_images(name: str, bits: int
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_zeros_are_reached_and_held_when_training_goes_on(share: float) -> None:
     original = network()
-    plan = Plan.uniform(layer_names(original), LayerPlan(2, 4, share))
+    plan = Plan.uniform(layer_names(original), LayerPlan(2, 4, zero_share=share))
     made = quantize(original, plan, torch.cat(images()))
     reconstruct(made, original, images(), Reconstruction())
     for name, book in harden(made).codebooks.items():
