@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.images < 2:
         raise UserError(f"--images {args.images}: give 2 or more")
+    _refuse_unheard(args)
     given = {key: value for key, value in vars(args).items() if key in OWN}
     settings = Settings.from_dict(paths.settled({**given, "modules": args.modules}), "flag")
     out = paths.absolute(args.out)
@@ -90,6 +91,19 @@ def main(argv: list[str] | None = None) -> int:
 def _default(flag: str) -> str:
     value = getattr(Settings, flag.replace("-", "_"), None)
     return "" if value is None else f" (default {value})"
+
+
+def _refuse_unheard(args: argparse.Namespace) -> None:
+    """Refuse a flag that would change nothing."""
+    for flag, value in (("components", args.components), ("zero-share", args.zero_share)):
+        if value is None:
+            continue
+        if args.plan is not None:
+            raise UserError(f"--{flag} {value}: the plan of --plan says that itself; leave one of them out")
+        if args.bits == args.ends == 8:
+            raise UserError(
+                f"--{flag} {value}: layers of 8 bits have none; give fewer --bits, or leave it out"
+            )
 
 
 def plan_of(args: argparse.Namespace, layers: list[str]) -> Plan:
@@ -106,7 +120,8 @@ def plan_of(args: argparse.Namespace, layers: list[str]) -> Plan:
     def layer(bits: int) -> LayerPlan:
         if bits == 8:
             return LayerPlan(8)
-        return LayerPlan(bits, components=args.components or COMPONENTS.get(bits), zero_share=args.zero_share)
+        components = COMPONENTS.get(bits) if args.components is None else args.components
+        return LayerPlan(bits, components=components, zero_share=args.zero_share)
 
     ends = {layers[0], layers[-1]}
     return Plan({name: layer(args.ends if name in ends else args.bits) for name in layers})
@@ -134,12 +149,14 @@ def quantized(
     from pipeline.candidate.workspace import Workspace
     from quantizers.calibration.reconstruction import Reconstruction
     from quantizers.network import layer_names
+    from quantizers.tracing.trace import traced
 
+    _refuse_occupied(out)
     progress.status("looking at the model and the data")
     look_in(settings.modules)
     settings = dataclasses.replace(settings, out=out.parent, name=out.name)
     untrained = Workspace.open(settings, trained=False)
-    plan = plan_of(args, layer_names(untrained.model))
+    plan = plan_of(args, layer_names(traced(untrained.model)))
     first_check(
         untrained.model, untrained.data.search, untrained.mean, untrained.std, plan,
         trained=settings.weights is not None, say=progress.line,
@@ -201,14 +218,18 @@ def _told(progress: Progress, done: int, total: int) -> None:
     progress.status(f"rebuilding layers: {done} of {total}")
 
 
+def _refuse_occupied(out: Path) -> None:
+    """Refuse a folder that holds what this command did not make."""
+    if not (out / MADE).is_file() and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} holds other things; name a new folder")
+
+
 def _refuse_other(out: Path, made: dict[str, Any]) -> None:
     """Refuse a folder that holds what was made otherwise."""
     import json
 
     file = out / MADE
     if not file.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"--out {out} holds other things; name a new folder")
         return
     try:
         before = json.loads(file.read_text())

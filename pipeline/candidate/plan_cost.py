@@ -26,6 +26,7 @@ from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.images import normalize
 from quantizers.network import harden, layer_names, quantize
+from quantizers.tracing.trace import traced
 
 CALIBRATION_IMAGES = 32
 
@@ -52,7 +53,7 @@ class PlanCost:
         """The network with 8 bits everywhere."""
         workspace, train = self._workspace, self._workspace.data.train
         images = train.batch(torch.arange(min(CALIBRATION_IMAGES, len(train))))
-        plan = Plan.uniform(layer_names(workspace.model), LayerPlan(8))
+        plan = Plan.uniform(layer_names(traced(workspace.model)), LayerPlan(8))
         hardened = harden(quantize(workspace.model, plan, normalize(images, workspace.mean, workspace.std)))
         return compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
 

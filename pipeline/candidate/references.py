@@ -87,7 +87,7 @@ def _int8(workspace: Workspace, devices: Devices) -> Reference:
     data = workspace.data
     sample = fixed_sample(len(data.train), min(CALIBRATION_IMAGES, len(data.train)))
     calibration = normalize(data.train.batch(sample), workspace.mean, workspace.std)
-    plan = Plan.uniform(layer_names(workspace.model), LayerPlan(8))
+    plan = Plan.uniform(layer_names(traced(workspace.model)), LayerPlan(8))
     hardened = harden(quantize(workspace.model, plan, calibration))
     graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
     graph = choose_kernels(graph, workspace.settings.target)

@@ -78,6 +78,9 @@ def test_again_shows_the_same_and_another_plan_is_refused(
     [
         (("--bits", "5"), "bits 5"),
         (("--bits", "3", "--components", "9"), "components 9"),
+        (("--bits", "4", "--components", "0"), "components 0"),
+        (("--bits", "8", "--zero-share", "0.5"), "--zero-share 0.5"),
+        (("--plan", "absent.json", "--components", "3"), "--components 3"),
         (("--zero-share", "1.5"), "zero_share 1.5"),
         (("--images", "1"), "--images 1"),
         (("--model", "no_such"), "unknown model 'no_such'"),
@@ -115,3 +118,40 @@ def test_a_plan_from_a_file(
     result = json.loads(capsys.readouterr().out)
     assert result["plan"] == plan.hash and result["agreement"] > 0.8
     assert load_candidate(Path(result["candidate"])).plan == plan
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main_guard(lambda: quantize(["--out", str(tmp_path)])) == 2
+    said = capsys.readouterr().err
+    assert "holds other things" in said and "no --weights" not in said
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+IDLE = """
+from torch import nn
+from stripes import images
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.stem, self.idle, self.end = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, classes)
+    def forward(self, x):
+        return self.end(self.stem(x).relu().mean((2, 3)))
+def net(num_classes):
+    return Net(num_classes)
+net.image_size, net.normalization = 16, ((0.5,) * 3, (0.25,) * 3)
+"""
+
+
+def test_a_layer_that_is_never_called_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples" / "extending")
+    (tmp_path / "idle_layer.py").write_text(IDLE)
+    words = ["--model", "idle_layer:net", "--data", "idle_layer:images", "--modules", ".", "--images", "32"]
+    assert quantize([*words, "--out", "a", "--format", "json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(load_candidate(Path(result["candidate"])).plan.layers) == {"stem", "end"}
