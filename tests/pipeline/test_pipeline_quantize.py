@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from foundation.command import main_guard
+from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.folder import load_candidate
 from pipeline.evaluate import main as evaluate
+from pipeline.networks.registry import load_model
 from pipeline.quantize import main as quantize
+from quantizers.network import layer_names
 
 pytestmark = pytest.mark.emulated
 
@@ -106,10 +109,6 @@ def test_what_cannot_be_is_refused_in_a_line(
 def test_a_plan_from_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foundation.plan import LayerPlan, Plan
-    from pipeline.networks.registry import load_model
-    from quantizers.network import layer_names
-
     names = layer_names(load_model("vgg_tiny", classes=10))
     plan = Plan.uniform(names, LayerPlan(2, 3), quantizer="differentiable_kmeans")
     (tmp_path / "plan.json").write_text(plan.to_json())
@@ -155,3 +154,21 @@ def test_a_layer_that_is_never_called_is_left_out(
     assert quantize([*words, "--out", "a", "--format", "json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(load_candidate(Path(result["candidate"])).plan.layers) == {"stem", "end"}
+
+
+def test_a_plan_that_changes_weights_by_itself_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = Path(__file__).parents[2] / "examples" / "extending"
+    monkeypatch.syspath_prepend(str(examples))
+    monkeypatch.chdir(tmp_path)
+    names = layer_names(load_model("vgg_tiny", classes=10))
+    ends = {names[0], names[-1]}
+    layers = {
+        name: LayerPlan(8) if name in ends else LayerPlan(4, 16, values={"kept_inputs:KeptInputs": 0.75})
+        for name in names
+    }
+    (tmp_path / "plan.json").write_text(Plan(layers).to_json())
+    words = ["--plan", "plan.json", "--modules", str(examples), "--images", "32", "--out", "a"]
+    assert main_guard(lambda: quantize(words)) == 2
+    assert "layers cannot be rebuilt under it yet" in capsys.readouterr().err

@@ -54,6 +54,7 @@ def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path) -> None:
     assert max(processes.values()) > 1  # processes are reused
 
 
+@pytest.mark.alone
 def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path) -> None:
     """One trial takes far more than there is to be, once: Ray's own memory monitor kills it in the middle of its work."""
     folder = tmp_path / "study"
