@@ -37,6 +37,7 @@ LONG = {
     "test_compiler_networks.py",
     "test_compiler_support.py",
     "test_engine_study.py",
+    "test_kernel_sources.py",
     "test_pipeline_cotuning.py",
     "test_pipeline_detection.py",
     "test_pipeline_estimate.py",
@@ -48,7 +49,11 @@ LONG = {
     "test_pipeline_quantizers.py",
     "test_pipeline_tracking.py",
     "test_pipeline_train.py",
+    "test_quantizers_assignment.py",
+    "test_quantizers_registry.py",
     "test_quantizers_soft_weight.py",
+    "test_registries.py",
+    "test_search_spaces_dimensions.py",
 }
 
 
