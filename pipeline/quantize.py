@@ -7,27 +7,34 @@ result is a candidate folder like a search's.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.command import Parser, main_guard, shell
+from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.factories import look_in
-from foundation.files import check_place, json_text
+from foundation.files import check_place, json_text, write_atomically
 from foundation.plan import LayerPlan, Plan
-from foundation.show import show_bytes, show_latency, show_percent, show_seconds
+from foundation.show import show_percent, show_seconds
 from pipeline.devices import add_flags, named_devices
+from pipeline.evaluate import how_to_evaluate
 from pipeline.review.progress import Progress
 from pipeline.study import paths
+from pipeline.study.records import TrialRecord
 from pipeline.study.settings import Settings
 
 if TYPE_CHECKING:
-    from pipeline.candidate.devices import AtHand
-    from pipeline.candidate.workspace import Workspace
-    from pipeline.study.records import Figures
+    from torch import nn
 
-REFERENCES = "references.json"
+    from pipeline.candidate.devices import AtHand
+    from pipeline.candidate.stages import CandidateRun
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.study.records import Reference
+
 MADE = "quantize.json"  # in the folder: what it was made of
 COMPONENTS = {2: 4, 3: 8, 4: 16}  # as many as an index of so many bits can tell apart
 OWN = ("model", "data", "weights", "target", "image_size", "mean", "std", "seed")
@@ -44,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         ("image-size", "side of the input images in pixels"),
         ("mean", "normalization, as in pipeline.search"),
         ("std", "likewise"),
-        ("seed", "of the positions that images are looked at"),
+        ("seed", "draws the places in those images that a layer is looked at"),
     ):
         parser.add_argument(f"--{name}", help=f"{text}{_default(name)}", default=argparse.SUPPRESS)
     parser.add_argument(
@@ -77,9 +84,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.images < 2:
         raise UserError(f"--images {args.images}: give 2 or more")
-    _refuse_unheard(args)
     given = {key: value for key, value in vars(args).items() if key in OWN}
-    settings = Settings.from_dict(paths.settled({**given, "modules": args.modules}), "flag")
+    settings = Settings.from_dict(
+        paths.settled({**given, "modules": args.modules, "devices": args.devices}), "flag"
+    )
     out = paths.absolute(args.out)
     check_place(out, f"--out {args.out}")
     with Progress(1) as progress:
@@ -93,29 +101,23 @@ def _default(flag: str) -> str:
     return "" if value is None else f" (default {value})"
 
 
-def _refuse_unheard(args: argparse.Namespace) -> None:
-    """Refuse a flag that would change nothing."""
-    for flag, value in (("components", args.components), ("zero-share", args.zero_share)):
-        if value is None:
-            continue
-        if args.plan is not None:
-            raise UserError(f"--{flag} {value}: the plan of --plan says that itself; leave one of them out")
-        if args.bits == args.ends == 8:
-            raise UserError(
-                f"--{flag} {value}: layers of 8 bits have none; give fewer --bits, or leave it out"
-            )
-
-
-def plan_of(args: argparse.Namespace, layers: list[str]) -> Plan:
-    """The plan that the flags describe.
+def plan_of(args: argparse.Namespace) -> Callable[[list[str]], Plan]:
+    """The plan that the flags describe, for a network with these layers; what no network could have is refused here already.
 
     Raises:
-        UserError: there is no such plan.
+        UserError: there is no such plan, or a flag would change nothing.
     """
     from pipeline.train import read_plan
 
+    given = {"components": args.components, "zero_share": args.zero_share}
+    typed = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
     if args.plan is not None:
-        return read_plan(args.plan)
+        if typed:
+            raise UserError(f"{typed[0]}: the plan of --plan says that itself; leave one of them out")
+        plan = read_plan(args.plan)
+        return lambda layers: plan
+    if typed and args.bits == args.ends == 8:
+        raise UserError(f"{typed[0]}: layers of 8 bits have none; give fewer --bits, or leave it out")
 
     def layer(bits: int) -> LayerPlan:
         if bits == 8:
@@ -123,8 +125,8 @@ def plan_of(args: argparse.Namespace, layers: list[str]) -> Plan:
         components = COMPONENTS.get(bits) if args.components is None else args.components
         return LayerPlan(bits, components=components, zero_share=args.zero_share)
 
-    ends = {layers[0], layers[-1]}
-    return Plan({name: layer(args.ends if name in ends else args.bits) for name in layers})
+    inner, end = layer(args.bits), layer(args.ends)
+    return lambda layers: Plan({name: end if name in (layers[0], layers[-1]) else inner for name in layers})
 
 
 def quantized(
@@ -135,87 +137,101 @@ def quantized(
     Raises:
         UserError: the plan or the network cannot be done, or ``out`` holds something else.
     """
-    import dataclasses
-    from functools import partial
-
-    from foundation.files import write_atomically
     from pipeline.candidate.bench import Bench
-    from pipeline.candidate.first_check import first_check
-    from pipeline.candidate.folder import candidate_path, load_candidate
+    from pipeline.candidate.folder import candidate_path
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
-    from pipeline.candidate.references import references
+    from pipeline.candidate.references import REFERENCES, fp32_error_in, references
     from pipeline.candidate.stages import CandidateRun
-    from pipeline.candidate.workspace import Workspace
-    from quantizers.calibration.reconstruction import Reconstruction
-    from quantizers.network import layer_names
-    from quantizers.tracing.trace import traced
 
+    planned = plan_of(args)
     _refuse_occupied(out)
     progress.status("looking at the model and the data")
-    look_in(settings.modules)
-    settings = dataclasses.replace(settings, out=out.parent, name=out.name)
-    untrained = Workspace.open(settings, trained=False)
-    plan = plan_of(args, layer_names(traced(untrained.model)))
-    first_check(
-        untrained.model, untrained.data.search, untrained.mean, untrained.std, plan,
-        trained=settings.weights is not None, say=progress.line,
-    )  # fmt: skip
-    workspace = untrained if settings.weights else Workspace.open(settings, progress.line)
+    workspace, plan = opened(dataclasses.replace(settings, out=out.parent, name=out.name), planned, progress)
     progress.line(workspace.normalization)
     progress.status("building the kernel library")
-    bench = Bench(settings, workspace)
-    made = {**identity(settings, workspace, bench.program), "plan": plan.hash, "images": args.images}
+    bench = Bench(workspace.settings, workspace)
+    made = {**identity(workspace.settings, workspace, bench.program), "plan": plan.hash}
+    made |= {"images": args.images, "seed": settings.seed}
     _refuse_other(out, made)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / MADE, json_text(made, indent=1))
-    progress.status("evaluating fp32")
-    fp32 = refuse_chance(workspace, allow=False)
-    progress.line(f"fp32: {fp32}")
+    fp32_error = fp32_error_in(out / REFERENCES)
+    if fp32_error is None:
+        progress.status("evaluating fp32")
+        fp32 = refuse_chance(workspace, allow=False)
+        fp32_error = 1 - fp32.accuracy
+        progress.line(f"fp32: {fp32}")
     progress.status("profiling fp32 and int8")
-    compared = references(workspace, out / REFERENCES, at_hand, 1 - fp32.accuracy)
-    place = candidate_path(out, plan)
-    seconds = None
-    if not (place / "manifest.json").is_file():
+    compared = references(workspace, out / REFERENCES, at_hand, fp32_error)
+    if not (candidate_path(out, plan) / "manifest.json").is_file():
         with at_hand(settings.target) as devices:
-            run = CandidateRun(bench, plan, 0, devices, compared)
-            rung = run.rebuild(args.images, Reconstruction(seed=settings.seed), partial(_told, progress))
-            seconds = rung.seconds
-            progress.status("compiling, comparing with the reference, profiling")
-            run.finish()
+            rebuilt(CandidateRun(bench, plan, 0, devices, compared), args.images, progress)
+    return told(workspace, plan, compared)
+
+
+def opened(
+    settings: Settings, planned: Callable[[list[str]], Plan], progress: Progress
+) -> tuple[Workspace, Plan]:
+    """Data, trained network and plan; what cannot be compiled is refused before anything is trained."""
+    from pipeline.candidate.first_check import first_check
+    from pipeline.candidate.workspace import Workspace
+    from quantizers.network import layer_names
+    from quantizers.tracing.trace import traced
+
+    look_in(settings.modules)
+    workspace = Workspace.open(settings, trained=False)
+    plan = planned(layer_names(traced(workspace.model)))
+    first_check(
+        workspace.model, workspace.data.search, workspace.mean, workspace.std, plan,
+        trained=settings.weights is not None, say=progress.line,
+    )  # fmt: skip
+    return (workspace if settings.weights else Workspace.open(settings, progress.line)), plan
+
+
+def rebuilt(run: CandidateRun, images: int, progress: Progress) -> None:
+    """The candidate's folder, from so many training images."""
+    from pipeline.study.checkpoints import forget
+    from quantizers.calibration.reconstruction import Reconstruction
+
+    def layer_is_done(done: int, total: int) -> None:
+        progress.status(f"rebuilding layers: {done} of {total}")
+
+    rung = run.rebuild(images, Reconstruction(seed=run.bench.settings.seed), layer_is_done)
+    progress.line(f"rebuilt from {images} images in {show_seconds(rung.seconds)}")
+    progress.status("compiling, comparing with the reference, profiling")
+    run.finish()
+    forget(run.folder, run.plan)
+
+
+def told(workspace: Workspace, plan: Plan, compared: Sequence[Reference]) -> dict[str, Any]:
+    """The candidate beside fp32 and int8, how much it answers as fp32 does, and what to type next."""
+    from pipeline.candidate.folder import candidate_path, load_candidate
+    from pipeline.report.publish import front_json, front_table
+
+    settings = workspace.settings
+    place = candidate_path(settings.folder, plan)
     candidate = load_candidate(place)
     agreement, off, spread = compared_with_fp32(workspace, candidate.hardened().network)
-    rows = {reference.name: reference.figures for reference in compared}
-    rows[plan.hash] = candidate.figures
-    evaluate = shell(
-        "pipeline.evaluate",
-        place,
-        "--on",
-        "arm",
-        *(("--modules", settings.modules) if settings.modules else ()),
-    )
-    lines = [
-        *_table(rows, len(workspace.data.search)),
-        f"agreement with fp32 {show_percent(agreement)}, divergence from it {off:.4f} +- {spread:.4f} nats, "
-        f"on {len(workspace.data.search):,} images that did not rebuild",
-        *([f"rebuilt from {args.images} images in {show_seconds(seconds)}"] if seconds else []),
+    images = len(workspace.data.search)
+    record = TrialRecord(0, plan, "finished", candidate.figures)
+    front = front_json([record], compared, settings.objectives, images)
+    lines = (
+        front_table(front),
+        f"agreement with fp32 {show_percent(agreement)}, divergence from it {off:.4f} +- {spread:.4f} nats, on the same images",
         "",
         f"candidate {place}",
-        f"evaluate  {evaluate}",
-    ]
+        f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}",
+    )
     return {
-        "candidate": str(place),
+        **front,
         "plan": plan.hash,
-        "rows": {name: dataclasses.asdict(figures) for name, figures in rows.items()},
+        "candidate": str(place),
         "agreement": agreement,
         "divergence": off,
         "divergence_standard_error": spread,
         "text": "\n".join(lines),
     }
-
-
-def _told(progress: Progress, done: int, total: int) -> None:
-    progress.status(f"rebuilding layers: {done} of {total}")
 
 
 def _refuse_occupied(out: Path) -> None:
@@ -226,8 +242,6 @@ def _refuse_occupied(out: Path) -> None:
 
 def _refuse_other(out: Path, made: dict[str, Any]) -> None:
     """Refuse a folder that holds what was made otherwise."""
-    import json
-
     file = out / MADE
     if not file.is_file():
         return
@@ -243,7 +257,7 @@ def _refuse_other(out: Path, made: dict[str, Any]) -> None:
         )
 
 
-def compared_with_fp32(workspace: Workspace, network: Any) -> tuple[float, float, float]:
+def compared_with_fp32(workspace: Workspace, network: nn.Module) -> tuple[float, float, float]:
     """On the search half: the share of equal answers, and the divergence from fp32 with its standard error, in nats."""
     from pipeline.training.evaluation import batches, device_of, divergence, predictions
 
@@ -251,19 +265,6 @@ def compared_with_fp32(workspace: Workspace, network: Any) -> tuple[float, float
     ours, theirs = (predictions(one, images, mean, std) for one in (network, workspace.model))
     seen = batches(images, mean, std, 256, device_of(workspace.model))
     return float((ours == theirs).double().mean()), *divergence(network, workspace.model, seen)
-
-
-def _table(rows: dict[str, Figures], images: int) -> list[str]:
-    """fp32, int8 and the result side by side."""
-    lines = [f"{'':<14}{'right':>16}{'latency':>20}{'size':>12}"]
-    for name, figures in rows.items():
-        right = 1 - (figures.error or 0.0)
-        spread = (right * (1 - right) / images) ** 0.5
-        lines.append(
-            f"{name:<14}{show_percent(right, spread):>16}"
-            f"{show_latency(figures.latency_ms, figures.source):>20}{show_bytes(figures.size_bytes):>12}"
-        )
-    return lines
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from foundation.factories import look_in
 from foundation.files import check_place, json_text
 from foundation.plan import BITS
 from foundation.show import counted
+from pipeline.evaluate import how_to_evaluate
 from pipeline.review.progress import Progress
 from pipeline.study.paths import SETTINGS
 from pipeline.study.settings import Settings, parse
 
-REFERENCES = "references.json"  # in the study's folder
 DRY_SECONDS = 10.0  # that a dry run evaluates for
 
 if TYPE_CHECKING:
@@ -146,13 +146,12 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
     from pipeline.candidate.plan_cost import PlanCost
-    from pipeline.candidate.references import kept, references
+    from pipeline.candidate.references import REFERENCES, fp32_error_in, references
     from pipeline.cluster import engine
     from pipeline.cluster.pool import devices_at_hand
     from pipeline.report import publish
     from pipeline.review.store import check_store
     from pipeline.review.tracking import Tracker
-    from pipeline.study.records import Figures
     from pipeline.study.study import Study
     from search_spaces.layers import layers_of
     from search_spaces.samplers.base import Prior
@@ -161,7 +160,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
     progress.line(workspace.normalization)
-    fp32_error = kept(settings.folder / REFERENCES).get("fp32", Figures(None)).error
+    fp32_error = fp32_error_in(settings.folder / REFERENCES)
     if fp32_error is None:  # else it was seen when the study began
         progress.status("evaluating fp32")
         fp32 = refuse_chance(workspace, allow=allow_bad_fp32)
@@ -228,7 +227,7 @@ def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progr
         UserError: there is no device, or a candidate cannot be compiled anew; what is done stays done.
     """
     from pipeline.candidate.bench import Bench
-    from pipeline.candidate.references import references
+    from pipeline.candidate.references import REFERENCES, references
     from pipeline.candidate.renewal import announcement, renew
     from pipeline.cluster.pool import DeviceError
 
@@ -277,12 +276,9 @@ def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, *, com
     name, out = settings.study_name, settings.out
     found = recommend(front, settings.max_accuracy_drop)
     flags = [word for flag, _ in found.flags for word in flag.split()]
-    modules = ("--modules", settings.modules) if settings.modules else ()
-    devices = ("--devices", settings.devices) if settings.devices else ()
     evaluated = [settings.folder / p["candidate"] for p in front["points"] if found.hash in (p["hash"], None)]
     evaluate = [
-        f"evaluate {shell('pipeline.evaluate', place, '--on', 'arm', *devices, *modules)}"
-        for place in evaluated[:1]
+        f"evaluate {how_to_evaluate(place, settings.devices, settings.modules)}" for place in evaluated[:1]
     ]
     lines = [
         f"best     {found.hash or 'none'}: {found.why}",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from deploy_arm.ir.graph import Graph
     from pipeline.candidate.workspace import Workspace
 
+REFERENCES = "references.json"  # where they are kept
 CALIBRATION_IMAGES = 256
 
 
@@ -37,6 +38,11 @@ def kept(file: Path) -> dict[str, Figures]:
     if not file.is_file():
         return {}
     return {r["name"]: Figures(**r["figures"]) for r in json.loads(file.read_text())}
+
+
+def fp32_error_in(file: Path) -> float | None:
+    """fp32's error of the references in ``file``; None where it is not known yet."""
+    return kept(file).get("fp32", Figures(None)).error
 
 
 def references(

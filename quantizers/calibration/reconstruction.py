@@ -27,7 +27,7 @@ class Reconstruction:
 
     Attributes:
         steps: of Adam for each layer; 0 learns nothing.
-        solve: solve first which value each weight takes.
+        solve: solve first which value each weight takes, and let biases keep the outputs' means.
         rounds, passes, damping: of that; see ``quantizers.calibration.assignment``.
         match_norms: give each batch-norm, once the layers before it have learned, the statistics that keep mean and variance of
             its outputs (``quantizers.calibration.lockstep.match_batch_norm``).
@@ -146,7 +146,7 @@ def reconstruct(
             solved(*layers[name], seen, given, _importance(behind, wanted), groups, how)
         if how.steps:
             learn(*layers[name], seen, _behind(plain, twin)(wanted), _behind(network, node), groups, how)
-        if how.match_norms and module.bias is not None and not _normalized(network, node):
+        if how.solve and module.bias is not None and not _normalized(network, node):
             _correct_bias(module, layers[name], seen, wanted, groups)
         done += 1
         if progress is not None:

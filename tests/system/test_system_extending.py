@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +10,10 @@ import pytest
 
 from foundation.factories import look_in
 from pipeline.candidate.folder import load_candidate
+from tests.system.own_folder import command
 
 EXTENDING = Path(__file__).resolve().parents[2] / "examples" / "extending"
 KEPT = "kept_inputs:KeptInputs"
-
-
-def run(name: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"pipeline.{name}", *map(str, words)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +21,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trials that keep half of the input channels, from another folder, by a relative path."""
     place = tmp_path_factory.mktemp("elsewhere")
     (place / "mine").symlink_to(EXTENDING)
-    done = run(
+    done = command(
         "search", "--model", "resnet8", "--data", "digits", "--budget", 1, "--epochs-per-trial", 0.1, "--rungs", 1,
         "--bits", "4,8", "--max-concurrent", 1, "--modules", "mine", "--dimensions", f"{KEPT}=0.5", "zero_share=natural",
         "--name", "kept", "--out", "runs",
-        folder=place,
+        cwd=place,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return place / "runs" / "kept"
@@ -60,12 +50,12 @@ def test_the_study_goes_on_by_its_name_alone_and_its_candidate_is_evaluated(
     study: Path, tmp_path: Path
 ) -> None:
     """Plans with the dimension are read in every process: the driver's, the trials', the commands'."""
-    again = run("search", "--name", "kept", "--out", study.parent, "--budget", 2, folder=tmp_path)
+    again = command("search", "--name", "kept", "--out", study.parent, "--budget", 2, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     candidates = sorted((study / "candidates").iterdir())
     assert len(candidates) == 2
     words = (candidates[0], "--limit", 20)
-    without = run("evaluate", *words, folder=tmp_path)
+    without = command("evaluate", *words, cwd=tmp_path)
     assert without.returncode == 2 and "no module 'kept_inputs'" in without.stderr
-    judged = run("evaluate", *words, "--modules", EXTENDING, folder=tmp_path)
+    judged = command("evaluate", *words, "--modules", EXTENDING, cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr

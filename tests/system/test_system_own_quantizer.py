@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +15,10 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline import evaluate, train
 from pipeline.study.study import read_records
+from tests.system.own_folder import command
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "ternary:Ternary"
-
-
-def command(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"pipeline.{name}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=600,
-    )
 
 
 @pytest.fixture(scope="module")

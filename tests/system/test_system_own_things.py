@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.study.study import read_records
+from tests.system.own_folder import command
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "extending"
 FILES = ("stripes.py", "metropolis.py", "downclocked.py")
 DEVICE = "downclocked:Downclocked"
 NAME = "emulated a76 at 1.2 GHz"
-
-
-def command(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"pipeline.{name}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=900,
-    )
 
 
 @pytest.fixture(scope="module")
