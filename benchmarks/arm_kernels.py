@@ -2,9 +2,8 @@
 
 ``python -m benchmarks.arm_kernels --models resnet20 --layers`` prints one row per network, setting and core, and the
 roofline of each layer. Time is modelled (``deploy_arm.cycles.estimate``), counts are executed under emulation; nothing here ran
-on ARM hardware. ``--record LABEL`` keeps the rows
-in ``benchmarks/results/arm_kernels.csv``, in place of older ones of that label, and
-rooflines in ``arm_roofline_MODEL.csv`` beside it.
+on ARM hardware. ``--record LABEL`` keeps the rows in ``benchmarks/results/arm_kernels.csv``, in place of older ones of that
+label, and rooflines in ``arm_roofline_MODEL.csv`` beside it.
 """
 
 from __future__ import annotations

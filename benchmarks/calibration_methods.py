@@ -29,7 +29,8 @@ class Recipe:
         quantizer: of the weights, by its registered name.
         even_channels: give output channels one size first (``quantizers.calibration.channel_scale``).
         match_norms: give batch-norms the statistics that keep the fp32 network's outputs
-        (``quantizers.calibration.reconstruction``). layer_steps: steps of reconstruction for each layer (the same).
+            (``quantizers.calibration.reconstruction``).
+        layer_steps: steps of reconstruction for each layer (the same).
         steps: of distillation through the whole network, each with ``batch`` views.
         learning_rate: its peak, for weights.
         temperature: of both soft-maxes in the distillation.

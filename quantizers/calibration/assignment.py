@@ -83,7 +83,7 @@ def solve(
         rounds: turns of refitting levels and descending.
         passes: over all weights in a turn.
     """
-    price = _price(problem, grid, zero_share, problem.target, _diagonal(problem))
+    price = _price(problem, grid, zero_share)
     starts = (
         compensated(problem, grid, price),
         _choose(problem, grid, problem.target, _diagonal(problem)[:, None, :], price),
@@ -93,12 +93,12 @@ def solve(
         grid, owner = _refitted(problem, grid, owner)
         before = owner
         for _ in range(passes):
-            owner = descend(problem, grid, owner, _price_now(problem, grid, owner, zero_share))
+            owner = descend(problem, grid, owner, _price(problem, grid, zero_share, owner))
         if torch.equal(before, owner):
             break
     if zero_share is not None:
-        fixed = _exactly(problem, grid, owner, zero_share)
-        owner = descend(problem, grid, owner, fixed=fixed)
+        zeros = _exactly(problem, grid, owner, zero_share)
+        owner = descend(problem, grid, owner, zeros=zeros)
         grid, owner = _refitted(problem, grid, owner)
     return grid, owner
 
@@ -136,21 +136,20 @@ def descend(
     grid: WeightGrid,
     owner: Tensor,
     price: Tensor | None = None,
-    fixed: Tensor | None = None,
+    zeros: Tensor | None = None,
 ) -> Tensor:
-    """One pass of step 3; the weights that are zero stay so where ``fixed`` (bool [G, O, K]: which are to be zero) is given, and
-    the others do not become zero."""
+    """One pass of step 3. With ``zeros`` (bool [G, O, K]) just these weights are zero."""
     owner, values = owner.clone(), grid.values(owner)
     diagonal = _diagonal(problem).clamp(min=LEAST)
     pull = (problem.target - values) @ problem.moments
     for column in range(values.shape[2]):
         size = diagonal[:, column, None]
         best = values[:, :, column] + pull[:, :, column] / size
-        if fixed is None:
+        if zeros is None:
             chosen = _choose(problem, grid, best[:, :, None], size[:, :, None], price)[:, :, 0]
         else:
             other = grid.nearest_other(best[:, :, None])[:, :, 0]
-            chosen = torch.where(fixed[:, :, column], grid.zero, other)
+            chosen = torch.where(zeros[:, :, column], grid.zero, other)
         moved = grid.values(chosen[:, :, None])[:, :, 0] - values[:, :, column]
         rows = moved.nonzero(as_tuple=True)
         if len(rows[0]):
@@ -176,19 +175,15 @@ def _gain(problem: Problem, grid: WeightGrid, best: Tensor, size: Tensor) -> tup
 
 
 def _price(
-    problem: Problem, grid: WeightGrid, zero_share: float | None, best: Tensor, size: Tensor
+    problem: Problem, grid: WeightGrid, zero_share: float | None, owner: Tensor | None = None
 ) -> Tensor | None:
-    """The price of not being zero at which the wanted share of weights would rather be zero."""
+    """The price of not being zero at which the wanted share of weights would rather be zero, as things stand with ``owner``; None
+    where no share is wanted."""
     if zero_share is None:
         return None
-    gain = _gain(problem, grid, best, size[:, None, :])[0].flatten()
-    return gain.kthvalue(min(max(round(zero_share * gain.numel()), 0) + 1, gain.numel())).values
-
-
-def _price_now(problem: Problem, grid: WeightGrid, owner: Tensor, zero_share: float | None) -> Tensor | None:
-    if zero_share is None:
-        return None
-    return _price(problem, grid, zero_share, _best(problem, grid, owner), _diagonal(problem))
+    best = problem.target if owner is None else _best(problem, grid, owner)
+    gain = _gain(problem, grid, best, _diagonal(problem)[:, None, :])[0].flatten()
+    return gain.kthvalue(min(round(zero_share * gain.numel()) + 1, gain.numel())).values
 
 
 def _best(problem: Problem, grid: WeightGrid, owner: Tensor) -> Tensor:
@@ -208,7 +203,7 @@ def _exactly(problem: Problem, grid: WeightGrid, owner: Tensor, zero_share: floa
 
 
 def _refitted(problem: Problem, grid: WeightGrid, owner: Tensor) -> tuple[WeightGrid, Tensor]:
-    """Step 2, where the free levels stay apart and finite; and the owners in the order of the new levels."""
+    """Step 2, and the owners in the order of the new levels; a solution that is not finite changes nothing."""
     if grid.free == "nothing":
         return grid, owner
     if grid.free == "levels":

@@ -32,6 +32,7 @@ from quantizers import (
     reconstruct,
     set_progress,
 )
+from quantizers.calibration.assignment import Problem, solve
 from quantizers.network import quantizers_of
 
 BELOW_8 = (2, 3, 4)
@@ -248,3 +249,29 @@ class QuantizerConformance:
         for twin in (pickle.loads(pickle.dumps(mine)), parts(copy.deepcopy(training.network))[0]):
             assert torch.equal(twin.eval()(latent.detach()), mine(latent.detach()))
             assert twin.options == mine.options and same(twin.state_dict(), mine.state_dict())
+
+    @pytest.mark.parametrize("weight", ["normal", "heavy"])
+    def test_a_solution_is_adopted(self, quantizer: str, weight: str) -> None:
+        """Every weight then has the value of its own level, but for the rounding of levels to integers."""
+        sort, latent = QUANTIZERS[quantizer], nn.Parameter(WEIGHTS[weight].clone())
+        bits = max(sort.widths)
+        made = sort.for_layer(latent.detach(), layer_plan(quantizer, bits), sort.Options(), initialise=True)
+        grid = made.grid(latent.detach())
+        if grid is None:
+            pytest.skip(f"{quantizer} has no list of levels to choose from")
+        seen = normal(1, 400, latent[0].numel(), seed=2)
+        problem = Problem.of(
+            latent.detach().reshape(1, len(latent), -1), seen, seen, torch.ones(1, len(latent))
+        )
+        solved, owner = solve(problem, grid)
+        made.adopt(latent, solved, owner)
+        made.set_progress(1.0)
+        made.eval()
+        wanted = solved.values(owner).reshape(latent.shape)
+        deployed = torch.from_numpy(made.codebook(latent.detach()).dequantize()).double()
+        largest = float((solved.levels.abs().max() * solved.scale).max())
+        assert float((deployed - wanted).abs().max()) <= largest / 127
+        assert torch.equal(made(latent).detach().double(), deployed)
+        again = sort.for_layer(latent.detach(), layer_plan(quantizer, bits), sort.Options(), initialise=False)
+        again.load_state_dict(made.state_dict())
+        assert torch.equal(again.eval()(latent).detach().double(), deployed)
