@@ -15,6 +15,7 @@ from ray._private import ray_constants, services, worker
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller
+from ray.tune.experiment.trial import Trial
 
 WRITTEN_FOR = "2.60.0"
 KILLED = "killed by the memory monitor"
@@ -47,13 +48,27 @@ def services_apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deaths_for_memory_survived() -> Iterator[None]:
-    """Tune's keeper of trial processes does not expect that the memory monitor kills one in the middle of its work, and ends
-    the whole run; meanwhile that is a process that died, like others."""
+    """Tune's keeper of trial processes does not expect that the memory monitor kills one in the middle of its work, nor Tune's
+    trial that it is killed before its first result, and either ends the whole run; meanwhile that is a process that died, like
+    others."""
     tune_controller.RayActorManager = _ActorManager  # type: ignore[attr-defined]  # Tune offers no other way
+    Trial._get_default_result_or_future = _known_of_a_start  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         tune_controller.RayActorManager = RayActorManager  # type: ignore[attr-defined]
+        Trial._get_default_result_or_future = _KNOWN_OF_A_START  # type: ignore[method-assign]
+
+
+_KNOWN_OF_A_START = Trial._get_default_result_or_future
+
+
+def _known_of_a_start(trial: Trial) -> dict[str, Any] | None:
+    try:
+        return _KNOWN_OF_A_START(trial)
+    except OutOfMemoryError:
+        trial._default_result_or_future = None
+        return None
 
 
 class _ActorManager(RayActorManager):

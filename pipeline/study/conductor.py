@@ -23,6 +23,7 @@ from pipeline.study.study import Candidate, Study
 from pipeline.training.rung import Rung
 
 RETRIES = 2  # times a candidate is tried again after its process died, nobody knows why, and it got no further in between
+PAUSE = 5.0  # seconds until the memory of a process that was killed is certainly given back
 ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
 PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
@@ -47,8 +48,8 @@ def nothing_left(study: Study, budget: int) -> bool:
 class Conductor:
     """Decides for Tune, with the study's and the pure rules' words. Knows nothing of Ray.
 
-    ``concurrency`` trials run at a time, fewer once their processes have died; whoever sets ``stop`` ends the search in good
-    order.
+    ``concurrency`` trials run at a time, fewer once their processes have died, and none is started for ``pause`` seconds after
+    a kill for memory; whoever sets ``stop`` ends the search in good order.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Conductor:
         deadline: float | None = None,
         hoped_error: float | None = None,
         stop: threading.Event | None = None,
+        pause: float = PAUSE,
     ) -> None:
         self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
         self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
@@ -76,6 +78,7 @@ class Conductor:
         self._again: list[Candidate] = []  # whose process died, to be started again before any other
         self._deaths: Counter[int] = Counter()
         self._deaths_alone: Counter[int] = Counter()
+        self._pause, self._resumes = pause, 0.0
         self._accompanied: set[int] = set()  # of the trials in flight those beside which another ran
 
     @property
@@ -93,7 +96,7 @@ class Conductor:
         """The next candidate; None when there is none now. Who was in flight when its process died comes first."""
         running = {record.number for record in self.study.running()}
         flying = running - {candidate.number for candidate in self._again}
-        if self.stop.is_set() or len(flying) >= self.concurrency:
+        if self.stop.is_set() or len(flying) >= self.concurrency or time.monotonic() < self._resumes:
             return None
         if self._again:
             candidate: Candidate | None = self._again.pop(0)
@@ -182,6 +185,8 @@ class Conductor:
             reason = f"its process died {self._deaths[number]} times (out of memory, or killed)"
             self._tell(number, dataclasses.replace(running, status="failed", reason=reason))
             return
+        if death.memory and death.asked is None:
+            self._resumes = time.monotonic() + self._pause
         self._again.append(Candidate(number, running.plan))
         self.concurrency = max(1, self.concurrency - 1)
         self.progress.line(f"{running.hash} {death}: queued again, {self.concurrency} at a time from now on")

@@ -133,7 +133,7 @@ def test_a_trial_that_tune_dropped_stays(study: Study) -> None:
 
 def test_who_died_is_started_again_first_and_beside_one_fewer(study: Study) -> None:
     progress = Silent()
-    conductor = Conductor(study, RUNGS, budget=9, concurrency=3, progress=progress)
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=3, progress=progress, pause=0)
     first, second, _ = asked(conductor), asked(conductor), asked(conductor)
     death = Death(memory=True, held=3 * 2**30, total=8 * 2**30)
     conductor.died(second.number, death)
@@ -146,6 +146,18 @@ def test_who_died_is_started_again_first_and_beside_one_fewer(study: Study) -> N
     again = asked(conductor)
     assert again == second and conductor.propose() is None
     assert study.spent == 1, "a death costs nothing of the budget"
+
+
+def test_nobody_starts_while_the_memory_of_who_was_killed_is_given_back(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=2, progress=Silent(), pause=5.0)
+    candidate = asked(conductor)
+    conductor.died(candidate.number, Death(memory=True))
+    assert conductor.propose() is None
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 5.1)
+    assert asked(conductor) == candidate
 
 
 def test_who_dies_again_and_again_for_no_known_reason_fails(study: Study) -> None:

@@ -85,14 +85,22 @@ def figures_of(plan: Plan, epochs: float | None) -> Figures:
     return Figures(error, 10 - zeros, 9 - zeros, 11 - zeros, "modelled", "table", bits * 100)
 
 
+def eat() -> None:
+    eaten = [bytes(2**28) + b"." for _ in range(48)]
+    time.sleep(len(eaten))
+
+
 class TabulatedTrial(tune.Trainable):
     """Speaks as CotuneTrial does. A file HASH.raise, .kill or .hang in the study's folder makes that trial do so, .start makes it
-    die while it starts, .eat take 12 GiB, .greedy ask for more than any machine has; a number in it says how often."""
+    die while it starts, .eat take 12 GiB (.start_eat while it starts), .greedy ask for more than any machine has; a number in it
+    says how often."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.reset_config(config)
         if self.marked("start"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.marked("start_eat"):
+            eat()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.plan, self.stage = Plan.from_json(new_config["plan"]), -1
@@ -109,8 +117,7 @@ class TabulatedTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         self.stage += 1
         if self.stage == 1 and self.marked("eat"):
-            eaten = [bytes(2**28) + b"." for _ in range(48)]
-            time.sleep(len(eaten))
+            eat()
         if self.stage == 1 and (self.folder / f"{self.plan.hash}.greedy").exists():
             try:
                 torch.empty(2**42, dtype=torch.uint8)

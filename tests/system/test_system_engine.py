@@ -55,12 +55,14 @@ def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path) -> None:
-    """One trial takes far more than there is to be, once: Ray's own memory monitor kills it in the middle of its work."""
+@pytest.mark.parametrize("when", ["eat", "start_eat"])
+def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path, when: str) -> None:
+    """One trial takes far more than there is to be, once: Ray's own memory monitor kills it in the middle of its work, or while
+    it starts."""
     folder = tmp_path / "study"
     folder.mkdir()
-    hungry = SPACE.warm_starts()[1].hash
-    (folder / f"{hungry}.eat").write_text("1")
+    hungry = SPACE.warm_starts()[1 if when == "eat" else 0].hash  # a process is started for the first alone
+    (folder / f"{hungry}.{when}").write_text("1")
     memory = psutil.virtual_memory()
     if memory.available < 8 * 2**30:
         pytest.skip("needs 8 GiB of free memory")
