@@ -120,7 +120,13 @@ def accuracy(
 
 
 def checked(candidate: CandidateFolder, data: Any) -> Any:
-    """``data`` if its classes are the candidate's."""
+    """``data`` if it has labels, and its classes are the candidate's; where that was made without labels, as many classes."""
+    from pipeline.datasets.base import needs_labels
+
+    needs_labels(data, "name a data set that has some by --data, of the same classes in the same order")
+    unnamed = candidate.manifest["data"].get("labelled") is False
+    if unnamed and len(data.classes) == len(candidate.manifest["classes"]):
+        return data
     if list(data.classes) != candidate.manifest["classes"]:
         raise UserError(
             f"data set {data.name} has {len(data.classes)} classes ({', '.join(data.classes[:3])}, ...), the candidate was "

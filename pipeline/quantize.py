@@ -1,7 +1,7 @@
 """`python -m pipeline.quantize`: one compressed network in minutes, by one plan, without labels and without a search.
 
-Every layer is rebuilt from a few training images, so that it gives, from quantized inputs, what it gave in the fp32 network. The
-result is a candidate folder like a search's.
+Every layer is rebuilt from a few images, so that it gives, from quantized inputs, what it gave in the fp32 network. The result
+is a candidate folder like a search's. What was cut off goes on when the same is typed again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import check_place, json_text, write_atomically
 from foundation.plan import LayerPlan, Plan
-from foundation.show import show_percent, show_seconds
+from foundation.show import show_seconds
 from pipeline.devices import add_flags, named_devices
 from pipeline.evaluate import how_to_evaluate
 from pipeline.review.progress import Progress
@@ -28,14 +29,14 @@ from pipeline.study.records import TrialRecord
 from pipeline.study.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from pipeline.candidate.devices import AtHand
-    from pipeline.candidate.stages import CandidateRun
+    from pipeline.candidate.bench import Bench
+    from pipeline.candidate.devices import AtHand, Devices
     from pipeline.candidate.workspace import Workspace
     from pipeline.study.records import Reference
 
 MADE = "quantize.json"  # in the folder: what it was made of
+LAYERS = "rebuilding"  # in the folder while it is made: the layers that are done
+CODE = "checksum of the quantizers"  # matters while layers are rebuilt; what is finished may be shown by later code
 COMPONENTS = {2: 4, 3: 8, 4: 16}  # as many as an index of so many bits can tell apart
 OWN = ("model", "data", "weights", "target", "image_size", "mean", "std", "seed")
 
@@ -54,6 +55,13 @@ def main(argv: list[str] | None = None) -> int:
         ("seed", "draws the places in those images that a layer is looked at"),
     ):
         parser.add_argument(f"--{name}", help=f"{text}{_default(name)}", default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--images-from",
+        type=paths.absolute,
+        metavar="DIR",
+        help="instead of --data: a folder of images without labels, flat or nested. Half of them, at most 2,000, only "
+        "show how alike the result answers; the others rebuild",
+    )
     parser.add_argument(
         "--bits", type=int, default=4, help="of every layer but the first and the last (default 4)"
     )
@@ -84,6 +92,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.images < 2:
         raise UserError(f"--images {args.images}: give 2 or more")
+    if args.images_from is not None:
+        if "data" in args:
+            raise UserError(
+                f"--data {args.data}: --images-from names the images already; leave one of them out"
+            )
+        args.data = f"unlabelled:{args.images_from}"
     given = {key: value for key, value in vars(args).items() if key in OWN}
     settings = Settings.from_dict(
         paths.settled({**given, "modules": args.modules, "devices": args.devices}), "flag"
@@ -139,10 +153,8 @@ def quantized(
     """
     from pipeline.candidate.bench import Bench
     from pipeline.candidate.folder import candidate_path
-    from pipeline.candidate.fp32 import refuse_chance
-    from pipeline.candidate.identity import identity
-    from pipeline.candidate.references import REFERENCES, fp32_error_in, references
-    from pipeline.candidate.stages import CandidateRun
+    from pipeline.candidate.identity import code_checksum, identity
+    from pipeline.candidate.references import REFERENCES, references
 
     planned = plan_of(args)
     _refuse_occupied(out)
@@ -152,22 +164,15 @@ def quantized(
     progress.status("building the kernel library")
     bench = Bench(workspace.settings, workspace)
     made = {**identity(workspace.settings, workspace, bench.program), "plan": plan.hash}
-    made |= {"images": args.images, "seed": settings.seed}
-    _refuse_other(out, made)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / MADE, json_text(made, indent=1))
-    fp32_error = fp32_error_in(out / REFERENCES)
-    if fp32_error is None:
-        progress.status("evaluating fp32")
-        fp32 = refuse_chance(workspace, allow=False)
-        fp32_error = 1 - fp32.accuracy
-        progress.line(f"fp32: {fp32}")
+    made |= {"images": args.images, "seed": settings.seed, CODE: code_checksum()}
+    _begin(out, made, progress)
+    fp32_error = fp32_judged(workspace, out / REFERENCES, progress)
     progress.status("profiling fp32 and int8")
-    compared = references(workspace, out / REFERENCES, at_hand, fp32_error)
+    beside = references(workspace, out / REFERENCES, at_hand, fp32_error)
     if not (candidate_path(out, plan) / "manifest.json").is_file():
         with at_hand(settings.target) as devices:
-            rebuilt(CandidateRun(bench, plan, 0, devices, compared), args.images, progress)
-    return told(workspace, plan, compared)
+            make(bench, plan, args.images, devices, beside, progress)
+    return told(workspace, plan, beside)
 
 
 def opened(
@@ -180,7 +185,7 @@ def opened(
     from quantizers.tracing.trace import traced
 
     look_in(settings.modules)
-    workspace = Workspace.open(settings, trained=False)
+    workspace = Workspace.open(settings, trained=False, labelled=False)
     plan = planned(layer_names(traced(workspace.model)))
     first_check(
         workspace.model, workspace.data.search, workspace.mean, workspace.std, plan,
@@ -189,47 +194,87 @@ def opened(
     return (workspace if settings.weights else Workspace.open(settings, progress.line)), plan
 
 
-def rebuilt(run: CandidateRun, images: int, progress: Progress) -> None:
-    """The candidate's folder, from so many training images."""
-    from pipeline.study.checkpoints import forget
+def fp32_judged(workspace: Workspace, references: Path, progress: Progress) -> float | None:
+    """The fp32 network's error, perhaps as ``references`` have it; None where there are no labels.
+
+    Raises:
+        UserError: it is no better than guessing.
+    """
+    from pipeline.candidate.fp32 import refuse_chance
+    from pipeline.candidate.references import fp32_error_in
+
+    if not workspace.data.labelled:
+        return None
+    known = fp32_error_in(references)
+    if known is not None:
+        return known
+    progress.status("evaluating fp32")
+    fp32 = refuse_chance(workspace, allow=False)
+    progress.line(f"fp32: {fp32}")
+    return 1 - fp32.accuracy
+
+
+def make(
+    bench: Bench,
+    plan: Plan,
+    images: int,
+    devices: Devices,
+    beside: Sequence[Reference],
+    progress: Progress,
+) -> None:
+    """The candidate's folder, from so many images; layers that were done before are taken up."""
+    from pipeline.candidate.deployment import deploy
+    from pipeline.candidate.rebuilding import LayerFiles, rebuilt
+    from pipeline.training.evaluation import error_of
     from quantizers.calibration.reconstruction import Reconstruction
 
-    def layer_is_done(done: int, total: int) -> None:
-        progress.status(f"rebuilding layers: {done} of {total}")
+    workspace = bench.workspace
+    files = LayerFiles(workspace.settings.folder / LAYERS)
+    if done := files.count():
+        progress.line(f"going on with what was cut off: {done} layers and batch-norms are done")
 
-    rung = run.rebuild(images, Reconstruction(seed=run.bench.settings.seed), layer_is_done)
-    progress.line(f"rebuilt from {images} images in {show_seconds(rung.seconds)}")
-    progress.status("compiling, comparing with the reference, profiling")
-    run.finish()
-    forget(run.folder, run.plan)
+    def layer_is_done(done: int, total: int, left: float | None) -> None:
+        rest = "" if left is None else f", about {show_seconds(left)} left"
+        progress.status(f"rebuilding layers: {done} of {total}{rest}")
+
+    how = Reconstruction(seed=workspace.settings.seed)
+    found = rebuilt(workspace, workspace.model, plan, images, how, files, layer_is_done)
+    progress.line(f"rebuilt from {found.images:,} images in {show_seconds(found.seconds)}")
+    progress.status("evaluating, compiling, comparing with the reference, profiling")
+    error = None
+    if workspace.data.labelled:
+        error = error_of(found.hardened.network, workspace.data.search, workspace.mean, workspace.std)
+    deploy(bench, plan, found.network, found.hardened, devices, error, beside)
+    shutil.rmtree(files.folder, ignore_errors=True)
 
 
-def told(workspace: Workspace, plan: Plan, compared: Sequence[Reference]) -> dict[str, Any]:
-    """The candidate beside fp32 and int8, how much it answers as fp32 does, and what to type next."""
+def told(workspace: Workspace, plan: Plan, beside: Sequence[Reference]) -> dict[str, Any]:
+    """The candidate beside fp32 and int8, how alike they answer, and what to type next."""
     from pipeline.candidate.folder import candidate_path, load_candidate
+    from pipeline.candidate.likeness import compared, likeness_table
+    from pipeline.candidate.references import int8_network
     from pipeline.report.publish import front_json, front_table
 
     settings = workspace.settings
     place = candidate_path(settings.folder, plan)
     candidate = load_candidate(place)
-    agreement, off, spread = compared_with_fp32(workspace, candidate.hardened().network)
-    images = len(workspace.data.search)
+    networks = {"int8": int8_network(workspace).network, plan.hash: candidate.hardened().network}
+    alike = compared(workspace, networks)
+    images = len(workspace.data.search) if workspace.data.labelled else None
     record = TrialRecord(0, plan, "finished", candidate.figures)
-    front = front_json([record], compared, settings.objectives, images)
-    lines = (
-        front_table(front),
-        f"agreement with fp32 {show_percent(agreement)}, divergence from it {off:.4f} +- {spread:.4f} nats, on the same images",
-        "",
-        f"candidate {place}",
-        f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}",
-    )
+    front = front_json([record], beside, settings.objectives, images)
+    lines = [front_table(front), "", likeness_table(alike), "", f"candidate {place}"]
+    if workspace.data.labelled:
+        lines.append(f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}")
+    own = alike[plan.hash]
     return {
         **front,
         "plan": plan.hash,
         "candidate": str(place),
-        "agreement": agreement,
-        "divergence": off,
-        "divergence_standard_error": spread,
+        "agreement": own.agreement,
+        "divergence": own.divergence,
+        "divergence_standard_error": own.divergence_error,
+        "compared": {name: one.as_dict() for name, one in alike.items()},
         "text": "\n".join(lines),
     }
 
@@ -240,31 +285,31 @@ def _refuse_occupied(out: Path) -> None:
         raise UserError(f"--out {out} holds other things; name a new folder")
 
 
-def _refuse_other(out: Path, made: dict[str, Any]) -> None:
-    """Refuse a folder that holds what was made otherwise."""
-    file = out / MADE
-    if not file.is_file():
-        return
+def _begin(out: Path, made: dict[str, Any], progress: Progress) -> None:
+    """Say in the folder what it is made of. What was begun with something else is begun anew.
+
+    Raises:
+        UserError: the folder holds what was made otherwise and is finished.
+    """
+    from pipeline.candidate.references import REFERENCES
+
+    file, now = out / MADE, json.loads(json_text(made))
+    finished = any(out.glob("candidates/*/manifest.json"))
     try:
-        before = json.loads(file.read_text())
+        before = json.loads(file.read_text()) if file.is_file() else now
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); name a new folder by --out") from error
-    now = json.loads(json_text(made))
-    if changed := [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]:
+    keys = sorted({*before, *now} - ({CODE} if finished else set()))
+    if changed := [key for key in keys if before.get(key) != now.get(key)]:
         key = changed[0]
-        raise UserError(
-            f"--out {out} holds what was made with {key} {before.get(key)!r}, now it is {now.get(key)!r}; name a new folder"
-        )
-
-
-def compared_with_fp32(workspace: Workspace, network: nn.Module) -> tuple[float, float, float]:
-    """On the search half: the share of equal answers, and the divergence from fp32 with its standard error, in nats."""
-    from pipeline.training.evaluation import batches, device_of, divergence, predictions
-
-    images, mean, std = workspace.data.search, workspace.mean, workspace.std
-    ours, theirs = (predictions(one, images, mean, std) for one in (network, workspace.model))
-    seen = batches(images, mean, std, 256, device_of(workspace.model))
-    return float((ours == theirs).double().mean()), *divergence(network, workspace.model, seen)
+        told = f"{key} {before.get(key)!r}, now it is {now.get(key)!r}"
+        if finished:
+            raise UserError(f"--out {out} holds what was made with {told}; name a new folder")
+        progress.line(f"{out} was begun with {told}: everything anew")
+        (out / REFERENCES).unlink(missing_ok=True)
+        shutil.rmtree(out / LAYERS, ignore_errors=True)
+    if not finished:
+        write_atomically(file, json_text(made, indent=1))
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
 
     from foundation.files import check_place, write_atomically
     from pipeline.candidate.first_check import first_check
-    from pipeline.datasets.base import split_manifest
+    from pipeline.datasets.base import needs_labels, split_manifest
     from pipeline.datasets.normalization import described
     from pipeline.datasets.registry import load_data
     from pipeline.networks.registry import find_classifier, load_model
@@ -172,6 +172,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")
     mean, std, source = network.normalized(asked.mean, asked.std)
     data = load_data(args.data, args.image_size, fallback=network.image_size)
+    needs_labels(data, "python -m pipeline.quantize --images-from DIR does without them")
     model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=args.weights)
     check_outputs(model, (3, *data.image_size), len(data.classes))
     first_check(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import quantizers
 from foundation.files import sha256
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ def data_checksums(data: ImageData) -> dict[str, str]:
 
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def code_checksum() -> str:
+    """Of the sources of all quantizers, and of what rebuilds their layers."""
+    root = Path(quantizers.__file__).parent
+    return _short(" ".join(sha256(file) for file in sorted(root.rglob("*.py"))))
 
 
 def weights_checksum(workspace: Workspace) -> str:

@@ -25,9 +25,12 @@ from quantizers.network import harden, layer_names, quantize
 from quantizers.tracing.trace import traced
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from deploy_arm.devices.base import Profile
     from deploy_arm.ir.graph import Graph
     from pipeline.candidate.workspace import Workspace
+    from quantizers.network import Hardened
 
 REFERENCES = "references.json"  # where they are kept
 CALIBRATION_IMAGES = 256
@@ -72,13 +75,19 @@ def references(
 
 def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Reference:
     if error is None:
-        error = error_of(workspace.model, workspace.data.search, workspace.mean, workspace.std)
+        error = _error(workspace, workspace.model)
     try:
         graph = compile_float(traced(workspace.model), workspace.input_shape, workspace.mean, workspace.std)
     except UserError:
         values = (value for value in workspace.model.state_dict().values() if value.is_floating_point())
         return Reference("fp32", Figures(error, size_bytes=4 * sum(value.numel() for value in values)))
     return Reference("fp32", figures_of(error, _profile(workspace, devices, graph)))
+
+
+def _error(workspace: Workspace, network: nn.Module) -> float | None:
+    """Share of wrong answers on the search half; None where there are no labels."""
+    data = workspace.data
+    return error_of(network, data.search, workspace.mean, workspace.std) if data.labelled else None
 
 
 def _profile(workspace: Workspace, devices: Devices, graph: Graph) -> Profile:
@@ -89,14 +98,19 @@ def _profile(workspace: Workspace, devices: Devices, graph: Graph) -> Profile:
     return devices.profile(build_program(target).read_bytes(), write_blob(graph), image, layers)
 
 
-def _int8(workspace: Workspace, devices: Devices) -> Reference:
-    data = workspace.data
-    sample = fixed_sample(len(data.train), min(CALIBRATION_IMAGES, len(data.train)))
-    calibration = normalize(data.train.batch(sample), workspace.mean, workspace.std)
+def int8_network(workspace: Workspace) -> Hardened:
+    """The network with 8-bit weights and activations straight after calibration."""
+    train = workspace.data.train
+    sample = fixed_sample(len(train), min(CALIBRATION_IMAGES, len(train)))
+    calibration = normalize(train.batch(sample), workspace.mean, workspace.std)
     plan = Plan.uniform(layer_names(traced(workspace.model)), LayerPlan(8))
-    hardened = harden(quantize(workspace.model, plan, calibration))
+    return harden(quantize(workspace.model, plan, calibration))
+
+
+def _int8(workspace: Workspace, devices: Devices) -> Reference:
+    hardened = int8_network(workspace)
     graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
     graph = choose_kernels(graph, workspace.settings.target)
     with torch.inference_mode():
-        error = error_of(hardened.network, data.search, workspace.mean, workspace.std)
+        error = _error(workspace, hardened.network)
     return Reference("int8", figures_of(error, _profile(workspace, devices, graph)))

@@ -9,9 +9,8 @@ from typing import Any
 from foundation.files import write_atomically
 from foundation.plan import Plan
 from pipeline.candidate.bench import Bench
-from pipeline.candidate.details import dump_details, layer_details
+from pipeline.candidate.deployment import deploy
 from pipeline.candidate.devices import Devices
-from pipeline.candidate.folder import candidate_path, write_candidate
 from pipeline.candidate.workspace import Workspace
 from pipeline.study.checkpoints import (
     checkpoint_path,
@@ -102,12 +101,10 @@ class CandidateRun:
             ProgramDiffers: on some image some output differs.
         """
         hardened = self.cotuning.hardened()
-        hardened = hardened._replace(network=hardened.network.cpu())
-        compiled = self.bench.checked(hardened, self.devices, self.curve[-1].error, self.references)
-        details = dump_details(layer_details(self.cotuning.network, hardened.codebooks))
-        place = candidate_path(self.folder, self.plan)
-        write_candidate(place, self.bench.origin, self.plan, hardened, compiled, details)
-        record = TrialRecord(self.number, self.plan, "finished", compiled.figures, curve=self.curve)
+        figures = deploy(
+            self.bench, self.plan, self.cotuning.network, hardened, self.devices, self.curve[-1].error, self.references
+        )  # fmt: skip
+        record = TrialRecord(self.number, self.plan, "finished", figures, curve=self.curve)
         # From here on the outcome is kept, even if nobody lives to hear of it; only then the checkpoint may go.
         write_atomically(record_path(self.folder, self.plan), record.to_json())
         self.checkpoint.unlink(missing_ok=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.show import show_percent
-from pipeline.datasets.base import ImageData, split_manifest
+from pipeline.datasets.base import ImageData, needs_labels, split_manifest
 from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import load_data
-from pipeline.networks.registry import find_classifier, load_model
+from pipeline.networks.registry import classes_of, find_classifier, load_model
 from pipeline.study.settings import Settings
 from pipeline.training.outputs import check_outputs
 from pipeline.training.pretraining import pretrain
@@ -34,13 +35,19 @@ class Workspace:
 
     @classmethod
     def open(
-        cls, settings: Settings, say: Callable[[str], None] = lambda text: None, *, trained: bool = True
+        cls,
+        settings: Settings,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        trained: bool = True,
+        labelled: bool = True,
     ) -> Workspace:
         """Load both; a network without weights is trained first, once, and cached.
 
         Args:
             say: gets a line about what takes long.
             trained: False leaves a network without weights untrained.
+            labelled: False takes images without labels too; the network's weights then say how many classes there are.
 
         Raises:
             UserError: an unknown name, unreadable data, weights that do not fit, or a network that does not answer (N, classes).
@@ -48,6 +55,13 @@ class Workspace:
         look_in(settings.modules)
         network = find_classifier(settings.model)
         data = load_data(settings.data, settings.image_size, fallback=network.image_size)
+        if labelled:
+            needs_labels(data, "python -m pipeline.quantize --images-from DIR does without them")
+        if not data.labelled:
+            if settings.weights is None:
+                raise UserError(f"{data.name} has no labels to train with: give trained --weights")
+            count = classes_of(network, settings.weights, data.image_size)
+            data = replace(data, classes=tuple(map(str, range(count))))
         model = load_model(
             network,
             classes=len(data.classes),
@@ -85,4 +99,5 @@ class Workspace:
             "name": self.data.name,
             "preprocessing": how and how.as_dict(),
             "splits": split_manifest(self.data),
+            **({} if self.data.labelled else {"labelled": False}),
         }

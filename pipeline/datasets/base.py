@@ -30,6 +30,8 @@ class ImageData:
         classes: class names; a label is an index into them.
         image_size: (height, width) of every image.
         augment: how training images are varied, an entry of ``AUGMENTATIONS``.
+        labelled: False where the labels mean nothing; then ``search`` and ``report`` are only compared on, not judged by labels.
+        rule: by which the images were divided, for a person.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ImageData:
     search: Images
     report: Images
     augment: str
+    labelled: bool = True
+    rule: str = SPLIT_RULE
 
     def __post_init__(self) -> None:
         try:
@@ -84,11 +88,22 @@ def _in_turns(indices: Tensor, labels: Tensor) -> Tensor:
 
 def split_manifest(data: ImageData) -> dict[str, Any]:
     """Which images were which, as plain values for a manifest: rule, counts, and of each half names and SHA-256."""
-    record: dict[str, Any] = {"data": data.name, "rule": SPLIT_RULE, "train": {"count": len(data.train)}}
+    record: dict[str, Any] = {"data": data.name, "rule": data.rule, "train": {"count": len(data.train)}}
     for split in ("search", "report"):
         images: Images = getattr(data, split)
         record[split] = {"count": len(images), "images": images.names(), "sha256": images.digest()}
     return record
+
+
+def needs_labels(data: ImageData, then: str) -> ImageData:
+    """The data, if its labels mean something.
+
+    Raises:
+        UserError: they do not; the message goes on with what to do ``then``.
+    """
+    if not data.labelled:
+        raise UserError(f"{data.name} has no labels; {then}")
+    return data
 
 
 def halved(name: str, classes: Sequence[str], train: Images, validation: Images, augment: str) -> ImageData:

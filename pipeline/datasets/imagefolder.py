@@ -11,6 +11,7 @@ from foundation.errors import UserError
 from pipeline.datasets.base import ImageData, Size, halved, needed
 from pipeline.datasets.images import FileImages
 
+ENTRIES = ("imagefolder",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 
 
@@ -40,7 +41,7 @@ def imagefolder(place: str, size: Size | None, fallback: Size) -> ImageData:
         files = [
             (file.relative_to(root).as_posix(), k)
             for k, c in enumerate(classes)
-            for file in _image_files(root / split / c)
+            for file in image_files(root / split / c)
         ]
         present = {label for _, label in files}
         if empty := [c for k, c in enumerate(classes) if k not in present]:
@@ -53,7 +54,8 @@ def imagefolder(place: str, size: Size | None, fallback: Size) -> ImageData:
     return halved(name, classes, train, validation, "crop_flip")
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Every image file below a folder, sorted; links are followed, litter is left out."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not _is_litter(name)]

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.factories import is_factory
@@ -89,18 +89,47 @@ def load_model(
     name = network.name
     if classes < 2:
         raise UserError(f"{classes} classes: a classifier needs at least 2")
-    size = image_size or network.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        built = network.build(classes, (height, width))
+    built = _built(network, classes, image_size, seed)
     if weights is not None:
-        # A file wins over a name: someone may well have called a file like torchvision's weights.
-        if is_file(Path(weights)) or not network.published:
-            state, source = read_weights(weights), str(weights)
-        else:
-            state, source = fetch_weights(name, str(weights)), f"torchvision weights {weights}"
+        state, source = _state_of(network, weights)
         fit_weights(built, state, f"{source} for {name} with {classes} classes")
     else:
         check_values(built, f"the weights that {name} starts with")
     return built.eval()
+
+
+def classes_of(
+    network: ModelSpec, weights: str | Path, image_size: int | tuple[int, int] | None = None
+) -> int:
+    """How many classes trained weights of a network are for: as many rows as that tensor has whose shape depends on it.
+
+    Raises:
+        UserError: the weights cannot be read or fetched, or hold no such tensor.
+    """
+    state, source = _state_of(network, weights)
+    few, more = (_built(network, classes, image_size, 0).state_dict() for classes in (2, 3))
+    for key, value in few.items():
+        differing = [axis for axis, side in enumerate(value.shape) if side != more[key].shape[axis]]
+        found = next((held for name, held in state.items() if f".{name}".endswith(f".{key}")), None)
+        if differing and found is not None and found.ndim == value.ndim:
+            return int(found.shape[differing[0]] - value.shape[differing[0]]) + 2
+    raise UserError(f"{source} for {network.name}: no tensor in it tells the number of classes")
+
+
+def _built(
+    network: ModelSpec, classes: int, image_size: int | tuple[int, int] | None, seed: int
+) -> nn.Module:
+    """With random weights; torch's global random state is neither used nor changed."""
+    size = image_size or network.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network.build(classes, (height, width))
+
+
+def _state_of(network: ModelSpec, weights: str | Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors, and where they come from, in words."""
+    # A file wins over a name: someone may well have called a file like torchvision's weights.
+    if is_file(Path(weights)) or not network.published:
+        return read_weights(weights), str(weights)
+    return fetch_weights(network.name, str(weights)), f"torchvision weights {weights}"

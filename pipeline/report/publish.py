@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
-from foundation.show import show_bytes, show_interval, show_latency
+from foundation.show import aligned, show_bytes, show_interval, show_latency
 from pipeline.candidate.details import mean_zeros, read_details
 from pipeline.candidate.folder import load_candidate
 from pipeline.report import ReportData, hypervolume_history, render
@@ -208,13 +208,10 @@ def front_table(front: dict[str, Any]) -> str:
                 f"{fp32 / entry['size_bytes']:.1f}x" if fp32 and entry["size_bytes"] else "-",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in rows
-    ]
+    if all(entry["error"] is None for entry in [*front["references"], *front["points"]]):
+        rows = [(row[0], *row[2:]) for row in rows]  # nobody has labels
     devices = sorted({e["device"] for e in [*front["references"], *front["points"]] if e["device"]})
     notes = [f"latency: one image, one thread, on {', '.join(devices)}"] if devices else []
     if images := front.get("images"):
         notes.append(f"error: on the {images} images that guided the search, +- its standard error")
-    return "\n".join([*lines, *notes])
+    return "\n".join([aligned(rows), *notes])

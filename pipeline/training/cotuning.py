@@ -11,7 +11,6 @@ import torch
 import torch.distributed
 from torch import Tensor, fx, nn
 
-from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
@@ -27,7 +26,6 @@ from quantizers.network import (
     harden,
     parameter_groups,
     quantize,
-    quantizers_of,
     set_progress,
 )
 
@@ -126,19 +124,11 @@ class Cotuning(Loop):
             images: how many; all where there are fewer.
             progress: called with the layers that are done and all of them.
 
-        Raises:
-            UserError: a dimension of the plan changes weights by itself.
-
         Returns:
             The rung at 0 epochs; its loss is the divergence from what the fp32 network answers to those images, in nats.
         """
         if self.step or self.rebuilt:
             raise ValueError("layers are rebuilt once, before training")
-        if held := [name for name, quantizer, _ in quantizers_of(self.network) if quantizer.effect]:
-            raise UserError(
-                f"the plan has a dimension that changes the weights of {held[0]} while they are trained; layers cannot be "
-                "rebuilt under it yet: python -m pipeline.train co-tunes that plan"
-            )
         started = time.perf_counter()
         chosen = fixed_sample(len(self.data.train), min(images, len(self.data.train)))
         seen = [

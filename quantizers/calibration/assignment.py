@@ -36,11 +36,13 @@ class Problem:
         target: the weights that would give the wanted output from the inputs at hand, [G, O, K].
         moments: second moments of the inputs, symmetric and positive definite, [G, K, K].
         importance: of each output channel's squared error, [G, O].
+        pinned: which weights must be zero, bool [G, O, K]; None where none must.
     """
 
     target: Tensor
     moments: Tensor
     importance: Tensor
+    pinned: Tensor | None = None
 
     @classmethod
     def of(
@@ -74,7 +76,12 @@ class Problem:
 
 
 def solve(
-    problem: Problem, grid: WeightGrid, zero_share: float | None = None, rounds: int = 6, passes: int = 2
+    problem: Problem,
+    grid: WeightGrid,
+    zero_share: float | None = None,
+    rounds: int = 6,
+    passes: int = 2,
+    pinned: Tensor | None = None,
 ) -> tuple[WeightGrid, Tensor]:
     """The grid, refitted, and the index of its level for each weight, int64 [G, O, K].
 
@@ -82,12 +89,13 @@ def solve(
         zero_share: share of zeros to be reached exactly; None takes what comes.
         rounds: turns of refitting levels and descending.
         passes: over all weights in a turn.
+        pinned: which weights are zero whatever that costs, bool [G, O, K]; they count as zeros of the share.
     """
+    if pinned is not None and bool(pinned.any()):
+        problem = replace(problem, pinned=pinned)
     price = _price(problem, grid, zero_share)
-    starts = (
-        compensated(problem, grid, price),
-        _choose(problem, grid, problem.target, _diagonal(problem)[:, None, :], price),
-    )
+    nearest = _choose(problem, grid, problem.target, _diagonal(problem)[:, None, :], price)
+    starts = compensated(problem, grid, price), _pinned(problem, grid, nearest)
     owner = min(starts, key=lambda start: float(problem.error(grid.values(start))))
     for _ in range(rounds):
         grid, owner = _refitted(problem, grid, owner)
@@ -110,7 +118,9 @@ def compensated(problem: Problem, grid: WeightGrid, price: Tensor | None = None)
     moments = problem.moments[groups[:, :, None], order[:, :, None], order[:, None, :]]
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
     root = torch.linalg.cholesky(inverse, upper=True)
-    left = problem.target.gather(2, order[:, None, :].expand_as(problem.target)).contiguous()
+    ordered = order[:, None, :].expand_as(problem.target)
+    left = problem.target.gather(2, ordered).contiguous()
+    pinned = None if problem.pinned is None else problem.pinned.gather(2, ordered)
     owner = torch.empty(left.shape, dtype=torch.int64, device=left.device)
     columns = left.shape[2]
     for start in range(0, columns, BLOCK):
@@ -119,9 +129,10 @@ def compensated(problem: Problem, grid: WeightGrid, price: Tensor | None = None)
         for column in range(start, end):
             pivot = root[:, column, column, None]
             value = left[:, :, column]
-            chosen = _choose(problem, grid, value[:, :, None], (1 / pivot.square())[:, :, None], price)[
-                :, :, 0
-            ]
+            size = (1 / pivot.square())[:, :, None]
+            chosen = _choose(problem, grid, value[:, :, None], size, price)[:, :, 0]
+            if pinned is not None:
+                chosen = torch.where(pinned[:, :, column], grid.zero, chosen)
             owner[:, :, column] = chosen
             miss = (value - grid.values(chosen[:, :, None])[:, :, 0]) / pivot
             missed[:, :, column - start] = miss
@@ -150,6 +161,8 @@ def descend(
         else:
             other = grid.nearest_other(best[:, :, None])[:, :, 0]
             chosen = torch.where(zeros[:, :, column], grid.zero, other)
+        if problem.pinned is not None:
+            chosen = torch.where(problem.pinned[:, :, column], grid.zero, chosen)
         moved = grid.values(chosen[:, :, None])[:, :, 0] - values[:, :, column]
         rows = moved.nonzero(as_tuple=True)
         if len(rows[0]):
@@ -167,11 +180,22 @@ def _choose(problem: Problem, grid: WeightGrid, best: Tensor, size: Tensor, pric
     return torch.where(gain < price, grid.zero, other)
 
 
+def _pinned(problem: Problem, grid: WeightGrid, owner: Tensor) -> Tensor:
+    """The owners [G, O, K], zero where weights are pinned."""
+    return owner if problem.pinned is None else torch.where(problem.pinned, grid.zero, owner)
+
+
 def _gain(problem: Problem, grid: WeightGrid, best: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """How much less a weight costs at the nearest level other than zero than at zero, and that level."""
     other = grid.nearest_other(best)
     off = (best - grid.values(other)).square()
     return (best.square() - off) * size * problem.importance[:, :, None], other
+
+
+def _gain_of_all(problem: Problem, grid: WeightGrid, best: Tensor) -> Tensor:
+    """``_gain`` of all weights [G, O, K]; what is pinned has least to gain."""
+    gain = _gain(problem, grid, best, _diagonal(problem)[:, None, :])[0]
+    return gain if problem.pinned is None else gain.masked_fill(problem.pinned, -torch.inf)
 
 
 def _price(
@@ -182,7 +206,7 @@ def _price(
     if zero_share is None:
         return None
     best = problem.target if owner is None else _best(problem, grid, owner)
-    gain = _gain(problem, grid, best, _diagonal(problem)[:, None, :])[0].flatten()
+    gain = _gain_of_all(problem, grid, best).flatten()
     return gain.kthvalue(min(round(zero_share * gain.numel()) + 1, gain.numel())).values
 
 
@@ -195,8 +219,7 @@ def _best(problem: Problem, grid: WeightGrid, owner: Tensor) -> Tensor:
 
 def _exactly(problem: Problem, grid: WeightGrid, owner: Tensor, zero_share: float) -> Tensor:
     """Which weights are to be zero: as many as wanted, those that gain least by being something else."""
-    size = _diagonal(problem)[:, None, :]
-    gain = _gain(problem, grid, _best(problem, grid, owner), size)[0]
+    gain = _gain_of_all(problem, grid, _best(problem, grid, owner))
     zeros = torch.zeros(gain.numel(), dtype=torch.bool, device=gain.device)
     zeros[gain.flatten().argsort(stable=True)[: round(zero_share * gain.numel())]] = True
     return zeros.view_as(gain)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from quantizers.calibration.assignment import Problem, solve
-from quantizers.calibration.lockstep import channel_statistics, lockstep, match_batch_norm
+from quantizers.calibration.lockstep import MEMORY, channel_statistics, lockstep, match_batch_norm
+from quantizers.calibration.patches import apply, sampled
 from quantizers.core.activation import TrainableStep
 from quantizers.core.base import WeightQuantizer
 from quantizers.network import quantizers_of
@@ -35,6 +35,7 @@ class Reconstruction:
         rate: of Adam; what is measured as weights are takes it in units of the weights' standard deviation.
         penalty: weight of a quantizer's own penalty, summed over the weights, against the squared error, summed over the outputs
             and relative to their variance.
+        memory: bytes of activations that are kept in memory; a temporary file takes what is beyond.
     """
 
     steps: int = 0
@@ -48,118 +49,116 @@ class Reconstruction:
     penalty: float = 0.01
     seed: int = 0
     match_norms: bool = True
+    memory: int = MEMORY
 
 
-def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
-    """What the layer sees at ``places`` of its output: [P, in, kh, kw] of an input [n, in, H, W].
+class Kept(Protocol):
+    """Where what is settled of a layer or a batch-norm is kept, so that a rebuilding that was cut off goes on from there."""
 
-    Args:
-        places: int64 [P], indices into the flattened output positions of all images, [n * Ho * Wo]; of a linear layer, into the
-            rows of its input.
-    """
-    if not isinstance(module, nn.Conv2d):
-        return x.flatten(0, -2)[places][:, :, None, None]
-    padded = F.pad(x, padding_of(module))
-    rows, columns = output_size(module, x)
-    image, place = places // (rows * columns), places % (rows * columns)
-    (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
-    top = (place // columns * sh)[:, None] + torch.arange(kh) * dh
-    left = (place % columns * sw)[:, None] + torch.arange(kw) * dw
-    seen = padded.permute(0, 2, 3, 1)[image[:, None, None], top[:, :, None], left[:, None, :]]
-    return seen.permute(0, 3, 1, 2)
+    def get(self, name: str) -> dict[str, Tensor] | None:
+        """The module's state as it was kept; None where it was not."""
 
-
-def output_size(module: nn.Module, x: Tensor) -> tuple[int, int]:
-    """Rows and columns of the layer's output for an input [n, in, H, W]; a linear layer has one for each row of its input."""
-    if not isinstance(module, nn.Conv2d):
-        return 1, x.numel() // (x.shape[0] * x.shape[-1])
-    left, right, top, bottom = padding_of(module)
-    height, width = x.shape[2] + top + bottom, x.shape[3] + left + right
-    (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
-    return (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
-
-
-def padding_of(module: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Rows and columns of zeros that the layer adds: left, right, top, bottom. ``same`` puts the odd one right and below."""
-    around: list[int] = []
-    for axis in (1, 0):
-        if module.padding == "valid":
-            before = after = 0
-        elif module.padding == "same":
-            total = module.dilation[axis] * (module.kernel_size[axis] - 1)
-            before, after = total // 2, total - total // 2
-        else:
-            before = after = int(module.padding[axis])
-        around += [before, after]
-    left, right, top, bottom = around
-    return left, right, top, bottom
-
-
-def apply(weight: Tensor, seen: Tensor, groups: int) -> Tensor:
-    """The layer's output [P, out] at each patch [P, in, kh, kw]."""
-    grouped = seen.reshape(len(seen), groups, -1)
-    return torch.einsum("pgk,gok->pgo", grouped, weight.reshape(groups, -1, grouped.shape[2])).flatten(1)
+    def put(self, name: str, state: dict[str, Tensor]) -> None:
+        """Keep it."""
 
 
 @torch.no_grad()
 def reconstruct(
     network: fx.GraphModule,
     original: nn.Module,
-    batches: list[Tensor],
+    batches: Sequence[Tensor],
     how: Reconstruction,
     progress: Callable[[int, int], None] | None = None,
+    kept: Kept | None = None,
 ) -> None:
     """Rebuild the layers of ``network`` in the order of execution, so that each gives, from the inputs that the quantized network
     gives it, what the fp32 layer gives in the fp32 network.
 
     Where a quantizer says which values weights may take (``grid``), the assignment of weights to them is solved
     (``quantizers.calibration.assignment``); where it says what can learn (``reconstruction``), that learns for ``how.steps``
-    steps, judged behind the batch-norm and the activation function that directly follow (equation 25 of AdaRound). Both networks
-    run side by side, so that in memory are only the values that nodes still to come will read.
+    steps, judged behind the batch-norm and the activation function that directly follow (equation 25 of AdaRound). What the
+    plan's dimensions want of a layer's weights (``WeightQuantizer.effect``) holds throughout. Both networks run side by side, so
+    that kept are only the values that layers still to come will read, in memory at most ``how.memory`` bytes of them.
 
     Args:
-        network: made by ``quantizers.network.quantize`` from ``original``.
-        batches: normalized images, float [n, C, H, W] each.
+        network: made by ``quantizers.network.quantize`` from ``original``, on any device.
+        batches: normalized images, float [n, C, H, W] each, on that device.
         progress: called with the layers that are done and all of them.
+        kept: gives what an earlier run of the same settled, and gets what this one settles.
     """
     layers = {name: (q, w) for name, q, w in quantizers_of(network)}
     plain = traced(original)
-    side = _Beside(plain, batches)
+    side = _Beside(plain, batches, how.memory // 2)
     done = 0
-    for node, values in lockstep(network, batches):
+    for node, values in lockstep(network, batches, _settled, how.memory // 2):
         name = str(node.target)
         module = network.get_submodule(name)
-        if isinstance(module, nn.BatchNorm2d) and how.match_norms:
+        state = kept.get(name) if kept is not None else None
+        if state is not None:
+            module.load_state_dict(state)
+        elif name in layers:
+            twin, meant = side.at(name)
+            _rebuild(network, node, layers[name], values, plain, twin, meant, how, done)
+        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
             _, meant = side.at(name)
             source = cast(nn.BatchNorm2d, plain.get_submodule(name))
             match_batch_norm(module, source, values, channel_statistics(meant))
-        if name not in layers:
-            continue
-        twin, meant = side.at(name)
-        source_layer = plain.get_submodule(name)
-        groups = getattr(module, "groups", 1)
-        seen = _sample(module, values, how, done)
-        given = _sample(source_layer, meant, how, done)
-        wanted = apply(cast(Tensor, source_layer.weight), given, groups)
-        if how.solve:
-            behind = _behind(plain, twin)
-            solved(*layers[name], seen, given, _importance(behind, wanted), groups, how)
-        if how.steps:
-            learn(*layers[name], seen, _behind(plain, twin)(wanted), _behind(network, node), groups, how)
-        if how.solve and module.bias is not None and not _normalized(network, node):
-            _correct_bias(module, layers[name], seen, wanted, groups)
-        done += 1
-        if progress is not None:
-            progress(done, len(layers))
+        if kept is not None and state is None:
+            kept.put(name, module.state_dict())
+        if name in layers:
+            layers[name][0].set_progress(1.0)
+            layers[name][0].eval()
+            done += 1
+            if progress is not None:
+                progress(done, len(layers))
+
+
+def work_of(network: fx.GraphModule) -> list[float]:
+    """About how long each layer takes to be rebuilt, in the order of execution, relative to each other."""
+    weights = {name: latent for name, _, latent in quantizers_of(network)}
+    called = [str(node.target) for node in network.graph.nodes if str(node.target) in weights]
+    # Columns are settled one after another; what each settles is taken out of those that are correlated with it.
+    return [weights[name].numel() * (weights[name][0].numel() + 1000.0) for name in dict.fromkeys(called)]
+
+
+def _settled(module: nn.Module) -> bool:
+    """Whether rebuilding changes such a module."""
+    return isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))
+
+
+def _rebuild(
+    network: fx.GraphModule,
+    node: fx.Node,
+    layer: tuple[WeightQuantizer, nn.Parameter],
+    values: Iterable[Tensor],
+    plain: fx.GraphModule,
+    twin: fx.Node,
+    meant: Iterable[Tensor],
+    how: Reconstruction,
+    number: int,
+) -> None:
+    """One layer, the ``number``-th, from the ``values`` that it is given and those that are ``meant``, its ``twin``'s."""
+    module, source = (net.get_submodule(str(at.target)) for net, at in ((network, node), (plain, twin)))
+    groups = getattr(module, "groups", 1)
+    seed = how.seed * 1_000_003 + number
+    seen, given = (sampled(source, each, how.positions, seed) for each in (values, meant))
+    wanted = apply(cast(Tensor, source.weight), given, groups)
+    behind = _behind(plain, twin)
+    if how.solve:
+        solved(*layer, seen, given, _importance(behind, wanted), groups, how)
+    if how.steps:
+        learn(*layer, seen, behind(wanted), _behind(network, node), groups, how)
+    if how.solve and module.bias is not None and not _normalized(network, node):
+        _correct_bias(module, layer, seen, wanted, groups)
 
 
 class _Beside:
     """The fp32 network, run as far as the quantized one is."""
 
-    def __init__(self, network: fx.GraphModule, batches: list[Tensor]) -> None:
-        self._walk = lockstep(network, batches)
+    def __init__(self, network: fx.GraphModule, batches: Sequence[Tensor], memory: int) -> None:
+        self._walk = lockstep(network, batches, _settled, memory)
 
-    def at(self, name: str) -> tuple[fx.Node, list[Any]]:
+    def at(self, name: str) -> tuple[fx.Node, Iterable[Tensor]]:
         """The node that calls this module, and its inputs; the names are asked for in the order of execution."""
         for node, values in self._walk:
             if str(node.target) == name:
@@ -183,16 +182,28 @@ def solved(
         importance: of each output channel's squared error, [O].
     """
     grid = quantizer.grid(latent.detach())
-    if grid is None:
+    zeros = _wanted_zeros(quantizer, latent)
+    if grid is None or (zeros is not None and grid.zero < 0):
         return
     weight = latent.detach().reshape(groups, len(latent) // groups, -1)
     grid = replace(grid, scale=grid.scale.reshape(weight.shape[:2]))
     seen, given = (x.reshape(len(x), groups, -1).transpose(0, 1) for x in (seen, given))
     problem = Problem.of(weight, seen, given, importance.reshape(weight.shape[:2]), how.damping)
-    grid, owner = solve(problem, grid, quantizer.zero_target, how.rounds, how.passes)
+    pinned = None if zeros is None else zeros.reshape(weight.shape)
+    grid, owner = solve(problem, grid, quantizer.zero_target, how.rounds, how.passes, pinned)
     quantizer.adopt(latent, grid, owner)
-    quantizer.set_progress(1.0)
-    quantizer.eval()
+    _keep_effect(quantizer, latent)
+
+
+def _wanted_zeros(quantizer: WeightQuantizer, latent: Tensor) -> Tensor | None:
+    """Which weights the plan's dimensions want to be zero; None where they want nothing."""
+    return None if quantizer.effect is None else quantizer.effect(latent.detach()) == 0
+
+
+def _keep_effect(quantizer: WeightQuantizer, latent: nn.Parameter) -> None:
+    """Let the weights be as the plan's dimensions want them."""
+    if quantizer.effect is not None:
+        latent.data.copy_(quantizer.effect(latent.detach()))
 
 
 def _importance(behind: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
@@ -221,18 +232,6 @@ def _correct_bias(
     quantizer, latent = layer
     out = apply(quantizer.eval()(latent.detach()), seen, groups)
     cast(Tensor, module.bias).add_((wanted - out).mean(0))
-
-
-def _sample(module: nn.Module, values: list[Tensor], how: Reconstruction, number: int) -> Tensor:
-    """Patches at random output positions of every image; the same positions whenever the sizes are the same."""
-    generator = torch.Generator().manual_seed(how.seed * 1_000_003 + number)
-    found = []
-    for x in values:
-        rows, columns = output_size(module, x)
-        inside = torch.randint(0, rows * columns, (len(x), how.positions), generator=generator)
-        places = inside + torch.arange(len(x))[:, None] * (rows * columns)
-        found.append(patches(module, x, places.flatten()))
-    return torch.cat(found)
 
 
 def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor]:
@@ -279,7 +278,7 @@ def learn(
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     peaks = [group["lr"] for group in optimizer.param_groups]
     variance = wanted.var().clamp(min=1e-12)
-    generator = torch.Generator().manual_seed(how.seed)
+    generator = torch.Generator().manual_seed(how.seed)  # on the CPU: the same on every device
     quantizer.train()
     with torch.enable_grad():
         for step in range(how.steps):
@@ -288,7 +287,9 @@ def learn(
             if what.cosine:
                 for group, peak in zip(optimizer.param_groups, peaks):
                     group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * progress))
-            rows = torch.randint(0, len(seen), (how.batch,), generator=generator)
+            rows = torch.randint(0, len(seen), (how.batch,), generator=generator, device="cpu").to(
+                seen.device
+            )
             out = behind(apply(quantizer(latent), seen[rows], groups))
             loss = (out - wanted[rows]).square().mean() / variance
             if what.penalty is not None:
@@ -296,5 +297,6 @@ def learn(
             optimizer.zero_grad(set_to_none=True)
             loss.backward(inputs=learned)
             optimizer.step()
+            _keep_effect(quantizer, latent)
     quantizer.set_progress(1.0)
     quantizer.eval()

@@ -40,7 +40,9 @@ class LearnedStep(WeightQuantizer):
     def grid(self, latent: Tensor) -> WeightGrid:
         low, high = bounds(self.bits, signed=True)
         levels = torch.arange(low, high + 1, dtype=torch.float64, device=latent.device)
-        return WeightGrid.even(levels, torch.tensor(self.quantize.frozen().step), len(latent))
+        return WeightGrid.even(
+            levels, torch.tensor(self.quantize.frozen().step, device=latent.device), len(latent)
+        )
 
     @torch.no_grad()
     def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:

@@ -41,6 +41,13 @@ def imagefolder(folder: Path) -> str:
     return f"imagefolder:{folder}"
 
 
+def unlabelled(folder: Path) -> str:
+    (folder / "deep" / "er").mkdir(parents=True)
+    for number in range(9):
+        Image.fromarray(pixels(24, 30, 3)).save(folder / ("deep/er" if number % 2 else ".") / f"{number}.png")
+    return f"unlabelled:{folder}"
+
+
 def npz(folder: Path) -> str:
     folder.mkdir()
     labels = np.arange(12) % 3
@@ -55,7 +62,12 @@ def npz(folder: Path) -> str:
 
 
 # What has to lie somewhere; a data set that is not among them is loaded by its name alone.
-PLACES: dict[str, Callable[[Path], str]] = {"cifar10": cifar10, "imagefolder": imagefolder, "npz": npz}
+PLACES: dict[str, Callable[[Path], str]] = {
+    "cifar10": cifar10,
+    "imagefolder": imagefolder,
+    "npz": npz,
+    "unlabelled": unlabelled,
+}
 
 
 @pytest.mark.parametrize("kind", DATA)

@@ -349,7 +349,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistaken_specifications(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_data(spec)
-    assert set(DATA) == {"cifar10", "digits", "imagefolder", "npz"}
+    assert set(DATA) == {"cifar10", "digits", "imagefolder", "npz", "unlabelled"}
 
 
 # --- batches

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from foundation.dimension import Dimension
 from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.lockstep import lockstep
-from quantizers.calibration.reconstruction import (
-    Reconstruction,
-    apply,
-    learn,
-    output_size,
-    patches,
-    reconstruct,
-)
+from quantizers.calibration.patches import apply, output_size, patches
+from quantizers.calibration.reconstruction import Reconstruction, learn, reconstruct, work_of
+from quantizers.calibration.shelf import Budget, Shelf
 from quantizers.network import harden, layer_names, quantize, quantizers_of
+from quantizers.registry import QUANTIZERS
 from quantizers.weights.adaptive_rounding import AdaptiveRounding, best_step
 
 HOW = Reconstruction(steps=400, batch=64, solve=False, positions=64)
@@ -161,7 +161,7 @@ def plan(quantizer: str, bits: int = 3) -> Plan:
 
 def test_lockstep_runs_the_network(network: Network, images: list[Tensor]) -> None:
     traced = torch.fx.symbolic_trace(network)
-    seen = [(str(node.target), values) for node, values in lockstep(traced, images)]
+    seen = [(str(node.target), list(values)) for node, values in lockstep(traced, images)]
     assert [name for name, _ in seen] == [
         "first", "first_norm", "relu", "deep", "deep_norm", "relu", "side", "side_norm", "last"
     ]  # fmt: skip
@@ -252,3 +252,127 @@ def test_even_channels_change_no_answer(network: Network, images: list[Tensor]) 
     torch.testing.assert_close(squares, network.deep.weight.detach().square().mean().expand(8))
     assert torch.equal(even.get_submodule("last").weight, network.last.weight)  # type: ignore[arg-type]
     assert float(network.deep.weight[2].detach().abs().max()) > 100  # the model itself is not changed
+
+
+class Half(Dimension):
+    """A dimension of someone's: every second output channel is zero."""
+
+    values = (None, "half")
+
+    @classmethod
+    def check(cls, value: Any, chosen: Mapping[str, Any]) -> None:
+        assert value == "half"
+
+    @classmethod
+    def apply(cls, weight: Tensor, value: Any) -> Tensor:
+        kept = torch.arange(len(weight), device=weight.device) % 2
+        return weight * kept.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_what_a_dimension_wants_of_weights_holds_and_the_others_make_up_for_it(
+    network: Network, images: list[Tensor], steps: int
+) -> None:
+    half, whole = LayerPlan(4, 16, values={Half.name: "half"}), LayerPlan(8)
+    layers = dict.fromkeys(layer_names(network), whole) | {"side": half}
+    made = quantize(network, Plan(layers), torch.cat(images))
+    before = harden(made)
+    reconstruct(made, network, images, replace(HOW, steps=steps, solve=True))
+    after = harden(made)
+    zeros = after.codebooks["side"].dequantize() == 0
+    assert zeros[::2].all() and not zeros[1::2].all()
+    with torch.no_grad():
+        wanted = torch.cat([network(x) for x in images])
+    off = [
+        float((torch.cat([one.network(x) for x in images]) - wanted).square().mean())
+        for one in (before, after)
+    ]
+    assert off[1] < off[0]
+
+
+@pytest.mark.parametrize("memory", [0, 50_000])
+def test_activations_on_the_disk_change_nothing(network: Network, images: list[Tensor], memory: int) -> None:
+    def run(how: Reconstruction) -> dict[str, Tensor]:
+        made = quantize(network, plan("gaussian_mixture"), torch.cat(images))
+        reconstruct(made, network, images, how)
+        return made.state_dict()
+
+    usual, small = run(Reconstruction()), run(Reconstruction(memory=memory))
+    assert all(torch.equal(value, small[key]) for key, value in usual.items())
+
+
+def test_no_more_is_kept_in_memory_than_asked_for_and_what_nobody_reads_goes() -> None:
+    budget = Budget(100)
+    first, second = Shelf(budget), Shelf(budget)
+    values = [torch.arange(10.0) + i for i in range(4)]
+    for value in values:
+        first.put(value)
+    assert budget.left == 100 - 2 * 40
+    assert all(torch.equal(a, b) for a, b in zip(first, values, strict=True))
+    assert torch.equal(first.take(3), values[3]) and torch.equal(first.take(0), values[0])
+    assert budget.left == 60
+    second.put(torch.zeros(1000)[:10])  # what it is a view of stays nowhere
+    assert second[0].untyped_storage().nbytes() == 40 and budget.left == 20
+
+
+class Cut(Exception):
+    """The process dies."""
+
+
+class InMemory:
+    """Keeps states until so many are there."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.states: dict[str, dict[str, Tensor]] = {}
+        self.most, self.given = most, 0
+
+    def get(self, name: str) -> dict[str, Tensor] | None:
+        self.given += name in self.states
+        return self.states.get(name)
+
+    def put(self, name: str, state: dict[str, Tensor]) -> None:
+        if len(self.states) == self.most:
+            raise Cut
+        self.states[name] = {key: value.clone() for key, value in state.items()}
+
+
+@pytest.mark.parametrize("most", [0, 1, 4, 6])
+@pytest.mark.parametrize("quantizer", ["gaussian_mixture", "adaptive_rounding"])
+def test_what_was_cut_off_goes_on_and_ends_the_same(
+    network: Network, images: list[Tensor], most: int, quantizer: str
+) -> None:
+    def run(kept: InMemory) -> list[bytes]:
+        made = quantize(network, plan(quantizer), torch.cat(images))
+        reconstruct(made, network, images, how, kept=kept)
+        hardened = harden(made)
+        return [hardened.network(images[0]).detach().numpy().tobytes()]
+
+    how = Reconstruction(steps=5)
+    whole = run(InMemory())
+    kept = InMemory(most)
+    with pytest.raises(Cut):
+        run(kept)
+    kept.most = 1000
+    assert run(kept) == whole
+    assert kept.given == most and len(kept.states) == 7
+
+
+@pytest.mark.parametrize("quantizer", [*QUANTIZERS])
+def test_nothing_is_made_on_another_device(network: Network, images: list[Tensor], quantizer: str) -> None:
+    """Where tensors made without saying where would not lie with the network's."""
+    if quantizer == "int8":
+        made = quantize(network, Plan.uniform(layer_names(network), LayerPlan(8)), torch.cat(images))
+    else:
+        made = quantize(network, plan(quantizer), torch.cat(images))
+    again = copy.deepcopy(made)
+    reconstruct(made, network, images, Reconstruction(steps=3))
+    with torch.device("meta"):
+        reconstruct(again, network, images, Reconstruction(steps=3))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in made.state_dict().items())
+
+
+def test_work_is_told_in_the_order_of_execution(network: Network, images: list[Tensor]) -> None:
+    """The layer whose weights are most and depend on most others takes longest, a depthwise one shortest."""
+    made = quantize(network, plan("gaussian_mixture"), torch.cat(images))
+    first, deep, side, last = work_of(made)
+    assert first > side > last > 0 and deep < first
