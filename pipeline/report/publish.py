@@ -195,7 +195,7 @@ def front_json(
 
 def front_table(front: dict[str, Any]) -> str:
     """The front as a table for a terminal, the references first."""
-    rows = [("", "error", "latency", "interval", "size", "smaller")]
+    rows: list[tuple[str, ...]] = [("", "error", "latency", "interval", "size", "smaller")]
     fp32 = next((r["size_bytes"] for r in front["references"] if r["name"] == "fp32"), None)
     for entry in [*front["references"], *front["points"]]:
         rows.append(
