@@ -75,7 +75,7 @@ class LayerPlan:
         return hash(tuple(self.values.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_layer_of, (self.record(),))  # a MappingProxyType does not pickle
+        return (LayerPlan.from_record, (self.record(),))  # a MappingProxyType does not pickle
 
     def replace(self, **changes: Any) -> LayerPlan:
         """The same with other values, as of a date."""
@@ -86,6 +86,15 @@ class LayerPlan:
         """The values as JSON holds them."""
         return {name: DIMENSIONS[name].record(value) for name, value in self.values.items()}
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> LayerPlan:
+        """The inverse of ``record``.
+
+        Raises:
+            UserError: a value that its dimension refuses.
+        """
+        return cls(values=_parsed(record))
+
     def apply(self, weight: Tensor) -> Tensor:
         """The layer's float weight as its values want it, each dimension in turn; itself where they want nothing of it."""
         for name, value in self.values.items():
@@ -93,13 +102,9 @@ class LayerPlan:
         return weight
 
 
-def _layer_of(record: Mapping[str, Any]) -> LayerPlan:
-    return LayerPlan(values=_parsed(record))
-
-
 def _named_layer(name: str, record: Mapping[str, Any]) -> LayerPlan:
     try:
-        return _layer_of(record)
+        return LayerPlan.from_record(record)
     except UserError as error:
         raise UserError(f"layer {name!r}: {error}") from error
 

@@ -11,7 +11,6 @@ from foundation.command import DONE, INCOMPLETE, Parser, main_guard, shell
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import check_place, json_text
-from foundation.plan import BITS
 from foundation.show import counted
 from pipeline.evaluate import how_to_evaluate
 from pipeline.review.progress import Progress
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.review.tracking import Tracker
     from pipeline.study.records import Reference
     from pipeline.study.study import Study
+    from search_spaces.sensitivity import Sensitivity
     from search_spaces.space import Space
 
 
@@ -83,12 +83,12 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
     from pipeline.candidate.first_check import first_check
     from pipeline.candidate.workspace import Workspace
     from pipeline.study.halving import rung_budgets
+    from pipeline.study.searched import searched_space
     from pipeline.training.loop import check_rungs
     from quantizers import QUANTIZERS
     from search_spaces.dimensions import asked
     from search_spaces.layers import layers_of
     from search_spaces.samplers.base import SAMPLERS
-    from search_spaces.space import Space
 
     look_in(settings.modules)
     for registry, name in (
@@ -98,7 +98,7 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
         (DEVICES, settings.devices or kind_here()),
     ):
         registry[name]  # an unknown name is refused here, not after minutes
-    dimensions = asked(settings.dimensions)
+    asked(settings.dimensions)
     workspace = Workspace.open(settings, trained=False)
     rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)
     check_rungs(rungs, settings.training(), len(workspace.data.train))
@@ -111,29 +111,8 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
         say=progress.line,
     )
     layers = layers_of(workspace.model, workspace.input_shape)
-    sort = QUANTIZERS[settings.quantizer]
-    space = Space(
-        layers,
-        quantizer=settings.quantizer,
-        declared=sort.dimensions,
-        dimensions=dimensions,
-        bits=searched_bits(settings.bits, settings.quantizer, sort.widths),
-    )
+    space = searched_space(settings, layers)
     return (Workspace.open(settings, progress.line) if trained else workspace), space
-
-
-def searched_bits(asked: tuple[int, ...], quantizer: str, widths: tuple[int, ...]) -> tuple[int, ...]:
-    """The bit-widths to search: those asked for, or those of the quantizer and int8 where all (the default) are.
-
-    Raises:
-        UserError: one was asked for that the quantizer has not.
-    """
-    allowed = tuple(sorted({*widths, 8}))
-    known = tuple(bits for bits in asked if bits in allowed)
-    if known != asked and asked != BITS:
-        given, may = (",".join(map(str, bits)) for bits in (asked, allowed))
-        raise UserError(f"--bits {given}: --quantizer {quantizer} allows {may}")
-    return known
 
 
 def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = False) -> dict[str, Any]:
@@ -147,6 +126,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.candidate.identity import identity
     from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.references import REFERENCES, fp32_error_in, references
+    from pipeline.candidate.sensitivity import FILE
     from pipeline.cluster import engine
     from pipeline.cluster.pool import devices_at_hand
     from pipeline.report import publish
@@ -169,6 +149,8 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     progress.status("building the kernel library")
     program = build_program(settings.target)
     layers = layers_of(workspace.model, workspace.input_shape)
+    sensitivity = looked_at(workspace, space, progress)
+    cost = PlanCost(workspace, sensitivity.harms if sensitivity else None)
     with Study(
         settings.folder,
         space,
@@ -177,9 +159,11 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         sampler=settings.sampler,
         seed=settings.seed,
         prior=Prior(
-            tuple(layers), PlanCost(workspace), max_error=worst_error(fp32_error, settings.max_accuracy_drop)
+            tuple(layers), cost, sensitivity, max_error=worst_error(fp32_error, settings.max_accuracy_drop)
         ),
     ) as study:
+        if sensitivity is not None:
+            write_atomically(settings.folder / FILE, sensitivity.to_json())
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
         progress.line(opening_line(settings, study))
@@ -213,6 +197,20 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         **front,
         "text": f"{publish.front_table(front)}\n\n{look}",
     }
+
+
+def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensitivity | None:
+    """Which layer hurts; None, and why in a line, where that cannot be known."""
+    from pipeline.candidate.sensitivity import sensitivity_of
+
+    progress.status("looking at which layer hurts")
+    try:
+        return sensitivity_of(
+            workspace.model, workspace.data.train, workspace.mean, workspace.std, space, progress.status
+        )
+    except UserError as error:
+        progress.line(f"which layer hurts is not known beforehand: {error}")
+        return None
 
 
 def worst_error(fp32_error: float, drop: float | None) -> float | None:

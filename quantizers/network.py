@@ -60,7 +60,7 @@ def quantize(model: nn.Module, plan: Plan, calibration: Tensor | None, **options
     """
     network = traced(model)
     _check_layers(network, plan)
-    sorts = {name: _sort(plan, layer) for name, layer in plan.layers.items()}
+    sorts = {name: quantizer_for(plan, layer) for name, layer in plan.layers.items()}
     chosen = QUANTIZERS[plan.quantizer]
     told = chosen.options_for(plan, options)
     for place in placements(network):
@@ -264,7 +264,7 @@ def _plain(module: nn.Module) -> nn.Module:
     return plain
 
 
-def _sort(plan: Plan, layer: LayerPlan) -> type[WeightQuantizer]:
+def quantizer_for(plan: Plan, layer: LayerPlan) -> type[WeightQuantizer]:
     """What quantizes a layer: int8 at 8 bits, else the plan's own; refused where that cannot do it."""
     name = "int8" if layer.bits == 8 else plan.quantizer
     QUANTIZERS[name].check(name, layer)

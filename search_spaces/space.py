@@ -212,6 +212,14 @@ class Space:
             layers[name] = LayerPlan(**dict(choices[choice]))
         return Plan(layers, self.quantizer, **dict(self._network[own]))
 
+    def layer_plans(self) -> dict[str, list[LayerPlan]]:
+        """Every plan of each layer, in the order of ``plan_at``. Layers that have the same share one list."""
+        seen: dict[int, list[LayerPlan]] = {}
+        for choices in self._choices:
+            if id(choices) not in seen:
+                seen[id(choices)] = [LayerPlan(**dict(values)) for values in choices]
+        return {name: seen[id(choices)] for name, choices in zip(self.layers, self._choices)}
+
     def random(self, rng: random.Random) -> Plan:
         """A plan drawn choice by choice, each uniformly: so bits are equally frequent, whatever hangs on them."""
         return self.suggest(RandomParameters(rng))

@@ -13,6 +13,8 @@ import quantizers
 from foundation.files import sha256
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipeline.candidate.workspace import Workspace
     from pipeline.datasets.base import ImageData
     from pipeline.study.settings import Settings
@@ -52,8 +54,13 @@ def code_checksum() -> str:
 
 def weights_checksum(workspace: Workspace) -> str:
     """Of the network's tensors, so that the same weights in another kind of file are the same."""
+    return tensors_checksum(workspace.model)
+
+
+def tensors_checksum(model: nn.Module) -> str:
+    """Of a network's parameters and buffers by their names."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(workspace.model.state_dict().items()):
+    for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -25,28 +25,56 @@ from foundation.dimension import DIMENSIONS
 from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.images import normalize
+from quantizers.calibration.choice_errors import index_entropy, some_rows
 from quantizers.network import harden, layer_names, quantize
 from quantizers.tracing.trace import traced
+from search_spaces.sensitivity import Harm
 
 CALIBRATION_IMAGES = 32
+DRAWN = 1 << 15  # weights of a layer
 
 
 class PlanCost:
     """What plans of one network cost, as a sampler's ``Prior.cost``: ``latency`` in milliseconds, ``size`` in bytes.
 
     The network is compiled when a plan is asked for first; each choice of each layer is computed once.
+
+    Args:
+        harms: what each choice makes of the layers' weights, where that is known: shares of zeros and lengths of codes are from
+            there, else levels are taken to be equally frequent.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(
+        self, workspace: Workspace, harms: Mapping[str, Mapping[LayerPlan, Harm]] | None = None
+    ) -> None:
+        self._workspace, self._harms = workspace, harms or {}
         self._target = workspace.settings.target
         self._known: dict[tuple[str, LayerPlan, int], tuple[float, float]] = {}
 
     def __call__(self, plan: Plan) -> Mapping[str, float]:
-        parts = [self._layer(name, layer, plan.activation_bits) for name, layer in plan.layers.items()]
-        cycles, sizes = zip(*parts)
-        milliseconds = sum(cycles) / (CORES[self._target].frequency_ghz * 1e6)
-        return {"latency": milliseconds, "size": sum(sizes) + self._rest}
+        parts = [self.layer(name, layer, plan.activation_bits) for name, layer in plan.layers.items()]
+        times, sizes = zip(*parts)
+        return {"latency": sum(times), "size": sum(sizes) + self._rest}
+
+    def layer(self, name: str, layer: LayerPlan, activation_bits: int = 8) -> tuple[float, float]:
+        """Milliseconds and bytes of one layer."""
+        key = name, layer, activation_bits
+        if key not in self._known:
+            book, share = self._book(name, layer)
+            cycles = self._cycles(name, book, share, activation_bits)
+            milliseconds = cycles / (CORES[self._target].frequency_ghz * 1e6)
+            harm = self._harms.get(name, {}).get(layer)
+            bits = min(float(book.bits), index_entropy(book) if harm is None else harm.entropy)
+            self._known[key] = milliseconds, book.indices.size / share * bits / 8
+        return self._known[key]
+
+    def prepare(self) -> None:
+        """Compile the network.
+
+        Raises:
+            UserError: it cannot be; the message says why.
+        """
+        self._graph  # noqa: B018  it is kept
 
     @cached_property
     def _graph(self) -> g.Graph:
@@ -66,31 +94,30 @@ class PlanCost:
     def _rest(self) -> int:
         """Bytes of the program's blob beside weights."""
         weights = sum(each.weights.indices.size for each in self._convolutions.values())
-        return max(0, len(write_blob(self._graph)) - weights)
+        return max(0, len(write_blob(self._graph, coded=False)) - weights)
 
-    def _layer(self, name: str, layer: LayerPlan, activation_bits: int) -> tuple[float, float]:
-        """Cycles and bytes of one layer."""
-        key = name, layer, activation_bits
-        if key not in self._known:
-            book = self._book(name, layer)
-            self._known[key] = self._cycles(name, book, activation_bits), coded_bytes(book)
-        return self._known[key]
-
-    def _book(self, name: str, layer: LayerPlan) -> Codebook:
-        """Weights of just the kind that the layer's values ask for, drawn."""
+    def _book(self, name: str, layer: LayerPlan) -> tuple[Codebook, float]:
+        """Weights of just the kind that the layer's values ask for, drawn: of some output channels, which have this share of all
+        weights."""
         weight = self._workspace.model.get_submodule(name).weight
         assert isinstance(weight, torch.Tensor)
-        values = weight.detach().float().cpu().numpy()
+        rows = some_rows(weight.shape, DRAWN)
+        values = weight.detach()[rows].float().cpu().numpy()
         generator = np.random.default_rng(0)
         count = 255 if layer.bits == 8 else layer.components or 2**layer.bits
         levels = (np.arange(count) - count // 2).astype(np.int8)
         indices = generator.integers(0, count, values.shape).astype(np.uint8)
+        harm = self._harms.get(name, {}).get(layer)
+        if harm is not None and count > 1:
+            others = np.delete(np.arange(count), count // 2).astype(np.uint8)
+            indices = generator.choice(others, values.shape)
+            indices[generator.random(values.shape) < harm.zeros] = count // 2
         book = Codebook(indices, levels, np.ones(1, np.float32), layer.bits)
         for dimension, value in layer.values.items():
             book = DIMENSIONS[dimension].synthesize(book, values, value, generator)
-        return book
+        return book, len(rows) / len(weight)
 
-    def _cycles(self, name: str, book: Codebook, activation_bits: int) -> float:
+    def _cycles(self, name: str, book: Codebook, share: float, activation_bits: int) -> float:
         """By the cheapest kernel; 0 for a layer whose kernel has no fitted cost, as those of several groups."""
         if name not in self._convolutions:
             return 0.0
@@ -98,18 +125,15 @@ class PlanCost:
         if operation.groups > 1:
             return 0.0
         # Rows are output channels in any layout, and nothing but how often a row has a level counts.
-        indices = book.indices.reshape(operation.weights.indices.shape)
+        indices = book.indices.reshape(-1, *operation.weights.indices.shape[1:])
         drawn = dataclasses.replace(operation, weights=dataclasses.replace(book, indices=indices))
         work = Work.of(drawn, tensors[operation.inputs[0]], tensors[operation.output])
-        work = dataclasses.replace(work, narrow=work.narrow or activation_bits == 7)
+        work = dataclasses.replace(
+            work,
+            nonzeros=round(work.nonzeros / share),
+            pairs=round(work.pairs / share),
+            narrow=work.narrow or activation_bits == 7,
+        )
         models = models_of(self._target)
         kernel = "dense" if book.bits == 8 else cheapest(work, models)
         return models[kernel].cost(KERNELS[kernel](work))
-
-
-def coded_bytes(book: Codebook) -> float:
-    """Bytes of a layer's indices: packed, or entropy-coded where that is shorter."""
-    counts = np.unique(book.indices, return_counts=True)[1]
-    shares = counts / book.indices.size
-    bits = min(float(book.bits), -float(np.sum(shares * np.log2(shares))))
-    return book.indices.size * bits / 8

@@ -15,6 +15,7 @@ from pipeline.datasets.images import ArrayImages, normalize
 from pipeline.training.evaluation import reestimate_batch_norm
 from pipeline.training.loop import Loop, OnStep
 from pipeline.training.settings import TrainSettings
+from quantizers.calibration.fisher import Score
 from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
 
 
@@ -33,6 +34,27 @@ def divergence(raw: Tensor, wanted: Tensor) -> Tensor:
     sizes = (raw[:, 3:5].sigmoid() - wanted[:, 3:5].sigmoid()).abs()
     weighted = objectness * (classes.sum(1) + places.sum(1) + sizes.sum(1))
     return ((given - best) * objectness.numel() + weighted.sum()) / objectness.sum()
+
+
+def drawn_boxes(seed: int = 0) -> Score:
+    """Of a raw output: the log-likelihood of an answer drawn from it, where its objectness and its classes are chances and its
+    box terms, after tanh and sigmoid, means of normal distributions; classes and boxes count in proportion to objectness."""
+
+    def score(raw: Tensor, number: int) -> Tensor:
+        raw = raw.float()
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        chance = raw[:, 0].detach().sigmoid()
+        there = torch.bernoulli(chance, generator=generator)
+        objectness = F.binary_cross_entropy_with_logits(raw[:, 0], there, reduction="none")
+        logits = raw[:, 5:].movedim(1, -1)
+        drawn = torch.multinomial(logits.detach().softmax(-1).flatten(0, -2), 1, generator=generator)
+        classes = F.cross_entropy(logits.flatten(0, -2), drawn.squeeze(1), reduction="none")
+        boxes = torch.cat([raw[:, 1:3].tanh(), raw[:, 3:5].sigmoid()], 1)
+        noise = torch.randint(0, 2, boxes.shape, generator=generator) * 2.0 - 1.0
+        weighted = chance.sqrt() * (classes.reshape(chance.shape) + (boxes * noise).sum(1))
+        return (objectness + weighted).sum()
+
+    return score
 
 
 class Distillation(Loop):

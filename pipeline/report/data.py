@@ -20,6 +20,7 @@ from pipeline.study.confidence import standard_error
 from pipeline.study.pareto import front as pareto_front
 from pipeline.study.pareto import hypervolume
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
+from search_spaces.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ReportData:
         images: of how many images an error is a share; with them, errors have a standard error.
         recommended: the candidate that ``pipeline.promote`` would take.
         accuracy_drop: points against fp32 that count as near.
+        sensitivity: which layer hurts, where that was looked at.
     """
 
     study: str
@@ -59,6 +61,7 @@ class ReportData:
     images: int | None = None
     recommended: Recommendation | None = None
     accuracy_drop: float = DROP
+    sensitivity: Sensitivity | None = None
 
 
 def hypervolume_history(

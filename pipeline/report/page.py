@@ -64,6 +64,7 @@ def render(data: ReportData) -> str:
 {_front(data)}
 {_candidate()}
 {_progress(data)}
+{_sensitivity(data)}
 {_trials(data, values)}
 {_settings(data)}
 </main>
@@ -232,6 +233,39 @@ def _box(data: ReportData) -> str:
     known = {"error": "1", "latency": "fp32's" if fp32.latency_ms else "1.1 times the slowest trial's"}
     known["size"] = "fp32's" if fp32.size_bytes else "1.1 times the largest trial's"
     return "share of the box from zero to " + ", ".join(f"{name} {known[name]}" for name in data.objectives)
+
+
+def _sensitivity(data: ReportData) -> str:
+    """Which layer hurts, the worst first: what the best choice of each bit-width adds by itself."""
+    found = data.sensitivity
+    if found is None or not found.harms:
+        return ""
+    best = {name: found.gentlest(name) for name in found.harms}
+    widths = sorted({bits for plans in best.values() for bits in plans}, reverse=True)
+    added = {
+        name: {bits: found.of(name, plan) for bits, plan in plans.items()} for name, plans in best.items()
+    }
+    worst = max((value for row in added.values() for value in row.values()), default=0.0) or 1.0
+    head = "".join(f"<th scope=col class=number>{bits} bits</th>" for bits in widths)
+
+    def cell(value: float | None) -> str:
+        if value is None:
+            return "<td class=number>-</td>"
+        # The square root, so that layers of a tenth of the harm are still seen.
+        return f'<td class="number harm" style="--harm:{100 * (value / worst) ** 0.5:.0f}%">{value:.2g}</td>'
+
+    rows = "".join(
+        f"<tr><th scope=row><code>{escape(name)}</code></th><td class=number>{data.layers.get(name, 0):,}</td>"
+        f"{''.join(cell(row.get(bits)) for bits in widths)}</tr>"
+        for name, row in sorted(added.items(), key=lambda item: -max(item[1].values()))
+    )
+    return f"""<section id="sensitivity">
+<h2>Which layer hurts</h2>
+<p class="small">What each layer adds to the divergence from fp32, in nats, if it alone is stored in so many bits, before any
+training: by the Fisher information of {found.images} training images, without labels.</p>
+<div class="scroll"><table><thead><tr><th scope=col>Layer</th><th scope=col class=number>Weights</th>{head}</tr></thead>
+<tbody>{rows}</tbody></table></div>
+</section>"""
 
 
 def _trials(data: ReportData, values: dict[str, Any]) -> str:

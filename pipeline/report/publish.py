@@ -12,6 +12,7 @@ from foundation.files import json_text, write_atomically
 from foundation.show import aligned, show_bytes, show_interval, show_latency
 from pipeline.candidate.details import mean_zeros, read_details
 from pipeline.candidate.folder import load_candidate
+from pipeline.candidate.sensitivity import FILE, read_sensitivity
 from pipeline.report import ReportData, hypervolume_history, render
 from pipeline.review.recommendation import bound_of, recommend
 from pipeline.study.confidence import show_error
@@ -67,6 +68,7 @@ def publish(
         front,
         page,
         {name: settings.folder / "candidates" / name for name in hashes},
+        files=[settings.folder / FILE],
         metrics={**counts, "front_points": float(len(hashes))},
         hypervolume=history,
         status="FINISHED" if complete else "KILLED",
@@ -108,6 +110,7 @@ def write_front(
             images=images,
             recommended=recommended,
             accuracy_drop=bound_of(settings.max_accuracy_drop),
+            sensitivity=read_sensitivity(settings.folder),
             created=f"{datetime.now():%Y-%m-%d %H:%M}",
         )
     )

@@ -214,6 +214,7 @@ class Tracker:
         metrics: Mapping[str, float] | None = None,
         hypervolume: Sequence[tuple[int, float]] = (),
         status: str = "FINISHED",
+        files: Sequence[Path] = (),
     ) -> None:
         """Write what a person reviews to the search's run and close it; an earlier version is replaced.
 
@@ -224,6 +225,7 @@ class Tracker:
             metrics: figures of the whole search, such as ``trials_failed``.
             hypervolume: (trial number, hypervolume after it).
             status: FINISHED, or KILLED or FAILED for a search that ended otherwise.
+            files: further ones of the study, those that exist.
         """
         from mlflow.entities import Metric
 
@@ -240,6 +242,9 @@ class Tracker:
             self.client.log_text(self.parent, report, "report.html")
             for name, folder in candidates.items():
                 self.client.log_artifacts(self.parent, str(folder), f"candidates/{name}")
+            for file in files:
+                if file.is_file():
+                    self.client.log_artifact(self.parent, str(file))
             rows = self._changed("hypervolume", hypervolume)
             rows += [
                 Metric(key_of(key), float(value), len(hypervolume), 0)

@@ -21,7 +21,7 @@ from foundation.errors import UserError
 from foundation.plan import BITS, LayerPlan, Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.registry import load_data
-from pipeline.search import searched_bits
+from pipeline.study.searched import searched_bits
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.settings import TrainSettings
 from quantizers import QUANTIZERS

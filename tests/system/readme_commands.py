@@ -16,6 +16,7 @@ BRIEF = {
     "pipeline.promote": "--limit 20 --allow-modelled --max-accuracy-drop 100",
     "pipeline.train": "--epochs 0.05",
     "pipeline.quantize": "--images 32",
+    "pipeline.sensitivity": "--images 16",
     "pipeline.devices": "",
     "deploy_arm.toolchain": "",
 }
