@@ -25,6 +25,7 @@ from torch import Tensor
 from quantizers.core.grid import WeightGrid
 
 BLOCK = 32  # columns between two updates of all columns to come
+STEPS = 6  # at most, of refitting levels; they are refitted again in every turn
 LEAST = 1e-12
 
 
@@ -153,22 +154,29 @@ def descend(
     owner, values = owner.clone(), grid.values(owner)
     diagonal = _diagonal(problem).clamp(min=LEAST)
     pull = (problem.target - values) @ problem.moments
-    for column in range(values.shape[2]):
-        size = diagonal[:, column, None]
-        best = values[:, :, column] + pull[:, :, column] / size
-        if zeros is None:
-            chosen = _choose(problem, grid, best[:, :, None], size[:, :, None], price)[:, :, 0]
-        else:
-            other = grid.nearest_other(best[:, :, None])[:, :, 0]
-            chosen = torch.where(zeros[:, :, column], grid.zero, other)
-        if problem.pinned is not None:
-            chosen = torch.where(problem.pinned[:, :, column], grid.zero, chosen)
-        moved = grid.values(chosen[:, :, None])[:, :, 0] - values[:, :, column]
-        rows = moved.nonzero(as_tuple=True)
-        if len(rows[0]):
-            pull[rows] -= moved[rows][:, None] * problem.moments[rows[0], column]
-            values[:, :, column] += moved
+    columns = values.shape[2]
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        near, moments = pull[:, :, start:end].clone(), problem.moments[:, start:end]
+        moved = torch.zeros_like(near)
+        for column in range(start, end):
+            size, place = diagonal[:, column, None], column - start
+            best = values[:, :, column] + near[:, :, place] / size
+            if zeros is None:
+                chosen = _choose(problem, grid, best[:, :, None], size[:, :, None], price)[:, :, 0]
+            else:
+                other = grid.nearest_other(best[:, :, None])[:, :, 0]
+                chosen = torch.where(zeros[:, :, column], grid.zero, other)
+            if problem.pinned is not None:
+                chosen = torch.where(problem.pinned[:, :, column], grid.zero, chosen)
+            step = grid.values(chosen[:, :, None])[:, :, 0] - values[:, :, column]
+            if not bool(step.any()):
+                continue
+            near -= step[:, :, None] * moments[:, None, place, start:end]
+            moved[:, :, place] = step
             owner[:, :, column] = chosen
+        # Columns behind the block follow at once; those before it are not looked at again.
+        pull[:, :, end:] -= moved @ moments[:, :, end:]
     return owner
 
 
@@ -243,24 +251,34 @@ def _refitted(problem: Problem, grid: WeightGrid, owner: Tensor) -> tuple[Weight
 
 
 def _refit_levels(problem: Problem, grid: WeightGrid, owner: Tensor) -> tuple[WeightGrid, Tensor]:
+    """The levels but zero by conjugate gradients, whose every step lowers the error: the matrix of the least squares would take
+    a product with the moments for each level, a step takes one."""
     count = len(grid.levels)
-    held = torch.bincount(owner.flatten(), minlength=count) > 0
-    free = [k for k in range(count) if bool(held[k]) and k != grid.zero]
-    if not free:
-        return grid, owner
-    member = [(owner == k).to(problem.target.dtype) for k in free]
-    along = [one @ problem.moments for one in member]
-    weight = problem.importance[:, :, None]
-    left = torch.stack([torch.stack([(a * b * weight).sum() for b in along]) for a in member])
-    right = torch.stack([(a * problem.target * weight).sum() for a in along])
-    size = left.diagonal().abs().max().clamp(min=LEAST)
-    found = torch.linalg.solve(
-        left + 1e-9 * size * torch.eye(len(free), dtype=left.dtype, device=left.device), right
-    )
-    if not bool(torch.isfinite(found).all()):
-        return grid, owner
+    weight = problem.importance[:, :, None].expand_as(problem.target)
+
+    def by_level(values: Tensor) -> Tensor:
+        found = torch.zeros(count, dtype=values.dtype, device=values.device)
+        found.index_add_(0, owner.flatten(), (values * weight).flatten())
+        found[grid.zero] *= float(grid.zero < 0)  # zero stays zero
+        return found
+
+    own = by_level(_diagonal(problem)[:, None, :].expand_as(problem.target))  # the matrix, if nothing were correlated
+    held = own > 0
     levels = grid.levels.clone()
-    levels[free] = found
+    left = by_level((problem.target - levels[owner]) @ problem.moments)
+    eased = torch.where(held, left / own.clamp(min=LEAST), 0.0)
+    along, size = eased, left @ eased
+    for _ in range(min(int(held.sum()), STEPS)):
+        if not bool(size > 0):
+            break
+        bent = by_level(along[owner] @ problem.moments)
+        step = size / (along @ bent)
+        levels, left = levels + step * along, left - step * bent
+        eased = torch.where(held, left / own.clamp(min=LEAST), 0.0)
+        before, size = size, left @ eased
+        along = eased + size / before * along
+    if not bool(torch.isfinite(levels).all()):
+        return grid, owner
     refitted, new_place = replace(grid, levels=levels).sorted()
     return refitted, new_place[owner]
 
