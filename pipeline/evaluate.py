@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 WAYS = ("torch", "arm", "reference")
 SPLITS = ("report", "search", "train")
 BATCH = 250
+DETECTED = 16  # images of a detector at once
 Answer = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]
 
 
@@ -41,6 +42,18 @@ class Accuracy:
     correct: int
     accuracy: float
     standard_error: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Average precision of one detector's candidate at an overlap of one half, mean over the classes that occur, 0..1."""
+
+    candidate: str
+    on: str
+    split: str
+    images: int
+    boxes: int
+    average_precision: float
 
 
 @contextmanager
@@ -67,14 +80,19 @@ def answering(candidate: CandidateFolder, on: str, at_hand: AtHand = devices_at_
     import torch
 
     from pipeline.datasets.images import normalize
+    from pipeline.networks.registry import find_network
     from pipeline.training.outputs import answers
 
-    classes = len(candidate.manifest["classes"])
+    classes, detects = len(candidate.manifest["classes"]), find_network(candidate.manifest["model"]).detects
 
     def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             x = normalize(torch.from_numpy(images), candidate.mean, candidate.std)
-            outputs: NDArray[np.float32] = answers(hardened.network, x, classes).numpy()
+            if detects:  # channels last, as programs answer
+                found = hardened.network(x).permute(0, 2, 3, 1).flatten(1)
+            else:
+                found = answers(hardened.network, x, classes)
+            outputs: NDArray[np.float32] = found.numpy()
             return outputs
 
     yield answer
@@ -103,6 +121,44 @@ def predictions(
             if sys.stderr.isatty():
                 print(f"\r{end}/{count} images", end="" if end < count else "\r", file=sys.stderr)
     return np.concatenate(predicted), images.labels[:count].numpy()
+
+
+def precision(
+    candidate: CandidateFolder,
+    spec: str,
+    on: str = "torch",
+    split: str = "report",
+    limit: int | None = None,
+    at_hand: AtHand = devices_at_hand,
+) -> Precision:
+    """AP50 of a detector on the first ``limit`` images of a split of ``coco:DIR``.
+
+    Raises:
+        UserError: the data has no boxes, or other classes than the candidate.
+    """
+    import torch
+
+    from pipeline.detection.decode import cells_of, decode
+    from pipeline.detection.quality import average_precision
+    from pipeline.detection.workspace import boxed
+
+    data, classes = boxed(spec, candidate.image_size, split), candidate.manifest["classes"]
+    numbered = [str(number) for number in range(len(classes))]  # made from boxes whose classes have no names
+    if data.classes and (len(data.classes) != len(classes) or classes not in (list(data.classes), numbered)):
+        raise UserError(
+            f"{spec} has {len(data.classes)} classes, and others than the candidate's {len(classes)}"
+        )
+    count = min(len(data.images), limit or len(data.images))
+    data, found = data.subset(list(range(count))), []
+    if not len(data.boxes):
+        raise UserError(f"{spec}: no boxes on the {count} images of {split}")
+    with answering(candidate, on, at_hand) as answer:
+        for start in range(0, count, DETECTED):
+            rows = range(start, min(start + DETECTED, count))
+            raw = torch.from_numpy(answer(data.images.batch(rows).numpy()))
+            found += decode(cells_of(raw, len(classes), candidate.image_size))
+    share = average_precision(found, data.boxes)
+    return Precision(str(candidate.folder), on, split, count, len(data.boxes), share)
 
 
 def accuracy(
@@ -177,6 +233,7 @@ def main(argv: list[str] | None = None) -> int:
     from foundation.files import check_place, write_atomically
     from pipeline.candidate.folder import load_candidate
     from pipeline.datasets.registry import load_data
+    from pipeline.networks.registry import find_network
 
     if args.predictions:
         check_place(args.predictions.parent, f"--predictions {args.predictions}")
@@ -184,6 +241,17 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--predictions {args.predictions}: is a folder; name a file")
     look_in(args.modules)
     candidate = load_candidate(args.candidate)
+    if find_network(candidate.manifest["model"]).detects:
+        if args.predictions:
+            raise UserError(f"--predictions {args.predictions}: a detector predicts no classes of images")
+        spec = args.data or candidate.manifest["data"]["spec"]
+        seen = precision(candidate, spec, args.on, args.split, args.limit, named_devices(args))
+        told = (
+            f"AP50 {show_percent(seen.average_precision)} on {seen.images} images of {seen.split} ({seen.boxes} boxes), "
+            f"{candidate.manifest['hash']} on {seen.on}"
+        )
+        print(json_text(asdict(seen)) if args.format == "json" else told)
+        return 0
     data = checked(
         candidate, load_data(args.data or candidate.manifest["data"]["spec"], candidate.image_size)
     )

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,16 @@ from pipeline.study.records import TrialRecord
 from pipeline.study.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import fx, nn
+
     from pipeline.candidate.bench import Bench
     from pipeline.candidate.devices import AtHand, Devices
+    from pipeline.candidate.likeness import Likeness
     from pipeline.candidate.workspace import Workspace
     from pipeline.study.records import Reference
+
+AgainstFp32 = Callable[["Mapping[str, nn.Module]"], "tuple[float | None, dict[str, Likeness]]"]
+"""The fp32 detector's average precision (None without boxes), and networks beside fp32."""
 
 MADE = "quantize.json"  # in the folder: what it was made of
 LAYERS = "rebuilding"  # in the folder while it is made: the layers that are done
@@ -115,13 +121,14 @@ def _default(flag: str) -> str:
     return "" if value is None else f" (default {value})"
 
 
-def plan_of(args: argparse.Namespace) -> Callable[[list[str]], Plan]:
-    """The plan that the flags describe, for a network with these layers; what no network could have is refused here already.
+def plan_of(args: argparse.Namespace) -> Callable[[fx.GraphModule], Plan]:
+    """The plan that the flags describe, for a traced network; what no network could have is refused here already.
 
     Raises:
         UserError: there is no such plan, or a flag would change nothing.
     """
     from pipeline.train import read_plan
+    from quantizers.network import end_layers, layer_names
 
     given = {"components": args.components, "zero_share": args.zero_share}
     typed = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
@@ -129,7 +136,7 @@ def plan_of(args: argparse.Namespace) -> Callable[[list[str]], Plan]:
         if typed:
             raise UserError(f"{typed[0]}: the plan of --plan says that itself; leave one of them out")
         plan = read_plan(args.plan)
-        return lambda layers: plan
+        return lambda network: plan
     if typed and args.bits == args.ends == 8:
         raise UserError(f"{typed[0]}: layers of 8 bits have none; give fewer --bits, or leave it out")
 
@@ -140,7 +147,12 @@ def plan_of(args: argparse.Namespace) -> Callable[[list[str]], Plan]:
         return LayerPlan(bits, components=components, zero_share=args.zero_share)
 
     inner, end = layer(args.bits), layer(args.ends)
-    return lambda layers: Plan({name: end if name in (layers[0], layers[-1]) else inner for name in layers})
+
+    def planned(network: fx.GraphModule) -> Plan:
+        ends = end_layers(network)
+        return Plan({name: end if name in ends else inner for name in layer_names(network)})
+
+    return planned
 
 
 def quantized(
@@ -159,7 +171,9 @@ def quantized(
     planned = plan_of(args)
     _refuse_occupied(out)
     progress.status("looking at the model and the data")
-    workspace, plan = opened(dataclasses.replace(settings, out=out.parent, name=out.name), planned, progress)
+    workspace, plan, comparison = opened(
+        dataclasses.replace(settings, out=out.parent, name=out.name), planned, progress
+    )
     progress.line(workspace.normalization)
     progress.status("building the kernel library")
     bench = Bench(workspace.settings, workspace)
@@ -172,26 +186,32 @@ def quantized(
     if not (candidate_path(out, plan) / "manifest.json").is_file():
         with at_hand(settings.target) as devices:
             make(bench, plan, args.images, devices, beside, progress)
-    return told(workspace, plan, beside)
+    return told(workspace, plan, beside, comparison)
 
 
 def opened(
-    settings: Settings, planned: Callable[[list[str]], Plan], progress: Progress
-) -> tuple[Workspace, Plan]:
+    settings: Settings, planned: Callable[[fx.GraphModule], Plan], progress: Progress
+) -> tuple[Workspace, Plan, AgainstFp32]:
     """Data, trained network and plan; what cannot be compiled is refused before anything is trained."""
     from pipeline.candidate.first_check import first_check
+    from pipeline.candidate.likeness import compared
     from pipeline.candidate.workspace import Workspace
-    from quantizers.network import layer_names
+    from pipeline.detection.workspace import DetectorWorkspace
+    from pipeline.networks.registry import find_network
     from quantizers.tracing.trace import traced
 
     look_in(settings.modules)
-    workspace = Workspace.open(settings, trained=False, labelled=False)
-    plan = planned(layer_names(traced(workspace.model)))
+    detector = DetectorWorkspace.open(settings) if find_network(settings.model).detects else None
+    workspace = detector.workspace if detector else Workspace.open(settings, trained=False, labelled=False)
+    plan = planned(traced(workspace.model))
     first_check(
         workspace.model, workspace.data.search, workspace.mean, workspace.std, plan,
         trained=settings.weights is not None, say=progress.line,
     )  # fmt: skip
-    return (workspace if settings.weights else Workspace.open(settings, progress.line)), plan
+    if detector is not None:
+        return workspace, plan, detector.compared
+    trained = workspace if settings.weights else Workspace.open(settings, progress.line)
+    return trained, plan, lambda networks: (None, compared(trained, networks))
 
 
 def fp32_judged(workspace: Workspace, references: Path, progress: Progress) -> float | None:
@@ -248,10 +268,12 @@ def make(
     shutil.rmtree(files.folder, ignore_errors=True)
 
 
-def told(workspace: Workspace, plan: Plan, beside: Sequence[Reference]) -> dict[str, Any]:
+def told(
+    workspace: Workspace, plan: Plan, beside: Sequence[Reference], comparison: AgainstFp32
+) -> dict[str, Any]:
     """The candidate beside fp32 and int8, how alike they answer, and what to type next."""
     from pipeline.candidate.folder import candidate_path, load_candidate
-    from pipeline.candidate.likeness import compared, likeness_table
+    from pipeline.candidate.likeness import likeness_table
     from pipeline.candidate.references import int8_network
     from pipeline.report.publish import front_json, front_table
 
@@ -259,12 +281,12 @@ def told(workspace: Workspace, plan: Plan, beside: Sequence[Reference]) -> dict[
     place = candidate_path(settings.folder, plan)
     candidate = load_candidate(place)
     networks = {"int8": int8_network(workspace).network, plan.hash: candidate.hardened().network}
-    alike = compared(workspace, networks)
+    precision, alike = comparison(networks)
     images = len(workspace.data.search) if workspace.data.labelled else None
     record = TrialRecord(0, plan, "finished", candidate.figures)
     front = front_json([record], beside, settings.objectives, images)
-    lines = [front_table(front), "", likeness_table(alike), "", f"candidate {place}"]
-    if workspace.data.labelled:
+    lines = [front_table(front), "", likeness_table(alike, precision), "", f"candidate {place}"]
+    if workspace.data.labelled or precision is not None:
         lines.append(f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}")
     own = alike[plan.hash]
     return {
@@ -275,6 +297,7 @@ def told(workspace: Workspace, plan: Plan, beside: Sequence[Reference]) -> dict[
         "divergence": own.divergence,
         "divergence_standard_error": own.divergence_error,
         "compared": {name: one.as_dict() for name, one in alike.items()},
+        "fp32_average_precision": precision,
         "text": "\n".join(lines),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -44,6 +44,27 @@ class Hardened(NamedTuple):
 def layer_names(model: nn.Module) -> list[str]:
     """Every convolution and linear layer, first and last included, in the model's order."""
     return [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+def end_layers(network: fx.GraphModule) -> set[str]:
+    """The layers of a traced network that no other comes before, and those that no other comes behind: a network may have several
+    of each."""
+    layers = set(layer_names(network))
+
+    def outer(nodes: list[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[str]:
+        passed: set[fx.Node] = set()
+        found = set()
+        for node in nodes:
+            is_layer = node.op == "call_module" and str(node.target) in layers
+            if any(other in passed for other in neighbours(node)):
+                passed.add(node)
+            elif is_layer:
+                found.add(str(node.target))
+                passed.add(node)
+        return found
+
+    nodes = list(network.graph.nodes)
+    return outer(nodes, lambda node: node.all_input_nodes) | outer(nodes[::-1], lambda node: node.users)
 
 
 def quantize(model: nn.Module, plan: Plan, calibration: Tensor | None, **options: Any) -> fx.GraphModule:

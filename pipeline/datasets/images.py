@@ -135,6 +135,12 @@ class FileImages(Images):
         self.preprocessing = Preprocessing.cropping(*image_size)
         self._threads: ThreadPoolExecutor | None = None
 
+    def stretched(self) -> FileImages:
+        """The same with both sides resized to the size: nothing is cut off, the aspect is not kept."""
+        images = FileImages(self._root, self._files, self.labels, self.image_size)
+        images.preprocessing = Preprocessing(*self.image_size, "stretch")
+        return images
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_threads": None}  # threads do not travel to another process
 
@@ -158,9 +164,11 @@ class FileImages(Images):
 
     def subset(self, indices: Indices) -> FileImages:
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        return FileImages(
+        images = FileImages(
             self._root, [self._files[i] for i in rows.tolist()], self.labels[rows], self.image_size
         )
+        images.preprocessing = self.preprocessing
+        return images
 
     def names(self) -> list[str]:
         return list(self._files)

@@ -1,4 +1,4 @@
-"""Images with boxes, from one npz file."""
+"""Images for detectors, and with boxes from one npz file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from foundation.errors import UserError
-from pipeline.datasets.images import resize
+from pipeline.datasets.images import Images, Indices, resize
 
 ARRAYS = ("jpeg", "offset", "boxes")
 
@@ -71,3 +71,30 @@ def _decoded(stream: bytes, side: int, path: str | Path, index: int) -> Tensor:
         raise UserError(f"detection data {path}: image {index} is no readable JPEG ({error})") from error
     pixels = torch.from_numpy(np.asarray(image)[:, :, ::-1].copy())
     return resize(pixels[None], (side, side))
+
+
+class BlueGreenRed(Images):
+    """Other images with their channels the other way round, as detectors take them. No manifest can say how they are made: what
+    programs are given with says red first."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+        self.labels, self.image_size = images.labels, images.image_size
+
+    def batch(self, indices: Indices) -> Tensor:
+        return self._images.batch(indices).flip(3)
+
+    def subset(self, indices: Indices) -> BlueGreenRed:
+        return BlueGreenRed(self._images.subset(indices))
+
+    def names(self) -> list[int] | list[str]:
+        return self._images.names()
+
+    def digest(self) -> str:
+        return self._images.digest()
+
+    def fingerprint(self) -> str:
+        return self._images.fingerprint()
+
+    def content(self) -> str:
+        return self._images.content()

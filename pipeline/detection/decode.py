@@ -53,6 +53,13 @@ def boxes_of_cells(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return boxes.flatten(1, 2), scores.flatten(1), classes.flatten(1)
 
 
+def cells_of(outputs: Tensor, classes: int, image_size: tuple[int, int]) -> Tensor:
+    """The raw output [N, 5 + classes, H, W] in what a program gives for images of (height, width): [N, H * W * (5 + classes)]."""
+    cells = outputs.shape[1] // (5 + classes)
+    rows = round((cells * image_size[0] / image_size[1]) ** 0.5)
+    return outputs.reshape(-1, rows, cells // rows, 5 + classes).permute(0, 3, 1, 2)
+
+
 def decode(raw: Tensor, least: float = LEAST_SCORE, overlap: float = OVERLAP) -> list[Detections]:
     """The detections of each image in a raw output [N, 5 + classes, H, W], after non-maximum suppression by class."""
     found = []

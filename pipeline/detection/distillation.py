@@ -20,20 +20,27 @@ from quantizers.network import Hardened, harden, parameter_groups, quantize, set
 
 
 def divergence(raw: Tensor, wanted: Tensor) -> Tensor:
-    """How far a raw output [N, 5 + classes, H, W] is from a wanted one, 0 where they are equal.
+    """``divergences`` of all images together, per wanted object."""
+    return divergences(raw, wanted).sum() / wanted[:, 0].sigmoid().sum()
+
+
+def divergences(raw: Tensor, wanted: Tensor) -> Tensor:
+    """How far a raw output [N, 5 + classes, H, W] is from a wanted one, for each image [N]; 0 where they are equal.
 
     The Kullback-Leibler divergence of objectness, plus, in proportion to the wanted objectness, that of the classes and the
-    absolute differences of the box terms after their tanh and sigmoid; per wanted object.
+    absolute differences of the box terms after their tanh and sigmoid; summed over the cells.
     """
     objectness = wanted[:, 0].sigmoid()
-    given, best = (F.binary_cross_entropy_with_logits(x[:, 0], objectness) for x in (raw, wanted))
+    given, best = (
+        F.binary_cross_entropy_with_logits(x[:, 0], objectness, reduction="none") for x in (raw, wanted)
+    )
     classes = F.kl_div(
         raw[:, 5:].log_softmax(1), wanted[:, 5:].log_softmax(1), reduction="none", log_target=True
     )
     places = (raw[:, 1:3].tanh() - wanted[:, 1:3].tanh()).abs()
     sizes = (raw[:, 3:5].sigmoid() - wanted[:, 3:5].sigmoid()).abs()
     weighted = objectness * (classes.sum(1) + places.sum(1) + sizes.sum(1))
-    return ((given - best) * objectness.numel() + weighted.sum()) / objectness.sum()
+    return (given - best + weighted).flatten(1).sum(1)
 
 
 def drawn_boxes(seed: int = 0) -> Score:

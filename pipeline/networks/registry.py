@@ -59,8 +59,7 @@ def find_classifier(name: str) -> ModelSpec:
     network = find_network(name)
     if network.detects:
         raise UserError(
-            f"{name} is a detector; search, training and evaluation are for classifiers so far. "
-            "python -m benchmarks.detection quantizes and compiles it"
+            f"{name} is a detector; search and training are for classifiers so far. python -m pipeline.quantize compresses it"
         )
     return network
 

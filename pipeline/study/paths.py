@@ -23,6 +23,7 @@ BY_NAME = ("model", "data", "quantizer", "sampler", "devices")  # settings that 
 SQLITE_FORM = (
     "sqlite:///relative/file.db or sqlite:////absolute/file.db, with % and ? in names as %25 and %3F"
 )
+OF_DETECTORS = "coco"  # data that has boxes instead of labels
 SERVICES = (
     "databricks",
     "databricks-uc",
@@ -45,7 +46,7 @@ def data(text: str, folder: Path | None = None) -> str:
     kind, _, place = text.partition(":")
     if not place:
         return text
-    return f"{kind}:{absolute(place, folder)}" if kind in DATA else text
+    return f"{kind}:{absolute(place, folder)}" if kind in DATA or kind == OF_DETECTORS else text
 
 
 def weights(text: str, folder: Path | None = None) -> str:

@@ -262,7 +262,9 @@ def _refit_levels(problem: Problem, grid: WeightGrid, owner: Tensor) -> tuple[We
         found[grid.zero] *= float(grid.zero < 0)  # zero stays zero
         return found
 
-    own = by_level(_diagonal(problem)[:, None, :].expand_as(problem.target))  # the matrix, if nothing were correlated
+    own = by_level(
+        _diagonal(problem)[:, None, :].expand_as(problem.target)
+    )  # the matrix, if nothing were correlated
     held = own > 0
     levels = grid.levels.clone()
     left = by_level((problem.target - levels[owner]) @ problem.moments)

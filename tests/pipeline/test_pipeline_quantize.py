@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +19,8 @@ from foundation.command import main_guard
 from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.folder import load_candidate
 from pipeline.candidate.workspace import Workspace
+from pipeline.detection.coco import coco
+from pipeline.detection.data import load_boxes
 from pipeline.evaluate import main as evaluate
 from pipeline.networks.registry import load_model
 from pipeline.quantize import main as quantize
@@ -329,3 +333,118 @@ def test_what_was_killed_goes_on_layer_by_layer(
     assert "was begun with images 256, now it is 20: everything anew" in capsys.readouterr().err
     (fresh,) = other.glob("candidates/*/weights.blob")
     assert fresh.read_bytes() != one.read_bytes()
+
+
+# ---- detectors
+
+
+@pytest.fixture(scope="module")
+def boxes(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of COCO's images as COCO's own files, with its category numbers, which have gaps, and a crowd."""
+    place = tmp_path_factory.mktemp("coco of theirs")
+    (place / "annotations").mkdir()
+    for name, split, count in (("train128", "train2017", 6), ("val_a64", "val2017", 8)):
+        content = np.load(shared / "data" / "coco" / f"{name}.npz")
+        offset, found = content["offset"], content["boxes"]
+        (place / split).mkdir()
+        images, annotations = [], []
+        for i in range(count):
+            stream = content["jpeg"][offset[i] : offset[i + 1]].tobytes()
+            (place / split / f"{i:012d}.jpg").write_bytes(stream)
+            width, height = Image.open(io.BytesIO(stream)).size
+            images.append({"id": 1000 + i, "file_name": f"{i:012d}.jpg", "width": width, "height": height})
+            for _, category, x, y, w, h in found[found[:, 0] == i].tolist():
+                box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+                one = {"image_id": 1000 + i, "category_id": 3 * int(category) + 1, "bbox": box, "iscrowd": 0}
+                annotations.append(one)
+        annotations.append({"image_id": 1000, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1})
+        categories = [{"id": 3 * k + 1, "name": f"thing {k}"} for k in range(80)][::-1]
+        whole = {"images": images, "annotations": annotations, "categories": categories}
+        (place / "annotations" / f"instances_{split}.json").write_text(json.dumps(whole))
+    return place
+
+
+def test_coco_s_own_files_say_the_same_as_the_npz(boxes: Path, shared: Path) -> None:
+    _, val = coco(str(boxes), (352, 352))
+    packed = load_boxes(shared / "data" / "coco" / "val_a64.npz", 352)
+    assert torch.equal(val.images.batch(range(8)), packed.pixels[:8])
+    wanted = packed.boxes[packed.boxes[:, 0] < 8]
+    assert np.allclose(val.boxes, wanted, atol=1e-6) and val.classes[:2] == ("thing 0", "thing 1")
+    part = val.subset([7, 0])
+    assert torch.equal(part.images.batch([0]), val.images.batch([7]))
+    assert np.allclose(part.boxes[part.boxes[:, 0] == 0, 1:], wanted[wanted[:, 0] == 7, 1:], atol=1e-6)
+    assert np.allclose(part.boxes[part.boxes[:, 0] == 1, 1:], wanted[wanted[:, 0] == 0, 1:], atol=1e-6)
+
+
+def test_a_detector_becomes_a_candidate_that_evaluates(
+    boxes: Path,
+    shared: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(boxes.parent)
+    weights = str(shared / "data" / "weights" / "fastestdet_coco.pth")
+    words = [
+        "--model",
+        "fastestdet",
+        "--weights",
+        weights,
+        "--data",
+        f"coco:{boxes.name}",
+        "--image-size",
+        "128",
+    ]
+    assert quantize([*words, "--bits", "4", "--out", str(tmp_path / "a"), "--format", "json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    folder = Path(result["candidate"])
+    candidate = load_candidate(folder)
+    eight = {name for name, layer in candidate.plan.layers.items() if layer.bits == 8}
+    heads = {f"detect_head.{branch}_layers.conv5x5.3" for branch in ("obj", "reg", "cls")}
+    assert eight == {"backbone.first_conv.0", *heads}
+    assert candidate.figures.error is None and candidate.manifest["data"]["preprocessing"] is None
+    for row in ("int8", candidate.plan.hash):
+        assert 0 < result["compared"][row]["agreement"] <= 1 and result["compared"][row]["images"] == 8
+    assert result["compared"]["int8"]["divergence"] < result["divergence"]
+    found = []
+    for on in ("torch", "arm", "reference"):
+        assert evaluate([str(folder), "--on", on, "--limit", "2", "--format", "json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[1]["average_precision"] == found[2]["average_precision"]
+    assert found[0]["average_precision"] == pytest.approx(found[2]["average_precision"], abs=0.1)
+    assert found[0]["boxes"] == found[1]["boxes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "digits"], "a detector takes coco:DIR"),
+        (["--data", "coco:absent"], "there is no folder"),
+        (["--data", "coco:empty"], "0 files of train images (none) instead of one"),
+        (["--data", "coco:broken"], "is not of COCO's form"),
+        (["--data", "coco:lost"], "names a.jpg, which lies in none of"),
+    ],
+)
+def test_what_a_detector_cannot_use_is_refused(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}],
+        "annotations": [],
+        "categories": [],
+    }
+    for name, content in (("empty", None), ("broken", "{"), ("lost", json.dumps(one))):
+        (tmp_path / name / "annotations").mkdir(parents=True)
+        if content is not None:
+            (tmp_path / name / "annotations" / "instances_train2017.json").write_text(content)
+    (tmp_path / "w.pth").write_bytes(b"")
+    assert (
+        main_guard(lambda: quantize(["--model", "fastestdet", "--weights", "w.pth", *words, "--out", "a"]))
+        == 2
+    )
+    assert said in capsys.readouterr().err and not (tmp_path / "a").exists()

@@ -19,6 +19,7 @@ from quantizers.core.activation import FrozenStep, TrainableStep
 from quantizers.mixture.regions import Regions
 from quantizers.network import (
     Hardened,
+    end_layers,
     hard_state,
     harden,
     layer_names,
@@ -30,6 +31,7 @@ from quantizers.network import (
     synthetic,
     without_steps,
 )
+from quantizers.tracing.trace import traced
 
 torch.set_num_threads(1)
 
@@ -362,3 +364,23 @@ def test_evaluation_projects_each_layer_once(monkeypatch: pytest.MonkeyPatch) ->
     for part in images.split(2):
         hardened(part)
     assert projected and len(calls) == projected
+
+
+class ManyEnds(nn.Module):
+    """Two layers that read the input, two whose outputs are the network's, and their names in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = nn.Conv2d(4, 2, 1)
+        self.middle = nn.Conv2d(4, 4, 1)
+        self.other_answer = nn.Conv2d(4, 2, 1)
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle((self.left(x) + self.right(x)).relu()).relu()
+        return torch.cat((self.answer(x), self.other_answer(x)), 1)
+
+
+def test_ends_are_those_of_the_graph() -> None:
+    assert end_layers(traced(ManyEnds())) == {"left", "right", "answer", "other_answer"}
+    assert end_layers(traced(nn.Sequential(nn.Conv2d(3, 4, 1)))) == {"0"}
