@@ -166,7 +166,7 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path, changed: dict[str, o
 
 
 def test_a_detector_is_no_classifier() -> None:
-    with pytest.raises(UserError, match=r"benchmarks\.detection"):
+    with pytest.raises(UserError, match=r"pipeline\.quantize"):
         find_classifier("fastestdet")
     find_classifier("resnet20")
 
