@@ -56,7 +56,6 @@ LATE = {
         "quantizers.core.base",
     ): "names are known without torch; the class is compared once one is asked for",
     ("*", "unicorn"): "optional: where QEMU counts, it is not installed",
-    ("*", "sklearn"): "only who takes the embedded digits loads it",
     ("*", "safetensors"): "only who reads such a file loads it",
     ("*", "torchvision"): "only who takes one of its networks loads it",
     (

@@ -14,10 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from foundation.errors import UserError
 from pipeline.datasets.augmentations.base import augment
 from pipeline.datasets.base import ImageData, halves, split_manifest
+from pipeline.datasets.digits import read_digits
 from pipeline.datasets.images import ArrayImages, normalize, resize
 from pipeline.datasets.registry import DATA, load_data
 
@@ -48,6 +50,12 @@ def test_digits() -> None:
     assert batch.shape == (2, 32, 32, 3) and batch.dtype == torch.uint8 and batch.max() > 200
     assert torch.equal(batch[..., 0], batch[..., 2])
     assert load_data("digits", 16).train.batch([3]).shape == (1, 16, 16, 3)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """Its own reader is another implementation: every grey value and label."""
+    theirs, (grey, labels) = load_digits(), read_digits()
+    assert np.array_equal(grey, theirs.images) and np.array_equal(labels, theirs.target)
 
 
 def test_manifest_is_the_same_each_time_and_notices_a_change() -> None:
