@@ -70,6 +70,14 @@ class Problem:
         target = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(moments)).mT
         return cls(target, moments, importance.double())
 
+    def aimed(self, seen: Tensor, outputs: Tensor, weight: Tensor, damping: float = 0.01) -> Problem:
+        """The same with the weights for its target that come nearest to other ``outputs`` [G, P, O] from the inputs ``seen``
+        [G, P, K]; ``weight`` and ``damping`` as in ``of``, whose the moments are."""
+        size = self.moments.diagonal(dim1=1, dim2=2).mean(1) * (damping / (1 + damping))
+        wanted = (outputs.mT @ seen / max(seen.shape[1], 1)).double() + size[:, None, None] * weight.double()
+        target = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(self.moments)).mT
+        return replace(self, target=target)
+
     def error(self, values: Tensor) -> Tensor:
         """The layer's squared error with these weights [G, O, K], a number."""
         off = self.target - values
@@ -83,6 +91,7 @@ def solve(
     rounds: int = 6,
     passes: int = 2,
     pinned: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> tuple[WeightGrid, Tensor]:
     """The grid, refitted, and the index of its level for each weight, int64 [G, O, K].
 
@@ -91,13 +100,11 @@ def solve(
         rounds: turns of refitting levels and descending.
         passes: over all weights in a turn.
         pinned: which weights are zero whatever that costs, bool [G, O, K]; they count as zeros of the share.
+        start: the indices to start from; None begins anew.
     """
     if pinned is not None and bool(pinned.any()):
         problem = replace(problem, pinned=pinned)
-    price = _price(problem, grid, zero_share)
-    nearest = _choose(problem, grid, problem.target, _diagonal(problem)[:, None, :], price)
-    starts = compensated(problem, grid, price), _pinned(problem, grid, nearest)
-    owner = min(starts, key=lambda start: float(problem.error(grid.values(start))))
+    owner = _start(problem, grid, zero_share) if start is None else start
     for _ in range(rounds):
         grid, owner = _refitted(problem, grid, owner)
         before = owner
@@ -110,6 +117,14 @@ def solve(
         owner = descend(problem, grid, owner, zeros=zeros)
         grid, owner = _refitted(problem, grid, owner)
     return grid, owner
+
+
+def _start(problem: Problem, grid: WeightGrid, zero_share: float | None) -> Tensor:
+    """The better one of step 1 and of nearest levels."""
+    price = _price(problem, grid, zero_share)
+    nearest = _choose(problem, grid, problem.target, _diagonal(problem)[:, None, :], price)
+    starts = compensated(problem, grid, price), _pinned(problem, grid, nearest)
+    return min(starts, key=lambda start: float(problem.error(grid.values(start))))
 
 
 def compensated(problem: Problem, grid: WeightGrid, price: Tensor | None = None) -> Tensor:

@@ -15,9 +15,12 @@ from quantizers.calibration.lockstep import MEMORY, channel_statistics, lockstep
 from quantizers.calibration.patches import apply, sampled
 from quantizers.core.activation import TrainableStep
 from quantizers.core.base import WeightQuantizer
+from quantizers.core.placement import RELU, kind
 from quantizers.network import quantizers_of
 from quantizers.tracing.trace import traced
+from quantizers.weights.int8 import Int8
 
+STEP_SAMPLE = 1 << 18  # values that an activation step is fitted to
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
 
 
@@ -27,7 +30,11 @@ class Reconstruction:
 
     Attributes:
         steps: of Adam for each layer; 0 learns nothing.
-        solve: solve first which value each weight takes, and let biases keep the outputs' means.
+        solve: solve first which value each weight takes.
+        solve_int8: also of layers with 8-bit weights.
+        clip_int8: let the ranges of those that are not solved end where the weights' squared error is least.
+        match_biases: where ``solve``, let biases that no batch-norm follows keep the outputs' means.
+        match_steps: fit activation steps anew, each once the layers before it are rebuilt.
         rounds, passes, damping: of that; see ``quantizers.calibration.assignment``.
         match_norms: give each batch-norm, once the layers before it have learned, the statistics that keep mean and variance of
             its outputs (``quantizers.calibration.lockstep.match_batch_norm``).
@@ -35,11 +42,16 @@ class Reconstruction:
         rate: of Adam; what is measured as weights are takes it in units of the weights' standard deviation.
         penalty: weight of a quantizer's own penalty, summed over the weights, against the squared error, summed over the outputs
             and relative to their variance.
+        turns: of solving again for what arrives behind a ReLU (``rectified_aim``); 0 looks at the layer's output alone.
         memory: bytes of activations that are kept in memory; a temporary file takes what is beyond.
     """
 
     steps: int = 0
     solve: bool = True
+    solve_int8: bool = False
+    clip_int8: bool = False
+    match_biases: bool = True
+    match_steps: bool = False
     rounds: int = 6
     passes: int = 2
     damping: float = 0.01
@@ -50,6 +62,7 @@ class Reconstruction:
     seed: int = 0
     match_norms: bool = True
     memory: int = MEMORY
+    turns: int = 0
 
 
 class Kept(Protocol):
@@ -90,7 +103,11 @@ def reconstruct(
     plain = traced(original)
     side = _Beside(plain, batches, how.memory // 2)
     done = 0
-    for node, values in lockstep(network, batches, _settled, how.memory // 2):
+
+    def stops(module: nn.Module) -> bool:
+        return _settled(module) or (how.match_steps and isinstance(module, TrainableStep))
+
+    for node, values in lockstep(network, batches, stops, how.memory // 2):
         name = str(node.target)
         module = network.get_submodule(name)
         state = kept.get(name) if kept is not None else None
@@ -99,6 +116,8 @@ def reconstruct(
         elif name in layers:
             twin, meant = side.at(name)
             _rebuild(network, node, layers[name], values, plain, twin, meant, how, done)
+        elif isinstance(module, TrainableStep):
+            module.calibrate(_thinned(values))
         elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
             _, meant = side.at(name)
             source = cast(nn.BatchNorm2d, plain.get_submodule(name))
@@ -126,6 +145,13 @@ def _settled(module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))
 
 
+def _thinned(values: Iterable[Tensor]) -> Tensor:
+    """Some values of every batch, evenly."""
+    parts = [x.detach().flatten() for x in values]
+    every = max(1, sum(len(part) for part in parts) // STEP_SAMPLE)
+    return torch.cat([part[::every] for part in parts])
+
+
 def _rebuild(
     network: fx.GraphModule,
     node: fx.Node,
@@ -144,11 +170,13 @@ def _rebuild(
     seen, given = (sampled(source, each, how.positions, seed) for each in (values, meant))
     wanted = apply(cast(Tensor, source.weight), given, groups)
     behind = _behind(plain, twin)
-    if how.solve:
-        solved(*layer, seen, given, _importance(behind, wanted), groups, how)
+    if isinstance(layer[0], Int8) and how.clip_int8:
+        layer[0].clip(layer[1])
+    if how.solve and (how.solve_int8 or not isinstance(layer[0], Int8)):
+        solved(*layer, seen, given, _importance(behind, wanted), groups, how, _rectified(plain, twin))
     if how.steps:
         learn(*layer, seen, behind(wanted), _behind(network, node), groups, how)
-    if how.solve and module.bias is not None and not _normalized(network, node):
+    if how.solve and how.match_biases and module.bias is not None and not _normalized(network, node):
         _correct_bias(module, layer, seen, wanted, groups)
 
 
@@ -174,6 +202,7 @@ def solved(
     importance: Tensor,
     groups: int,
     how: Reconstruction,
+    rectified: Rectified | None = None,
 ) -> None:
     """Solve which value each weight takes, and have the quantizer adopt it.
 
@@ -191,8 +220,65 @@ def solved(
     problem = Problem.of(weight, seen, given, importance.reshape(weight.shape[:2]), how.damping)
     pinned = None if zeros is None else zeros.reshape(weight.shape)
     grid, owner = solve(problem, grid, quantizer.zero_target, how.rounds, how.passes, pinned)
+    if rectified is not None and how.turns:
+        wanted = given @ weight.mT  # [G, P, O]
+        bound, size = (x.reshape(groups, 1, -1) for x in (rectified.bound, rectified.slope))
+        problem = replace(problem, importance=rectified.slope.square().double().reshape(weight.shape[:2]))
+        for _ in range(how.turns):
+            out = seen @ grid.values(owner).to(seen.dtype).mT
+            aim = rectified_aim(out, wanted, bound, size)
+            problem = problem.aimed(seen, aim, weight, how.damping)
+            grid, owner = solve(problem, grid, quantizer.zero_target, 2, how.passes, pinned, owner)
     quantizer.adopt(latent, grid, owner)
     _keep_effect(quantizer, latent)
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """A layer behind which, after a batch-norm at most, comes a ReLU: outputs beyond ``bound`` [O] (below it where ``slope`` [O]
+    of the batch-norm is positive, else above) become 0."""
+
+    bound: Tensor
+    slope: Tensor
+
+
+def rectified_aim(out: Tensor, wanted: Tensor, bound: Tensor, slope: Tensor) -> Tensor:
+    """What outputs ``out`` should become so that their squared distance to it is an upper bound of the squared error behind the
+    ReLU, and equal to that where they are now (majorization-minimization), but where the ReLU stops what it should pass: there
+    an equal bound would leave them.
+
+    Where the ReLU passes what is ``wanted``, that; where it does not, what there is if it is stopped too, and else the bound.
+    """
+    sign = torch.where(slope < 0, -1.0, 1.0)
+    stopped = (bound - out) * sign >= 0
+    return torch.where((wanted - bound) * sign > 0, wanted, torch.where(stopped, out, bound))
+
+
+def _rectified(network: fx.GraphModule, node: fx.Node) -> Rectified | None:
+    """The ReLU behind a layer, if nobody reads anything before it."""
+    module = network.get_submodule(str(node.target))
+    bias = cast("Tensor | None", module.bias)
+    weight = cast(Tensor, module.weight)
+    shift = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    slope = torch.ones_like(shift)
+    while len(node.users) == 1:
+        (node,) = node.users
+        sort = kind(network, node) if node.op != "output" else None
+        if sort in RELU:
+            bound = torch.where(slope == 0, -shift, -shift / torch.where(slope == 0, 1.0, slope))
+            return Rectified(bound, slope)
+        module = network.get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
+        if (
+            not isinstance(module, nn.BatchNorm2d)
+            or module.running_var is None
+            or module.running_mean is None
+        ):
+            return None
+        scale = (module.running_var + module.eps).rsqrt()
+        scale = scale if module.weight is None else scale * module.weight.detach()
+        moved = 0.0 if module.bias is None else module.bias.detach()
+        shift, slope = (shift - module.running_mean) * scale + moved, slope * scale
+    return None
 
 
 def _wanted_zeros(quantizer: WeightQuantizer, latent: Tensor) -> Tensor | None:

@@ -117,7 +117,7 @@ def fake_quantize(x: Tensor, step: float, low: int, high: int) -> Tensor:
         return fake_quantize(x.float(), step, low, high).to(x.dtype)
     if torch.compiler.is_compiling():
         return torch.fake_quantize_per_tensor_affine(x, step, 0, low, high)
-    return _rounded(x, float(torch.tensor(step, dtype=torch.float32)), low, high)
+    return _rounded(x, float(torch.tensor(step, dtype=torch.float32, device="cpu")), low, high)
 
 
 class FrozenStep(nn.Module):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,19 @@ from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.lockstep import lockstep
 from quantizers.calibration.patches import apply, output_size, patches
-from quantizers.calibration.reconstruction import Reconstruction, learn, reconstruct, work_of
+from quantizers.calibration.reconstruction import (
+    Reconstruction,
+    learn,
+    reconstruct,
+    rectified_aim,
+    work_of,
+)
 from quantizers.calibration.shelf import Budget, Shelf
+from quantizers.core.activation import TrainableStep
 from quantizers.network import harden, layer_names, quantize, quantizers_of
 from quantizers.registry import QUANTIZERS
 from quantizers.weights.adaptive_rounding import AdaptiveRounding, best_step
+from quantizers.weights.int8 import Int8
 
 HOW = Reconstruction(steps=400, batch=64, solve=False, positions=64)
 
@@ -376,3 +385,82 @@ def test_work_is_told_in_the_order_of_execution(network: Network, images: list[T
     made = quantize(network, plan("gaussian_mixture"), torch.cat(images))
     first, deep, side, last = work_of(made)
     assert first > side > last > 0 and deep < first
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_aimed_at_is_an_upper_bound_of_the_error_behind_a_relu(seed: int) -> None:
+    """And equal to it at the outputs that it was made for, but where the ReLU stops what it should pass."""
+    generator = torch.Generator().manual_seed(seed)
+    shift, slope = torch.randn(8, generator=generator), torch.randn(8, generator=generator)
+    shift, slope = shift.double(), slope.double()
+    slope[0] = 0.0
+    out, wanted = torch.randn(2, 50, 8, generator=generator).double()
+
+    def behind(x: Tensor) -> Tensor:
+        return torch.relu(slope * x + shift)
+
+    bound = torch.where(slope == 0, -shift, -shift / slope)
+    aim = rectified_aim(out, wanted, bound, slope)
+    exact = (behind(out) - behind(wanted)).square()
+    tight = (behind(wanted) == 0) | (behind(out) > 0)
+    torch.testing.assert_close((slope * (out - aim)).square()[tight], exact[tight], atol=1e-9, rtol=1e-6)
+    assert 0.5 < tight.double().mean() < 1
+    for size in (0.01, 0.3, 3.0):
+        other = out + size * torch.randn(out.shape, generator=generator)
+        assert ((slope * (other - aim)).square() >= (behind(other) - behind(wanted)).square() - 1e-9).all()
+
+
+def test_ranges_of_int8_end_where_the_error_is_least_and_solving_settles_them(
+    network: Network, images: list[Tensor]
+) -> None:
+    weight = torch.randn(4, 300, generator=torch.Generator().manual_seed(0))
+    weight[0, 0], weight[3] = 6.0, 0.0
+    quantizer = Int8.for_layer(weight, LayerPlan(8), Int8.Options(), initialise=True)
+    assert isinstance(quantizer, Int8)
+    quantizer.eval()
+    by_largest = (quantizer(weight) - weight).square().sum(1)
+    quantizer.clip(weight)
+    clipped = (quantizer(weight) - weight).square().sum(1)
+    assert (clipped <= by_largest).all() and clipped[0] < by_largest[0]
+    for share in np.linspace(0.5, 1, 51):
+        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127 * share
+        tried = ((weight / scale).round().clamp(-127, 127) * scale - weight).square().sum(1)
+        assert (clipped <= tried + 1e-5).all()
+
+    def off(how: Reconstruction) -> float:
+        made = quantize(network, Plan.uniform(layer_names(network), LayerPlan(8)), torch.cat(images))
+        reconstruct(made, network, images, how)
+        hardened = harden(made)
+        again = quantize(network, Plan.uniform(layer_names(network), LayerPlan(8)), torch.cat(images))
+        again.load_state_dict(made.state_dict())
+        with torch.no_grad():
+            assert all(torch.equal(hardened.network(x), harden(again).network(x)) for x in images)
+            return float(torch.cat([hardened.network(x) - network(x) for x in images]).square().mean())
+
+    assert off(Reconstruction(solve_int8=True)) < 1.5 * off(Reconstruction())
+
+
+def test_a_state_from_before_scales_were_settled_is_read() -> None:
+    weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    quantizer = Int8.for_layer(weight, LayerPlan(8), Int8.Options(), initialise=True)
+    quantizer.load_state_dict({})
+    assert torch.equal(quantizer.state_dict()["scale"], torch.zeros(4))
+
+
+def test_activation_steps_are_fitted_to_what_rebuilt_layers_give(
+    network: Network, images: list[Tensor]
+) -> None:
+    """A step that calibration got wrong is put right."""
+    made = quantize(network, plan("gaussian_mixture", 4), torch.cat(images))
+    broken = copy.deepcopy(made)
+    for each in broken.modules():
+        if isinstance(each, TrainableStep) and each.step.requires_grad:
+            each.step.data.mul_(4)
+    off = []
+    for how in (Reconstruction(), Reconstruction(match_steps=True)):
+        again = copy.deepcopy(broken)
+        reconstruct(again, network, images, how)
+        hardened = harden(again).network
+        with torch.no_grad():
+            off.append(float(torch.cat([hardened(x) - network(x) for x in images]).square().mean()))
+    assert off[1] < 0.7 * off[0]
