@@ -105,7 +105,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Case:
     """One network with its images, normalized, in batches; ``detects``: its output are boxes."""
 
     model: nn.Module
@@ -134,7 +134,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     return found
 
 
-def load(network: str, shared: Path, images: int, judged: int) -> Bench:
+def load(network: str, shared: Path, images: int, judged: int) -> Case:
     """Read a network and its images.
 
     Raises:
@@ -173,7 +173,7 @@ def load(network: str, shared: Path, images: int, judged: int) -> Bench:
         few, many = (load_boxes(data / "coco" / f"{n}.npz", 352).pixels for n in ("train128", "val_a64"))
         size = 16
     rebuild, judge = ([normalize(x, *spec.normalization) for x in part.split(size)] for part in (few, many))
-    return Bench(model, rebuild, judge, spec.detects)
+    return Case(model, rebuild, judge, spec.detects)
 
 
 def atlas(path: Path) -> Tensor:
@@ -190,7 +190,7 @@ def atlas(path: Path) -> Tensor:
     return torch.from_numpy(tiles.copy())
 
 
-def compress(bench: Bench, setting: Setting, cell: Cell) -> nn.Module:
+def compress(bench: Case, setting: Setting, cell: Cell) -> nn.Module:
     """The hardened network of a cell."""
     import torch
 
@@ -216,7 +216,7 @@ def compress(bench: Bench, setting: Setting, cell: Cell) -> nn.Module:
     return harden(network).network
 
 
-def answers(bench: Bench, network: nn.Module) -> list[Tensor]:
+def answers(bench: Case, network: nn.Module) -> list[Tensor]:
     """What a network says of the judged images, batch by batch."""
     import torch
 
@@ -224,7 +224,7 @@ def answers(bench: Bench, network: nn.Module) -> list[Tensor]:
         return [network.eval()(x) for x in bench.judge]
 
 
-def judged(bench: Bench, wanted: list[Tensor], given: list[Tensor]) -> tuple[Tensor, Tensor]:
+def judged(bench: Case, wanted: list[Tensor], given: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Agreement and divergence of each image."""
     import torch
 
@@ -249,7 +249,7 @@ def mean_and_error(values: Tensor) -> tuple[str, str]:
     return f"{float(values.mean()):.5g}", f"{float(values.std() / len(values) ** 0.5):.2g}"
 
 
-def row(cell: Cell, bench: Bench, wanted: list[Tensor], rows: list[dict[str, str]]) -> dict[str, str]:
+def row(cell: Cell, bench: Case, wanted: list[Tensor], rows: list[dict[str, str]]) -> dict[str, str]:
     """Quantize and judge; ``rows`` may hold the base."""
     import numpy as np
     import torch
