@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,13 @@ from pipeline.study.settings import Settings, parse
 DRY_SECONDS = 10.0  # that a dry run evaluates for
 
 if TYPE_CHECKING:
+    from foundation.plan import Plan
     from pipeline.candidate.devices import AtHand
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.tracking import Tracker
-    from pipeline.study.records import Reference
+    from pipeline.study.records import Figures, Reference
     from pipeline.study.study import Study
+    from search_spaces.samplers.base import Prior
     from search_spaces.sensitivity import Sensitivity
     from search_spaces.space import Space
 
@@ -122,6 +125,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
 
     from deploy_arm.runtime.program import build_program
     from foundation.files import write_atomically
+    from pipeline.candidate.cost_fit import FittedCost
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
     from pipeline.candidate.plan_cost import PlanCost
@@ -150,7 +154,11 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     program = build_program(settings.target)
     layers = layers_of(workspace.model, workspace.input_shape)
     sensitivity = looked_at(workspace, space, progress)
-    cost = PlanCost(workspace, sensitivity.harms if sensitivity else None)
+    cost = FittedCost(PlanCost(workspace, sensitivity.harms if sensitivity else None))
+    prior = Prior(
+        tuple(layers), cost, sensitivity,
+        error=fp32_error, images=len(workspace.data.search), limits=limits_of(settings, fp32_error),
+    )  # fmt: skip
     with Study(
         settings.folder,
         space,
@@ -158,9 +166,8 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         identity=identity(settings, workspace, program),
         sampler=settings.sampler,
         seed=settings.seed,
-        prior=Prior(
-            tuple(layers), cost, sensitivity, max_error=worst_error(fp32_error, settings.max_accuracy_drop)
-        ),
+        warm_starts=first_plans(space, prior, settings.sampler),
+        prior=prior,
     ) as study:
         if sensitivity is not None:
             write_atomically(settings.folder / FILE, sensitivity.to_json())
@@ -176,6 +183,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         else:
             compared = renewed(workspace, study, at_hand, progress)
             publish.write_front(settings, study, compared, weights, images)
+        cost.learn_from(profiled(study, compared, space))
         progress.status("opening MLflow")
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
@@ -187,7 +195,9 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
             copy_to_mlflow(settings, tracker, study, progress)
 
         after_trial()
-        complete = engine.run(settings, study, progress, after_trial, references=compared)
+        complete = engine.run(
+            settings, study, progress, after_trial, references=compared, foresee=cost.foresee
+        )
         progress.status("writing the front")
         front = publish.publish(settings, study, compared, tracker, weights, complete=complete, images=images)
     look = where_to_look(settings, front, tracker.how_to_look, complete=complete)
@@ -213,9 +223,40 @@ def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensiti
         return None
 
 
-def worst_error(fp32_error: float, drop: float | None) -> float | None:
-    """The largest error of any use, where a person says how many points of accuracy may be lost."""
-    return None if drop is None else fp32_error + drop / 100
+def limits_of(settings: Settings, fp32_error: float) -> dict[str, float]:
+    """By objective, more than which a person has no use for."""
+    drop = settings.max_accuracy_drop
+    known = {
+        "error": None if drop is None else fp32_error + drop / 100,
+        "latency": settings.max_latency,
+        "size": settings.max_size,
+    }
+    return {name: float(limit) for name, limit in known.items() if limit is not None}
+
+
+def first_plans(space: Space, prior: Prior, sampler: str) -> list[Plan] | None:
+    """What a search begins with; None: the space's own warm starts, where nothing better is known."""
+    from search_spaces.warm_starts import programme_starts, uniform_starts
+
+    if prior.proxy is None:
+        return None
+    # The programme itself goes on from the uniform plans.
+    return uniform_starts(space) + ([] if sampler == "programme" else programme_starts(space, prior))
+
+
+def profiled(
+    study: Study, compared: Sequence[Reference], space: Space
+) -> Callable[[], list[tuple[Plan, Figures]]]:
+    """The plans whose programs have been profiled: int8's, and those of the trials that finished."""
+    from foundation.plan import LayerPlan, Plan
+
+    eight = Plan.uniform(space.layers, LayerPlan(8), quantizer=space.quantizer)
+    before = [(eight, reference.figures) for reference in compared if reference.name == "int8"]
+
+    def known() -> list[tuple[Plan, Figures]]:
+        return [*before, *((r.plan, r.figures) for r in study.records() if r.status == "finished")]
+
+    return known
 
 
 def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progress) -> list[Reference]:

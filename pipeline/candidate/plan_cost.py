@@ -64,7 +64,9 @@ class PlanCost:
             cycles = self._cycles(name, book, share, activation_bits)
             milliseconds = cycles / (CORES[self._target].frequency_ghz * 1e6)
             harm = self._harms.get(name, {}).get(layer)
-            bits = min(float(book.bits), index_entropy(book) if harm is None else harm.entropy)
+            bits = float(book.bits)
+            if book.bits < 8:  # as they are stored: packed, or entropy-coded where that is shorter
+                bits = min(bits, index_entropy(book) if harm is None else harm.entropy)
             self._known[key] = milliseconds, book.indices.size / share * bits / 8
         return self._known[key]
 

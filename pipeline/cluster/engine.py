@@ -29,7 +29,7 @@ from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
 from pipeline.study.checkpoints import trial_folder
-from pipeline.study.conductor import DIED, ENDED, Conductor, Listener, nothing_left
+from pipeline.study.conductor import DIED, ENDED, Conductor, Foresee, Listener, nothing_left
 from pipeline.study.halving import Rungs, rung_budgets
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
@@ -162,6 +162,7 @@ def run(
     after_trial: Callable[[], None] = lambda: None,
     *,
     references: Sequence[Reference] = (),
+    foresee: Foresee | None = None,
     trainable: type[tune.Trainable] = CotuneTrial,
 ) -> bool:
     """Run trials until the budget is spent, the time is up, or someone interrupts.
@@ -169,6 +170,8 @@ def run(
     Args:
         after_trial: called after every trial that ended, in this process.
         references: the fp32 network's error is the best that is hoped for; all go into the candidates' manifests.
+        foresee: what a plan will cost, each objective with its interval; a plan that cannot enter the front at the lower ends is
+            not started.
         trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
 
     Returns:
@@ -203,6 +206,7 @@ def run(
             after_trial,
             deadline=deadline,
             hoped_error=fp32,
+            foresee=foresee,
             stop=stop,
         )
         context = {

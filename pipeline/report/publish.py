@@ -85,7 +85,8 @@ def write_front(
 ) -> Review:
     """Write front.json and report.html; arguments and errors are those of ``publish``."""
     records = study.records()
-    chosen = front_of(within_drop(records, references, settings.max_accuracy_drop), study.objectives)
+    allowed = within_drop(records, references, settings.max_accuracy_drop)
+    chosen = front_of(within_costs(allowed, settings.max_latency, settings.max_size), study.objectives)
     check_folders(settings.folder, chosen)
     front = front_json(chosen, references, study.objectives, images)
     recommended = recommend(front, settings.max_accuracy_drop)
@@ -161,6 +162,18 @@ def within_drop(
         record
         for record in records
         if record.figures.error is not None and record.figures.error <= fp32 + max_drop / 100 + 1e-9
+    ]
+
+
+def within_costs(
+    records: Sequence[TrialRecord], latency: float | None, size: int | None
+) -> list[TrialRecord]:
+    """The records of at most so many milliseconds and bytes, where such a limit is given and the figure is known."""
+    return [
+        record
+        for record in records
+        if (latency is None or (record.figures.latency_ms or 0) <= latency)
+        and (size is None or (record.figures.size_bytes or 0) <= size)
     ]
 
 

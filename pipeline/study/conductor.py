@@ -9,10 +9,11 @@ import dataclasses
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from foundation.errors import UserError
+from foundation.plan import Plan
 from pipeline.study import pareto
 from pipeline.study.checkpoints import forget
 from pipeline.study.halving import Rungs
@@ -27,6 +28,16 @@ PAUSE = 5.0  # seconds until the memory of a process that was killed is certainl
 ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
 PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
+
+
+class Interval(Protocol):
+    """A figure that is known nearly."""
+
+    @property
+    def low(self) -> float: ...
+
+
+Foresee = Callable[[Plan], Mapping[str, Interval]]
 
 
 class Listener(Protocol):
@@ -63,12 +74,13 @@ class Conductor:
         *,
         deadline: float | None = None,
         hoped_error: float | None = None,
+        foresee: Foresee | None = None,
         stop: threading.Event | None = None,
         pause: float = PAUSE,
     ) -> None:
         self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
         self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
-        self.hoped_error = hoped_error
+        self.hoped_error, self.foresee = hoped_error, foresee
         self.stop = stop or threading.Event()
         self.exhausted = False
         self._stopped: set[int] = set()
@@ -103,15 +115,30 @@ class Conductor:
         elif self.closing or self.study.spent + len(running) >= self.budget:
             return None
         else:
-            candidate = self.study.ask()
+            candidate = self._worth_starting()
         if candidate is None:
-            self.exhausted = not running
+            self.exhausted = not running and not self.closing
             return None
         self._accompanied.discard(candidate.number)
         if flying:
             self._accompanied |= {*flying, candidate.number}
         self._say()
         return candidate
+
+    def _worth_starting(self) -> Candidate | None:
+        """The next candidate of the study that may enter the front by what it will cost; others are told so and cost nothing."""
+        while not self.closing:
+            candidate = self.study.ask()
+            if candidate is None or self.foresee is None:
+                return candidate
+            cost = {name: interval.low for name, interval in self.foresee(candidate.plan).items()}
+            points = [self._point(r.figures) for r in self.study.front()]
+            hoped = self._best_error()
+            if pareto.can_enter(cost.get("latency"), cost.get("size"), hoped, points, self.study.objectives):
+                return candidate
+            self._stopped.add(candidate.number)
+            self.end(candidate.number, None)
+        return None
 
     def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
         """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""

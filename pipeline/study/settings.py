@@ -88,6 +88,15 @@ def _at_least(kind: type, low: float, *, exclusive: bool = False) -> Callable[[A
     return parse
 
 
+def byte_count(text: Any) -> int:
+    """Bytes of ``70000``, ``64KiB``, ``1.5MiB`` or ``200kB``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|KiB|MiB)?", str(text).strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError("give a size like 70000, 64KiB or 1.5MiB")
+    units = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1_000_000, "KiB": 1024, "MiB": 1024**2}
+    return round(float(match[1]) * units[match[2] or "B"])
+
+
 def _name(text: Any) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(text)):
         raise ValueError("use letters, digits, '.', '_' and '-' (it names a folder)")
@@ -149,8 +158,18 @@ class Settings:
         "search",
         "POINTS",
     )
+    max_latency: float | None = _setting(
+        None,
+        _at_least(float, 0, exclusive=True),
+        "milliseconds that a candidate on the front may take",
+        "search",
+        "MS",
+    )
+    max_size: int | None = _setting(
+        None, byte_count, "bytes that a candidate on the front may have, like 64KiB", "search", "SIZE"
+    )
     sampler: str = _setting(
-        "tpe",
+        "programme",
         _text,
         f"what proposes plans: {', '.join(SAMPLERS)} or package.module:Name",
         "search",

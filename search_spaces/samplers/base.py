@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from foundation.errors import UserError
@@ -57,15 +57,19 @@ class Prior:
     Attributes:
         layers: shapes and work of the layers that plans speak of.
         cost: estimates of a plan's objectives that follow from the plan alone, by name: ``latency`` in milliseconds, ``size``
-            in bytes. They rank plans, and are no figures.
+            in bytes. They are no figures: a plan's are known once its program is profiled.
         proxy: ranks plans by the error to be expected, smaller is better; in no unit.
-        max_error: a plan with a larger error (share of wrong answers, 0..1) is of no use.
+        error: the fp32 network's (share of wrong answers, 0..1).
+        images: how many images an error is a share of.
+        limits: by objective, more than which a plan is of no use.
     """
 
     layers: tuple[Layer, ...] = ()
     cost: Callable[[Plan], Mapping[str, float]] | None = None
     proxy: Callable[[Plan], float] | None = None
-    max_error: float | None = None
+    error: float | None = None
+    images: int | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 UNKNOWN = Prior()

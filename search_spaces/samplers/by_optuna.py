@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -21,6 +22,12 @@ def outcome(record: Record, objectives: tuple[str, ...]) -> tuple[TrialState, Se
     return (TrialState.FAIL if record.status == "failed" else TrialState.PRUNED), None
 
 
+def hush() -> None:
+    """No lines of Optuna's between those of a search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
 class OptunaSampler(Sampler):
     """Proposes what a sampler of Optuna does.
 
@@ -34,21 +41,32 @@ class OptunaSampler(Sampler):
         self, context: Context, sampler: optuna.samplers.BaseSampler, *, takes_notes: bool = False
     ) -> None:
         super().__init__(context)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        hush()
         self._sampler = sampler
         self._replaying = sampler if takes_notes else optuna.samplers.RandomSampler(seed=0)
         self._study = optuna.create_study(directions=["minimize"] * len(context.objectives))
         self._seen: set[str] = set()
-        self._open: dict[str, list[int]] = {}  # plans' hashes to the trials whose outcome is not known yet
+        self._open: dict[str, list[optuna.Trial]] = {}  # by plan, the trials whose outcome is not known yet
 
     def propose(self) -> Plan:
         self._catch_up()
         self._study.sampler = self._sampler
         trial = self._study.ask()
-        plan = self.context.space.suggest(trial)
+        plan = self.suggest(trial)
         self._note(plan.hash, trial)
         return plan
+
+    def suggest(self, trial: optuna.Trial) -> Plan:
+        """The plan that a trial's answers make."""
+        return self.context.space.suggest(trial)
+
+    def params(self, plan: Plan) -> Mapping[str, Any]:
+        """The answers that make a plan, or one like it.
+
+        Raises:
+            UserError: none do.
+        """
+        return self.context.space.params(plan)
 
     def _catch_up(self) -> None:
         """Bring the study in memory up to the records, one after another."""
@@ -68,20 +86,31 @@ class OptunaSampler(Sampler):
         """A trial of a plan that was proposed by someone else, or before the search went on."""
         self._seen.add(plan.hash)
         try:
-            self._study.enqueue_trial(self.context.space.params(plan))
+            self._study.enqueue_trial(dict(self.params(plan)))
         except UserError:  # a plan of an older space
             return
         trial = self._study.ask()
-        self.context.space.suggest(trial)
+        self.suggest(trial)
         self._note(plan.hash, trial)
 
     def _note(self, name: str, trial: optuna.Trial) -> None:
         self._seen.add(name)
-        self._open.setdefault(name, []).append(trial.number)
+        self._open.setdefault(name, []).append(trial)
 
     def _close(self, name: str, state: TrialState, values: Sequence[float] | None) -> None:
-        for number in self._open.pop(name, ()):
-            self._study.tell(number, values, state)
+        for trial in self._open.pop(name, ()):
+            for objective, over in self._overruns(values).items():
+                trial.set_constraint(objective, over)
+            self._study.tell(trial.number, values, state)
+
+    def _overruns(self, values: Sequence[float] | None) -> dict[str, float]:
+        """By how much of it a plan is over each limit, at most 0 where it is within; 0 where that is not known."""
+        found = dict(zip(self.context.objectives, values or ()))
+        return {
+            name: found[name] / limit - 1 if name in found else 0.0
+            for name, limit in self.context.prior.limits.items()
+            if name in self.context.objectives and limit > 0
+        }
 
 
 def seed_of(context: Context) -> int:

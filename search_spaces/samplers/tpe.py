@@ -6,11 +6,14 @@ from __future__ import annotations
 from optuna.samplers import TPESampler
 
 from search_spaces.samplers.base import Context
-from search_spaces.samplers.by_optuna import OptunaSampler, seed_of
+from search_spaces.samplers.by_optuna import hush, seed_of
+from search_spaces.samplers.tied import TiedSampler
 
 
-class Tpe(OptunaSampler):
-    """Optuna's TPESampler."""
+class Tpe(TiedSampler):
+    """Optuna's TPESampler, on layers tied in groups."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context, TPESampler(multivariate=True, constant_liar=True, seed=seed_of(context)))
+        hush()  # groups are new to Optuna
+        sampler = TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed_of(context))
+        super().__init__(context, sampler)

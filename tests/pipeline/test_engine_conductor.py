@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import UserError
+from foundation.plan import Plan
 from pipeline.cluster.engine import Guard
 from pipeline.cluster.ray_cluster import keep_secret
 from pipeline.study.conductor import Conductor
@@ -55,6 +56,46 @@ def asked(conductor: Conductor) -> Candidate:
 
 def finish(conductor: Conductor, candidate: Candidate, found: Figures) -> None:
     conductor.end(candidate.number, TrialRecord(candidate.number, candidate.plan, "finished", found))
+
+
+class Low:
+    """A figure that is at least so much."""
+
+    def __init__(self, low: float) -> None:
+        self.low = low
+
+
+def test_what_cannot_enter_by_its_foreseen_cost_is_told_so_and_not_started(study: Study) -> None:
+    listener, asked_of = Silent(), []
+
+    def foresee(plan: Plan) -> dict[str, Low]:
+        asked_of.append(plan.hash)
+        first = len(asked_of) == 1
+        good = first or len(asked_of) > 4  # the second to the fourth are slow and large
+        return {"latency": Low(1.0 if good else 9.0), "size": Low(100.0 if good else 900.0)}
+
+    conductor = Conductor(study, RUNGS, 4, 1, listener, hoped_error=0.1, foresee=foresee)
+    first = asked(conductor)
+    finish(conductor, first, figures(0.1, 2.0, 200))
+    second = asked(conductor)
+    assert asked_of.index(second.plan.hash) == 4
+    told = {record.hash: record for record in study.records()}
+    assert [told[name].status for name in asked_of[1:4]] == ["dominated"] * 3
+    assert all(told[name].started is not None and not told[name].curve for name in asked_of[1:4])
+    assert study.spent == 1 and len(study.running()) == 1 and not conductor.exhausted
+    assert [status for status, _ in listener.trials] == ["finished", *["dominated"] * 3]
+
+
+def test_a_search_that_is_asked_to_end_while_it_looks_for_a_plan_is_not_complete(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, 4, 1, Silent(), hoped_error=0.1)
+
+    def foresee(plan: Plan) -> dict[str, Low]:
+        conductor.stop.set()
+        return {"latency": Low(9.0), "size": Low(900.0)}
+
+    finish(conductor, asked(conductor), figures(0.1, 2.0, 200))
+    conductor.foresee = foresee
+    assert conductor.propose() is None and not conductor.complete
 
 
 def test_proposals_stop_at_concurrency_and_at_the_budget(study: Study) -> None:

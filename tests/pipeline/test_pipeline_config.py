@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from foundation.command import Parser
 from foundation.errors import UserError
-from pipeline.study.settings import Settings, duration, parse
+from pipeline.study.settings import Settings, byte_count, duration, parse
 
 
 def resolved(*argv: str) -> Settings:
@@ -147,3 +147,32 @@ def test_a_mistake_exits_with_2_and_no_trace(command: str) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("70000", 70000),
+        ("64KiB", 65536),
+        ("1.5 MiB", 1572864),
+        ("200kB", 200_000),
+        ("2MB", 2_000_000),
+        (9, 9),
+    ],
+)
+def test_sizes_are_typed_as_people_type_them(text: object, count: int) -> None:
+    assert byte_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "64 kib", "many", "", "1e5", "3GiB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--max-size .*: give a size like 70000, 64KiB or 1.5MiB"):
+        resolved("--max-size", text)
+
+
+def test_limits_are_settings_like_others() -> None:
+    settings = resolved("--max-size", "64KiB", "--max-latency", "0.5")
+    assert (settings.max_size, settings.max_latency) == (65536, 0.5)
+    assert Settings.from_dict(yaml.safe_load(yaml.safe_dump(settings.as_dict()))) == settings
+    with pytest.raises(UserError, match="--max-latency 0: give a number above 0"):
+        resolved("--max-latency", "0")

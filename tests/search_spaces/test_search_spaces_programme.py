@@ -1,0 +1,310 @@
+"""Programmes against every plan there is, the expected gain against drawn errors, the error model against what made its data."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foundation.plan import Plan
+from search_spaces.error_model import ErrorModel
+from search_spaces.hypervolume import expected_gain
+from search_spaces.programme import HARM, ChoiceTable, measures_of, solve, sweep
+from search_spaces.samplers.base import SAMPLERS, Context, Prior, asking
+from search_spaces.space import Space
+from search_spaces.warm_starts import programme_starts, uniform_starts
+from tests.conformance.samplers import History
+
+SPACE = Space(("a", "b", "c"), bits=(2, 4, 8), zero_share=(None, 0.8), components={2: (4,), 4: (16,)})
+
+
+def harm_of(plan: Plan, weights: Mapping[str, float] | None = None) -> float:
+    """Additive, different in every layer."""
+    scale = {"a": 1.0, "b": 0.2, "c": 0.05} if weights is None else weights
+    return sum(
+        scale[name] * (4.0**-layer.bits * 10 + (0.5 if layer.zero_share else 0.0))
+        for name, layer in plan.layers.items()
+    )
+
+
+def cost_of(plan: Plan) -> dict[str, float]:
+    size = {"a": 10.0, "b": 100.0, "c": 50.0}
+    time = {"a": 3.0, "b": 1.0, "c": 2.0}
+    latency = sum(
+        time[name]
+        * ((0.5 if plan.activation_bits == 7 else 0.6) if layer.zero_share else 1 + 0.01 * (8 - layer.bits))
+        for name, layer in plan.layers.items()
+    )
+    bytes_ = sum(
+        size[name] * layer.bits * (0.4 if layer.zero_share else 1) / 8 for name, layer in plan.layers.items()
+    )
+    return {"latency": latency + 0.7, "size": bytes_ + 12}
+
+
+PRIOR = Prior(cost=cost_of, proxy=harm_of, error=0.05, images=1000)
+COSTS = ("latency", "size")
+
+
+def table() -> ChoiceTable:
+    measures = measures_of(harm_of, cost_of, COSTS)
+    assert measures is not None
+    return ChoiceTable.of(SPACE, SPACE.warm_starts()[0], measures)
+
+
+def every(found: ChoiceTable) -> list[tuple[int, ...]]:
+    return list(itertools.product(*(range(len(plans)) for plans in found.plans)))
+
+
+def test_the_table_adds_up_to_every_plan() -> None:
+    found = table()
+    for chosen in every(found):
+        plan = found.plan(chosen)
+        assert found.total(HARM, chosen) == pytest.approx(harm_of(plan))
+        assert {name: found.total(name, chosen) for name in COSTS} == pytest.approx(cost_of(plan))
+        assert found.chosen(plan) == chosen
+    dropped = next(plan for plan in found.plans[1] if plan not in found.undominated().plans[1])
+    with pytest.raises(ValueError):
+        found.undominated().chosen(Plan.uniform(("a", "b", "c"), dropped))
+
+
+def test_what_is_dropped_is_never_needed() -> None:
+    """Of all plans, the best of each trade stay within reach."""
+    whole, pruned = table(), table().undominated()
+    assert 0 < sum(map(len, pruned.plans)) < sum(map(len, whole.plans))
+
+    def points(found: ChoiceTable) -> set[tuple[float, ...]]:
+        rows = np.round([[found.total(m, c) for m in (HARM, *COSTS)] for c in every(found)], 9)
+        return {tuple(r) for r in rows if not any((o <= r).all() and (o < r).any() for o in rows)}
+
+    assert points(whole) == points(pruned)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from([HARM, *COSTS]))
+def test_a_programme_finds_what_trying_every_plan_finds(seed: int, goal: str) -> None:
+    rng = random.Random(seed)
+    found = table()
+    limited = [name for name in (HARM, *COSTS) if name != goal and rng.random() < 0.8]
+    limits = {}
+    for name in limited:
+        low, high = found.reach(name)
+        limits[name] = low + rng.uniform(-0.05, 1.05) * (high - low)
+    possible = [c for c in every(found) if all(found.total(n, c) <= limit for n, limit in limits.items())]
+    best = min((found.total(goal, c) for c in possible), default=None)
+    chosen = solve(found, limits, goal)
+    if best is None:
+        assert chosen is None
+    else:
+        assert chosen is not None
+        span = found.reach(goal)[1] - found.reach(goal)[0]
+        assert found.total(goal, chosen) <= best + 2e-3 * span
+        assert all(found.total(n, chosen) <= limit + 1e-6 * abs(limit) for n, limit in limits.items())
+
+
+def test_the_sweep_s_plans_are_undominated_and_reach_the_ends() -> None:
+    found = table()
+    swept = list(sweep(found, COSTS))
+    rows = np.array([[found.total(m, c) for m in (HARM, *COSTS)] for c in every(found)])
+    assert len(set(swept)) == len(swept) >= 5
+    for chosen in swept:
+        mine = np.array([found.total(m, chosen) for m in (HARM, *COSTS)])
+        better = ((rows <= mine + 1e-12).all(1) & (rows < mine - 1e-9).any(1)).any()
+        assert not better or chosen == swept[0]  # at no price of anything, ties are ties
+    assert min(found.total(HARM, c) for c in swept) == pytest.approx(found.reach(HARM)[0])
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.integers(0, 6), st.sampled_from([1, 2]))
+def test_the_expected_gain_is_that_of_drawn_errors(seed: int, count: int, costs: int) -> None:
+    rng = np.random.default_rng(seed)
+    front = rng.random((count, 1 + costs)) * 1.2
+    reference = np.ones(1 + costs)
+    mean, deviation, cost = rng.random(3), rng.random(3) * 0.3, rng.random((3, costs)) * 1.1
+    gains = expected_gain(front, reference, mean, deviation, cost)
+    grid = (np.stack(np.meshgrid(*[np.arange(64)] * costs, indexing="ij"), -1).reshape(-1, costs) + 0.5) / 64
+    draws = rng.normal(size=400)
+    for candidate in range(3):
+        height = np.ones(len(grid))
+        for point in front:
+            height = np.where((point[1:] <= grid).all(1), np.minimum(height, point[0]), height)
+        inside = (cost[candidate] <= grid).all(1)
+        errors = mean[candidate] + deviation[candidate] * draws
+        below = np.maximum(height[None] - errors[:, None], 0) * inside
+        assert gains[candidate] == pytest.approx(below.mean(), abs=0.03)
+
+
+def test_without_uncertainty_it_is_the_hypervolume_that_is_added() -> None:
+    front = np.array([[0.5, 0.5, 0.5]])
+    point = expected_gain(
+        front,
+        np.ones(3),
+        np.array([0.25, 0.6, 0.5]),
+        np.zeros(3),
+        np.array([[0.5, 0.5], [0.6, 0.6], [0.25, 0.5]]),
+    )
+    assert point == pytest.approx([0.25 * 0.25, 0.0, 0.25 * 0.5 * 0.5], abs=1e-6)
+
+
+def made(seed: int, trials: int, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    harms = rng.lognormal(-1, 1.5, (trials, len(factors)))
+    error = 0.08 + 0.92 * -np.expm1(-0.1 * (harms @ factors) ** 0.7)
+    return harms, np.clip(error + rng.normal(0, 0.004, trials), 0, 1)
+
+
+def test_the_model_learns_what_parts_matter() -> None:
+    factors = np.array([1.0, 4.0, 0.2])
+    harms, errors = made(0, 60, factors)
+    model = ErrorModel.fit(harms, errors, np.full(60, 5000.0), 0.08)
+    fresh, wanted = made(1, 200, factors)
+    told, deviation = model.predict(fresh)
+    naive = ErrorModel.fit(harms[:0], errors[:0], np.zeros(0), 0.08).predict(fresh)[0]
+    assert np.abs(told - wanted).mean() < 0.35 * np.abs(naive - wanted).mean()
+    assert np.mean(np.abs(told - wanted) < 2 * deviation) > 0.8
+    assert model.factors[1] > 3 * model.factors[2]
+
+
+def test_before_any_trial_more_harm_is_more_error_and_little_is_sure() -> None:
+    model = ErrorModel.fit(np.zeros((0, 2)), np.zeros(0), np.zeros(0), 0.1)
+    errors, deviations = model.predict(np.array([[0.0, 0.0], [0.01, 0.0], [0.5, 0.5], [1e6, 1e6]]))
+    assert list(errors) == sorted(errors) and errors[0] == pytest.approx(0.1, abs=1e-3) and errors[-1] <= 1
+    assert deviations[2] > 0.05
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1)), max_size=8))
+def test_no_results_break_it(rows: list[tuple[float, float]]) -> None:
+    harms = np.array([[harm, 0.0] for harm, _ in rows]).reshape(-1, 2)
+    errors = np.array([error for _, error in rows])
+    model = ErrorModel.fit(harms, errors, np.full(len(rows), 30.0), 0.02)
+    told, deviations = model.predict(np.array([[0.1, 0.0], [10.0, 3.0]]))
+    assert np.isfinite(told).all() and np.isfinite(deviations).all() and (deviations > 0).all()
+
+
+class Outcome:
+    """Figures of a made-up trial."""
+
+    def __init__(self, plan: Plan, status: str) -> None:
+        self.plan, self.status = plan, status
+
+    def objectives(self, names: tuple[str, ...]) -> tuple[float, ...] | None:
+        if self.status != "finished" and names != ("error",):
+            return None
+        z = harm_of(self.plan, {"a": 0.1, "b": 1.0, "c": 0.2})  # not quite what the proxy says
+        known = {"error": min(1.0, 0.05 + 0.1 * z**0.8), **cost_of(self.plan)}
+        return tuple(known[name] for name in names) if self.status == "finished" else None
+
+
+class Trials(History):
+    def records(self) -> list[object]:  # type: ignore[override]
+        return [
+            type(
+                "Trial",
+                (),
+                {
+                    "number": t.number,
+                    "plan": t.plan,
+                    "status": t.status,
+                    "figures": Outcome(t.plan, t.status),
+                },
+            )()
+            for t in self.trials.values()
+        ]
+
+    def finish(self, plan: Plan) -> None:
+        self.begin(plan)
+        trial = self.trials[plan.hash]
+        self.trials[plan.hash] = type(trial)(trial.number, plan, "finished")
+
+
+def volume(trials: Trials) -> float:
+    """Exact, of 3 objectives relative to 8 bits."""
+    from pipeline.study.pareto import hypervolume
+
+    corner = cost_of(SPACE.warm_starts()[0])
+    unit = (0.5, corner["latency"] * 1.01, corner["size"] * 1.01)
+    points = [record.figures.objectives(("error", *COSTS)) for record in trials.records()]  # type: ignore[attr-defined]
+    return hypervolume([[v / u for v, u in zip(p, unit)] for p in points if p], (1.0, 1.0, 1.0))
+
+
+def searched(sampler: str, budget: int, prior: Prior = PRIOR, seed: int = 0) -> Trials:
+    trials = Trials()
+    for plan in uniform_starts(SPACE):
+        trials.finish(plan)
+    ask = asking(sampler, Context(SPACE, ("error", *COSTS), trials.records, seed, prior))  # type: ignore[arg-type]
+    while len(trials.trials) < budget:
+        proposed = ask()
+        assert proposed is not None
+        trials.finish(proposed)
+    return trials
+
+
+def test_the_programme_is_ahead_of_chance() -> None:
+    ours = volume(searched("programme", 8))
+    chance = [volume(searched("random", 24, seed=seed)) for seed in range(5)]
+    assert ours > np.median(chance)  # with a third of the trials
+
+
+def test_the_programme_proposes_nothing_beyond_a_limit() -> None:
+    limits = {"latency": 5.0, "size": 60.0, "error": 0.4}
+    trials = searched(
+        "programme", 9, Prior(cost=cost_of, proxy=harm_of, error=0.05, images=1000, limits=limits)
+    )
+    proposed = list(trials.trials.values())[len(uniform_starts(SPACE)) :]
+    within = [t for t in proposed if all(cost_of(t.plan)[name] <= limits[name] for name in COSTS)]
+    assert len(within) >= 3 and within == proposed[: len(within)]  # what is left then is drawn
+
+
+def test_activation_bits_follow_the_kernels() -> None:
+    plans = [trial.plan for trial in searched("programme", 9).trials.values()][3:]
+    assert any(plan.activation_bits == 7 for plan in plans[:3])
+    for plan in plans:  # 7 bits only where they are for something
+        assert plan.activation_bits == 8 or any(layer.zero_share for layer in plan.layers.values())
+
+
+def test_running_plans_are_not_proposed_again() -> None:
+    trials = Trials()
+    ask = asking("programme", Context(SPACE, ("error", *COSTS), trials.records, 0, PRIOR))  # type: ignore[arg-type]
+    for _ in range(6):
+        proposed = ask()
+        assert proposed is not None and proposed.hash not in trials.trials
+        trials.begin(proposed)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "random"])
+def test_limits_and_costs_reach_every_sampler(sampler: str) -> None:
+    prior = Prior(cost=cost_of, proxy=harm_of, error=0.05, images=1000, limits={"error": 0.3, "size": 90.0})
+    trials = searched(sampler, 13, prior)
+    assert len(trials.trials) == 13
+
+
+def test_optuna_is_told_what_is_over_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    told: list[tuple[str, float]] = []
+    original = optuna.Trial.set_constraint
+    monkeypatch.setattr(
+        optuna.Trial,
+        "set_constraint",
+        lambda self, key, value: told.append((key, value)) or original(self, key, value),
+    )
+    prior = Prior(cost=cost_of, proxy=harm_of, limits={"size": 90.0})
+    trials = searched("nsga2", 5, prior)
+    sizes = [cost_of(t.plan)["size"] for t in trials.trials.values()]
+    assert len(told) >= 4 and {key for key, _ in told} == {"size"}
+    assert [value for _, value in told] == pytest.approx([size / 90 - 1 for size in sizes[: len(told)]])
+
+
+def test_first_plans() -> None:
+    starts = uniform_starts(SPACE)
+    assert [{layer.bits for layer in plan.layers.values()} for plan in starts] == [{8}, {4}, {2}]
+    found = programme_starts(SPACE, PRIOR)
+    assert 2 <= len(found) <= 4 and all(SPACE.params(plan) for plan in found)
+    low = cost_of(min(found, key=lambda plan: cost_of(plan)["size"]))
+    assert low["size"] < cost_of(starts[0])["size"] / 3
+    assert programme_starts(SPACE, Prior()) == []
+    assert len(uniform_starts(Space(("a",), bits=(3,)))) == 1
