@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.setup
 TEST_STAMP := .venv/.tests
 ARGS ?=
-PYTEST := $(BIN)/python -m pytest --dist loadfile --durations=10
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: search test test-fast test-slow setup lint
 
@@ -20,6 +20,7 @@ ifneq ($(strip $(ARGS)),)
 else
 	@status=0; \
 	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
+	$(BIN)/python tests/branches.py 95 || status=$$?; \
 	$(PYTEST) -n 2 -m "system and not slow and not alone" tests/system || status=$$?; \
 	$(PYTEST) -m "alone" tests/system || status=$$?; \
 	exit $$status

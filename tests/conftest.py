@@ -55,20 +55,52 @@ LONG = {
     "test_registries.py",
     "test_search_spaces_dimensions.py",
 }
+# What reaches the pure rooms (pyproject.toml). Only these are run under coverage, which makes Python half as slow again.
+COVERING = (
+    "test_foundation_",
+    "test_search_spaces_",
+    "test_engine_",
+    "test_compiler_",
+    "test_pipeline_confidence",
+    "test_pipeline_gates",
+    "test_pipeline_remaining",
+    "test_registries",
+    "test_examples_extending",
+)
+NOT_COVERING = (
+    "test_compiler_networks",
+    "test_compiler_support",
+)  # whole networks: others reach the same lines
+# The whole commands that take longest, from the longest on: begun first, no worker is left alone with one at the end.
+LONGEST = ("trial", "search", "readme", "extending", "kernel_library", "engine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--outcomes", metavar="FILE.csv", help="keep what each test came to, and its seconds")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
+    items.sort(key=lambda item: begun(item.path))
     for item in items:
+        name = item.path.name
+        if config.pluginmanager.hasplugin("_cov") and (
+            not name.startswith(COVERING) or name.startswith(NOT_COVERING)
+        ):
+            item.add_marker("no_cover")
         if item.path.parent.name == "system":
             item.add_marker("system")
         elif item.path.name.startswith(EMULATED):
             item.add_marker("emulated")
         elif item.path.name in LONG:
             item.add_marker("long")
+
+
+def begun(file: Path) -> int:
+    """The place of a file in the order in which files are begun: what takes long comes first."""
+    if file.parent.name == "system":
+        name = file.stem.removeprefix("test_system_")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    return 0 if file.name.startswith(EMULATED) or file.name in LONG else 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

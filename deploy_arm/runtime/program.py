@@ -147,12 +147,21 @@ def build_cached(
     return result
 
 
-def _compile(command: list[str]) -> None:
+def compiler_environment() -> dict[str, str]:
+    """This process's, with the place where zig keeps the C library that it has compiled."""
     zig_cache = str(cache_directory("zig"))
-    environment = {"ZIG_GLOBAL_CACHE_DIR": zig_cache, "ZIG_LOCAL_CACHE_DIR": zig_cache, **os.environ}
+    return {"ZIG_GLOBAL_CACHE_DIR": zig_cache, "ZIG_LOCAL_CACHE_DIR": zig_cache, **os.environ}
+
+
+def _compile(command: list[str]) -> None:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False, env=environment
+            command,
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_SECONDS,
+            check=False,
+            env=compiler_environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{command[0]} did not finish within {COMPILE_SECONDS:.0f} s") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -14,12 +15,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deploy_arm.ir import graph as g
-from deploy_arm.ir.reference import accumulate, execute, normalized, requantize
+from deploy_arm.ir.reference import accumulate, execute, normalized, requantize, run, trace
 from deploy_arm.lowering.pending import LayerNormalization, Product, QuantizedRange
 from deploy_arm.lowering.requantize import choose, choose_add, convolution_bound
 from deploy_arm.lowering.windows import adaptive_windows, average_windows, pool_windows
 from foundation.codebook import Codebook
 from foundation.errors import UserError
+from tests.deploy_arm.runtime_cases import random_convolution
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 MULTIPLIER = st.integers(-(2**31) + 1, 2**31 - 1)
@@ -101,6 +103,9 @@ def test_parameters_that_are_impossible_are_refused_by_name() -> None:
         choose("conv1", np.array([1e9]), good, 2**30, 0, 255)
     with pytest.raises(UserError, match=r"add.*step"):
         choose_add("add", (1e6, 1.0))
+    for ratio in (np.nan, np.inf, -1.0):
+        with pytest.raises(UserError, match=r"add.*not finite"):
+            choose_add("add", (1.0, ratio))
 
 
 @given(st.floats(1e-6, 1000.0), st.floats(1e-6, 1000.0))
@@ -276,3 +281,20 @@ def test_layer_norm_is_the_rule_in_big_integers(channels: int, epsilon: int, end
     wanted = [((channels * int(q) - total) * factor + (1 << (right - 1))) >> right for q in x]
     assert normalized(x, epsilon).tolist() == wanted
     assert max(map(abs, wanted)) <= (math.isqrt(channels) + 1) << 16
+
+
+def test_the_reference_holds_a_graph_to_what_it_declares() -> None:
+    """Images of another kind, a tensor of another shape and values beyond a range are named, never computed with."""
+    graph, images = random_convolution(3)
+    output = graph.operations[-1].inputs[0]
+    known = trace(graph, images)
+    assert known[graph.output].reshape(len(images), -1).tobytes() == run(graph, images).tobytes()
+    for wrong in (images.astype(np.int8), images[:, :, :-1]):
+        with pytest.raises(ValueError, match="the graph wants uint8"):
+            run(graph, wrong)
+    tensor = graph.tensors[output]
+    narrow = dataclasses.replace(tensor, high=int(known[output].max()) - 1)
+    longer = dataclasses.replace(tensor, shape=(*tensor.shape[:-1], tensor.shape[-1] + 1))
+    for lie, said in ((narrow, "values outside"), (longer, "output of shape")):
+        with pytest.raises(ValueError, match=said):
+            run(dataclasses.replace(graph, tensors={**graph.tensors, output: lie}), images)

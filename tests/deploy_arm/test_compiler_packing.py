@@ -88,3 +88,9 @@ def test_weights_come_back_and_lie_in_tile_order(example: tuple[Codebook, int]) 
                             expected.append(rows[g, o + i, d + j] if inside else filler)
     found = [entry(packed, weights.bits, i) for i in range(len(expected))]
     assert found == [int(e) for e in expected]
+
+
+@pytest.mark.parametrize("bits", [5, 16])
+def test_widths_without_a_packing_are_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match=f"no packing for {bits} bits"):
+        pack_groups(np.zeros(64, np.uint8), bits)

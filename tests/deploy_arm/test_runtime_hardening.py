@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy_arm.runtime.program import build_library, build_program, compile_command
+from deploy_arm.runtime.program import (
+    build_library,
+    build_program,
+    compile_command,
+    compiler_environment,
+)
 from deploy_arm.target.targets import TARGETS
 from deploy_arm.target.toolchain import (
     CROSS_LIBRARY,
@@ -164,7 +169,10 @@ def test_a_damaged_stack_ends_the_program(route: Route, tmp_path: Path) -> None:
         "int main(int count, char **arguments) { (void)arguments; return fill(count * 16 - 16) == 1 ? 5 : 6; }\n"
     )
     command = compile_command(TARGETS["a76"], choose_compiler())
-    subprocess.run([*command, str(source), "-o", str(program)], check=True, capture_output=True)
+    subprocess.run(
+        [*command, str(source), "-o", str(program)],
+        check=True, capture_output=True, env=compiler_environment(),
+    )  # fmt: skip
     fits, beyond = (
         subprocess.run([*QEMU, str(program), *extra], capture_output=True, check=False).returncode
         for extra in (["x"], ["x", "x"])

@@ -89,6 +89,21 @@ def test_dimensions_apply_layer_by_layer_and_exclude_each_other() -> None:
         Space(space.layers).params(foreign)
 
 
+def test_dimensions_that_wait_for_each_other_are_named() -> None:
+    class Egg(Dimension):
+        values, after = (None, 1), ("hen",)
+
+        @classmethod
+        def check(cls, value: Any, chosen: Mapping[str, Any]) -> None: ...
+
+    class Hen(Egg):
+        after = ("egg",)
+
+    Egg.name, Hen.name = "egg", "hen"
+    with pytest.raises(UserError, match=r"^the dimensions egg, hen are each chosen after another of them$"):
+        search_spaces.space.in_order([Egg(), Hen()])
+
+
 def test_a_plan_with_an_unknown_dimension_names_it_and_says_how_to_make_it_known() -> None:
     def read(name: str) -> Plan:
         return Plan.from_json(json.dumps({"layers": {"conv1": {"bits": 2, "components": 4, name: 1}}}))
