@@ -24,11 +24,13 @@ CLANGS = ("clang-19", "clang", "clang-20", "clang-18", "clang-17", "clang-16")
 COMPILERS = ("gcc", *CLANGS)
 SYSTEM = Path("/usr/aarch64-linux-gnu")  # Debian's shared libraries for the cross compiler
 # Of undefined behaviour what the plain C build cannot show: vectors that are not aligned, reads beyond tables, shifts. (gcc's own
-# intrinsics add signed vectors as C does, whose overflow is defined.)
+# intrinsics add signed vectors as C does, whose overflow is defined.) -Og takes gcc a third of -O1's time, with checks around
+# every access, and the program is as fast.
 COMPARE_FLAGS = (
     "-std=c11",
-    "-O1",
+    "-Og",
     "-g",
+    "-fno-var-tracking",
     "-Wall",
     "-Wextra",
     "-Werror",
