@@ -196,7 +196,13 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
 
         after_trial()
         complete = engine.run(
-            settings, study, progress, after_trial, references=compared, foresee=cost.foresee
+            settings,
+            study,
+            progress,
+            after_trial,
+            references=compared,
+            foresee=cost.foresee,
+            classes=len(workspace.data.classes),
         )
         progress.status("writing the front")
         front = publish.publish(settings, study, compared, tracker, weights, complete=complete, images=images)

@@ -30,7 +30,7 @@ from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
 from pipeline.study.checkpoints import trial_folder
 from pipeline.study.conductor import DIED, ENDED, Conductor, Foresee, Listener, nothing_left
-from pipeline.study.halving import Rungs, rung_budgets
+from pipeline.study.halving import Rungs, always, rung_budgets
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
@@ -163,6 +163,7 @@ def run(
     *,
     references: Sequence[Reference] = (),
     foresee: Foresee | None = None,
+    classes: int | None = None,
     trainable: type[tune.Trainable] = CotuneTrial,
 ) -> bool:
     """Run trials until the budget is spent, the time is up, or someone interrupts.
@@ -172,6 +173,7 @@ def run(
         references: the fp32 network's error is the best that is hoped for; all go into the candidates' manifests.
         foresee: what a plan will cost, each objective with its interval; a plan that cannot enter the front at the lower ends is
             not started.
+        classes: of the data set; a trial that hardly does better than guessing among them is ended at its first rung.
         trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
 
     Returns:
@@ -186,8 +188,7 @@ def run(
             f"the output folder {settings.out} is relative, and trials run in folders of their own"
         )
     fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
-    # As many as there are warm starts always go on: those are what a person compares all others with.
-    at_least = max(Rungs.at_least, len(study.warm_starts))
+    at_least = always(settings.budget, len(study.warm_starts))
     rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs), at_least=at_least)
     deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
     if nothing_left(study, settings.budget):
@@ -207,6 +208,7 @@ def run(
             deadline=deadline,
             hoped_error=fp32,
             foresee=foresee,
+            classes=classes,
             stop=stop,
         )
         context = {

@@ -8,7 +8,7 @@ from typing import Any
 from foundation.show import show_bytes, show_seconds
 from pipeline.candidate.workspace import Workspace
 from pipeline.review.timing import mean_cost, pretraining_seconds, processor_seconds, threads, trial_cost
-from pipeline.study.halving import Rungs, rung_budgets
+from pipeline.study.halving import Rungs, always, rung_budgets
 from search_spaces.layers import layers_of
 from search_spaces.space import Space
 
@@ -48,7 +48,7 @@ def estimate(workspace: Workspace, space: Space) -> dict[str, Any]:
     batch = min(settings.batch_size, len(data.train))
     rungs = Rungs(
         rung_budgets(settings.epochs_per_trial, count=settings.rungs),
-        at_least=max(Rungs.at_least, len(starts)),
+        at_least=always(settings.budget, len(starts)),
     )
     steps, reached = expected_steps(rungs, settings.budget, len(data.train) // batch)
     steps /= settings.workers_per_trial

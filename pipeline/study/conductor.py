@@ -6,6 +6,7 @@ The study remembers, ``pipeline.study.halving`` and ``pipeline.study.pareto`` ju
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from foundation.errors import UserError
 from foundation.plan import Plan
 from pipeline.study import pareto
 from pipeline.study.checkpoints import forget
-from pipeline.study.halving import Rungs
+from pipeline.study.halving import Decision, Rungs, hopeless
 from pipeline.study.memory import Death
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.remaining import State, usual_seconds
@@ -27,6 +28,8 @@ RETRIES = 2  # times a candidate is tried again after its process died, nobody k
 PAUSE = 5.0  # seconds until the memory of a process that was killed is certainly given back
 ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
+WORSE, HOPELESS = "worse than others", "hardly better than guessing"
+CANNOT_ENTER = "slower and larger than the front even with the best error so far"
 PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
 
 
@@ -75,15 +78,18 @@ class Conductor:
         deadline: float | None = None,
         hoped_error: float | None = None,
         foresee: Foresee | None = None,
+        classes: int | None = None,
         stop: threading.Event | None = None,
         pause: float = PAUSE,
     ) -> None:
         self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
         self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
-        self.hoped_error, self.foresee = hoped_error, foresee
+        self.hoped_error, self.foresee, self.classes = hoped_error, foresee, classes
         self.stop = stop or threading.Event()
         self.exhausted = False
-        self._stopped: set[int] = set()
+        self._stopped: dict[int, str] = {}  # trials that are ended from here, and why
+        self._paused: dict[int, int] = {}  # trials held back at a rung, by its index, that may go on later
+        self._resumed: set[int] = set()
         self._last_reason: str | None = None
         self._alike = 0
         self._began = time.time()
@@ -107,17 +113,21 @@ class Conductor:
     def propose(self) -> Candidate | None:
         """The next candidate; None when there is none now. Who was in flight when its process died comes first."""
         running = {record.number for record in self.study.running()}
-        flying = running - {candidate.number for candidate in self._again}
+        flying = running - {candidate.number for candidate in self._again} - self._paused.keys()
         if self.stop.is_set() or len(flying) >= self.concurrency or time.monotonic() < self._resumes:
             return None
         if self._again:
             candidate: Candidate | None = self._again.pop(0)
+        elif not self.closing and (resumed := self._worth_resuming()) is not None:
+            candidate = resumed
         elif self.closing or self.study.spent + len(running) >= self.budget:
-            return None
+            candidate = None
         else:
             candidate = self._worth_starting()
+            self.exhausted = candidate is None and not flying and not self.closing
         if candidate is None:
-            self.exhausted = not running and not self.closing
+            if not flying:  # nobody comes who could make more of them worth it
+                self._end_paused()
             return None
         self._accompanied.discard(candidate.number)
         if flying:
@@ -136,9 +146,40 @@ class Conductor:
             hoped = self._best_error()
             if pareto.can_enter(cost.get("latency"), cost.get("size"), hoped, points, self.study.objectives):
                 return candidate
-            self._stopped.add(candidate.number)
+            self._stopped[candidate.number] = CANNOT_ENTER
             self.end(candidate.number, None)
         return None
+
+    def _worth_resuming(self) -> Candidate | None:
+        """The first of the trials held back that goes on as the trials stand by now."""
+        for number, index in self._paused.items():
+            record = self._running(number)
+            if self._decide(record, index, record.curve[-1], record.figures) == "go on":
+                del self._paused[number]
+                self._resumed.add(number)
+                return Candidate(number, record.plan)
+        return None
+
+    def _end_paused(self) -> None:
+        """End what is held back for good."""
+        for number in list(self._paused):
+            del self._paused[number]
+            self._stopped[number] = WORSE
+            self.end(number, None)
+
+    def _decide(self, record: TrialRecord, index: int, rung: Rung, figures: Figures) -> Decision:
+        """What halving says of a trial at a rung, beside all that reached it."""
+        on: list[tuple[float, ...]] = []
+        off: list[tuple[float, ...]] = []
+        for other in [*self.study.records(), *self.study.running()]:
+            if other.hash != record.hash:
+                for place, reached in enumerate(other.curve):
+                    if reached.epochs == rung.epochs:
+                        held = other.number in self._paused or other.status == "stopped"
+                        went = place + 1 < len(other.curve) or not held
+                        found = self._point(dataclasses.replace(other.figures, error=reached.error))
+                        (on if went else off).append(found)
+        return self.rungs.decide(index, self._point(figures), on, off)
 
     def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
         """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""
@@ -158,18 +199,28 @@ class Conductor:
                 self._deaths[number] = 0  # it got further: what killed it before is behind it
             self.study.report_rung(number, rung, figures)
             index = self.rungs.budgets.index(rung.epochs)
-            others = [
-                self._point(dataclasses.replace(r.figures, error=reached.error))
-                for r in [*self.study.records(), *self.study.running()]
-                if r.hash != record.hash
-                for reached in r.curve
-                if reached.epochs == rung.epochs
-            ]
-            on = self.rungs.decide(index, self._point(figures), others) == "go on"
-        if not on:
-            self._stopped.add(number)
+            on = self._goes_on(record, index, rung, figures)
+        if not on and phase == PROFILED:
+            self._stopped[number] = CANNOT_ENTER
         self._say()
         return on
+
+    def _goes_on(self, record: TrialRecord, index: int, rung: Rung, figures: Figures) -> bool:
+        """Whether a trial goes on at a rung; if not, it is noted whether it is held back or ended."""
+        number = record.number
+        if self.classes is not None and hopeless(rung.error, self.hoped_error, self.classes):
+            self._stopped[number] = HOPELESS
+        elif (
+            (number in self._resumed and any(known.epochs == rung.epochs for known in record.curve))
+            or self._decide(record, index, rung, figures) == "go on"
+            or record.hash in self.study.warm_starts
+        ):
+            return True
+        elif math.isnan(rung.error):
+            self._stopped[number] = WORSE
+        else:
+            self._paused[number] = index
+        return False
 
     def end(self, number: int, record: TrialRecord | None) -> None:
         """A trial has left Tune: with its own record, or stopped by ``judge``.
@@ -181,11 +232,11 @@ class Conductor:
             return
         if record is None and number in self._stopped:
             status: Any = "stopped" if running.curve else "dominated"
-            reason = (
-                f"worse than others at {running.curve[-1].epochs:.3g} epochs"
-                if running.curve
-                else "slower and larger than the front even with the best error so far"
-            )
+            reason = self._stopped[number]
+            if running.curve:
+                reason = (
+                    f"{WORSE if reason == CANNOT_ENTER else reason} at {running.curve[-1].epochs:.3g} epochs"
+                )
             record = dataclasses.replace(running, status=status, reason=reason)
         if record is not None:
             self._tell(number, record)
@@ -220,7 +271,7 @@ class Conductor:
         self._say()
 
     def _tell(self, number: int, record: TrialRecord) -> None:
-        self._stopped.discard(number)
+        self._stopped.pop(number, None)
         self.study.tell(number, record)
         forget(self.study.folder, record.plan)
         told = next(r for r in self.study.records() if r.number == number)

@@ -1,8 +1,9 @@
 """Successive halving over several objectives: who goes on at a rung. Numbers in, decisions out.
 
 Asynchronous, as in ASHA (Li et al. 2020, arXiv:1810.05934): a trial is judged when it reaches a rung, against all that
-reached it before. Trials are ordered by non-domination rank, then by crowding distance (as in MO-ASHA, Schmucker et al.
-2021, arXiv:2106.12639), so the least trained of the front's crowded middle go first and its extremes stay.
+reached it before. Trials are ordered by what each adds to the volume that all dominate together; those that others dominate come
+after, by how far they are from not being dominated. A trial with the least error, and one that dominates another that goes on, is
+never held back. Below ``MANY`` trials nobody is: a front of a few points needs each of them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foundation.errors import UserError
-from pipeline.study.pareto import Point, crowding, ranks
+from pipeline.study.pareto import Point, dominates, front, hypervolume
 
 Decision = Literal["go on", "stop"]
+MANY = 30  # trials from which on halving saves more than it loses
 
 
 @dataclass(frozen=True)
@@ -48,28 +50,68 @@ class Rungs:
         """How many of ``count`` trials at a rung go on."""
         return max(self.at_least, math.ceil(count / self.eta))
 
-    def decide(self, rung: int, candidate: Point, others: Sequence[Point]) -> Decision:
+    def decide(
+        self, rung: int, candidate: Point, others: Sequence[Point], stopped: Sequence[Point] = ()
+    ) -> Decision:
         """Whether the candidate goes on from ``rung`` (index into ``budgets``).
 
         Args:
             candidate: its objectives at this rung: the error there, with its known latency and size.
-            others: the objectives that earlier trials had at this same rung, stopped ones included.
+            others: the objectives that earlier trials which went on had at this same rung.
+            stopped: likewise of those that did not.
         """
         if rung >= len(self.budgets) - 1:
             return "go on"
         if any(math.isnan(value) for value in candidate):
             return "stop"
-        everyone = [*others, candidate]
-        rank = ranks(everyone)
-        distance = [0.0] * len(everyone)
-        for level in set(rank):
-            members = [i for i, r in enumerate(rank) if r == level]
-            for i, value in zip(members, crowding([everyone[i] for i in members])):
-                distance[i] = value
-        mine = len(everyone) - 1
+        everyone = [*others, *stopped, candidate]
+        if all(candidate[0] < other[0] for other in everyone[:-1]):
+            return "go on"
+        if any(dominates(candidate, other) for other in others):
+            return "go on"
+        *before, mine = standings(everyone)
         # Ties go to the earlier trial: it has had its decision already.
-        better = sum((rank[i], -distance[i]) <= (rank[mine], -distance[mine]) for i in range(mine))
+        better = sum(standing >= mine for standing in before)
         return "go on" if better < self.keeps(len(everyone)) else "stop"
+
+
+def standings(points: Sequence[Point]) -> list[float]:
+    """How much each point is worth among all, objectives in units of their range.
+
+    Of one that no other dominates, the volume that it alone dominates, within a corner a tenth beyond the worst of each
+    objective. Of another, less than 0: how far it is, on average over the objectives, behind a point that dominates it.
+    """
+    columns = list(zip(*points))
+    low, span = [min(c) for c in columns], [max(c) - min(c) or 1.0 for c in columns]
+    scaled = [tuple((v - b) / s for v, b, s in zip(point, low, span)) for point in points]
+    best = set(front(scaled))
+    members = [scaled[i] for i in sorted(best)]
+    corner = (1.1,) * len(low)
+    whole = hypervolume(members, corner)
+    found = []
+    for index, point in enumerate(scaled):
+        if index in best:
+            others = list(members)
+            others.remove(point)
+            found.append(max(0.0, whole - hypervolume(others, corner)))
+        else:
+            above = [other for other in scaled if dominates(other, point)]
+            found.append(-max(sum(p - o for p, o in zip(point, other)) for other in above) / len(point))
+    return found
+
+
+def hopeless(error: float, hoped: float | None, classes: int) -> bool:
+    """Whether a trial that is trained a little, or rebuilt, has no use: less than twice as often right as guessing is, where the
+    fp32 network is right far more often than that; or no number at all."""
+    if not math.isfinite(error):
+        return True
+    guessing = 2 / classes
+    return hoped is not None and 1 - hoped > 2 * guessing and 1 - error < guessing
+
+
+def always(budget: int, warm_starts: int) -> int:
+    """How many trials go on at a rung whatever they show: all of a small search, else as many as there are warm starts."""
+    return budget if budget < MANY else max(Rungs.at_least, warm_starts)
 
 
 def rung_budgets(epochs: float, eta: int = 3, count: int = 3) -> tuple[float, ...]:

@@ -134,23 +134,95 @@ def test_hope_is_what_fp32_reaches_not_what_a_bad_first_trial_reached(study: Stu
     assert blind.judge(candidate.number, "profiled", figures(None, 5.0, 50))
 
 
-def test_rungs_are_noted_and_the_worse_stopped(study: Study) -> None:
-    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+@pytest.fixture
+def drawn(tmp_path: Path) -> Iterator[Study]:
+    """A study without warm starts."""
+    with Study(tmp_path, Space(LAYERS), identity={}, sampler="random", warm_starts=[]) as study:
+        yield study
+
+
+def at_rung(conductor: Conductor, error: float, *, latency: float = 5.0) -> tuple[Candidate, bool]:
+    """The next trial, and whether it goes on with this error at its first rung."""
+    candidate = asked(conductor)
+    conductor.judge(candidate.number, "profiled", figures(None, latency, 50))
+    rung = Rung(1.0, error, 1.0, 1.0)
+    goes_on = conductor.judge(candidate.number, "rung", figures(error, latency, 50), rung)
+    if not goes_on:
+        conductor.end(candidate.number, None)
+    return candidate, goes_on
+
+
+def test_rungs_are_noted_and_the_worse_stopped(drawn: Study) -> None:
+    conductor = Conductor(drawn, RUNGS, budget=4, concurrency=1, progress=Silent())
     decisions = []
     for error in (0.1, 0.5, 0.6, 0.05):
-        candidate = asked(conductor)
-        conductor.judge(candidate.number, "profiled", figures(None, 5.0, 50))
-        rung = Rung(1.0, error, 1.0, 1.0)
-        goes_on = conductor.judge(candidate.number, "rung", figures(error, 5.0, 50), rung)
+        candidate, goes_on = at_rung(conductor, error)
         decisions.append(goes_on)
         if goes_on:
             finish(conductor, candidate, figures(error, 5.0, 50))
-        else:
-            conductor.end(candidate.number, None)
     assert decisions == [True, False, False, True]
-    stopped = study.records()[1]
+    assert len(drawn.running()) == 2 and drawn.spent == 2  # held back: they may go on yet
+    assert conductor.propose() is None  # nobody comes who could change that
+    stopped = drawn.records()[1]
     assert (stopped.status, stopped.figures.error) == ("stopped", 0.5) and len(stopped.curve) == 1
-    assert stopped.reason == "worse than others at 1 epochs" and study.spent == 4
+    assert stopped.reason == "worse than others at 1 epochs" and drawn.spent == 4 and conductor.complete
+
+
+def test_a_trial_that_was_held_back_goes_on_when_it_is_among_the_best(drawn: Study) -> None:
+    """One in three goes on: with more trials behind it, the second best is among them."""
+    conductor = Conductor(drawn, RUNGS, budget=30, concurrency=1, progress=Silent())
+    best, goes_on = at_rung(conductor, 0.1)
+    finish(conductor, best, figures(0.1, 5.0, 50))
+    held, held_goes_on = at_rung(conductor, 0.2)
+    assert (goes_on, held_goes_on) == (True, False)
+    others: list[Candidate] = []
+    while (candidate := asked(conductor)).number != held.number:  # the same number: the same trial
+        conductor.judge(candidate.number, "profiled", figures(None, 5.0, 50))
+        worse = 0.3 + len(others) / 100
+        assert not conductor.judge(
+            candidate.number, "rung", figures(worse, 5.0, 50), Rung(1.0, worse, 1.0, 1.0)
+        )
+        conductor.end(candidate.number, None)
+        others.append(candidate)
+    assert len(others) == 2 and candidate == held
+    conductor.judge(held.number, "profiled", figures(None, 5.0, 50))
+    again = Rung(1.0, 0.2, 1.0, 1.0)  # from its checkpoint
+    assert conductor.judge(held.number, "rung", figures(0.2, 5.0, 50), again)
+    finish(conductor, held, figures(0.15, 5.0, 50))
+    record = next(r for r in drawn.records() if r.hash == held.plan.hash)
+    assert (record.status, drawn.spent) == ("finished", 2)
+
+
+def test_warm_starts_are_held_back_by_nobody(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+    for error in (0.1, 0.5, 0.6):
+        candidate, goes_on = at_rung(conductor, error)
+        assert goes_on and candidate.plan.hash in study.warm_starts
+        finish(conductor, candidate, figures(error, 5.0, 50))
+
+
+def test_a_trial_hardly_better_than_guessing_ends_with_its_reason(study: Study) -> None:
+    conductor = Conductor(
+        study, RUNGS, budget=9, concurrency=1, progress=Silent(), hoped_error=0.02, classes=10
+    )
+    for error, goes_on in ((0.81, False), (0.5, True)):
+        _, found = at_rung(conductor, error)
+        assert found == goes_on
+    told = {record.number: record for record in study.records()}
+    assert told[0].status == "stopped" and told[0].reason == "hardly better than guessing at 1 epochs"
+
+
+def test_what_is_held_back_survives_the_end_of_a_search(tmp_path: Path) -> None:
+    with Study(tmp_path, Space(LAYERS), identity={}, sampler="random", warm_starts=[]) as study:
+        conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+        best, _ = at_rung(conductor, 0.1)
+        finish(conductor, best, figures(0.1, 5.0, 50))
+        held, goes_on = at_rung(conductor, 0.2)
+        conductor.stop.set()
+        assert not goes_on and conductor.propose() is None
+    with Study(tmp_path, Space(LAYERS), identity={}, sampler="random", warm_starts=[]) as study:
+        conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
+        assert asked(conductor).plan == held.plan
 
 
 def test_a_retried_trial_is_not_compared_with_itself(study: Study) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.errors import UserError
-from pipeline.study.halving import Rungs, rung_budgets
+from pipeline.study.halving import Rungs, always, hopeless, rung_budgets, standings
 from pipeline.study.pareto import dominates
 
 value = st.floats(0, 1)
@@ -38,7 +38,7 @@ def test_what_every_other_dominates_stops_and_what_dominates_every_other_goes_on
 def test_one_in_eta_goes_on_when_points_are_ordered() -> None:
     rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
     others = [(i / 10, i / 10) for i in range(1, 9)]
-    goes_on = [rungs.decide(0, (0.05 + i / 10, 0.05 + i / 10), others) == "go on" for i in range(9)]
+    goes_on = [rungs.decide(0, (0.05 + i / 10, 0.05 + i / 10), [], others) == "go on" for i in range(9)]
     assert goes_on == [True] * 3 + [False] * 6  # 9 trials, 3 are kept
 
 
@@ -48,6 +48,98 @@ def test_in_a_crowded_front_the_extremes_stay() -> None:
     assert rungs.decide(0, (0.0, 10.0), line) == "go on"
     assert rungs.decide(0, (5.0, 5.0), line) == "stop"
     assert rungs.decide(0, (float("nan"), 0.0), line) == "stop"
+
+
+def test_what_dominates_a_trial_that_goes_on_is_never_held_back() -> None:
+    """As it was seen on digits: error, milliseconds and bytes of a trial that crowding had stopped, and of three that went on."""
+    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    seen = (0.01, 0.2216, 42_128.0)
+    on = [
+        (0.0133, 0.2224, 42_512.0),
+        (0.0167, 0.2216, 47_000.0),
+        (0.01, 0.2301, 63_000.0),
+        (0.19, 0.15, 20_000.0),
+    ]
+    on += [(0.005 + i / 1000, 0.3 - i / 100, 60_000.0 - 4000 * i) for i in range(6)]
+    assert sum(dominates(seen, other) for other in on) == 3
+    assert rungs.decide(0, seen, on) == "go on"
+    assert rungs.decide(0, (0.02, 0.2300, 64_000.0), on) == "stop"
+
+
+@given(point, st.lists(point, min_size=4, max_size=20), st.lists(point, max_size=10))
+def test_nobody_stops_who_dominates_one_that_goes_on_or_has_the_least_error(
+    candidate: tuple[float, ...], others: list[tuple[float, ...]], stopped: list[tuple[float, ...]]
+) -> None:
+    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    decision = rungs.decide(0, candidate, others, stopped)
+    if any(dominates(candidate, other) for other in others):
+        assert decision == "go on"
+    if all(candidate[0] < other[0] for other in [*others, *stopped]):
+        assert decision == "go on"
+    if all(dominates(other, candidate) for other in [*others, *stopped]):
+        assert decision == "stop"
+
+
+step = st.integers(0, 8).map(
+    lambda eighths: eighths / 8
+)  # differences beyond what floats resolve say nothing
+
+
+@given(st.lists(st.tuples(step, step, step), min_size=1, max_size=20))
+def test_standings_put_the_front_before_the_rest(points: list[tuple[float, ...]]) -> None:
+    found = standings(points)
+    for index, (mine, standing) in enumerate(zip(points, found)):
+        beaten = any(dominates(other, mine) for other in points)
+        assert (standing < 0) == beaten
+        for other, theirs in zip(points, found):
+            if beaten and dominates(other, mine):
+                assert theirs > standing
+        assert standing == found[points.index(mine)] or index == points.index(mine)
+
+
+def test_a_standing_is_the_volume_that_is_lost_without_the_point() -> None:
+    found = standings([(0.0, 1.0), (0.5, 0.25), (1.0, 0.0), (1.0, 1.0)])
+    assert found[1] == pytest.approx((1 - 0.5) * (1 - 0.25))
+    assert found[0] == pytest.approx((0.5 - 0.0) * (1.1 - 1.0))
+    assert found[2] == pytest.approx((1.1 - 1.0) * (0.25 - 0.0))
+    assert found[3] == pytest.approx(-(0.5 + 0.75) / 2)  # behind the middle one
+
+
+def test_the_worst_error_has_no_privilege() -> None:
+    """A trial of 19 % that adds next to nothing to the front goes; the one that adds most stays."""
+    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    others = [
+        (0.01, 0.5, 100.0),
+        (0.02, 0.4, 90.0),
+        (0.03, 0.3, 60.0),
+        (0.05, 0.2, 50.0),
+        (0.06, 0.199, 49.0),
+    ]
+    assert rungs.decide(0, (0.19, 0.199, 48.9), others) == "stop"
+    assert rungs.decide(0, (0.012, 0.25, 55.0), others) == "go on"
+
+
+@pytest.mark.parametrize(
+    ("error", "hoped", "classes", "no_use"),
+    [
+        (0.81, 0.01, 10, True),
+        (0.79, 0.01, 10, False),
+        (float("nan"), None, 10, True),
+        (float("inf"), 0.01, 2, True),
+        (0.5, 0.01, 2, False),  # nobody can be twice as good as a coin
+        (0.9985, 0.3, 1000, True),
+        (0.9975, 0.3, 1000, False),
+        (0.9, 0.7, 10, False),  # fp32 is hardly better itself
+        (0.9, None, 10, False),
+    ],
+)
+def test_who_is_hopeless(error: float, hoped: float | None, classes: int, no_use: bool) -> None:
+    assert hopeless(error, hoped, classes) == no_use
+
+
+def test_small_searches_stop_nobody() -> None:
+    assert always(12, 7) == 12 and always(29, 3) == 29
+    assert always(30, 3) == 4 and always(100, 7) == 7
 
 
 def test_budgets() -> None:
