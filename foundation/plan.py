@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,10 @@ class LayerPlan:
         return self[name]
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash(tuple(self.values.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -217,7 +221,7 @@ class Plan:
         return self.values[name] if name in self.values else DIMENSIONS[name].default
 
     def __hash__(self) -> int:
-        return hash(self.to_json())
+        return hash(self.hash)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Plan.from_json, (self.to_json(),))  # a MappingProxyType does not pickle
@@ -256,7 +260,7 @@ class Plan:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"this is not a plan ({error}); a plan is JSON like {EXAMPLE}") from error
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """The plan's name: the first 12 hex digits of the SHA-256 of its canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]

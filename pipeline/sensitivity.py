@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 FLAGS = (
     ("model", "network, as in pipeline.search, or fastestdet"),
-    ("data", "data set, as in pipeline.search; for a detector FILE.npz with jpeg, offset and boxes"),
+    (
+        "data",
+        "data set, as in pipeline.search; for a detector coco:DIR; of images without labels unlabelled:DIR",
+    ),
     ("weights", "trained weights; without, the network is trained first, as in pipeline.search"),
     ("image-size", "side of the input images in pixels"),
     ("mean", "normalization, as in pipeline.search"),
@@ -147,15 +150,21 @@ def opened(settings: Settings, loss: str | None, count: int, progress: Progress)
     """The network that the settings name, classifier or not, its training images, and how it is judged."""
     from pipeline.candidate.workspace import Workspace
     from pipeline.datasets.registry import load_data
+    from pipeline.detection.distillation import drawn_boxes
+    from pipeline.detection.workspace import DetectorWorkspace
     from pipeline.networks.registry import find_network, load_model
 
     network = find_network(settings.model)
-    if network.detects and loss is None:
-        return detector(settings)
     if loss is None:
-        workspace = Workspace.open(settings, progress.line)
+        score = None
+        if network.detects:
+            workspace, score = DetectorWorkspace.open(settings).workspace, drawn_boxes()
+        elif settings.weights is None:
+            workspace = Workspace.open(settings, progress.line)
+        else:
+            workspace = Workspace.open(settings, labelled=False)
         model, data = workspace.model, workspace.data
-        return Subject(model, data.train, workspace.mean, workspace.std, None, workspace)
+        return Subject(model, data.train, workspace.mean, workspace.std, score, workspace)
     judge = find_factory(loss)
     if settings.weights is None:
         raise UserError(
@@ -168,29 +177,6 @@ def opened(settings: Settings, loss: str | None, count: int, progress: Progress)
     )
     mean, std, _ = network.normalized(settings.mean, settings.std)
     return Subject(model, data.train, mean, std, judged_by(judge, loss, data.train, count), None)
-
-
-def detector(settings: Settings) -> Subject:
-    """A detector with its images; it is judged by its own boxes."""
-    from pipeline.datasets.images import ArrayImages
-    from pipeline.detection.data import load_boxes
-    from pipeline.detection.distillation import drawn_boxes
-    from pipeline.networks.registry import find_network, load_model
-
-    network = find_network(settings.model)
-    if settings.weights is None:
-        raise UserError(f"--model {settings.model}: a detector is not trained here; give its --weights")
-    place = settings.data.removeprefix("npz:")
-    if not place.endswith(".npz"):
-        raise UserError(
-            f"--data {settings.data}: a detector's images are npz:FILE.npz, with jpeg, offset and boxes"
-        )
-    side = settings.image_size or network.image_size
-    pixels = load_boxes(place, side).pixels
-    model = load_model(network, classes=80, image_size=side, weights=settings.weights)
-    mean, std, _ = network.normalized(settings.mean, settings.std)
-    images = ArrayImages(pixels, pixels.new_zeros(len(pixels)))
-    return Subject(model, images, mean, std, drawn_boxes(), None)
 
 
 def judged_by(judge: Callable[..., Any], name: str, images: Images, count: int) -> Score:

@@ -208,7 +208,8 @@ class Conductor:
     def _goes_on(self, record: TrialRecord, index: int, rung: Rung, figures: Figures) -> bool:
         """Whether a trial goes on at a rung; if not, it is noted whether it is held back or ended."""
         number = record.number
-        if self.classes is not None and hopeless(rung.error, self.hoped_error, self.classes):
+        trained = rung.epochs > 0  # what is only rebuilt may yet recover
+        if trained and self.classes is not None and hopeless(rung.error, self.hoped_error, self.classes):
             self._stopped[number] = HOPELESS
         elif (
             (number in self._resumed and any(known.epochs == rung.epochs for known in record.curve))
