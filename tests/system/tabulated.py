@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 
 from foundation.command import main_guard
@@ -119,6 +118,8 @@ class TabulatedTrial(tune.Trainable):
         if self.stage == 1 and self.marked("eat"):
             eat()
         if self.stage == 1 and (self.folder / f"{self.plan.hash}.greedy").exists():
+            import torch  # which takes seconds that no other trial needs
+
             try:
                 torch.empty(2**42, dtype=torch.uint8)
             except RuntimeError as error:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +19,7 @@ from pipeline import search
 from pipeline.candidate.folder import CandidateFolder, load_candidate
 from pipeline.cluster import pool
 from pipeline.study.study import read_records
+from tests.system.own_folder import Done, command, command_here
 
 OLD = "b450f4d54ef9"  # its kernel library
 
@@ -37,15 +36,13 @@ def candidates(study: Path) -> list[CandidateFolder]:
     return [load_candidate(study / "candidates" / record.hash) for record in read_records(study)]
 
 
-def typed(study: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def typed(study: Path, name: str, *words: object) -> Done:
     """As a person types it, beside the output folder."""
-    return subprocess.run(
-        [sys.executable, "-m", f"pipeline.{command}", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=study.parent.parent,
-        timeout=600,
-    )
+    return command(name, *words, cwd=study.parent.parent)
+
+
+def typed_here(study: Path, name: str, *words: object) -> Done:
+    return command_here(name, *words, cwd=study.parent.parent)
 
 
 def test_an_old_study_is_evaluated_and_promoted_as_it_is(study: Path) -> None:
@@ -53,7 +50,7 @@ def test_an_old_study_is_evaluated_and_promoted_as_it_is(study: Path) -> None:
     answers = []
     for on in ("arm", "reference"):
         file = study.parent / on
-        done = typed(study, "evaluate", place, "--on", on, "--limit", "20", "--predictions", str(file))
+        done = typed_here(study, "evaluate", place, "--on", on, "--limit", 20, "--predictions", file)
         assert done.returncode == 0, done.stderr
         answers.append(file.read_text())
     assert answers[0] == answers[1]
@@ -111,6 +108,6 @@ def test_another_kernel_library_recompiles_and_a_kill_loses_nothing(
     assert int8 == next(r["latency_ms"] for r in front["references"] if r["name"] == "int8")
     assert re.search(rf"the study as it was: .*study-{OLD}\.db", done.stderr)
 
-    again = typed(study, "search", "--name", "old", "--out", study.parent.name)
+    again = typed_here(study, "search", "--name", "old", "--out", study.parent.name)
     assert again.returncode == 0 and "kernel library" not in again.stderr
     assert read_records(study) == after

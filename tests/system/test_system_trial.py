@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.candidate.bench import Bench
 from pipeline.candidate.folder import load_candidate
 from pipeline.candidate.stages import CandidateRun
 from pipeline.cluster import engine
+from pipeline.cluster.ray_cluster import cluster
 from pipeline.evaluate import answering
 from pipeline.networks.registry import load_model
 from pipeline.study.checkpoints import (
@@ -64,9 +65,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def one_cluster() -> Iterator[None]:
+    """Of this machine, for all searches here; the user's is left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with cluster():
+            yield
+
+
 @pytest.fixture
-def settings(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def settings(weights: Path, tmp_path: Path) -> Settings:
     return Settings(
         model="resnet8",
         name="study",
@@ -100,6 +109,7 @@ def search(settings: Settings, chosen: list[Plan], **rest: Any) -> tuple[bool, S
     return complete, study, lines
 
 
+@pytest.mark.usefixtures("one_cluster")
 def test_candidates_are_trained_compiled_checked_and_written(settings: Settings) -> None:
     chosen = plans(settings)
     # A plan for a layer the model lacks cannot be proposed; one whose checkpoint is damaged fails, and only it.
@@ -137,6 +147,7 @@ def test_candidates_are_trained_compiled_checked_and_written(settings: Settings)
     assert "UnpicklingError" in (settings.folder / "failures.log").read_text()  # the whole story
 
 
+@pytest.mark.usefixtures("one_cluster")
 def test_killed_while_it_starts_trains_and_writes_a_trial_is_never_lost(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +233,7 @@ def test_a_retried_candidate_goes_on_from_its_checkpoint(settings: Settings) -> 
     assert error == [(rung.epochs, rung.error, rung.loss) for rung in rungs]
 
 
+@pytest.mark.usefixtures("one_cluster")
 def test_two_workers_train_one_trial_together(settings: Settings) -> None:
     settings = dataclasses.replace(
         settings, workers_per_trial=2, budget=1, rungs=1, epochs_per_trial=0.2, max_concurrent=1
