@@ -49,6 +49,7 @@ class Setting:
     quantizer: str = "gaussian_mixture"
     rebuilt: bool = True
     solve: bool = True
+    positions: int = 32
     steps: int = 0
     turns: int = 0
     match_norms: bool = True
@@ -74,6 +75,8 @@ PARTS = (
     USUAL,
     Setting("k-means", "differentiable_kmeans", rebuilt=False),
     Setting("k-means, norms", "differentiable_kmeans", solve=False),
+    Setting("usual, 128 positions", positions=128),
+    Setting("behind the ReLU, 6 turns, 128 positions", turns=6, positions=128),
     Setting("usual, no norms", match_norms=False),
     Setting("usual, 8-bit ends solved", solve_int8=True),
     Setting("usual, steps", match_steps=True),
@@ -84,7 +87,9 @@ PARTS = (
 )
 ZEROS = (
     USUAL,
+    Setting("usual, 128 positions", positions=128),
     Setting("behind the ReLU, 6 turns", turns=6),
+    Setting("behind the ReLU, 6 turns, 128 positions", turns=6, positions=128),
     Setting("usual, then 150 steps", steps=150),
     Setting("150 steps alone", solve=False, steps=150),
 )
@@ -127,7 +132,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             bits = {"int8": [8], "parts": args.bits, "zeros": [2]}[table]
             share = "0.8" if table == "zeros" else ""
             found += [
-                Cell(network, table, setting.name, width, share, images, judged)
+                Cell(network, table, setting.name, width, share, images, judged, args.seed)
                 for width in bits
                 for setting in settings_of(table)
             ]
@@ -300,6 +305,7 @@ def main(argv: list[str] | None = None) -> int:
         "--images", type=int, default=256, help="that rebuild ResNet-20 (default %(default)s)"
     )
     parser.add_argument("--judged", type=int, default=2000, help="that judge it (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the places (default %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULT, help="the CSV file (default: %(default)s)")
     args = parser.parse_args(argv)
     names, benches = [*Cell.__dataclass_fields__], {}

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.candidate.folder import load_candidate
 from pipeline.candidate.workspace import Workspace
 from pipeline.detection.coco import coco
 from pipeline.detection.data import load_boxes
+from pipeline.detection.workspace import detection_data
 from pipeline.evaluate import main as evaluate
 from pipeline.networks.registry import load_model
 from pipeline.quantize import main as quantize
@@ -315,12 +317,12 @@ def test_what_was_killed_goes_on_layer_by_layer(
         "main(sys.argv[1:])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    for out in (cut, other):
-        killed = subprocess.run(
-            [sys.executable, "-c", script, *words, "--out", str(out)], env=environment, capture_output=True
-        )
-        assert killed.returncode == -9, killed.stderr
-        assert len(list((out / "rebuilding").iterdir())) == 5
+    killed = subprocess.run(
+        [sys.executable, "-c", script, *words, "--out", str(cut)], env=environment, capture_output=True
+    )
+    assert killed.returncode == -9, killed.stderr
+    assert len(list((cut / "rebuilding").iterdir())) == 5
+    shutil.copytree(cut, other)
     capsys.readouterr()
     # One of the five is damaged: it is done again.
     sorted((cut / "rebuilding").iterdir())[0].write_bytes(b"cut off")
@@ -374,6 +376,18 @@ def test_coco_s_own_files_say_the_same_as_the_npz(boxes: Path, shared: Path) -> 
     assert torch.equal(part.images.batch([0]), val.images.batch([7]))
     assert np.allclose(part.boxes[part.boxes[:, 0] == 0, 1:], wanted[wanted[:, 0] == 7, 1:], atol=1e-6)
     assert np.allclose(part.boxes[part.boxes[:, 0] == 1, 1:], wanted[wanted[:, 0] == 0, 1:], atol=1e-6)
+
+
+def test_a_folder_without_boxes_is_seen_by_a_detector_as_images_with_boxes_are(boxes: Path) -> None:
+    _, val = coco(str(boxes), (96, 96))
+    plain, none = detection_data(f"unlabelled:{boxes / 'val2017'}", (96, 96))
+    assert none is None and not plain.classes
+    parts = (plain.train, plain.search, plain.report)
+    assert [len(part) for part in parts] == [4, 2, 2]
+    numbers = {name: index for index, name in enumerate(val.images.names())}
+    for part in parts:
+        wanted = val.images.batch([numbers[name] for name in part.names()])
+        assert torch.equal(part.batch(range(len(part))), wanted)
 
 
 def test_a_detector_becomes_a_candidate_that_evaluates(
