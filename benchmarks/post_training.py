@@ -76,6 +76,7 @@ PARTS = (
     Setting("k-means", "differentiable_kmeans", rebuilt=False),
     Setting("k-means, norms", "differentiable_kmeans", solve=False),
     Setting("usual, 128 positions", positions=128),
+    Setting("usual, 512 positions", positions=512),
     Setting("behind the ReLU, 6 turns, 128 positions", turns=6, positions=128),
     Setting("usual, no norms", match_norms=False),
     Setting("usual, 8-bit ends solved", solve_int8=True),

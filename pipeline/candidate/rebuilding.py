@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,9 @@ from quantizers.network import Hardened, harden, quantize
 
 PIXELS = 16 * 224 * 224  # of a batch: what a layer gives for it is a fraction of a gigabyte
 MOST = 256  # images of a batch
+ROWS = (
+    1 << 15
+)  # places of outputs that a layer is rebuilt from, where that is more than asked for: few images show more of each
 CALIBRATING = 4  # batches, at most MOST images, from which first activation steps are taken
 OnWork = Callable[[int, int, float | None], None]
 """Is told layers done, layers in all, and about how many seconds are left (None: not known yet)."""
@@ -84,6 +87,7 @@ def rebuilt(
     started = time.perf_counter()
     train = workspace.data.train
     chosen = fixed_sample(len(train), min(images, len(train)))
+    how = replace(how, positions=max(how.positions, ROWS // len(chosen)))
     batches = few_batches(train, chosen, workspace)
     network = quantize(original, plan, torch.cat(batches[:CALIBRATING])[:MOST])
     told = None if progress is None else _timed(work_of(network), kept, progress)

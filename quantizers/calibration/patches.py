@@ -61,12 +61,16 @@ def apply(weight: Tensor, seen: Tensor, groups: int) -> Tensor:
 
 
 def sampled(module: nn.Module, values: Iterable[Tensor], positions: int, seed: int) -> Tensor:
-    """Patches at so many random output positions of every image; the same positions whenever seed and sizes are the same."""
+    """Patches at so many random output positions of every image, or at all where there are no more; the same positions whenever
+    seed and sizes are the same."""
     generator = torch.Generator().manual_seed(seed)
     found = []
     for x in values:
         rows, columns = output_size(module, x)
-        inside = torch.randint(0, rows * columns, (len(x), positions), generator=generator, device="cpu")
+        if positions < rows * columns:
+            inside = torch.randint(0, rows * columns, (len(x), positions), generator=generator, device="cpu")
+        else:
+            inside = torch.arange(rows * columns, device="cpu").expand(len(x), -1)
         places = inside + torch.arange(len(x), device="cpu")[:, None] * (rows * columns)
         found.append(patches(module, x, places.flatten().to(x.device)))
     return torch.cat(found)

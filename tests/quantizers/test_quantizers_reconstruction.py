@@ -17,7 +17,7 @@ from foundation.dimension import Dimension
 from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.lockstep import lockstep
-from quantizers.calibration.patches import apply, output_size, patches
+from quantizers.calibration.patches import apply, output_size, patches, sampled
 from quantizers.calibration.reconstruction import (
     Reconstruction,
     learn,
@@ -123,6 +123,21 @@ def test_patches_give_the_layers_output(module: nn.Module) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "module", [nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.Linear(7, 3, bias=False)], ids=str
+)
+@pytest.mark.parametrize("positions", [1, 5, 40, 99])
+def test_no_place_is_seen_twice_where_all_are(module: nn.Module, positions: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    conv = isinstance(module, nn.Conv2d)
+    batches = [torch.randn((n, 2, 5, 8) if conv else (n, 7), generator=generator) for n in (3, 2)]
+    seen = sampled(module, batches, positions, 0)
+    assert len(seen) == 5 * min(positions, 40 if conv else 1)
+    assert torch.equal(seen, sampled(module, batches, positions, 0))
+    if positions >= 40:
+        assert len(seen.flatten(1).unique(dim=0)) == len(seen)
+
+
 class Network(nn.Module):
     """A branch, a depthwise layer, a linear layer: what an order of layers may not get wrong."""
 
@@ -195,7 +210,7 @@ def test_layers_come_closer_to_the_fp32_network_the_same_way_each_time(
                 assert book.levels.tolist() == list(range(-4, 4))
         return float(off), [book.integers.tobytes() for book in hardened.codebooks.values()]
 
-    how = replace(HOW, steps=40, rate=0.03)
+    how = replace(HOW, steps=40, rate=0.03, positions=48)
     before, _ = run(None)
     after, first = run(how)
     again, second = run(how)
