@@ -23,6 +23,7 @@ DRY_SECONDS = 10.0  # that a dry run evaluates for
 if TYPE_CHECKING:
     from foundation.plan import Plan
     from pipeline.candidate.devices import AtHand
+    from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.tracking import Tracker
     from pipeline.study.records import Figures, Reference
@@ -154,7 +155,10 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     program = build_program(settings.target)
     layers = layers_of(workspace.model, workspace.input_shape)
     sensitivity = looked_at(workspace, space, progress)
-    cost = FittedCost(PlanCost(workspace, sensitivity.harms if sensitivity else None))
+    estimate = PlanCost(workspace, sensitivity.harms if sensitivity else None)
+    if sensitivity is not None:
+        price(estimate, sensitivity, space, progress)
+    cost = FittedCost(estimate)
     prior = Prior(
         tuple(layers), cost, sensitivity,
         error=fp32_error, images=len(workspace.data.search), limits=limits_of(settings, fp32_error),
@@ -227,6 +231,21 @@ def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensiti
     except UserError as error:
         progress.line(f"which layer hurts is not known beforehand: {error}")
         return None
+
+
+def price(cost: PlanCost, sensitivity: Sensitivity, space: Space, progress: Progress) -> None:
+    """Estimate what every choice of every layer costs, which the first proposal would take its time for."""
+    from pipeline.candidate.sensitivity import remaining
+
+    progress.status("estimating what layers cost")
+    cost.prepare()
+    bits = space["activation_bits"].values if "activation_bits" in space.dimensions else (8,)
+    told = remaining(progress.status, "costs of layers:")
+    for done, (name, plans) in enumerate(sensitivity.harms.items(), start=1):
+        for plan in plans:
+            for activation_bits in bits:
+                cost.layer(name, plan, activation_bits)
+        told(done, len(sensitivity.harms))
 
 
 def limits_of(settings: Settings, fp32_error: float) -> dict[str, float]:

@@ -50,6 +50,7 @@ class PlanCost:
         self._workspace, self._harms = workspace, harms or {}
         self._target = workspace.settings.target
         self._known: dict[tuple[str, LayerPlan, int], tuple[float, float]] = {}
+        self._drawn: tuple[str, LayerPlan, Codebook, float] | None = None
 
     def __call__(self, plan: Plan) -> Mapping[str, float]:
         parts = [self.layer(name, layer, plan.activation_bits) for name, layer in plan.layers.items()]
@@ -60,7 +61,12 @@ class PlanCost:
         """Milliseconds and bytes of one layer."""
         key = name, layer, activation_bits
         if key not in self._known:
-            book, share = self._book(name, layer)
+            if self._drawn is None or self._drawn[:2] != (
+                name,
+                layer,
+            ):  # other activation bits have the same weights
+                self._drawn = (name, layer, *self._book(name, layer))
+            book, share = self._drawn[2:]
             cycles = self._cycles(name, book, share, activation_bits)
             milliseconds = cycles / (CORES[self._target].frequency_ghz * 1e6)
             harm = self._harms.get(name, {}).get(layer)
