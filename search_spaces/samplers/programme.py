@@ -30,6 +30,7 @@ WORST = 0.1  # more errors than fp32 than that are hardly of use, unless 2 bits 
 PROGRAMMES = 2  # solved for one proposal
 NEIGHBOURS = 64  # looked at where the pool holds nothing new
 TRIES = 32
+ROUNDS = 4
 
 Floats = NDArray[np.float64]
 
@@ -58,9 +59,10 @@ class Programme(Sampler):
             if best is None or not self._improve(best, model):
                 break
         best = self._best(model, records, known)
-        if best is None:  # whatever programmes find is known
-            self._add(self._neighbour(records, known) for _ in range(NEIGHBOURS))
-            best = self._best(model, records, known)
+        for _ in range(ROUNDS):
+            if best is None:  # whatever programmes find is known
+                self._add(self._neighbour(records, known) for _ in range(NEIGHBOURS))
+                best = self._best(model, records, known)
         return best or self._neighbour(records, known)
 
     # ---- what is known beforehand
@@ -160,6 +162,7 @@ class Programme(Sampler):
         reference = np.array([worst / unit, *np.full(len(scale), 1.05)])
         over = np.array([unit, *scale])
         gains = expected_gain(front / over, reference, errors / unit, deviations / unit, costs / scale)
+        gains[_shut_out(front, costs, model.floor)] = 0.0
         best = int(np.argmax(gains))
         return plans[best] if gains[best] > 0 else None
 
@@ -259,6 +262,14 @@ class Programme(Sampler):
         except (UserError, KeyError):
             return False
         return True
+
+
+def _shut_out(front: Floats, costs: Floats, floor: float) -> NDArray[np.bool_]:
+    """Which of candidates [m, d] cost as much as a point of the front that has the least error anyone hopes for."""
+    best = min([floor, *front[:, 0]])
+    sure = front[front[:, 0] <= best, 1:]
+    found: NDArray[np.bool_] = np.any(np.all(costs[:, None] >= sure[None], axis=2), axis=1)
+    return found
 
 
 def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:

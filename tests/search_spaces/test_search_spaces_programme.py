@@ -259,6 +259,29 @@ def test_the_programme_proposes_nothing_beyond_a_limit() -> None:
     assert len(within) >= 3 and within == proposed[: len(within)]  # what is left then is drawn
 
 
+def test_what_no_error_makes_worth_it_is_not_proposed() -> None:
+    """Once a small plan is as right as fp32, only what is faster or smaller is of use."""
+    perfect = SPACE.warm_starts()[2]
+    values = {"error": 0.05, **cost_of(perfect)}
+    trials = Trials()
+    trials.finish(perfect)
+    told = trials.records
+
+    def records() -> list[object]:
+        first, *rest = told()
+        first.figures.objectives = lambda names: tuple(values[name] for name in names)  # type: ignore[attr-defined]
+        return [first, *rest]
+
+    ask = asking("programme", Context(SPACE, ("error", *COSTS), records, 0, PRIOR))  # type: ignore[arg-type]
+    bound = cost_of(perfect)
+    for _ in range(6):
+        proposed = ask()
+        assert proposed is not None
+        cost = cost_of(proposed)
+        assert any(cost[name] < bound[name] for name in COSTS)
+        trials.finish(proposed)
+
+
 def test_activation_bits_follow_the_kernels() -> None:
     plans = [trial.plan for trial in searched("programme", 9).trials.values()][3:]
     assert any(plan.activation_bits == 7 for plan in plans[:3])
