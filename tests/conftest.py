@@ -67,10 +67,6 @@ COVERING = (
     "test_registries",
     "test_examples_extending",
 )
-NOT_COVERING = (
-    "test_compiler_networks",
-    "test_compiler_support",
-)  # whole networks: others reach the same lines
 # The whole commands that take longest, from the longest on: begun first, no worker is left alone with one at the end.
 LONGEST = ("trial", "search", "readme", "extending", "kernel_library", "engine")
 
@@ -83,9 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Confi
     items.sort(key=lambda item: begun(item.path))
     for item in items:
         name = item.path.name
-        if config.pluginmanager.hasplugin("_cov") and (
-            not name.startswith(COVERING) or name.startswith(NOT_COVERING)
-        ):
+        if config.pluginmanager.hasplugin("_cov") and not name.startswith(COVERING):
             item.add_marker("no_cover")
         if item.path.parent.name == "system":
             item.add_marker("system")

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert first.returncode == 0, first.stdout + first.stderr
     assert f"devices: {NAME} (latencies are modelled)" in first.stderr + first.stdout
     assert f"--devices {DEVICE} --modules {folder}" in first.stdout  # what to type next
-    again = command("search", "--name", "own", "--out", folder / "runs", "--budget", 7, cwd=elsewhere)
+    again = command_here("search", "--name", "own", "--out", folder / "runs", "--budget", 7, cwd=elsewhere)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"--modules {folder}" in again.stdout
     return folder
@@ -117,7 +117,7 @@ def test_the_front_says_which_device_and_that_it_is_modelled(
 def test_a_candidate_is_evaluated_and_profiled_on_that_device(folder: Path, ternary: Path) -> None:
     candidate = ternary.relative_to(folder)
     where = ("--devices", DEVICE, "--format", "json")
-    evaluated = command("evaluate", candidate, "--on", "arm", "--limit", 20, *where, cwd=folder)
+    evaluated = command_here("evaluate", candidate, "--on", "arm", "--limit", 20, *where, cwd=folder)
     assert json.loads(evaluated.stdout)["images"] == 20, evaluated.stderr
     profile = json.loads(command("devices", "--profile", candidate, *where, cwd=folder).stdout)
     plain = json.loads(command("devices", "--profile", candidate, "--format", "json", cwd=folder).stdout)
@@ -141,7 +141,7 @@ def test_a_candidate_needs_the_dimension_and_no_quantizer(
 
 
 def test_what_it_made_is_promoted_from_elsewhere(folder: Path, ternary: Path, tmp_path: Path) -> None:
-    promoted = command(
+    promoted = command_here(
         "promote", "own", "--out", folder / "runs", "--candidate", ternary.name, "--limit", 20,
         "--max-accuracy-drop", 100, "--allow-modelled", cwd=tmp_path,
     )  # fmt: skip

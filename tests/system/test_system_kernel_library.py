@@ -86,7 +86,7 @@ def test_another_kernel_library_recompiles_and_a_kill_loses_nothing(
     libraries = [sha256(candidate.program)[:12] for candidate in candidates(study)]
     assert libraries[0] != OLD == libraries[1]
 
-    done = typed(study, "search", "--name", "old", "--out", study.parent.name, "--format", "json")
+    done = typed_here(study, "search", "--name", "old", "--out", study.parent.name, "--format", "json")
     assert done.returncode == 0, done.stderr
     assert (
         "kernel library changed since the study began: 2 candidates are compiled and profiled anew"

@@ -98,10 +98,7 @@ def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
     killed = read_records(folder)
     assert len(killed) > len(before), "a trial that was told of is kept"
 
-    again = subprocess.run(
-        [*typed, "--budget", "3", "--format", "json"],
-        capture_output=True, text=True, cwd=elsewhere, timeout=600,
-    )  # fmt: skip
+    again = command_here("search", *typed[3:], "--budget", 3, "--format", "json", cwd=elsewhere)
     assert again.returncode == 0, again.stderr
     assert re.search(rf"resumed: {len(killed)} trials? kept", again.stderr)
     after = read_records(folder)
