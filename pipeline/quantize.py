@@ -243,9 +243,9 @@ def make(
     progress: Progress,
 ) -> None:
     """The candidate's folder, from so many images; layers that were done before are taken up."""
+    from pipeline.candidate.bench import answered
     from pipeline.candidate.deployment import deploy
     from pipeline.candidate.rebuilding import LayerFiles, rebuilt
-    from pipeline.training.evaluation import error_of
     from quantizers.calibration.reconstruction import Reconstruction
 
     workspace = bench.workspace
@@ -261,10 +261,8 @@ def make(
     found = rebuilt(workspace, workspace.model, plan, images, how, files, layer_is_done)
     progress.line(f"rebuilt from {found.images:,} images in {show_seconds(found.seconds)}")
     progress.status("evaluating, compiling, comparing with the reference, profiling")
-    error = None
-    if workspace.data.labelled:
-        error = error_of(found.hardened.network, workspace.data.search, workspace.mean, workspace.std)
-    deploy(bench, plan, found.network, found.hardened, devices, error, beside)
+    answers = answered(workspace.judges.search(found.hardened.network))
+    deploy(bench, plan, found.network, found.hardened, devices, answers, beside)
     shutil.rmtree(files.folder, ignore_errors=True)
 
 

@@ -86,9 +86,9 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
     from deploy_arm.target.targets import TARGETS
     from pipeline.candidate.first_check import first_check
     from pipeline.candidate.workspace import Workspace
-    from pipeline.study.halving import rung_budgets
     from pipeline.study.searched import searched_space
     from pipeline.training.loop import check_rungs
+    from pipeline.training.stages import FREE
     from quantizers import QUANTIZERS
     from search_spaces.dimensions import asked
     from search_spaces.layers import layers_of
@@ -104,8 +104,8 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
         registry[name]  # an unknown name is refused here, not after minutes
     asked(settings.dimensions)
     workspace = Workspace.open(settings, trained=False)
-    rungs = rung_budgets(settings.epochs_per_trial, count=settings.rungs)
-    check_rungs(rungs, settings.training(), len(workspace.data.train))
+    budgets = [stage.epochs for stage in settings.stages if stage.name == FREE]
+    check_rungs(budgets, settings.training(), len(workspace.judges.taught))
     first_check(
         workspace.model,
         workspace.data.search,

@@ -66,7 +66,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mean", metavar="R,G,B", help="normalization, as in pipeline.search")
     parser.add_argument("--std", metavar="R,G,B", help="likewise")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
-    kinds = {"epochs": float, "batch_size": int, "learning_rate": float, "distillation": float, "seed": int}
+    kinds = {
+        "epochs": float,
+        "batch_size": int,
+        "learning_rate": float,
+        "distillation": float,
+        "seed": int,
+        "rebuild_images": int,
+        "held_steps": int,
+        "held_rate": float,
+    }
     for field in dataclasses.fields(TrainSettings):
         if field.name in kinds:
             parser.add_argument(
@@ -75,6 +84,11 @@ def main(argv: list[str] | None = None) -> int:
                 default=field.default,
                 help="(default %(default)s)",
             )
+    parser.add_argument(
+        "--directly",
+        action="store_true",
+        help="co-tune at once, as published, without rebuilding layers first",
+    )
     parser.add_argument(
         "--images-per-epoch", type=int, metavar="N", help="training images in an epoch (default all)"
     )
@@ -160,6 +174,8 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     from pipeline.training.evaluation import error_of
     from pipeline.training.outputs import check_outputs
     from pipeline.training.pretraining import pretrain
+    from pipeline.training.rung import best_of
+    from pipeline.training.stages import FREE, HELD, REBUILT, Stage
     from quantizers import QUANTIZERS
     from quantizers.network import hard_state
 
@@ -200,14 +216,21 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     )
     run = Cotuning(model, plan, data, settings, mean, std, device=args.device, progress=show)
     curve = []
-    for epochs in (*range(1, int(settings.epochs - 1e-9) + 1), settings.epochs):
-        rung = run.train_until(epochs)
+    whole = [Stage(FREE, epochs) for epochs in range(1, int(settings.epochs - 1e-9) + 1)]
+    before = [] if args.directly else [Stage(REBUILT), Stage(HELD)]
+    for stage in (*before, *whole, Stage(FREE, settings.epochs)):
+        rung = run.reach(stage)
         curve.append(rung)
         print(
-            f"epoch {epochs:g}: loss {rung.loss:.4f}, error {rung.error:.4f}, {rung.seconds:.1f} s",
+            f"{rung.where}: loss {rung.loss:.4f}, error {rung.error:.4f}, divergence from fp32 {rung.divergence:.4f} nats, "
+            f"{rung.seconds:.1f} s",
             file=sys.stderr,
         )
-    hardened = run.hardened()
+    run.settle()
+    best, judged, hardened = curve[best_of(tuple(curve))], run.judgement(), run.hardened()
+    print(
+        f"kept the network {best.where}: the closest to fp32 on images that taught nothing", file=sys.stderr
+    )
     content = io.BytesIO()
     torch.save(hard_state(hardened), content)
     metrics = {
@@ -221,7 +244,10 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         "normalization": {"mean": list(mean), "std": list(std)},
         "split": split_manifest(data),
         "fp32_error": fp32_error,
-        "error": curve[-1].error,
+        "error": judged.error,
+        "divergence": judged.divergence,
+        "divergence_standard_error": judged.standard_error,
+        "kept": best.where,
         "curve": [dataclasses.asdict(rung) for rung in curve],
         "zeros": {name: codebook.zeros for name, codebook in hardened.codebooks.items()},
     }

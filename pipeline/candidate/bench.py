@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from pipeline.study.settings import Settings
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
     from deploy_arm.ir.graph import Graph
+    from pipeline.training.judges import Judgement
     from quantizers.network import Hardened
 
 CHECKED_IMAGES = 4  # on which a finished program is compared with the reference, every output bit
@@ -62,16 +64,19 @@ class Bench:
 
     def cost(self, hardened: Hardened, devices: Devices) -> Figures:
         """Latency and size of a network whose answers do not matter."""
-        return figures_of(None, self._profile(*self._compile(hardened), devices))
+        return figures_of(Figures(None), self._profile(*self._compile(hardened), devices))
 
     def checked(
         self,
         hardened: Hardened,
         devices: Devices,
-        error: float | None,
+        answers: Figures,
         references: Sequence[Reference] = (),
     ) -> Compiled:
         """The network as it is deployed: compared with the reference bit for bit, then profiled.
+
+        Args:
+            answers: what is known of its answers: error and divergence.
 
         Raises:
             ProgramDiffers: on some image some output differs.
@@ -90,7 +95,7 @@ class Bench:
                 f"the program differs from the reference in {show_percent(float(wrong))} of its outputs"
             )
         profile = self._profile(blob, graph, devices)
-        return Compiled(self.program, blob, figures_of(error, profile), profile, tuple(references))
+        return Compiled(self.program, blob, figures_of(answers, profile), profile, tuple(references))
 
     def _compile(self, hardened: Hardened) -> tuple[bytes, Graph]:
         workspace = self.workspace
@@ -103,15 +108,24 @@ class Bench:
         return devices.profile(self.program_bytes, blob, self.images[0], layers)
 
 
-def figures_of(error: float | None, profile: Profile) -> Figures:
-    """A profile's figures beside an error."""
+def answered(judgement: Judgement) -> Figures:
+    """What a judgement tells, as figures without any cost."""
     return Figures(
-        error,
-        profile.latency_ms,
-        profile.low_ms,
-        profile.high_ms,
-        profile.source,
-        profile.device,
-        profile.size_bytes,
-        profile.peak_memory_bytes,
+        judgement.error,
+        divergence=judgement.divergence,
+        divergence_standard_error=judgement.standard_error,
+    )
+
+
+def figures_of(answers: Figures, profile: Profile) -> Figures:
+    """A profile's figures beside what is known of the network's answers."""
+    return replace(
+        answers,
+        latency_ms=profile.latency_ms,
+        latency_low_ms=profile.low_ms,
+        latency_high_ms=profile.high_ms,
+        source=profile.source,
+        device=profile.device,
+        size_bytes=profile.size_bytes,
+        peak_memory_bytes=profile.peak_memory_bytes,
     )

@@ -24,20 +24,20 @@ def deploy(
     network: nn.Module,
     hardened: Hardened,
     devices: Devices,
-    error: float | None,
+    answers: Figures,
     references: Sequence[Reference],
 ) -> Figures:
     """Write the folder, in one move, and give the figures in its manifest.
 
     Args:
         network: from which ``hardened`` was made; the report draws its weights.
-        error: share of wrong answers; None where there are no labels.
+        answers: what is known of its answers: error, where there are labels, and divergence.
 
     Raises:
         ProgramDiffers: on some image some output differs from the reference's.
     """
     hardened = hardened._replace(network=hardened.network.cpu())
-    compiled = bench.checked(hardened, devices, error, references)
+    compiled = bench.checked(hardened, devices, answers, references)
     details = dump_details(layer_details(network, hardened.codebooks))
     place = candidate_path(bench.settings.folder, plan)
     write_candidate(place, bench.origin, plan, hardened, compiled, details)

@@ -58,6 +58,8 @@ def figures(
         "size_bytes": known.size_bytes,
         "size_kib": None if known.size_bytes is None else known.size_bytes / 1024,
         "peak_memory_bytes": known.peak_memory_bytes,
+        "divergence": known.divergence,
+        "divergence_standard_error": known.divergence_standard_error,
         "mean_bits": mean_bits(record.plan, layer_weights),
         "epochs": record.curve[-1].epochs if record.curve else 0.0,
         "seconds": record.ended - record.started if record.ended and record.started else None,

@@ -71,6 +71,7 @@ class CandidateFolder:
             latency["device"],
             said["size"]["value"],
             said["peak_memory"]["value"],
+            *(said.get("divergence", {}).get(key) for key in ("value", "standard_error")),
         )
 
     @property
@@ -220,6 +221,12 @@ def sourced(figures: Figures) -> dict[str, Any]:
         "error": {
             "value": figures.error,
             "source": "hard weights in PyTorch, search half of the validation images",
+        },
+        "divergence": {
+            "value": figures.divergence,
+            "standard_error": figures.divergence_standard_error,
+            "unit": "nats",
+            "source": "class probabilities beside the fp32 network's, search half of the validation images",
         },
         "latency": {
             "value": figures.latency_ms,

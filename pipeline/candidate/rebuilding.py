@@ -14,16 +14,13 @@ from torch import Tensor, fx, nn
 from foundation.files import write_atomically
 from foundation.plan import Plan
 from pipeline.candidate.workspace import Workspace
-from pipeline.datasets.images import Images, normalize
-from pipeline.training.evaluation import fixed_sample
+from pipeline.training.evaluation import few_batches, fixed_sample
 from quantizers.calibration.reconstruction import Reconstruction, reconstruct, work_of
 from quantizers.network import Hardened, harden, quantize
 
-PIXELS = 16 * 224 * 224  # of a batch: what a layer gives for it is a fraction of a gigabyte
-MOST = 256  # images of a batch
-ROWS = (
-    1 << 15
-)  # places of outputs that a layer is rebuilt from, where that is more than asked for: few images show more of each
+MOST = 256  # images that calibrate
+# Places of outputs that a layer is rebuilt from, where that is more than asked for: few images show more of each.
+ROWS = 1 << 15
 CALIBRATING = 4  # batches, at most MOST images, from which first activation steps are taken
 OnWork = Callable[[int, int, float | None], None]
 """Is told layers done, layers in all, and about how many seconds are left (None: not known yet)."""
@@ -88,18 +85,11 @@ def rebuilt(
     train = workspace.data.train
     chosen = fixed_sample(len(train), min(images, len(train)))
     how = replace(how, positions=max(how.positions, ROWS // len(chosen)))
-    batches = few_batches(train, chosen, workspace)
+    batches = few_batches(train, chosen, workspace.mean, workspace.std)
     network = quantize(original, plan, torch.cat(batches[:CALIBRATING])[:MOST])
     told = None if progress is None else _timed(work_of(network), kept, progress)
     reconstruct(network, original, batches, how, told, kept)
     return Rebuilt(network, harden(network), len(chosen), time.perf_counter() - started)
-
-
-def few_batches(images: Images, chosen: Tensor, workspace: Workspace) -> list[Tensor]:
-    """The images at ``chosen``, normalized, in batches whose activations are of bounded size."""
-    height, width = images.image_size
-    size = max(1, min(MOST, PIXELS // (height * width)))
-    return [normalize(images.batch(part), workspace.mean, workspace.std) for part in chosen.split(size)]
 
 
 def _timed(works: list[float], kept: LayerFiles | None, progress: OnWork) -> Callable[[int, int], None]:

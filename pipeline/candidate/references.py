@@ -16,7 +16,7 @@ from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
 from foundation.plan import LayerPlan, Plan
-from pipeline.candidate.bench import figures_of
+from pipeline.candidate.bench import answered, figures_of
 from pipeline.candidate.devices import AtHand, Devices
 from pipeline.datasets.images import normalize
 from pipeline.study.records import Figures, Reference
@@ -80,8 +80,10 @@ def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Refere
         graph = compile_float(traced(workspace.model), workspace.input_shape, workspace.mean, workspace.std)
     except UserError:
         values = (value for value in workspace.model.state_dict().values() if value.is_floating_point())
-        return Reference("fp32", Figures(error, size_bytes=4 * sum(value.numel() for value in values)))
-    return Reference("fp32", figures_of(error, _profile(workspace, devices, graph)))
+        return Reference(
+            "fp32", Figures(error, divergence=0.0, size_bytes=4 * sum(value.numel() for value in values))
+        )
+    return Reference("fp32", figures_of(Figures(error, divergence=0.0), _profile(workspace, devices, graph)))
 
 
 def _error(workspace: Workspace, network: nn.Module) -> float | None:
@@ -111,6 +113,5 @@ def _int8(workspace: Workspace, devices: Devices) -> Reference:
     hardened = int8_network(workspace)
     graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
     graph = choose_kernels(graph, workspace.settings.target)
-    with torch.inference_mode():
-        error = _error(workspace, hardened.network)
-    return Reference("int8", figures_of(error, _profile(workspace, devices, graph)))
+    answers = answered(workspace.judges.search(hardened.network))
+    return Reference("int8", figures_of(answers, _profile(workspace, devices, graph)))

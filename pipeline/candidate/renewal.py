@@ -79,7 +79,7 @@ def _recompiled(
         done = candidate.manifest["files"].get("program") == sha256(bench.program)
         if done and candidate.figures.source == devices.source:
             return candidate.figures
-        compiled = bench.checked(candidate.hardened(), devices, record.figures.error, references)
+        compiled = bench.checked(candidate.hardened(), devices, record.figures, references)
     except UserError as error:
         raise UserError(
             f"candidate {record.hash} cannot be compiled anew: {error}. Restore its folder from a copy and resume again, or "

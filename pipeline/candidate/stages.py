@@ -8,7 +8,7 @@ from typing import Any
 
 from foundation.files import write_atomically
 from foundation.plan import Plan
-from pipeline.candidate.bench import Bench
+from pipeline.candidate.bench import Bench, answered
 from pipeline.candidate.deployment import deploy
 from pipeline.candidate.devices import Devices
 from pipeline.candidate.workspace import Workspace
@@ -20,13 +20,13 @@ from pipeline.study.checkpoints import (
     save_checkpoint,
 )
 from pipeline.study.records import Figures, Reference, TrialRecord
-from pipeline.training.cotuning import Cotuning, OnLayer
+from pipeline.training.cotuning import Cotuning
 from pipeline.training.rung import Rung
-from quantizers.calibration.reconstruction import Reconstruction
+from pipeline.training.stages import REBUILT, SMALL, Stage
 from quantizers.network import synthetic
 
-Train = Callable[[Plan, float, Path], None]
-"""Trains a plan up to some epochs elsewhere: reads and writes the checkpoint at a path."""
+Train = Callable[[Plan, Stage, Path], None]
+"""Takes a plan through a stage elsewhere: reads and writes the checkpoint at a path."""
 
 
 class CandidateRun:
@@ -68,42 +68,38 @@ class CandidateRun:
         network = synthetic(self.cotuning.network, self.plan, self.bench.settings.seed)
         return self.bench.cost(network, self.devices)
 
-    def rebuild(self, images: int, how: Reconstruction, progress: OnLayer | None = None) -> Rung:
-        """The first rung, without labels and training (``Cotuning.rebuild``); from the checkpoint when it was reached before."""
-        if not self.curve:
-            self.curve = (self.cotuning.rebuild(images, how, progress),)
-            save_checkpoint(self.checkpoint, self.cotuning, self.curve)
-        return self.curve[0]
-
-    def reach(self, rung: int, epochs: float) -> Rung:
-        """The rung of this index, at ``epochs``; from the checkpoint when it was reached before.
+    def reach(self, place: int, stage: Stage) -> Rung:
+        """The end of a stage, which is the trial's stage number ``place``; from the checkpoint when it was reached before.
 
         Raises:
             Diverged: training failed for good.
         """
-        if rung < len(self.curve):
-            return self.curve[rung]
-        if self._train is None:
-            reached = self.cotuning.train_until(epochs)
+        if place < len(self.curve):
+            return self.curve[place]
+        if self._train is None or stage.name in (SMALL, REBUILT):
+            reached = self.cotuning.reach(stage)
             save_checkpoint(self.checkpoint, self.cotuning, (*self.curve, reached))
             self.curve = (*self.curve, reached)
         else:
-            self._train(self.plan, epochs, self.checkpoint)
+            self._train(self.plan, stage, self.checkpoint)
             saved = read_checkpoint(self.checkpoint)
             self.cotuning.load_state_dict(saved["state"])
             self.curve = rungs_of(saved)
-        return self.curve[rung]
+        return self.curve[place]
 
     def finish(self) -> TrialRecord:
-        """Compile with the trained weights, compare with the reference bit for bit, profile, write the candidate's folder.
+        """Take the network of the best rung, judge it on all of the search half, compile it, compare with the reference bit for
+        bit, profile, write the candidate's folder.
 
         Raises:
             ProgramDiffers: on some image some output differs.
         """
+        self.cotuning.settle()
         hardened = self.cotuning.hardened()
+        answers = answered(self.cotuning.judgement())
         figures = deploy(
-            self.bench, self.plan, self.cotuning.network, hardened, self.devices, self.curve[-1].error, self.references
-        )  # fmt: skip
+            self.bench, self.plan, self.cotuning.network, hardened, self.devices, answers, self.references
+        )
         record = TrialRecord(self.number, self.plan, "finished", figures, curve=self.curve)
         # From here on the outcome is kept, even if nobody lives to hear of it; only then the checkpoint may go.
         write_atomically(record_path(self.folder, self.plan), record.to_json())
@@ -120,5 +116,6 @@ def cotuning(workspace: Workspace, plan: Plan, **rest: Any) -> Cotuning:
         workspace.settings.training(),
         workspace.mean,
         workspace.std,
+        judges=workspace.judges,
         **rest,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import classes_of, find_classifier, load_model
 from pipeline.study.settings import Settings
+from pipeline.training.judges import Judges
 from pipeline.training.outputs import check_outputs
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import pretraining_settings
@@ -84,6 +86,11 @@ class Workspace:
             )
             model = trained_network.network
         return cls(settings, data, model, mean, std, described(mean, std, declared))
+
+    @cached_property
+    def judges(self) -> Judges:
+        """Those of the search's trials; what the fp32 network answers is computed once for all of them."""
+        return Judges.of(self.model, self.data, self.settings.training(), self.mean, self.std)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

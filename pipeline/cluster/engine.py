@@ -30,12 +30,13 @@ from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
 from pipeline.study.checkpoints import trial_folder
 from pipeline.study.conductor import DIED, ENDED, Conductor, Foresee, Listener, nothing_left
-from pipeline.study.halving import Rungs, always, rung_budgets
+from pipeline.study.halving import Rungs, always
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from pipeline.training.rung import Rung
+from pipeline.training.stages import places
 
 
 class _Unsaved:
@@ -189,7 +190,7 @@ def run(
         )
     fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
     at_least = always(settings.budget, len(study.warm_starts))
-    rungs = Rungs(rung_budgets(settings.epochs_per_trial, count=settings.rungs), at_least=at_least)
+    rungs = Rungs(places(settings.stages), settings.rungs, at_least=at_least)
     deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
     if nothing_left(study, settings.budget):
         return True
@@ -213,7 +214,7 @@ def run(
         )
         context = {
             "settings": settings,
-            "budgets": list(rungs.budgets),
+            "stages": list(rungs.places),
             "devices": devices,
             "references": {r.name: dataclasses.asdict(r.figures) for r in references},
         }

@@ -24,6 +24,7 @@ from pipeline.study.checkpoints import (
 from pipeline.study.conductor import DIED, ENDED, PROFILED, RUNG
 from pipeline.study.memory import Watch, refused
 from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.training.stages import Stage
 
 if TYPE_CHECKING:
     from pipeline.candidate.bench import Bench
@@ -56,7 +57,7 @@ class CotuneTrial(tune.Trainable):
         look_in(config["settings"].modules)  # a plan may name a dimension from there
         self._number: int = config["number"]
         self._plan = Plan.from_json(config["plan"])
-        self._budgets: tuple[float, ...] = tuple(config["budgets"])
+        self._stages = tuple(Stage(*stage) for stage in config["stages"])
         self._settings: Settings = config["settings"]
         self._devices: DevicePool = config["devices"]
         self._references = tuple(
@@ -115,14 +116,21 @@ class CotuneTrial(tune.Trainable):
             self._figures = self._run.profile()
             return {"phase": PROFILED, "figures": json_text(asdict(self._figures))}
         assert self._run is not None
-        rung = self._run.reach(self._stage - 1, self._budgets[self._stage - 1])
-        if self._stage == len(self._budgets):
+        rung = self._run.reach(self._stage - 1, self._stages[self._stage - 1])
+        if self._stage == len(self._stages):
             return _ended(self._run.finish())
-        figures = json_text({**asdict(self._figures), "error": rung.error})
+        figures = json_text(
+            {
+                **asdict(self._figures),
+                "error": rung.error,
+                "divergence": rung.divergence,
+                "divergence_standard_error": rung.divergence_standard_error,
+            }
+        )
         return {"phase": RUNG, "rung": json_text(asdict(rung)), "figures": figures}
 
-    def _train_together(self, plan: Plan, epochs: float, checkpoint: Path) -> None:
-        """Several workers train up to ``epochs``. One TorchTrainer per rung: what it costs to start (seconds) is little
+    def _train_together(self, plan: Plan, stage: Stage, checkpoint: Path) -> None:
+        """Several workers train to the end of a stage. One TorchTrainer per rung: what it costs to start (seconds) is little
         beside a rung that needs several workers, and a stopped trial leaves no worker behind."""
         from ray import train
         from ray.train.torch import TorchTrainer
@@ -135,7 +143,7 @@ class CotuneTrial(tune.Trainable):
             train_loop_config={
                 "settings": settings,
                 "plan": plan.to_json(),
-                "epochs": epochs,
+                "stage": stage.place,
                 "checkpoint": str(checkpoint.absolute()),
             },
             scaling_config=train.ScalingConfig(
@@ -179,7 +187,7 @@ def train_worker(config: dict[str, Any]) -> None:
         world=context.get_world_size(),
         state=saved["state"] if saved else None,
     )
-    rung = run.train_until(config["epochs"])
+    rung = run.reach(Stage(*config["stage"]))
     if context.get_world_rank() == 0:
         save_checkpoint(path, run, (*(rungs_of(saved) if saved else ()), rung))
     torch.distributed.barrier()  # nobody leaves before the checkpoint lies there

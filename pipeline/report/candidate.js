@@ -10,13 +10,13 @@ function drawCandidate(trial) {
   };
   const figure = (name, big, ...rest) => html("div", {}, html("span", { class: "name" }, name), html("span", { class: "big" }, big), ...rest.filter(Boolean).map((text) => html("span", { class: "rest" }, text)));
   byId("candidate-figures").replaceChildren(...[
-    figure("Error", error(trial), drop(trial)),
+    figure("Error", error(trial), drop(trial), known(trial.divergence) ? `divergence ${significant(trial.divergence)}${known(trial.divergenceDeviation) ? " ± " + significant(trial.divergenceDeviation) : ""} nats` : null),
     figure("Latency", milliseconds(trial.latency), known(trial.low) && known(trial.high) ? `${significant(trial.low)} to ${milliseconds(trial.high)}` : null, known(trial.latency) ? source(trial) : null,
       ratio("fp32", "latency", ["faster", "slower"]), ratio("int8", "latency", ["faster", "slower"])),
     figure("Size", bytes(trial.size), ratio("fp32", "size", ["smaller", "larger"]), ratio("int8", "size", ["smaller", "larger"])),
     known(trial.memory) ? figure("Peak memory", bytes(trial.memory)) : null,
     figure("Mean bits", significant(trial.bits), byBits(trial)),
-    figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${epochs(trial.epochs)}: ${trial.curve.map((r) => percent(r[1], trial.decimals)).join(" → ")}` : null),
+    figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${epochs(trial.epochs)}: ${trial.curve.map((r) => (r[3] === "free" ? "" : r[3] + " ") + percent(r[1], trial.decimals)).join(" → ")}` : null),
   ].filter(Boolean));
   const chosen = [trial.quantizer, ...trial.network.map((pair) => pair.join(" "))];
   byId("candidate-plan").textContent = chosen.join(", ") + "." + (trial.reason ? " " + trial.reason : "");

@@ -153,7 +153,7 @@ def _trial(
         "network": [[one.noun, one.say(plan[name], plan.values)] for name, one in spoken.items()],
         "quantizer": plan.quantizer,
         "plan": [_cells(layer, columns) if layer else None for layer in planned],
-        "curve": [[rung.epochs, rung.error, rung.loss] for rung in record.curve],
+        "curve": [[rung.epochs, rung.error, rung.loss, rung.stage, rung.divergence] for rung in record.curve],
         "epochs": record.curve[-1].epochs if record.curve else 0,
         "seconds": record.ended - record.started if record.ended and record.started else None,
     }
@@ -173,6 +173,8 @@ def _figures(figures: Figures, images: int | None) -> dict[str, Any]:
         "device": figures.device,
         "size": figures.size_bytes,
         "memory": figures.peak_memory_bytes,
+        "divergence": figures.divergence,
+        "divergenceDeviation": figures.divergence_standard_error,
     }
 
 

@@ -188,6 +188,8 @@ def point(figures: Figures) -> dict[str, Any]:
         "device": figures.device,
         "size_bytes": figures.size_bytes,
         "peak_memory_bytes": figures.peak_memory_bytes,
+        "divergence": figures.divergence,
+        "divergence_standard_error": figures.divergence_standard_error,
     }
 
 

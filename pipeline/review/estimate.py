@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from foundation.show import show_bytes, show_seconds
 from pipeline.candidate.workspace import Workspace
 from pipeline.review.timing import mean_cost, pretraining_seconds, processor_seconds, threads, trial_cost
-from pipeline.study.halving import Rungs, always, rung_budgets
+from pipeline.study.halving import Rungs, always
+from pipeline.training.stages import HELD, Stage, places
 from search_spaces.layers import layers_of
 from search_spaces.space import Space
 
@@ -20,15 +22,20 @@ SHARES_TIMED = (1 / 3, 2 / 3)  # which of the first plans are timed
 LARGE = 5e6  # parameters; of such a network only one plan is timed
 
 
-def expected_steps(rungs: Rungs, trials: int, steps_per_epoch: int) -> tuple[float, float]:
+def expected_steps(
+    rungs: Rungs, stages: Sequence[Stage], trials: int, steps_per_epoch: int, held_steps: int
+) -> tuple[float, float]:
     """Steps and rungs of a trial on average, where which trials go on at a rung has nothing to do with their order."""
     steps = reached = 0.0
     for number in range(1, trials + 1):
         share, before = 1.0, 0.0
-        for budget in rungs.budgets:
-            steps += share * (budget - before) * steps_per_epoch
+        for place, stage in enumerate(stages):
+            own = held_steps if stage.name == HELD else (stage.epochs - before) * steps_per_epoch
+            steps += share * own
             reached += share
-            share, before = share * min(1.0, rungs.keeps(number) / number), budget
+            before = stage.epochs
+            if rungs.compares(place):
+                share *= min(1.0, rungs.keeps(number) / number)
     return steps / trials, reached / trials
 
 
@@ -46,11 +53,10 @@ def estimate(workspace: Workspace, space: Space) -> dict[str, Any]:
     pretraining = pretraining_seconds(workspace)
 
     batch = min(settings.batch_size, len(data.train))
-    rungs = Rungs(
-        rung_budgets(settings.epochs_per_trial, count=settings.rungs),
-        at_least=always(settings.budget, len(starts)),
-    )
-    steps, reached = expected_steps(rungs, settings.budget, len(data.train) // batch)
+    stages, training = settings.stages, settings.training()
+    rungs = Rungs(places(stages), settings.rungs, at_least=always(settings.budget, len(starts)))
+    per_epoch = len(data.train) // batch
+    steps, reached = expected_steps(rungs, stages, settings.budget, per_epoch, training.held_steps)
     steps /= settings.workers_per_trial
     trial = cost.seconds(steps, reached)
     # Two references: evaluated, compiled and profiled, one of them quantized.

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
@@ -30,7 +31,10 @@ from pipeline.training.evaluation import predictions
 from pipeline.training.loop import Diverged, Loop
 from pipeline.training.pretraining import parameter_groups, pretrained_file
 from pipeline.training.settings import TrainSettings, pretraining_settings
-from quantizers.network import synthetic
+from quantizers.calibration.assignment import Problem, solve
+from quantizers.calibration.reconstruction import Reconstruction
+from quantizers.core.grid import WeightGrid
+from quantizers.network import quantizers_of, synthetic
 
 if TYPE_CHECKING:
     from foundation.plan import Plan
@@ -51,11 +55,11 @@ class TrialCost:
     """Seconds of one trial's parts with ``threads`` processors.
 
     Attributes:
-        start: quantizing the network, calibrating and clustering.
+        start: quantizing the network, calibrating and clustering, and rebuilding its layers.
         step: one step of co-tuning.
-        evaluation: of one rung: hard weights, batch-norm statistics, the search half.
+        evaluation: of one rung: hard weights, batch-norm statistics, the images on which rungs are judged.
         program: compiling and profiling once.
-        finish: comparing with the reference and writing the candidate's folder.
+        finish: all of the search half, comparing with the reference and writing the candidate's folder.
     """
 
     start: float
@@ -152,7 +156,10 @@ def trial_cost(workspace: Workspace, plan: Plan, macs: int) -> TrialCost:
     part, _ = seconds_of(
         lambda: predictions(hardened.network, data.search, workspace.mean, workspace.std, 64, few)
     )
-    evaluation = hard + part * len(data.search) / len(few)
+    image_seconds = part / len(few)
+    judges = workspace.judges
+    evaluation = hard + image_seconds * (len(judges.rung) + len(judges.kept))
+    rebuilding = rebuild_seconds(run.network, min(chosen.rebuild_images, len(judges.taught)), image_seconds)
 
     network = synthetic(run.network, plan, settings.seed)
     compiling, graph = seconds_of(
@@ -172,7 +179,31 @@ def trial_cost(workspace: Workspace, plan: Plan, macs: int) -> TrialCost:
         emulating, _ = seconds_of(lambda: device.profile(program, blob, image[0], layers, anew=True))
     else:
         emulating = 1 + 2 * macs / EMULATED_MACS_PER_SECOND
-    return TrialCost(begun[0], step, evaluation, compiling + emulating, 4 * reference + emulating)
+    finish = image_seconds * len(data.search) + 4 * reference + emulating
+    return TrialCost(begun[0] + rebuilding, step, evaluation, compiling + emulating, finish)
+
+
+def rebuild_seconds(network: nn.Module, images: int, image_seconds: float) -> float:
+    """Of solving all layers of a quantized network: what one layer takes here, by the work that the others are."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, inputs = 64, 288
+    seen = torch.randn(1, 2048, inputs, generator=generator)
+    weight = torch.randn(1, outputs, inputs, generator=generator)
+    grid = WeightGrid.even(torch.arange(-2, 2).double(), weight.std(), outputs)
+    making, problem = seconds_of(
+        lambda: Problem.of(weight, seen, seen, torch.ones(1, outputs, dtype=torch.float64), 0.01)
+    )
+    solving, _ = seconds_of(lambda: solve(problem, grid, None, Reconstruction.rounds, Reconstruction.passes))
+    positions = images * Reconstruction.positions
+    total = 4 * images * image_seconds  # both networks walk, and patches are drawn
+    for _, quantizer, latent in quantizers_of(network):
+        if quantizer.grid(latent.detach()) is None:
+            continue
+        groups = 1 if latent.shape[1] > 1 else len(latent)
+        rows, wide = len(latent) / groups, latent[0].numel()
+        total += groups * making * positions / seen.shape[1] * (wide / inputs) ** 2
+        total += groups * solving * rows / outputs * (wide / inputs) ** 2
+    return total
 
 
 def mean_cost(costs: Sequence[TrialCost]) -> TrialCost:

@@ -354,8 +354,20 @@ class Tracker:
         params = self.common | plan_parameters(record.plan, self.layer_weights)
         metrics = [Metric(key, value, ended, 0) for key, value in values.items()]
         for step, rung in enumerate(record.curve):
-            at = {"rung_error": rung.error, "rung_loss": rung.loss, "rung_epochs": rung.epochs}
-            metrics += [Metric(key, value, ended, step) for key, value in at.items() if math.isfinite(value)]
+            at = {
+                "rung_error": rung.error,
+                "rung_loss": rung.loss,
+                "rung_epochs": rung.epochs,
+                "rung_divergence": rung.divergence,
+                "rung_kept_divergence": rung.kept_divergence,
+                "rung_moved": rung.moved,
+                "rung_flipped": rung.flipped,
+            }
+            metrics += [
+                Metric(key, value, ended, step)
+                for key, value in at.items()
+                if value is not None and math.isfinite(value)
+            ]
         self.client.log_batch(
             run,
             metrics=metrics[:BATCH],

@@ -174,7 +174,7 @@ class Conductor:
         for other in [*self.study.records(), *self.study.running()]:
             if other.hash != record.hash:
                 for place, reached in enumerate(other.curve):
-                    if reached.epochs == rung.epochs:
+                    if reached.place == rung.place:
                         held = other.number in self._paused or other.status == "stopped"
                         went = place + 1 < len(other.curve) or not held
                         found = self._point(dataclasses.replace(other.figures, error=reached.error))
@@ -195,10 +195,10 @@ class Conductor:
             )
         else:
             assert rung is not None
-            if all(reached.epochs < rung.epochs for reached in record.curve):
+            if all(reached.place != rung.place for reached in record.curve):
                 self._deaths[number] = 0  # it got further: what killed it before is behind it
             self.study.report_rung(number, rung, figures)
-            index = self.rungs.budgets.index(rung.epochs)
+            index = self.rungs.places.index(rung.place)
             on = self._goes_on(record, index, rung, figures)
         if not on and phase == PROFILED:
             self._stopped[number] = CANNOT_ENTER
@@ -212,7 +212,7 @@ class Conductor:
         if trained and self.classes is not None and hopeless(rung.error, self.hoped_error, self.classes):
             self._stopped[number] = HOPELESS
         elif (
-            (number in self._resumed and any(known.epochs == rung.epochs for known in record.curve))
+            (number in self._resumed and any(known.place == rung.place for known in record.curve))
             or self._decide(record, index, rung, figures) == "go on"
             or record.hash in self.study.warm_starts
         ):
@@ -235,9 +235,7 @@ class Conductor:
             status: Any = "stopped" if running.curve else "dominated"
             reason = self._stopped[number]
             if running.curve:
-                reason = (
-                    f"{WORSE if reason == CANNOT_ENTER else reason} at {running.curve[-1].epochs:.3g} epochs"
-                )
+                reason = f"{WORSE if reason == CANNOT_ENTER else reason} {running.curve[-1].where}"
             record = dataclasses.replace(running, status=status, reason=reason)
         if record is not None:
             self._tell(number, record)

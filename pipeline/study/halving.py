@@ -22,25 +22,23 @@ MANY = 30  # trials from which on halving saves more than it loses
 
 @dataclass(frozen=True)
 class Rungs:
-    """The budgets at which trials are compared.
+    """The ends of stages, at which trials are compared.
 
     Attributes:
-        budgets: epochs of co-tuning, ascending; the last is the full budget, where nothing is decided any more.
+        places: the ends of a trial's stages (``Rung.place``), in order; at the last nothing is decided any more.
+        compared: at so many of them, counted from the last, trials are compared; None: at all.
         eta: at each rung the best 1/eta go on.
         at_least: so many always go on at a rung, so that a small study keeps a front to choose from.
     """
 
-    budgets: tuple[float, ...]
+    places: tuple[tuple[str, float], ...]
+    compared: int | None = None
     eta: int = 3
     at_least: int = 4
 
     def __post_init__(self) -> None:
-        if (
-            not self.budgets
-            or self.budgets[0] <= 0
-            or any(a >= b for a, b in zip(self.budgets, self.budgets[1:]))
-        ):
-            raise UserError(f"rungs {self.budgets}: give ascending numbers of epochs above 0")
+        if not self.places or len(set(self.places)) < len(self.places):
+            raise UserError(f"rungs {self.places}: give at least one, each once")
         if self.eta < 2 or self.at_least < 1:
             raise UserError(
                 f"eta {self.eta}, at least {self.at_least}: eta must be 2 or more, at_least 1 or more"
@@ -50,17 +48,22 @@ class Rungs:
         """How many of ``count`` trials at a rung go on."""
         return max(self.at_least, math.ceil(count / self.eta))
 
+    def compares(self, rung: int) -> bool:
+        """Whether anything is decided at ``rung``."""
+        left = len(self.places) - 1 - rung
+        return left > 0 and (self.compared is None or left < self.compared)
+
     def decide(
         self, rung: int, candidate: Point, others: Sequence[Point], stopped: Sequence[Point] = ()
     ) -> Decision:
-        """Whether the candidate goes on from ``rung`` (index into ``budgets``).
+        """Whether the candidate goes on from ``rung`` (index into ``places``).
 
         Args:
             candidate: its objectives at this rung: the error there, with its known latency and size.
             others: the objectives that earlier trials which went on had at this same rung.
             stopped: likewise of those that did not.
         """
-        if rung >= len(self.budgets) - 1:
+        if not self.compares(rung):
             return "go on"
         if any(math.isnan(value) for value in candidate):
             return "stop"
@@ -112,16 +115,3 @@ def hopeless(error: float, hoped: float | None, classes: int) -> bool:
 def always(budget: int, warm_starts: int) -> int:
     """How many trials go on at a rung whatever they show: all of a small search, else as many as there are warm starts."""
     return budget if budget < MANY else max(Rungs.at_least, warm_starts)
-
-
-def rung_budgets(epochs: float, eta: int = 3, count: int = 3) -> tuple[float, ...]:
-    """``count`` budgets that end at ``epochs``, each ``eta`` times the one before.
-
-    >>> rung_budgets(9.0, 3, 3)
-    (1.0, 3.0, 9.0)
-    """
-    if epochs <= 0 or count < 1 or eta < 2:
-        raise UserError(
-            f"{epochs} epochs in {count} rungs with eta {eta}: all must be positive and eta 2 or more"
-        )
-    return tuple(epochs / eta ** (count - 1 - i) for i in range(count))

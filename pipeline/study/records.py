@@ -19,7 +19,8 @@ OBJECTIVES = ("error", "latency", "size")
 class Figures:
     """The three objectives of one candidate and where the latency comes from.
 
-    ``error`` is the share of wrong answers (0..1) on the half of the validation images that guides the search; latency is in
+    ``error`` is the share of wrong answers (0..1) on the half of the validation images that guides the search; ``divergence``
+    is that of the class probabilities from the fp32 network's on the same images, in nats; latency is in
     milliseconds for one image, with its interval; sizes are bytes of the blob the program loads.
     """
 
@@ -31,6 +32,8 @@ class Figures:
     device: str | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    divergence: float | None = None
+    divergence_standard_error: float | None = None
 
     def objectives(self, names: tuple[str, ...]) -> tuple[float, ...] | None:
         """The chosen objectives in order, or None when one is missing."""

@@ -24,8 +24,13 @@ from pipeline.datasets.normalization import channel_deviations, channel_means
 from pipeline.study import paths
 from pipeline.study.records import OBJECTIVES
 from pipeline.training.settings import TrainSettings
+from pipeline.training.stages import Stage, stages
 from quantizers import QUANTIZERS
 from search_spaces.samplers.base import SAMPLERS
+
+RUNG_IMAGES = (
+    1000  # of the search half, on which rungs are compared; a candidate's own figures are from all of it
+)
 
 
 def _text(text: Any) -> str:
@@ -194,14 +199,15 @@ class Settings:
     epochs_per_trial: float = _setting(
         2.0,
         _at_least(float, 0, exclusive=True),
-        "epochs of co-tuning a trial gets at most; fractions are fine",
+        "epochs of co-tuning a trial gets at most, once its layers are rebuilt; fractions are fine",
         "training",
         "E",
     )
     rungs: int = _setting(
-        2,
+        3,
         _at_least(int, 1),
-        "points at which trials are compared and the worse ones stopped",
+        "points at which trials are compared and the worse ones stopped: the end, the network with held levels, the rebuilt "
+        "network, that from fewer images, and any more within the co-tuning",
         "training",
         "N",
     )
@@ -258,9 +264,19 @@ class Settings:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip("-.") or "study"
         return dataclasses.replace(self, name=f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Of each trial."""
+        return stages(self.epochs_per_trial, self.rungs)
+
     def training(self) -> TrainSettings:
         """How each trial is trained."""
-        chosen = TrainSettings(epochs=self.epochs_per_trial, batch_size=self.batch_size, seed=self.seed)
+        chosen = TrainSettings(
+            epochs=self.epochs_per_trial,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rung_images=RUNG_IMAGES,
+        )
         if self.learning_rate is None:
             return chosen
         return dataclasses.replace(chosen, learning_rate=self.learning_rate)

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -166,7 +167,8 @@ class Study:
     def report_rung(self, number: int, rung: Rung, figures: Figures | None = None) -> None:
         """Note a point of a running trial's curve, and what is known of its figures by now."""
         record = self._running(number)
-        curve = (*(r for r in record.curve if r.epochs < rung.epochs), rung)
+        before = takewhile(lambda reached: reached.place != rung.place, record.curve)
+        curve = (*before, rung)
         self._write(number, dataclasses.replace(record, curve=curve, figures=figures or record.figures))
 
     def report_figures(self, number: int, figures: Figures) -> None:

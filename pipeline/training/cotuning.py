@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -15,10 +17,12 @@ from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import normalize
-from pipeline.training.evaluation import divergence, fixed_sample, predictions, reestimate_batch_norm
-from pipeline.training.loop import Loop, OnStep, Wrap
+from pipeline.training.evaluation import divergence, few_batches, fixed_sample, reestimate_batch_norm
+from pipeline.training.judges import Judgement, Judges
+from pipeline.training.loop import Loop, OnStep, Wrap, one_cycle
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
+from pipeline.training.stages import FREE, HELD, REBUILT, SMALL, Stage
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.reconstruction import Reconstruction, reconstruct
 from quantizers.network import (
@@ -26,9 +30,12 @@ from quantizers.network import (
     harden,
     parameter_groups,
     quantize,
+    quantizers_of,
     set_progress,
 )
+from quantizers.oscillation import Moves
 
+LOOKS = 8  # at the weights' levels within a stage
 OnLayer = Callable[[int, int], None]
 
 
@@ -36,16 +43,17 @@ class Cotuning(Loop):
     """The co-tuning of one plan.
 
     The loss is cross-entropy with the labels and, by the share ``settings.distillation``, the divergence from what the
-    fp32 network answers. ``train_until`` goes from rung to rung; between rungs the run can be saved and resumed.
+    fp32 network answers. ``reach`` goes from stage to stage; between them the run can be saved and resumed.
 
     Args:
         model: the trained fp32 network; it is copied, not changed.
         plan: what to do to it.
-        data: teaches by ``train``, is judged on ``search``; ``report`` is never looked at.
+        data: teaches by ``train`` but for the kept images, is judged on ``search``; ``report`` is never looked at.
         mean, std: normalization of the network's input, per channel, for pixels in 0..1.
         device: where to train.
         wrap, rank, world, progress: see ``Loop``. With ``world`` above 1 every rank calls the same methods.
         state: a ``state_dict`` to go on from; then nothing is calibrated or clustered anew.
+        judges: those of this model, data and settings, where they are there already.
 
     Raises:
         UserError: the plan does not fit the model, or the settings do not fit the data.
@@ -66,8 +74,11 @@ class Cotuning(Loop):
         world: int = 1,
         progress: OnStep | None = None,
         state: dict[str, Any] | None = None,
+        judges: Judges | None = None,
     ) -> None:
         where = torch.device(device)
+        self.judges = judges or Judges.of(model, data, settings, mean, std, where)
+        data = dataclasses.replace(data, train=data.train.subset(self.judges.taught))
         self.plan = plan
         self.teacher: nn.Module | None = None
         if settings.distillation:
@@ -81,6 +92,8 @@ class Cotuning(Loop):
             device=where, wrap=wrap, rank=rank, world=world, progress=progress,
         )  # fmt: skip
         self._hardened: tuple[int, Hardened] | None = None
+        self._best: dict[str, Any] | None = None
+        self._settled: tuple[float, int] | None = None
         if state is not None:
             self.load_state_dict(state)
 
@@ -104,42 +117,99 @@ class Cotuning(Loop):
     def before_step(self, share: float) -> None:
         set_progress(self.network, share)
 
-    def train_until(self, epochs: float) -> Rung:
-        """Train up to ``epochs``, counted from the start, and evaluate there.
+    def factor(self) -> float:
+        if self.step >= self.before:
+            return super().factor()
+        rate = self.settings.held_rate / self.settings.learning_rate
+        return rate * one_cycle(self.step / self.before, self.settings.warm_up)
 
-        Returns:
-            The rung: error on the search half with hard weights, mean training loss since the previous rung, seconds of
-            training since the start.
+    def reach(self, stage: Stage, progress: OnLayer | None = None) -> Rung:
+        """Go through one stage, after those before it, and judge the network at its end. ``settle`` takes up the best of them.
+
+        Args:
+            progress: while layers are rebuilt, called with those that are done and all of them.
 
         Raises:
             Diverged: see ``Loop.run_until``.
         """
-        self.run_until(epochs)
-        return Rung(epochs=epochs, error=self.error(), loss=self.take_loss(), seconds=self.seconds)
+        moves: Moves | None = None
+        loss: float | None = None
+        if stage.name in (SMALL, REBUILT):
+            s = self.settings
+            images = s.small_images if stage.name == SMALL else s.rebuild_images
+            loss = self._rebuild(images, Reconstruction(), progress)
+        else:
+            self._hold(held=stage.name == HELD)
+            if stage.name == HELD and not self.step:
+                self.before = self.settings.held_steps
+            target = self.before if stage.name == HELD else self.step_of(stage.epochs)
+            moves, first = Moves(self.network), self.step
+            for look in range(1, LOOKS + 1):
+                self.run_to(first + round(look * (target - first) / LOOKS))
+                moves.look()
+        return self._judged(stage, loss, moves)
 
-    def rebuild(self, images: int, how: Reconstruction, progress: OnLayer | None = None) -> Rung:
-        """Rebuild every layer from so many training images, without their labels, before any step of training.
+    def train_until(self, epochs: float) -> Rung:
+        """Train up to ``epochs`` with free weights, counted from the start, and judge the network there; as ``reach``, without
+        any stage before."""
+        return self.reach(Stage(FREE, epochs))
 
-        Args:
-            images: how many; all where there are fewer.
-            progress: called with the layers that are done and all of them.
-
-        Returns:
-            The rung at 0 epochs; its loss is the divergence from what the fp32 network answers to those images, in nats.
-        """
-        if self.step or self.rebuilt:
-            raise ValueError("layers are rebuilt once, before training")
+    def _rebuild(self, images: int, how: Reconstruction, progress: OnLayer | None) -> float:
+        """Rebuild every layer from so many training images, without their labels; the divergence from what the fp32 network
+        answers to those images, in nats."""
+        if self.step:
+            raise ValueError("layers are rebuilt before training")
         started = time.perf_counter()
+        if self.rebuilt:  # from fewer images: begin again
+            calibration = _calibration(self.data, self.settings, self.mean, self.std)
+            fresh = quantize(self.original, self.plan, calibration, **self.settings.of_quantizer())
+            self.network.load_state_dict(fresh.state_dict())
         chosen = fixed_sample(len(self.data.train), min(images, len(self.data.train)))
-        seen = [
-            normalize(self.data.train.batch(part), self.mean, self.std).to(self.device)
-            for part in chosen.split(self.settings.evaluation_batch)
-        ]
+        seen = [x.to(self.device) for x in few_batches(self.data.train, chosen, self.mean, self.std)]
         reconstruct(cast(fx.GraphModule, self.network), self.original, seen, how, progress)
         self.rebuilt, self._hardened = True, None
         self.seconds += time.perf_counter() - started
         off, _ = divergence(self._hard().network, self.original, seen)
-        return Rung(0.0, self.error(), off, self.seconds)
+        return off
+
+    def _hold(self, *, held: bool) -> None:
+        self._hardened = None
+        for _, quantizer, latent in quantizers_of(self.network):
+            if held:
+                quantizer.hold(latent)
+            else:
+                quantizer.release(latent)
+
+    def _judged(self, stage: Stage, loss: float | None, moves: Moves | None) -> Rung:
+        """The rung of a stage's end; its network is kept if it is the best yet."""
+        network = self._hard().network
+        rung = self.judges.rung(network, self.rank, self.world)
+        kept = None
+        if self.judges.choosing is not None:
+            kept = self.judges.choosing(network, self.rank, self.world).divergence
+            if self._best is None or kept < self._best["kept"]:
+                state = {
+                    key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()
+                }
+                self._best = {"kept": kept, "network": state, "share": self.share, "step": self.step}
+        return Rung(
+            stage.epochs,
+            math.nan if rung.error is None else rung.error,
+            self.take_loss() if loss is None else loss,
+            self.seconds,
+            stage.name,
+            rung.divergence,
+            rung.standard_error,
+            kept,
+            None if moves is None else moves.moved,
+            None if moves is None else moves.flipped,
+        )
+
+    def settle(self) -> None:
+        """Take up the network of the best rung, by the divergence on the kept images; then there is no more training."""
+        if self._best is not None:
+            self.network.load_state_dict(self._best["network"])
+            self._settled, self._hardened = (self._best["share"], self._best["step"]), None
 
     def hardened(self) -> Hardened:
         """The network as it would be deployed now: hard weights, frozen steps, batch-norm statistics that fit them.
@@ -152,9 +222,10 @@ class Cotuning(Loop):
     def _hard(self) -> Hardened:
         """The same on the device; made once for a step."""
         if self._hardened is None or self._hardened[0] != self.step:
-            set_progress(self.network, self.step / self.total_steps)
+            share, step = self._settled or (self.share, self.step)
+            set_progress(self.network, share)
             hardened = harden(self.network)
-            if self.step or not self.rebuilt:  # rebuilt layers have norms that fit them
+            if step or not self.rebuilt:  # rebuilt layers have norms that fit them
                 self.refit_norms(hardened.network, self.settings.augment or self.data.augment)
             self._hardened = (self.step, hardened)
         return self._hardened[1]
@@ -166,19 +237,18 @@ class Cotuning(Loop):
             network, self.data.train, s.batch_norm_images, self.mean, self.std, s.evaluation_batch, augment
         )
 
-    def error(self) -> float:
-        """Share of the search half (0..1) that the hardened network gets wrong, over all ranks."""
-        images = self.data.search
-        mine = torch.arange(len(images))[self.rank :: self.world]
-        network = self._hard().network
-        answers = predictions(network, images, self.mean, self.std, self.settings.evaluation_batch, mine)
-        wrong = (answers != images.labels[mine]).sum().to(self.device)
-        if self.world > 1:
-            torch.distributed.all_reduce(wrong)
-        return int(wrong) / len(images)
+    def judgement(self) -> Judgement:
+        """Error and divergence on all of the search half."""
+        return self.judges.search(self._hard().network, self.rank, self.world)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "identity": self._identity(), "rebuilt": self.rebuilt}
+        return {
+            **super().state_dict(),
+            "identity": self._identity(),
+            "rebuilt": self.rebuilt,
+            "best": self._best,
+            "before": self.before,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``.
@@ -191,7 +261,8 @@ class Cotuning(Loop):
                 f"the checkpoint belongs to another run: {state['identity']}, this is {self._identity()}"
             )
         super().load_state_dict(state)
-        self.rebuilt, self._hardened = state.get("rebuilt", False), None
+        self.before = state["before"]
+        self.rebuilt, self._best, self._hardened = state["rebuilt"], state["best"], None
 
     def _identity(self) -> str:
         record = {"plan": self.plan.hash, "settings": self.settings.as_dict(), "data": self.data.name}

@@ -13,6 +13,9 @@ from pipeline.datasets.augmentations.base import augment
 from pipeline.datasets.images import Images, normalize
 from pipeline.training.outputs import answers
 
+PIXELS = 16 * 224 * 224  # of a batch: what a layer gives for it is a fraction of a gigabyte
+FEW = 256  # images of a batch
+
 
 def batches(
     images: Images,
@@ -118,6 +121,13 @@ def reestimate_batch_norm(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def few_batches(images: Images, chosen: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[Tensor]:
+    """The images at ``chosen``, normalized, in batches whose activations are of bounded size."""
+    height, width = images.image_size
+    size = max(1, min(FEW, PIXELS // (height * width)))
+    return [normalize(images.batch(part), mean, std) for part in chosen.split(size)]
 
 
 def fixed_sample(total: int, count: int) -> Tensor:

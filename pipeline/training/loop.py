@@ -79,6 +79,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["peak"] = group["lr"]
         self.called = wrap(network) if wrap else network
+        self.before = 0  # steps that are taken before the first epoch, on a schedule of their own
         self.step = 0
         self.seconds = 0.0
         self.loss_sum, self.loss_count, self.last_loss = 0.0, 0, math.nan
@@ -100,8 +101,17 @@ class Loop:
         """Called before each step with the share of planned steps that are done, 0..1."""
 
     def step_of(self, epochs: float) -> int:
-        """The number of steps in ``epochs``."""
-        return steps_of(epochs, self.steps_per_epoch, self.total_steps)
+        """The number of steps up to ``epochs``."""
+        return self.before + steps_of(epochs, self.steps_per_epoch, self.total_steps)
+
+    @property
+    def share(self) -> float:
+        """Of the planned epochs' steps those that are done, 0..1."""
+        return max(0, self.step - self.before) / self.total_steps
+
+    def factor(self) -> float:
+        """On the peak learning rates, in the step to come."""
+        return one_cycle(self.share, self.settings.warm_up)
 
     def run_until(self, epochs: float) -> None:
         """Take the steps that are left up to ``epochs``, counted from the start of training.
@@ -109,16 +119,19 @@ class Loop:
         Raises:
             Diverged: the loss is not finite, or far above where it started.
         """
+        self.run_to(self.step_of(epochs))
+
+    def run_to(self, target: int) -> None:
+        """Take the steps that are left up to that number of steps; raises as ``run_until``."""
         started = time.perf_counter()
         self.called.train()
-        target = self.step_of(epochs)
         interval = STEPS_BETWEEN_CHECKS if self.device.type != "cpu" else 1
         while self.step < target:
             self._one_step()
             if len(self._pending) >= interval or self.step == target:
                 self._check()
             if self.progress:
-                self.progress(self.step, self.total_steps, self.last_loss)
+                self.progress(self.step, self.before + self.total_steps, self.last_loss)
         self.seconds += time.perf_counter() - started
 
     def take_loss(self) -> float:
@@ -144,9 +157,10 @@ class Loop:
         return normalize(pixels.to(self.device), self.mean, self.std), labels
 
     def _one_step(self) -> None:
+        factor = self.factor()
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * one_cycle(self.step / self.total_steps, self.settings.warm_up)
-        self.before_step(self.step / self.total_steps)
+            group["lr"] = group["peak"] * factor
+        self.before_step(self.share)
         images, labels = self.batch(self.step)
         devices = [self.device] if self.device.type == "cuda" else []
         # Dropout draws from torch's global state: give it this step's own, and leave the caller's as it was.
@@ -171,14 +185,14 @@ class Loop:
         self._pending.clear()
         for number, value in enumerate(losses.tolist(), start=first + 1):
             if not math.isfinite(value):
-                raise Diverged(f"the loss is {value} at step {number} of {self.total_steps}")
+                raise Diverged(f"the loss is {value} at step {number} of {self.before + self.total_steps}")
             if len(self._first) < START:
                 self._first.append(value)
             self._average = value if math.isnan(self._average) else 0.9 * self._average + 0.1 * value
             reference = max(sum(self._first) / len(self._first), math.log(len(self.data.classes)))
             if self._average > BLOW_UP * reference:
                 raise Diverged(
-                    f"the loss blew up: {self._average:.3g} on average at step {number} of {self.total_steps}, "
+                    f"the loss blew up: {self._average:.3g} on average at step {number} of {self.before + self.total_steps}, "
                     f"more than {BLOW_UP:g} times {reference:.3g} at the start"
                 )
             self.last_loss = value

@@ -18,7 +18,7 @@ from pipeline.datasets.base import ImageData
 from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.training.evaluation import error_of
 from pipeline.training.loop import Loop, OnStep
-from pipeline.training.settings import TrainSettings, pretraining_settings
+from pipeline.training.settings import OF_TRIALS, TrainSettings, pretraining_settings
 
 
 class Pretrained(NamedTuple):
@@ -127,6 +127,6 @@ def _key(
         "weights": weights.hexdigest(),
         "data": [data.train.fingerprint(), data.classes, data.image_size, data.augment],
         "normalization": [list(mean), list(std)],
-        "settings": settings.as_dict(),
+        "settings": {key: value for key, value in settings.as_dict().items() if key not in OF_TRIALS},
     }
     return hashlib.sha256(json_text(record, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,6 +11,11 @@ from typing import Any
 from foundation.errors import UserError
 from quantizers.mixture.forms import FORMS
 
+# What settles the stages of a trial; training an fp32 network has none.
+OF_TRIALS = frozenset(
+    {"rebuild_images", "small_images", "held_steps", "held_rate", "kept_images", "rung_images"}
+)
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -30,6 +35,13 @@ class TrainSettings:
         images_per_epoch: how many training images one epoch takes, others each time; None takes all.
         augment: an entry of ``AUGMENTATIONS``; None does what the data set says.
         form: what training sees of the mixtures, one of ``quantizers.mixture.forms.FORMS``.
+        rebuild_images: training images from which a trial rebuilds layers before they are trained, and ``small_images`` before
+            that where it has such a stage; see ``pipeline.training.stages``.
+        held_steps: steps of the stage in which weights are held at their levels.
+        held_rate: peak learning rate of those steps.
+        kept_images: training images of which nothing is learned, by which a trial chooses among its rungs; at most a tenth of
+            all.
+        rung_images: images of the search half on which rungs are judged; None takes all.
         options: further options of the plan's quantizer, by the names of its ``Options``.
         even_channels: give a layer's output channels one size before they share a codebook: a scale for each channel, which the
             batch-norm behind a convolution takes up, so it costs no byte; see ``quantizers.calibration.channel_scale``.
@@ -58,6 +70,12 @@ class TrainSettings:
     calibration_images: int = 256
     evaluation_batch: int = 256
     bfloat16: bool = False
+    rebuild_images: int = 1024
+    small_images: int = 256
+    held_steps: int = 24
+    held_rate: float = 0.002
+    kept_images: int = 512
+    rung_images: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +106,14 @@ class TrainSettings:
             self.images_per_epoch,
             "2 or more",
         )
+        _require(self.held_steps >= 0, "held_steps", self.held_steps, "at least 0")
+        _require(0 < self.held_rate < math.inf, "held_rate", self.held_rate, "above 0")
+        _require(self.kept_images >= 0, "kept_images", self.kept_images, "at least 0")
+        _require(
+            self.rung_images is None or self.rung_images >= 1, "rung_images", self.rung_images, "1 or more"
+        )
+        for name in ("rebuild_images", "small_images"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("batch_norm_images", "calibration_images", "evaluation_batch"):
             _require(getattr(self, name) >= 2, name, getattr(self, name), "at least 2")
 

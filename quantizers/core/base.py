@@ -169,6 +169,19 @@ class WeightQuantizer(nn.Module, ABC):
         index of each weight's level, int64 [G, O, K]."""
         raise NotImplementedError(f"{type(self).__name__} has a grid but does not adopt solutions")
 
+    def assigned(self, latent: Tensor) -> Tensor:
+        """Which level each weight has, uint8, the weight's shape: equal numbers for equal levels, also of later calls."""
+        return torch.from_numpy(self.codebook(latent.detach()).indices)
+
+    def hold(self, latent: nn.Parameter) -> bool:
+        """From now on every weight keeps the level that it has, whatever the levels' values become in training, until
+        ``release``. The latent weights rest at their values. Returns whether the quantizer can do that; if not, nothing
+        changes."""
+        return False
+
+    def release(self, latent: nn.Parameter) -> None:
+        """Let weights change their level again; each starts from the value that it has."""
+
     @property
     def zero_target(self) -> float | None:
         """The share of zeros that the plan asks for; None where it asks for none."""

@@ -26,6 +26,7 @@ from quantizers.core.base import RATE, Rebuilding, WeightQuantizer
 from quantizers.core.grid import WeightGrid
 from quantizers.core.levels import integer_levels
 from quantizers.mixture.forms import FORMS
+from quantizers.mixture.held import component_of, held_weight
 from quantizers.mixture.regions import Regions, regions
 from quantizers.mixture.sample import WeightSample, most_weighty_half, sample_of, shift_for_share
 from quantizers.mixture.soft_weight import LookUp, is_small, look_ups, soft_weight
@@ -43,7 +44,8 @@ class GaussianMixture(WeightQuantizer):
     Parameters: ``mean`` [K - 1]; ``raw_scale`` [K], scale = unit * (floor + softplus(raw_scale)); ``prior`` [K], logits of a
     softmax, or for ``form="paper"`` weights normalised by the sum of their magnitudes. Buffers: ``unit`` (the weights' standard
     deviation at the start), ``temperature``, ``progress``, ``revived`` (progress at the last look for dead components),
-    ``zero_shift`` (added to the zero component's log prior) and ``natural_share`` (zeros right after initialisation).
+    ``zero_shift`` (added to the zero component's log prior), ``natural_share`` (zeros right after initialisation) and ``anchor``
+    (while components are held, where the latent weights of each lie; else infinite).
 
     With a ``zero_share`` target the zero component's prior is shifted so that its share of the current weights is the wanted
     one; the wanted share moves from the natural one to the target over the first part of training (``ramp_end``), fast at first
@@ -89,6 +91,7 @@ class GaussianMixture(WeightQuantizer):
     revived: Tensor
     zero_shift: Tensor
     natural_share: Tensor
+    anchor: Tensor
 
     def __init__(self, layer: LayerPlan, shape: torch.Size, options: Options) -> None:
         super().__init__(layer, shape, options)
@@ -108,6 +111,9 @@ class GaussianMixture(WeightQuantizer):
             ("natural_share", 0.0),
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+        self.register_buffer("anchor", torch.full((layer.components,), math.inf))
+        self._held = False  # plain, as is ``_straight``
+        self._component: tuple[tuple[object, ...], Tensor] | None = None
         self._due = False  # progress moved since the last training step
         # Plain, since reading ``progress`` would wait for the GPU.
         self._straight = options.form == "straight"
@@ -158,6 +164,10 @@ class GaussianMixture(WeightQuantizer):
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return self._hard_weight(weight)
+        if self._held:
+            return held_weight(
+                self.means(), self._held_components(weight), weight, self.raw_scale, self.prior
+            )
         ready, self._ready = self._ready, None
         if ready is not None and ready[0] == self._state(weight):
             return ready[1](weight)
@@ -180,6 +190,35 @@ class GaussianMixture(WeightQuantizer):
     def rate(self) -> float:
         return self.options.rate
 
+    @torch.no_grad()
+    def assigned(self, latent: Tensor) -> Tensor:
+        return self._deployed(latent.detach())[2].to(torch.uint8)
+
+    @torch.no_grad()
+    def hold(self, latent: nn.Parameter) -> bool:
+        if not self._held:
+            self._snap(latent, self._deployed(latent.detach())[2])
+            self.anchor.copy_(self.means())
+            self._held = True
+        return True
+
+    @torch.no_grad()
+    def release(self, latent: nn.Parameter) -> None:
+        if self._held:
+            self._snap(latent, self._held_components(latent))
+            self.anchor.fill_(math.inf)
+            self._held = False
+
+    def _held_components(self, weight: Tensor) -> Tensor:
+        key = self.state_key(weight, self.anchor)
+        if self._component is None or self._component[0] != key:
+            self._component = (key, component_of(weight.detach(), self.anchor))
+        return self._component[1]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._held, self._component = bool(self.anchor.isfinite().all()), None
+
     def reconstruction(self, latent: nn.Parameter) -> Rebuilding:
         return Rebuilding([latent, self.mean], [self.raw_scale, self.prior])
 
@@ -190,15 +229,19 @@ class GaussianMixture(WeightQuantizer):
 
     @torch.no_grad()
     def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
-        """Components of equal scale and prior, so that each weight, now at its mean, belongs to the nearest."""
         others = [place for place in range(len(grid.levels)) if place != grid.zero]
         self.mean.copy_(grid.levels[others])
+        self._snap(latent, _placed(owner, grid, others).view_as(latent))
+
+    def _snap(self, latent: nn.Parameter, component: Tensor) -> None:
+        """Lay each weight at the mean of its component, and give components equal scales and priors, so that it is the nearest
+        that a weight belongs to."""
+        latent.copy_(self.means()[component])
         self.raw_scale.fill_(float(self.raw_scale.mean()))
-        self.prior.fill_(1 / len(grid.levels) if self.paper else 0.0)
+        self.prior.fill_(1 / len(self.prior) if self.paper else 0.0)
         self.zero_shift.fill_(0.0)
         self.revived.fill_(0.0)
-        latent.copy_(F.pad(self.mean, (1, 0))[_placed(owner, grid, others)].view_as(latent))
-        self.natural_share.fill_(float((owner == grid.zero).double().mean()))
+        self.natural_share.fill_(float((component == 0).double().mean()))
 
     @property
     def zero_target(self) -> float | None:
@@ -217,15 +260,16 @@ class GaussianMixture(WeightQuantizer):
 
     def _deployed(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """int8 level of each component (as int64 [K]), the tensor's scale (float32 []), and each weight's component."""
-        if self.zero_share is not None:
+        if self.zero_share is not None and not self._held:
             self._meet_target(sample_of(weight))
-        means, owner = self.means(), self.regions().assign(weight)
+        means = self.means()
+        owner = self._held_components(weight) if self._held else self.regions().assign(weight)
         counts = torch.bincount(owner.flatten(), minlength=len(means))
         return *integer_levels(means, counts), owner
 
     def _hard_weight(self, weight: Tensor) -> Tensor:
         """The deployed weight, computed once until the weight or the mixture changes."""
-        key = self.state_key(weight, self.mean, self.raw_scale, self.prior, self.progress)
+        key = self.state_key(weight, self.mean, self.raw_scale, self.prior, self.progress, self.anchor)
         if self._hard is None or self._hard[0] != key:
             with torch.no_grad():
                 levels, scale, owner = self._deployed(weight)
@@ -237,6 +281,8 @@ class GaussianMixture(WeightQuantizer):
         """The tables of many layers together cost hardly more operations than one layer's."""
         groups: dict[Any, list[tuple[GaussianMixture, Tensor]]] = defaultdict(list)
         for mixture, weight in layers:
+            if mixture._held:
+                continue
             mixture._keep_house(weight)
             kind = (mixture.paper, mixture._straight, mixture.zero_share is None)
             groups[(len(mixture.prior), *kind, weight.dtype, weight.device)].append((mixture, weight))
@@ -283,7 +329,11 @@ class GaussianMixture(WeightQuantizer):
         return (self._straight, *self.state_key(weight, *mixture))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": None}  # part of one forward pass, which no copy goes on with
+        return {
+            **self.__dict__,
+            "_ready": None,
+            "_component": None,
+        }  # part of one forward pass, which no copy goes on with
 
     @torch.no_grad()
     def _keep_house(self, weight: Tensor) -> None:

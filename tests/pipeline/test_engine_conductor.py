@@ -21,7 +21,7 @@ from pipeline.training.rung import Rung
 from search_spaces.space import Space
 
 LAYERS = ("conv1", "fc")
-RUNGS = Rungs((1.0, 3.0), eta=3, at_least=1)
+RUNGS = Rungs((("free", 1.0), ("free", 3.0)), eta=3, at_least=1)
 
 
 class Silent:

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.errors import UserError
-from pipeline.study.halving import Rungs, always, hopeless, rung_budgets, standings
+from pipeline.study.halving import Rungs, always, hopeless, standings
 from pipeline.study.pareto import dominates
+from pipeline.training.stages import stages
 
+PLACES = (("free", 1.0), ("free", 3.0))
 value = st.floats(0, 1)
 point = st.tuples(value, value, value)
 
@@ -18,7 +20,7 @@ point = st.tuples(value, value, value)
 def test_the_first_always_go_on_and_the_last_rung_decides_nothing(
     candidate: tuple[float, ...], others: list[tuple[float, ...]]
 ) -> None:
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=4)
+    rungs = Rungs(PLACES, eta=3, at_least=4)
     assert rungs.decide(0, candidate, others[:3]) == "go on"
     assert rungs.decide(1, candidate, others) == "go on"
 
@@ -27,7 +29,7 @@ def test_the_first_always_go_on_and_the_last_rung_decides_nothing(
 def test_what_every_other_dominates_stops_and_what_dominates_every_other_goes_on(
     candidate: tuple[float, ...], others: list[tuple[float, ...]]
 ) -> None:
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=2)
+    rungs = Rungs(PLACES, eta=3, at_least=2)
     decision = rungs.decide(0, candidate, others)
     if all(dominates(other, candidate) for other in others):
         assert decision == "stop"
@@ -36,14 +38,14 @@ def test_what_every_other_dominates_stops_and_what_dominates_every_other_goes_on
 
 
 def test_one_in_eta_goes_on_when_points_are_ordered() -> None:
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    rungs = Rungs(PLACES, eta=3, at_least=1)
     others = [(i / 10, i / 10) for i in range(1, 9)]
     goes_on = [rungs.decide(0, (0.05 + i / 10, 0.05 + i / 10), [], others) == "go on" for i in range(9)]
     assert goes_on == [True] * 3 + [False] * 6  # 9 trials, 3 are kept
 
 
 def test_in_a_crowded_front_the_extremes_stay() -> None:
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    rungs = Rungs(PLACES, eta=3, at_least=1)
     line = [(float(i), 10.0 - i) for i in range(1, 10) if i != 5]
     assert rungs.decide(0, (0.0, 10.0), line) == "go on"
     assert rungs.decide(0, (5.0, 5.0), line) == "stop"
@@ -52,7 +54,7 @@ def test_in_a_crowded_front_the_extremes_stay() -> None:
 
 def test_what_dominates_a_trial_that_goes_on_is_never_held_back() -> None:
     """As it was seen on digits: error, milliseconds and bytes of a trial that crowding had stopped, and of three that went on."""
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    rungs = Rungs(PLACES, eta=3, at_least=1)
     seen = (0.01, 0.2216, 42_128.0)
     on = [
         (0.0133, 0.2224, 42_512.0),
@@ -70,7 +72,7 @@ def test_what_dominates_a_trial_that_goes_on_is_never_held_back() -> None:
 def test_nobody_stops_who_dominates_one_that_goes_on_or_has_the_least_error(
     candidate: tuple[float, ...], others: list[tuple[float, ...]], stopped: list[tuple[float, ...]]
 ) -> None:
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    rungs = Rungs(PLACES, eta=3, at_least=1)
     decision = rungs.decide(0, candidate, others, stopped)
     if any(dominates(candidate, other) for other in others):
         assert decision == "go on"
@@ -107,7 +109,7 @@ def test_a_standing_is_the_volume_that_is_lost_without_the_point() -> None:
 
 def test_the_worst_error_has_no_privilege() -> None:
     """A trial of 19 % that adds next to nothing to the front goes; the one that adds most stays."""
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=1)
+    rungs = Rungs(PLACES, eta=3, at_least=1)
     others = [
         (0.01, 0.5, 100.0),
         (0.02, 0.4, 90.0),
@@ -142,14 +144,25 @@ def test_small_searches_stop_nobody() -> None:
     assert always(30, 3) == 4 and always(100, 7) == 7
 
 
-def test_budgets() -> None:
-    assert rung_budgets(2.0, 3, 2) == (2 / 3, 2.0)
-    assert rung_budgets(9.0, 3, 3) == (1.0, 3.0, 9.0)
-    assert rung_budgets(1.0, 3, 1) == (1.0,)
-    for wrong in ((0.0, 3, 2), (1.0, 1, 2), (1.0, 3, 0)):
+def test_trials_are_compared_at_their_last_ends_alone() -> None:
+    bad, others = (9.0, 9.0), [(1.0, 1.0)] * 9
+    places = tuple(stage.place for stage in stages(2.0, 3))
+    told = [
+        [Rungs(places, count, at_least=1).decide(at, bad, others) for at in range(3)] for count in (1, 2, 3)
+    ]
+    assert told == [["go on"] * 3, ["go on", "stop", "go on"], ["stop", "stop", "go on"]]
+
+
+def test_stages() -> None:
+    rebuilt, held = ("rebuilt", 0.0), ("held", 0.0)
+    for rungs in (1, 2, 3):
+        assert [s.place for s in stages(2.0, rungs)] == [rebuilt, held, ("free", 2.0)]
+    assert stages(9.0, 6)[0].place == ("small", 0.0)
+    assert [s.epochs for s in stages(9.0, 6)][3:] == [1.0, 3.0, 9.0]
+    for wrong in ((0.0, 2), (1.0, 0)):
         with pytest.raises(UserError):
-            rung_budgets(*wrong)
-    with pytest.raises(UserError, match="ascending"):
-        Rungs((2.0, 1.0))
+            stages(*wrong)
+    with pytest.raises(UserError, match="each once"):
+        Rungs((rebuilt, rebuilt))
     with pytest.raises(UserError, match="eta 1"):
-        Rungs((1.0,), eta=1)
+        Rungs((rebuilt,), eta=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import io
@@ -28,8 +29,12 @@ from pipeline.networks.registry import find_network, load_model
 from pipeline.train import main
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.evaluation import error_of
+from pipeline.training.judges import Judges
+from pipeline.training.loop import Diverged
 from pipeline.training.pretraining import pretrain
+from pipeline.training.rung import best_of
 from pipeline.training.settings import TrainSettings, pretraining_settings
+from pipeline.training.stages import Stage, stages
 from quantizers.network import hard_state, layer_names, load_hard
 
 MEAN, STD = find_network("resnet8").normalization
@@ -91,10 +96,10 @@ def test_cotuning_recovers_what_quantization_lost(digits: ImageData, trained: nn
     model = copy.deepcopy(trained)
     settings = dataclasses.replace(SETTINGS, epochs=2, images_per_epoch=None)
     run = Cotuning(trained, harsh_plan(trained), digits, settings, MEAN, STD)
-    error, start = run.error(), surprise(run)
+    error, start = run.judgement().error, surprise(run)
     last = run.train_until(2)
     assert last.epochs == 2 and last.loss > 0 and last.seconds > 0
-    assert last.error < max(error, 0.05) and surprise(run) < 0.8 * start
+    assert error is not None and last.error < max(error, 0.05) and surprise(run) < 0.8 * start
     assert same(model.state_dict(), trained.state_dict())  # the given network is left alone
 
 
@@ -171,7 +176,7 @@ def test_channels_of_very_different_sizes_share_a_codebook(digits: ImageData, tr
     settings = dataclasses.replace(SETTINGS, even_channels=True)
     without = Cotuning(uneven, plan, digits, SETTINGS, MEAN, STD)
     run = Cotuning(uneven, plan, digits, settings, MEAN, STD)
-    assert surprise(run) < 0.1 * surprise(without) and run.error() < without.error()
+    assert surprise(run) < 0.1 * surprise(without) and run.judgement().error < without.judgement().error
     rung = run.train_until(0.4)
     blank = load_model("resnet8", classes=10, image_size=8, seed=1)
     loaded = load_hard(blank, plan, saved_and_loaded(hard_state(run.hardened())))
@@ -205,6 +210,99 @@ def test_bfloat16_learns(digits: ImageData, trained: nn.Module) -> None:
     assert all(value.dtype != torch.bfloat16 for value in run.network.state_dict().values())
 
 
+# --- the stages of a trial
+
+STAGED = dataclasses.replace(SETTINGS, rebuild_images=128, small_images=32, held_steps=5)
+
+
+def test_from_stage_to_stage_and_the_best_is_kept(digits: ImageData, trained: nn.Module) -> None:
+    run = Cotuning(trained, harsh_plan(trained), digits, STAGED, MEAN, STD)
+    unbuilt = surprise(run)
+    curve, shown = [], []
+    for stage in stages(1.0, 4):
+        curve.append(run.reach(stage, lambda done, total: shown.append((done, total))))
+        if stage.name == "rebuilt":
+            assert run.step == 0 and surprise(run) < 0.8 * unbuilt
+    layers = len(layer_names(trained))
+    assert shown == 2 * [(done, layers) for done in range(1, layers + 1)]
+    assert [rung.stage for rung in curve] == ["small", "rebuilt", "held", "free"]
+    assert run.step == 5 + run.steps_per_epoch
+    small, _, held, free = curve
+    assert small.moved is None and held.moved == held.flipped == 0 and free.moved is not None
+    assert all(rung.divergence > 0 and rung.divergence_standard_error > 0 for rung in curve)
+    best = curve[best_of(tuple(curve))]
+    run.settle()
+    hardened = run.hardened().network
+    assert run.judges.choosing is not None
+    assert run.judges.choosing(hardened).divergence == pytest.approx(best.kept_divergence, abs=1e-6)
+    assert run.judgement().error == error_of(hardened, digits.search, MEAN, STD)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_trial_cut_off_after_a_stage_ends_as_the_uninterrupted_one(
+    digits: ImageData, trained: nn.Module, place: int
+) -> None:
+    plan, found = mixed_plan(trained), stages(1.0, 5)[1:]  # with two stretches of free training
+    whole = Cotuning(trained, plan, digits, STAGED, MEAN, STD)
+    rungs = [whole.reach(stage) for stage in found]
+    first = Cotuning(trained, plan, digits, STAGED, MEAN, STD)
+    for stage in found[:place]:
+        first.reach(stage)
+    second = Cotuning(trained, plan, digits, STAGED, MEAN, STD, state=saved_and_loaded(first.state_dict()))
+    late = [second.reach(stage) for stage in found[place:]]
+    untimed = [dataclasses.replace(rung, seconds=0.0) for rung in (*rungs[place:], *late)]
+    assert untimed[: len(late)] == untimed[len(late) :]
+    for run in (whole, second):
+        run.settle()
+    assert same(hard_state(whole.hardened()), hard_state(second.hardened()))
+
+
+def test_the_first_network_is_kept_where_training_spoils_it(digits: ImageData, trained: nn.Module) -> None:
+    wild = dataclasses.replace(STAGED, learning_rate=2.0, held_rate=1.0, gradient_clip=None)
+    run = Cotuning(trained, harsh_plan(trained), digits, wild, MEAN, STD)
+    with contextlib.suppress(Diverged):
+        for stage in stages(1.0, 3):
+            run.reach(stage)
+    again = Cotuning(trained, harsh_plan(trained), digits, wild, MEAN, STD)
+    rebuilt = again.reach(stages(1.0, 3)[0])
+    run.settle()
+    assert run.judges.choosing is not None
+    found = run.judges.choosing(run.hardened().network).divergence
+    assert found == pytest.approx(rebuilt.kept_divergence, abs=1e-6)
+    assert same(hard_state(run.hardened()), hard_state(again.hardened()))
+
+
+def test_zeros_that_are_asked_for_are_there_at_every_end(digits: ImageData, trained: nn.Module) -> None:
+    plan = Plan.uniform(layer_names(trained), LayerPlan(3, 7, zero_share=0.7))
+    run = Cotuning(trained, plan, digits, STAGED, MEAN, STD)
+    for stage in stages(1.0, 3):
+        run.reach(stage)
+        zeros = [book.zeros for book in run.hardened().codebooks.values() if book.indices.size > 500]
+        assert all(abs(share - 0.7) < 0.01 for share in zeros), (stage, zeros)
+
+
+def test_what_chooses_taught_nothing(digits: ImageData, trained: nn.Module) -> None:
+    run = Cotuning(trained, harsh_plan(trained), digits, STAGED, MEAN, STD)
+    judges = run.judges
+    assert len(judges.kept) == len(digits.train) // 10 and len(run.data.train) == len(judges.taught)
+    assert not set(judges.kept.tolist()) & set(judges.taught.tolist())
+    assert sorted([*judges.kept.tolist(), *judges.taught.tolist()]) == list(range(len(digits.train)))
+
+
+def test_a_judgement_is_the_mean_over_images(digits: ImageData, trained: nn.Module) -> None:
+    other = copy.deepcopy(trained)
+    with torch.no_grad():
+        other.linear.weight.mul_(0.5)
+    x = normalize(digits.search.batch(range(len(digits.search))), MEAN, STD)
+    with torch.inference_mode():
+        wanted, given = (net.eval()(x).double().log_softmax(1) for net in (trained, other))
+    off = (wanted.exp() * (wanted - given)).sum(1)
+    found = Judges.of(trained, digits, SETTINGS, MEAN, STD).search(other)
+    assert found.error == error_of(other, digits.search, MEAN, STD)
+    assert found.divergence == pytest.approx(float(off.mean()), rel=1e-4)
+    assert found.standard_error == pytest.approx(float(off.std() / len(off) ** 0.5), rel=1e-4)
+
+
 # --- several workers
 
 
@@ -233,7 +331,7 @@ def _together(rank: int, world: int, wrap: Any = None) -> Cotuning:
     data = ImageData("noise", tuple("abcd"), (8, 8), train, search, report, "none")
     model = Plain()
     plan = Plan({"conv": LayerPlan(2, 4), "linear": LayerPlan(8)})
-    settings = TrainSettings(epochs=2, batch_size=10)
+    settings = TrainSettings(epochs=2, batch_size=10, held_steps=4)
     return Cotuning(model, plan, data, settings, MEAN, STD, rank=rank, world=world, wrap=wrap)
 
 
@@ -243,7 +341,8 @@ def _worker(rank: int, world: int, place: str) -> None:
         "gloo", init_method=f"file://{place}/meet", rank=rank, world_size=world
     )
     run = _together(rank, world, DistributedDataParallel)
-    rung = run.train_until(2)
+    run.reach(Stage("held"))
+    rung = run.reach(Stage("free", 2))
     torch.save((rung.error, rung.loss, run.network.state_dict()), f"{place}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -255,7 +354,8 @@ def test_two_workers_cotune_as_one_does(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2))
     assert same(first, second)
     single = _together(0, 1)
-    rung = single.train_until(2)
+    single.reach(Stage("held"))
+    rung = single.reach(Stage("free", 2))
     assert abs(first[1] - rung.loss) < 1e-3 and abs(first[0] - rung.error) < 0.1
     for name, value in single.network.state_dict().items():
         torch.testing.assert_close(first[2][name], value, rtol=1e-2, atol=1e-4)

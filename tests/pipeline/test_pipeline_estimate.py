@@ -16,6 +16,7 @@ from pipeline.study.halving import Rungs
 from pipeline.study.settings import Settings
 from pipeline.training.pretraining import pretrained_file
 from pipeline.training.settings import pretraining_settings
+from pipeline.training.stages import places, stages
 from quantizers.network import layer_names
 from search_spaces.space import Space
 
@@ -68,10 +69,11 @@ def test_training_first_costs_nothing_where_it_is_done(workspace: Workspace) -> 
 
 
 def test_of_many_trials_a_third_goes_on() -> None:
-    rungs = Rungs((1.0, 3.0), eta=3, at_least=4)
-    assert expected_steps(rungs, 4, steps_per_epoch=10) == (30, 2)  # so few all go on
-    steps, reached = expected_steps(rungs, 1000, steps_per_epoch=10)
-    assert 10 + 20 * 0.33 < steps < 10 + 20 * 0.36 and 1.33 < reached < 1.36
+    found = stages(3.0, 3)
+    rungs = Rungs(places(found), at_least=4)
+    assert expected_steps(rungs, found, 4, steps_per_epoch=10, held_steps=24) == (54, 3)  # so few all go on
+    steps, reached = expected_steps(rungs, found, 1000, steps_per_epoch=10, held_steps=24)
+    assert 24 / 3 + 30 / 9 < steps < 24 * 0.36 + 30 * 0.15 and 1 + 4 / 9 < reached < 1.5
 
 
 def test_a_trial_is_the_sum_of_its_parts() -> None:

@@ -24,6 +24,7 @@ from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from pipeline.training.rung import Rung
+from pipeline.training.stages import Stage
 from search_spaces.space import Space
 
 SPACE = Space(("conv1", "conv2", "fc"))
@@ -124,7 +125,7 @@ class TabulatedTrial(tune.Trainable):
                 torch.empty(2**42, dtype=torch.uint8)
             except RuntimeError as error:
                 return {"phase": "died", "asked": refused(error), "done": True}
-        number, budgets = self.config["number"], self.config["budgets"]
+        number, stages = self.config["number"], [Stage(*stage) for stage in self.config["stages"]]
         with (self.folder / "steps.log").open("a") as log:
             log.write(f"{self.plan.hash} {self.stage} {os.getpid()}\n")
         for wanted in ("raise", "kill", "hang"):
@@ -144,12 +145,13 @@ class TabulatedTrial(tune.Trainable):
         if self.stage == 0:
             known = dataclasses.asdict(figures_of(self.plan, None))
             return {"phase": "profiled", "figures": json.dumps(known)}
-        epochs = budgets[self.stage - 1]
-        figures = figures_of(self.plan, epochs)
-        assert figures.error is not None
-        rung = Rung(epochs, figures.error, 1.0, 1.0)
-        if self.stage == len(budgets):
-            curve = tuple(Rung(e, figures_of(self.plan, e).error or 0.0, 1.0, 1.0) for e in budgets)
+        figures = figures_of(self.plan, 1.0 + self.stage)
+        curve = tuple(
+            Rung(stage.epochs, figures_of(self.plan, 2.0 + place).error or 0.0, 1.0, 1.0, stage.name)
+            for place, stage in enumerate(stages)
+        )
+        rung = curve[self.stage - 1]
+        if self.stage == len(stages):
             record = TrialRecord(number, self.plan, "finished", figures, curve=curve)
             return {"phase": "ended", "record": record.to_json(), "done": True}
         return {

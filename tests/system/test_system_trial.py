@@ -37,7 +37,7 @@ from pipeline.study.checkpoints import (
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
-from pipeline.training.rung import Rung
+from pipeline.training.rung import Rung, best_of
 from quantizers.network import layer_names
 from search_spaces.space import Space
 
@@ -128,8 +128,14 @@ def test_candidates_are_trained_compiled_checked_and_written(settings: Settings)
     for plan in chosen[:2]:
         record = records[plan.hash]
         assert record.status == "finished", record.reason
-        assert [rung.epochs for rung in record.curve] == [0.5 / 3, 0.5]
-        assert record.figures.error == record.curve[-1].error
+        assert [(rung.stage, rung.epochs) for rung in record.curve] == [
+            ("rebuilt", 0),
+            ("held", 0),
+            ("free", 0.5),
+        ]
+        # The digits' search half is judged whole at every rung; the candidate is the best of its rungs.
+        best = record.curve[best_of(record.curve)]
+        assert (record.figures.error, record.figures.divergence) == (best.error, best.divergence)
         candidate = load_candidate(settings.folder / "candidates" / plan.hash)
         assert candidate.plan == plan
         assert candidate.blob.stat().st_size == record.figures.size_bytes
@@ -210,7 +216,8 @@ def test_a_retried_candidate_goes_on_from_its_checkpoint(settings: Settings) -> 
     device = _Local(settings.folder)
     whole = CandidateRun(bench, plan, 0, device)
     known = whole.profile()
-    rungs = [whole.reach(0, 0.2), whole.reach(1, 0.5)]
+    found = settings.stages
+    rungs = [whole.reach(place, stage) for place, stage in enumerate(found)]
     record = whole.finish()
     assert not checkpoint_path(settings.folder, plan).exists()
     assert record.curve == tuple(rungs) and record_path(settings.folder, plan).is_file()
@@ -221,11 +228,11 @@ def test_a_retried_candidate_goes_on_from_its_checkpoint(settings: Settings) -> 
     blob = (settings.folder / "candidates" / plan.hash / "weights.blob").read_bytes()
 
     first = CandidateRun(bench, plan, 1, device)
-    first.reach(0, 0.2)
+    first.reach(0, found[0])
     second = CandidateRun(bench, plan, 2, device)
     assert len(second.curve) == 1
-    assert second.reach(0, 0.2) is second.curve[0]
-    second.reach(1, 0.5)
+    for place, stage in enumerate(found):
+        assert second.reach(place, stage) is second.curve[place]
     again = second.finish()
     assert again.number == 2 and again.figures == record.figures
     assert (settings.folder / "candidates" / plan.hash / "weights.blob").read_bytes() == blob
