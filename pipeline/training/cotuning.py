@@ -34,6 +34,7 @@ from quantizers.network import (
     set_progress,
 )
 from quantizers.oscillation import Moves
+from quantizers.tracing.trace import traced
 
 LOOKS = 8  # at the weights' levels within a stage
 OnLayer = Callable[[int, int], None]
@@ -173,12 +174,15 @@ class Cotuning(Loop):
         return off
 
     def _hold(self, *, held: bool) -> None:
+        """Hold every weight at its level, or let it go half way back to where the fp32 network has it, so that it can move."""
         self._hardened = None
-        for _, quantizer, latent in quantizers_of(self.network):
+        plain = traced(self.original)
+        for name, quantizer, latent in quantizers_of(self.network):
             if held:
                 quantizer.hold(latent)
-            else:
-                quantizer.release(latent)
+                continue
+            weight = cast(Tensor, plain.get_submodule(name).weight).detach().to(latent.device)
+            quantizer.release(latent, weight if quantizer.effect is None else quantizer.effect(weight))
 
     def _judged(self, stage: Stage, loss: float | None, moves: Moves | None) -> Rung:
         """The rung of a stage's end; its network is kept if it is the best yet."""

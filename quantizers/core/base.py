@@ -179,8 +179,9 @@ class WeightQuantizer(nn.Module, ABC):
         changes."""
         return False
 
-    def release(self, latent: nn.Parameter) -> None:
-        """Let weights change their level again; each starts from the value that it has."""
+    def release(self, latent: nn.Parameter, towards: Tensor | None = None) -> None:
+        """Let weights change their level again. Each starts from the value that it has, or half way from there ``towards``
+        another, as far as it keeps its level."""
 
     @property
     def zero_target(self) -> float | None:

@@ -20,6 +20,19 @@ class Regions(NamedTuple):
         """Component of each weight, int64, the weight's shape."""
         return self.labels[torch.bucketize(weight, self.thresholds.to(weight.dtype))]
 
+    def inside(self, weight: Tensor, component: Tensor) -> Tensor:
+        """Each weight, or where it is not in the region of its ``component`` the nearest end of that region. A component with
+        several regions has its outermost ends, one without any leaves its weights."""
+        count = int(max(self.labels.max(), component.max())) + 1
+        edges = self.thresholds.to(weight.dtype)
+        low = weight.new_full((count,), float("inf"))
+        high = weight.new_full((count,), float("-inf"))
+        ends = edges.new_tensor([float("-inf")]), edges.new_tensor([float("inf")])
+        low.scatter_reduce_(0, self.labels, torch.cat([ends[0], edges]), "amin")
+        high.scatter_reduce_(0, self.labels, torch.cat([edges, ends[1]]), "amax")
+        found = torch.minimum(torch.maximum(weight, low[component]), high[component])
+        return torch.where(low[component] > high[component], weight, found)
+
 
 @torch.no_grad()
 def regions(mean: Tensor, scale: Tensor, log_prior: Tensor) -> Regions:

@@ -203,11 +203,18 @@ class GaussianMixture(WeightQuantizer):
         return True
 
     @torch.no_grad()
-    def release(self, latent: nn.Parameter) -> None:
-        if self._held:
-            self._snap(latent, self._held_components(latent))
-            self.anchor.fill_(math.inf)
-            self._held = False
+    def release(self, latent: nn.Parameter, towards: Tensor | None = None) -> None:
+        if not self._held:
+            return
+        component = self._held_components(latent)
+        self._snap(latent, component)
+        self.anchor.fill_(math.inf)
+        self._held = False
+        if towards is not None:
+            inside = self.regions().inside(towards.to(latent.dtype), component)
+            moved = (latent + inside) / 2
+            # Of two components at one place a weight may be nobody's; it stays where it is.
+            latent.copy_(torch.where(self.regions().assign(moved) == component, moved, latent))
 
     def _held_components(self, weight: Tensor) -> Tensor:
         key = self.state_key(weight, self.anchor)

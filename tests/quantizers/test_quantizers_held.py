@@ -13,6 +13,7 @@ from torch import nn
 
 from foundation.plan import LayerPlan, Plan
 from quantizers.mixture.held import component_of, held_weight
+from quantizers.mixture.regions import Regions
 from quantizers.network import harden, quantize, quantizers_of
 from quantizers.oscillation import Moves
 from quantizers.weights.gaussian_mixture import GaussianMixture
@@ -79,6 +80,31 @@ def test_no_weight_changes_its_level_whatever_the_levels_do(zero_share: float | 
         assert np.array_equal(book.dequantize(), changed[name])  # released, each is still where it was
         if zero_share is not None:
             assert abs(book.zeros - zero_share) < 0.01
+
+
+@pytest.mark.parametrize("zero_share", [None, 0.7])
+def test_released_half_way_each_keeps_its_level(zero_share: float | None) -> None:
+    net = network(zero_share)
+    wanted = {name: torch.randn_like(latent) * latent.std() for name, _, latent in quantizers_of(net)}
+    for _, quantizer, latent in quantizers_of(net):
+        quantizer.set_progress(1.0)
+        quantizer.hold(latent)
+    before = {name: q.codebook(w.detach()).dequantize() for name, q, w in quantizers_of(net)}
+    at = {name: latent.detach().clone() for name, _, latent in quantizers_of(net)}
+    for name, quantizer, latent in quantizers_of(net):
+        quantizer.release(latent, wanted[name])
+        assert np.array_equal(quantizer.codebook(latent.detach()).dequantize(), before[name])
+        goal, start = wanted[name], at[name]
+        moved = latent.detach() - start
+        assert (moved * (goal - start) >= 0).all()  # towards it
+        assert (moved.abs() <= (goal - start).abs() / 2 + 1e-6).all()  # at most half way
+        assert (moved != 0).double().mean() > 0.5
+
+
+def test_a_region_s_ends() -> None:
+    found = Regions(torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([2, 0, 1, 0]))
+    weight = torch.tensor([-5.0, -5.0, -5.0, 9.0, 1.0])
+    assert found.inside(weight, torch.tensor([0, 1, 2, 1, 3])).tolist() == [-1.0, 0.0, -5.0, 2.0, 1.0]
 
 
 def test_released_weights_move_again() -> None:

@@ -1,0 +1,251 @@
+"""Accuracy of whole trials at equal processor seconds: rebuilt first or trained at once, by each quantizer.
+
+    python -m benchmarks.trial_accuracy --data npz:CIFAR10.npz --weights RESNET20.th --bits 2 3 --seconds 60
+
+A cell is a method, bits, zeros, seconds and a seed. Seconds are those of the processor, of one thread: what rebuilding takes is
+taken off, and as many steps are taken as a step's cost (timed before, on the same machine) leaves. Every method has the first and the
+last layer in 8 bits, 8-bit activations, the same images, augmentation, distillation and schedule, and keeps, as a trial does, the
+network of its stages that is closest to fp32 on training images that taught nothing. Learning rates are those of ``--rates``, each
+a cell.
+
+    ours                Gaussian mixtures: rebuilt, held, free
+    ours-directly       the same without rebuilding
+    paper               Gaussian mixtures in the published form, trained at once
+    dkm, lsq, ewgs      differentiable k-means, learned steps, element-wise scaling, trained at once
+    dkm-rebuilt, ...    each rebuilt first, from the same images by the same solver, then trained
+    rebuilt             Gaussian mixtures, rebuilt alone, whatever it takes
+    kmeans, int8        nothing trained
+
+What is judged: error on the report half, paired with fp32's answers image by image, and the divergence from fp32. A row is appended
+when its cell is done; a cell that the file has is passed over, so the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foundation.command import Parser, main_guard
+from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+
+METHODS = {
+    "ours": ("gaussian_mixture", "staged"),
+    "ours-directly": ("gaussian_mixture", "directly"),
+    "paper": ("gaussian_mixture", "directly"),
+    "dkm": ("differentiable_kmeans", "directly"),
+    "lsq": ("learned_step", "directly"),
+    "ewgs": ("element_wise_scaling", "directly"),
+    "dkm-rebuilt": ("differentiable_kmeans", "staged"),
+    "lsq-rebuilt": ("learned_step", "staged"),
+    "ewgs-rebuilt": ("element_wise_scaling", "staged"),
+    "rebuilt": ("gaussian_mixture", "rebuilt"),
+    "kmeans": ("gaussian_mixture", "untrained"),
+    "int8": ("gaussian_mixture", "untrained"),
+}
+DKM = TemperatureSchedule(0.05, 0.05, "constant")
+PROBED = 4  # steps that are timed, after two
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row's conditions."""
+
+    network: str
+    method: str
+    bits: int
+    zero_share: float | None
+    seconds: float
+    rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out; shares of images 0..1, divergences in nats."""
+
+    rebuilding_seconds: float
+    steps: int
+    processor_seconds: float
+    kept: str
+    fp32_error: float
+    error: float
+    difference: float
+    difference_standard_error: float
+    divergence: float
+    divergence_standard_error: float
+    zeros: float
+    moved: float | None
+    flipped: float | None
+    images: int
+
+
+def plan_of(cell: Cell, names: list[str]) -> Plan:
+    """The plan of a cell for layers ``names``."""
+    bits = 8 if cell.method == "int8" else cell.bits
+    inner = LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits, zero_share=cell.zero_share)
+    layers = dict.fromkeys(names, inner) | {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
+    quantizer = METHODS[cell.method][0]
+    rest: dict[str, Any] = {"temperature": DKM} if quantizer == "differentiable_kmeans" else {}
+    return Plan(layers, quantizer=quantizer, **rest)
+
+
+def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
+    """Train and judge one cell."""
+    import torch
+
+    from pipeline.training.cotuning import Cotuning
+    from pipeline.training.evaluation import predictions
+    from pipeline.training.judges import Judge
+    from pipeline.training.rung import best_of
+    from pipeline.training.settings import TrainSettings
+    from pipeline.training.stages import FREE, HELD, REBUILT, Stage
+    from quantizers.network import layer_names
+
+    way = METHODS[cell.method][1]
+    settings = TrainSettings(
+        epochs=1.0, learning_rate=cell.rate, seed=cell.seed, form="paper" if cell.method == "paper" else "straight"
+    )  # fmt: skip
+    plan = plan_of(cell, layer_names(model))
+
+    def make() -> Cotuning:
+        return Cotuning(model, plan, data, settings, mean, std)
+
+    trained = way in ("staged", "directly")
+    step = seconds_of_a_step(make()) if trained else 0.0
+    run, begun, curve = make(), time.process_time(), []
+    if way in ("staged", "rebuilt"):
+        curve.append(run.reach(Stage(REBUILT)))
+    rebuilding = run.seconds and time.process_time() - begun
+    steps = max(0, int((cell.seconds - rebuilding) / step)) if trained else 0
+    if steps:
+        held = min(settings.held_steps, steps // 4) if way == "staged" else 0
+        run.settings = replace(settings, held_steps=held)
+        run.total_steps = steps - held
+        if held:
+            curve.append(run.reach(Stage(HELD)))
+        curve.append(run.reach(Stage(FREE, run.total_steps / run.steps_per_epoch)))
+    spent = rebuilding + step * steps
+    run.settle()
+    hardened = run.hardened()
+    everyone = torch.arange(len(data.report))
+    judged = Judge(model, data.report, everyone, mean, std, 256)(hardened.network)
+    right, fp32 = (
+        (predictions(net, data.report, mean, std) == data.report.labels).double()
+        for net in (hardened.network, model)
+    )
+    gained = right - fp32
+    zeros = sum(int((book.integers == 0).sum()) for book in hardened.codebooks.values())
+    total = sum(book.indices.size for book in hardened.codebooks.values())
+    return Row(
+        rebuilding,
+        steps,
+        spent,
+        curve[best_of(tuple(curve))].where if curve else "untrained",
+        1 - float(fp32.mean()),
+        1 - float(right.mean()),
+        float(gained.mean()),
+        float(gained.std() / len(gained) ** 0.5),
+        judged.divergence,
+        judged.standard_error,
+        zeros / total,
+        curve[-1].moved if curve else None,
+        curve[-1].flipped if curve else None,
+        len(everyone),
+    )
+
+
+def seconds_of_a_step(run: Any) -> float:
+    """Processor seconds of one step of training."""
+    run.run_to(2)
+    begun = time.process_time()
+    run.run_to(2 + PROBED)
+    return (time.process_time() - begun) / PROBED
+
+
+def as_text(record: dict[str, Any]) -> dict[str, str]:
+    """As the file has it."""
+    return {
+        name: f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
+        for name, value in record.items()
+    }
+
+
+def done_in(path: Path) -> set[tuple[str, ...]]:
+    """The cells that a file has."""
+    if not path.exists():
+        return set()
+    with path.open(newline="") as file:
+        return {tuple(row[name] for name in Cell.__annotations__) for row in csv.DictReader(file)}
+
+
+def add(path: Path, record: dict[str, str]) -> None:
+    """One row more."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(record), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(record)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the module's text."""
+    import torch
+
+    from pipeline.datasets.registry import load_data
+    from pipeline.networks.registry import find_network, load_model
+
+    def share(text: str) -> float | None:
+        return None if text == "none" else float(text)
+
+    parser = Parser(
+        prog="python -m benchmarks.trial_accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--bits", nargs="+", type=int, default=[2])
+    parser.add_argument("--zero-shares", nargs="+", type=share, default=[None])
+    parser.add_argument("--seconds", nargs="+", type=float, default=[60.0])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.005])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/trial_accuracy.csv"))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    network = find_network(args.network)
+    data = load_data(args.data)
+    mean, std = network.normalization
+    model = load_model(
+        args.network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
+    )
+    asked = itertools.product(args.seeds, args.bits, args.zero_shares, args.seconds, args.methods, args.rates)
+    done = done_in(args.out)
+    for seed, bits, zeros, seconds, method, rate in asked:
+        if zeros is not None and METHODS[method][0] != "gaussian_mixture":
+            continue  # the others have no control of zeros
+        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed)
+        said = as_text(asdict(cell))
+        if tuple(said.values()) in done:
+            continue
+        row = measure(cell, model, data, mean, std)
+        add(args.out, {**said, **as_text(asdict(row)), "torch": torch.__version__})
+        print(
+            f"{method} {bits} bits {zeros or ''} {seconds:g} s: {100 * row.difference:+.2f} +- "
+            f"{100 * row.difference_standard_error:.2f} points, {row.divergence:.4f} nats, {row.steps} steps, {row.kept}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
