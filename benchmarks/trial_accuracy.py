@@ -2,11 +2,11 @@
 
     python -m benchmarks.trial_accuracy --data npz:CIFAR10.npz --weights RESNET20.th --bits 2 3 --seconds 60
 
-A cell is a method, bits, zeros, seconds and a seed. Seconds are those of the processor, of one thread: what rebuilding takes is
-taken off, and as many steps are taken as a step's cost (timed before, on the same machine) leaves. Every method has the first and the
-last layer in 8 bits, 8-bit activations, the same images, augmentation, distillation and schedule, and keeps, as a trial does, the
-network of its stages that is closest to fp32 on training images that taught nothing. Learning rates are those of ``--rates``, each
-a cell.
+A cell is a method, bits, zeros, seconds and a seed. Seconds are those of the processor, of one thread: what
+rebuilding takes is taken off, and as many steps are taken as a step's cost (timed before, on the same machine)
+leaves. Every method has the first and the last layer in 8 bits, 8-bit activations, the same images, augmentation,
+distillation and schedule, and keeps, as a trial does, the network of its stages that is closest to fp32 on training
+images that taught nothing. Learning rates are those of ``--rates``, each a cell.
 
     ours                Gaussian mixtures: rebuilt, held, free
     ours-directly       the same without rebuilding
@@ -16,8 +16,9 @@ a cell.
     rebuilt             Gaussian mixtures, rebuilt alone, whatever it takes
     kmeans, int8        nothing trained
 
-What is judged: error on the report half, paired with fp32's answers image by image, and the divergence from fp32. A row is appended
-when its cell is done; a cell that the file has is passed over, so the same command goes on.
+What is judged: error on the validation images, both halves, since a cell's network is fixed before any of them is
+seen; paired with fp32's answers image by image, and the divergence from fp32. A row is appended when its cell is
+done; a cell that the file has is passed over, so the same command goes on.
 """
 
 from __future__ import annotations
@@ -133,13 +134,18 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     spent = rebuilding + step * steps
     run.settle()
     hardened = run.hardened()
-    everyone = torch.arange(len(data.report))
-    judged = Judge(model, data.report, everyone, mean, std, 256)(hardened.network)
-    right, fp32 = (
-        (predictions(net, data.report, mean, std) == data.report.labels).double()
-        for net in (hardened.network, model)
-    )
-    gained = right - fp32
+    gained, fp32, off, squared = [], [], 0.0, 0.0
+    images = len(data.search) + len(data.report)
+    for half in (data.search, data.report):
+        judged = Judge(model, half, torch.arange(len(half)), mean, std, 256)(hardened.network)
+        off += judged.divergence * len(half) / images
+        squared += (judged.standard_error * len(half) / images) ** 2
+        right, wanted = (
+            (predictions(net, half, mean, std) == half.labels).double() for net in (hardened.network, model)
+        )
+        gained.append(right - wanted)
+        fp32.append(wanted)
+    difference, before = torch.cat(gained), 1 - float(torch.cat(fp32).mean())
     zeros = sum(int((book.integers == 0).sum()) for book in hardened.codebooks.values())
     total = sum(book.indices.size for book in hardened.codebooks.values())
     return Row(
@@ -147,16 +153,16 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
         steps,
         spent,
         curve[best_of(tuple(curve))].where if curve else "untrained",
-        1 - float(fp32.mean()),
-        1 - float(right.mean()),
-        float(gained.mean()),
-        float(gained.std() / len(gained) ** 0.5),
-        judged.divergence,
-        judged.standard_error,
+        before,
+        before - float(difference.mean()),
+        float(difference.mean()),
+        float(difference.std() / images**0.5),
+        off,
+        squared**0.5,
         zeros / total,
         curve[-1].moved if curve else None,
         curve[-1].flipped if curve else None,
-        len(everyone),
+        images,
     )
 
 

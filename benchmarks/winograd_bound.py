@@ -50,7 +50,7 @@ TRANSFORMS: dict[int, tuple[Matrix, Matrix, int, Matrix]] = {
 
 
 @dataclass(frozen=True)
-class Stage:
+class TransformStage:
     """A 3 x 3 convolution of stride 1 and the size of its output."""
 
     name: str
@@ -61,10 +61,10 @@ class Stage:
 
 # ResNet-18's at 224 x 224: 13 of its 16 convolutions of this kind of kernel, the others have stride 2.
 RESNET18 = (
-    Stage("layer1", 64, 64, 56),
-    Stage("layer2", 128, 128, 28),
-    Stage("layer3", 256, 256, 14),
-    Stage("layer4", 512, 512, 7),
+    TransformStage("layer1", 64, 64, 56),
+    TransformStage("layer2", 128, 128, 28),
+    TransformStage("layer3", 256, 256, 14),
+    TransformStage("layer4", 512, 512, 7),
 )
 
 
@@ -90,7 +90,7 @@ def convolve(tile: Matrix, weights: Matrix, outputs: int) -> Matrix:
     return (a @ products @ a.T) // factor**2
 
 
-def winograd(layer: Stage, per_product: int, lanes: int) -> float:
+def winograd(layer: TransformStage, per_product: int, lanes: int) -> float:
     """Instructions of F(2x2, 3x3) per multiply-accumulate of the direct form, tiles over the edge included.
 
     A tile of 8 input channels (4 of floats): 16 loads, 32 additions of which the first half widens, 16 stores. One of 4 output

@@ -167,10 +167,13 @@ class Cotuning(Loop):
             self.network.load_state_dict(fresh.state_dict())
         chosen = fixed_sample(len(self.data.train), min(images, len(self.data.train)))
         seen = [x.to(self.device) for x in few_batches(self.data.train, chosen, self.mean, self.std)]
-        reconstruct(cast(fx.GraphModule, self.network), self.original, seen, how, progress)
+        original = self.original
+        if self.device.type != "cpu":
+            original = copy.deepcopy(original).to(self.device)
+        reconstruct(cast(fx.GraphModule, self.network), original, seen, how, progress)
         self.rebuilt, self._hardened = True, None
         self.seconds += time.perf_counter() - started
-        off, _ = divergence(self._hard().network, self.original, seen)
+        off, _ = divergence(self._hard().network, original, seen)
         return off
 
     def _hold(self, *, held: bool) -> None:

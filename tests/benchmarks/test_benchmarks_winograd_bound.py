@@ -41,5 +41,5 @@ def test_integers_lose_and_floats_win() -> None:
     for layer in w.RESNET18:
         assert w.winograd(layer, w.SMLAL, 8) > 1.7 / w.SDOT
         assert w.winograd(layer, w.FMLA, 4) < 0.75 / w.FMLA
-    even = w.Stage("", 10**6, 10**6, 8)  # the transforms vanish
+    even = w.TransformStage("", 10**6, 10**6, 8)  # the transforms vanish
     assert w.winograd(even, w.SMLAL, 8) == pytest.approx(16 / 36 / 4, rel=1e-3)

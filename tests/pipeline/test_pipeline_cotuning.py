@@ -393,7 +393,12 @@ def test_the_command_needs_neither_ray_nor_optuna_nor_mlflow(tmp_path: Path, tra
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     metrics = json.loads((tmp_path / "result" / "metrics.json").read_text())
-    assert [rung["epochs"] for rung in metrics["curve"]] == [1, 1.5]
+    assert [(rung["stage"], rung["epochs"]) for rung in metrics["curve"]] == [
+        ("rebuilt", 0),
+        ("held", 0),
+        ("free", 1),
+        ("free", 1.5),
+    ]
     assert f"{metrics['error']:.4f}" in ended.stdout
     state = torch.load(tmp_path / "result" / "network.pt", weights_only=True)
     plan = Plan.from_json(json.dumps(metrics["plan"]))

@@ -129,7 +129,7 @@ def test_rungs_that_would_train_nothing_are_refused_by_the_dry_run(
         "--epochs-per-trial",
         "0.1",
         "--rungs",
-        "2",
+        "5",
     ]
     with pytest.raises(
         UserError, match="too few for 2 rungs; give more epochs, smaller batches or fewer rungs"

@@ -32,6 +32,7 @@ from pipeline import devices
 from pipeline.promote import main, registered_name
 from pipeline.review.champions import Champions
 from pipeline.review.tracking import Tracker
+from pipeline.study.records import Figures
 from pipeline.study.settings import Settings
 
 MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
@@ -105,7 +106,8 @@ def candidate(folder: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
     layers = [operation.layer for operation in graph.operations]
     image = data.search.batch(torch.tensor([0])).numpy()[0]
     profile = open_device("a76").profile(program, folder / "scratch.blob", image, layers=layers)
-    figures = figures_of(error_of(hardened.network, data.search, workspace.mean, workspace.std), profile)
+    error = error_of(hardened.network, data.search, workspace.mean, workspace.std)
+    figures = figures_of(Figures(error), profile)
     write_candidate(
         folder / "candidates" / plan.hash,
         Origin(

@@ -257,7 +257,9 @@ def test_what_is_not_finite_does_not_reach_the_page(study: ReportData) -> None:
         (Rung(1.0, math.nan, math.inf, 0.0),),
     )
     values = payload(ReportData("odd", "m", "d", [odd]))
-    assert values["trials"][0]["error"] is None and values["trials"][0]["curve"] == [[1.0, None, None]]
+    assert values["trials"][0]["error"] is None and values["trials"][0]["curve"] == [
+        [1.0, None, None, "free", None]
+    ]
     assert (
         "NaN" not in json.dumps(values)
         and "nan" not in render(ReportData("odd", "m", "d", [odd])).split("<script>")[0]

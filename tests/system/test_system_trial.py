@@ -171,7 +171,7 @@ def test_killed_while_it_starts_trains_and_writes_a_trial_is_never_lost(
     killer.join()
     assert complete and not moments, f"not killed while it {' and '.join(moments)}"
     [record] = study.records()
-    assert record.status == "finished" and len(record.curve) == 2, record.reason
+    assert record.status == "finished" and len(record.curve) == 3, record.reason
     assert study.spent == 1 and len(lines.ended) == 1
     load_candidate(candidates / chosen[0].hash)
     assert not [path for path in candidates.iterdir() if path.name != chosen[0].hash]
