@@ -243,7 +243,6 @@ def make(
     progress: Progress,
 ) -> None:
     """The candidate's folder, from so many images; layers that were done before are taken up."""
-    from pipeline.candidate.bench import answered
     from pipeline.candidate.deployment import deploy
     from pipeline.candidate.rebuilding import LayerFiles, rebuilt
     from quantizers.calibration.reconstruction import Reconstruction
@@ -261,7 +260,7 @@ def make(
     found = rebuilt(workspace, workspace.model, plan, images, how, files, layer_is_done)
     progress.line(f"rebuilt from {found.images:,} images in {show_seconds(found.seconds)}")
     progress.status("evaluating, compiling, comparing with the reference, profiling")
-    answers = answered(workspace.judges.search(found.hardened.network))
+    answers = workspace.judged(found.hardened.network)
     deploy(bench, plan, found.network, found.hardened, devices, answers, beside)
     shutil.rmtree(files.folder, ignore_errors=True)
 

@@ -26,7 +26,6 @@ from pipeline.study.settings import Settings
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
     from deploy_arm.ir.graph import Graph
-    from pipeline.training.judges import Judgement
     from quantizers.network import Hardened
 
 CHECKED_IMAGES = 4  # on which a finished program is compared with the reference, every output bit
@@ -106,15 +105,6 @@ class Bench:
     def _profile(self, blob: bytes, graph: Graph, devices: Devices) -> Profile:
         layers = [operation.layer for operation in graph.operations]
         return devices.profile(self.program_bytes, blob, self.images[0], layers)
-
-
-def answered(judgement: Judgement) -> Figures:
-    """What a judgement tells, as figures without any cost."""
-    return Figures(
-        judgement.error,
-        divergence=judgement.divergence,
-        divergence_standard_error=judgement.standard_error,
-    )
 
 
 def figures_of(answers: Figures, profile: Profile) -> Figures:

@@ -16,7 +16,7 @@ from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
 from foundation.plan import LayerPlan, Plan
-from pipeline.candidate.bench import answered, figures_of
+from pipeline.candidate.bench import figures_of
 from pipeline.candidate.devices import AtHand, Devices
 from pipeline.datasets.images import normalize
 from pipeline.study.records import Figures, Reference
@@ -113,5 +113,5 @@ def _int8(workspace: Workspace, devices: Devices) -> Reference:
     hardened = int8_network(workspace)
     graph = compile_graph(hardened, workspace.input_shape, workspace.mean, workspace.std)
     graph = choose_kernels(graph, workspace.settings.target)
-    answers = answered(workspace.judges.search(hardened.network))
+    answers = workspace.judged(hardened.network)
     return Reference("int8", figures_of(answers, _profile(workspace, devices, graph)))

@@ -8,10 +8,10 @@ from typing import Any
 
 from foundation.files import write_atomically
 from foundation.plan import Plan
-from pipeline.candidate.bench import Bench, answered
+from pipeline.candidate.bench import Bench
 from pipeline.candidate.deployment import deploy
 from pipeline.candidate.devices import Devices
-from pipeline.candidate.workspace import Workspace
+from pipeline.candidate.workspace import Workspace, as_figures
 from pipeline.study.checkpoints import (
     checkpoint_path,
     read_checkpoint,
@@ -96,7 +96,7 @@ class CandidateRun:
         """
         self.cotuning.settle()
         hardened = self.cotuning.hardened()
-        answers = answered(self.cotuning.judgement())
+        answers = as_figures(self.cotuning.judgement())
         figures = deploy(
             self.bench, self.plan, self.cotuning.network, hardened, self.devices, answers, self.references
         )

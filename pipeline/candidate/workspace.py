@@ -16,11 +16,21 @@ from pipeline.datasets.base import ImageData, needs_labels, split_manifest
 from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import classes_of, find_classifier, load_model
+from pipeline.study.records import Figures
 from pipeline.study.settings import Settings
-from pipeline.training.judges import Judges
+from pipeline.training.judges import Judgement, Judges
 from pipeline.training.outputs import check_outputs
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import pretraining_settings
+
+
+def as_figures(judgement: Judgement) -> Figures:
+    """What a judgement tells, as figures without any cost."""
+    return Figures(
+        judgement.error,
+        divergence=judgement.divergence,
+        divergence_standard_error=judgement.standard_error,
+    )
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,11 @@ class Workspace:
     def judges(self) -> Judges:
         """Those of the search's trials; what the fp32 network answers is computed once for all of them."""
         return Judges.of(self.model, self.data, self.settings.training(), self.mean, self.std)
+
+    def judged(self, network: nn.Module) -> Figures:
+        """What a compressed network's answers to the search half are like, as figures without any cost; nothing where there
+        are no labels."""
+        return as_figures(self.judges.search(network)) if self.data.labelled else Figures(None)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -201,7 +200,7 @@ class Cotuning(Loop):
                 self._best = {"kept": kept, "network": state, "share": self.share, "step": self.step}
         return Rung(
             stage.epochs,
-            math.nan if rung.error is None else rung.error,
+            rung.error,
             self.take_loss() if loss is None else loss,
             self.seconds,
             stage.name,

@@ -21,10 +21,10 @@ from pipeline.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found: the share of wrong answers (0..1; None where there are no labels), and the Kullback-Leibler divergence from
+    """What was found: the share of wrong answers (0..1), and the Kullback-Leibler divergence from
     the fp32 network's class probabilities in nats, a mean over images with its standard error."""
 
-    error: float | None
+    error: float
     divergence: float
     standard_error: float
 
@@ -37,7 +37,6 @@ class Judge:
         indices: which of ``images``.
         mean, std: normalization, per channel, for pixels in 0..1.
         batch: images at a time.
-        labelled: False where the labels mean nothing.
     """
 
     def __init__(
@@ -48,10 +47,7 @@ class Judge:
         mean: Sequence[float],
         std: Sequence[float],
         batch: int,
-        *,
-        labelled: bool = True,
     ) -> None:
-        self._labelled = labelled
         self._model, self._images, self._indices = model, images, indices
         self._mean, self._std, self._batch = tuple(mean), tuple(std), batch
 
@@ -81,7 +77,7 @@ class Judge:
         count = len(self)
         wrongs, total, squares = sums.tolist()
         spread = max(0.0, squares / count - (total / count) ** 2) / max(1, count - 1)
-        return Judgement(wrongs / count if self._labelled else None, total / count, spread**0.5)
+        return Judgement(wrongs / count, total / count, spread**0.5)
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class Judges:
         part = min(settings.rung_images or len(data.search), len(data.search))
 
         def judge(images: Images, indices: Tensor) -> Judge:
-            return Judge(model, images, indices, mean, std, settings.evaluation_batch, labelled=data.labelled)
+            return Judge(model, images, indices, mean, std, settings.evaluation_batch)
 
         search = judge(data.search, torch.arange(len(data.search)))
         return cls(

@@ -99,7 +99,7 @@ def test_cotuning_recovers_what_quantization_lost(digits: ImageData, trained: nn
     error, start = run.judgement().error, surprise(run)
     last = run.train_until(2)
     assert last.epochs == 2 and last.loss > 0 and last.seconds > 0
-    assert error is not None and last.error < max(error, 0.05) and surprise(run) < 0.8 * start
+    assert last.error < max(error, 0.05) and surprise(run) < 0.8 * start
     assert same(model.state_dict(), trained.state_dict())  # the given network is left alone
 
 
