@@ -127,6 +127,7 @@ def compress(
     settings = TrainSettings(
         epochs=max(recipe.steps, 1) / (len(images) // batch), batch_size=batch, learning_rate=recipe.learning_rate,
         weight_decay=0.0, distillation=1.0, distillation_temperature=recipe.temperature, seed=seed, calibration_images=64,
+        kept_images=0,
         form="posterior" if recipe.quantizer == "gaussian_mixture" else TrainSettings.form,
     )  # fmt: skip
     plan = plan_of(recipe, bits, layer_names(model))

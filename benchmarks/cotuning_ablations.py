@@ -194,7 +194,9 @@ def run(name: str, cell: Cell, model: nn.Module, data: ImageData) -> Row:
     """Co-tune with one choice changed, and judge the hardened network."""
     ablation = ABLATIONS[name]
     mean, std = find_network(cell.network).normalization
-    settings = TrainSettings(epochs=cell.epochs, learning_rate=cell.learning_rate, seed=cell.seed)
+    settings = TrainSettings(
+        epochs=cell.epochs, learning_rate=cell.learning_rate, seed=cell.seed, kept_images=0
+    )
     settings = dataclasses.replace(settings, **ablation.settings, options=ablation.options)
     started = time.perf_counter()
     plan = plan_for(ablation, cell, layer_names(model))

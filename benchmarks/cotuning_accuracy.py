@@ -147,6 +147,7 @@ def measure(job: Job, cell: Cell, model: Any, data: Any, fp32_top1: float, show:
         epochs=cell.epochs or 1.0, learning_rate=cell.learning_rate or 0.01, seed=cell.seed,
         distillation=cell.distillation, distillation_temperature=cell.distillation_temperature or 1.0,
         bfloat16=cell.bfloat16, form=cell.method if cell.method in FORMS else TrainSettings.form,
+        kept_images=0,  # every image teaches, and the last network counts
     )  # fmt: skip
     plan = plan_of(cell, layer_names(model))
     run = Cotuning(model, plan, data, settings, mean, std, device=cell.device, progress=show)

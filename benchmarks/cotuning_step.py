@@ -98,7 +98,7 @@ def runs(conditions: Conditions, model: nn.Module, data: ImageData, teacher: boo
     """The step in fp32 and by co-tuning, and by parts of co-tuning."""
     settings = TrainSettings(
         epochs=STEPS / (len(data.train) // conditions.batch), batch_size=conditions.batch,
-        distillation=float(teacher), bfloat16=conditions.bfloat16, calibration_images=64,
+        distillation=float(teacher), bfloat16=conditions.bfloat16, calibration_images=64, kept_images=0,
     )  # fmt: skip
     names = layer_names(model)
     layer = LayerPlan(conditions.bits, 2**conditions.bits, zero_share=conditions.zero_share)

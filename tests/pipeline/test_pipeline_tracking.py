@@ -37,9 +37,21 @@ FRONT: dict[str, Any] = {
 def record(number: int, status: Any = "finished", reason: str | None = None, bits: int = 4) -> TrialRecord:
     layers = {"conv1": LayerPlan(8), "layer1.0.conv1": LayerPlan(bits, 3 + number % 2, zero_share=0.5)}
     known = Figures(
-        0.1 + number / 100, 1.0 + number, 0.9, 1.3 + number, "modelled", "a76", 1000 + number, 5000
+        0.1 + number / 100,
+        1.0 + number,
+        0.9,
+        1.3 + number,
+        "modelled",
+        "a76",
+        1000 + number,
+        5000,
+        0.25,
+        0.02,
     )
-    curve = tuple(Rung(e, 0.3 / e, 1 / e, e) for e in (1.0, 2.0))
+    curve = tuple(
+        Rung(e, 0.3 / e, 1 / e, e, "free", 0.2 / e, 0.01, kept, 0.05, 0.01)
+        for e, kept in ((1.0, None), (2.0, 0.05))
+    )
     return TrialRecord(number, Plan(layers), status, known, reason, curve, 1000.0, 1010.0 + number)
 
 
@@ -72,6 +84,13 @@ def test_a_trial_is_one_run_with_everything_in_it(store: Path) -> None:
     assert (params["bits.layer1.0.conv1"], params["bits_mean"], params["sampler"]) == ("4", "6", "tpe")
     assert (tags["status"], tags["reason"], tags["front"]) == ("stopped", HOSTILE, "true")
     assert tags["mlflow.parentRunId"] == tracker.parent and run.info.end_time == 1_013_000
+    assert (metrics["divergence"], metrics["divergence_standard_error"]) == (0.25, 0.02)
+    for name, values in (
+        ("rung_divergence", [0.2, 0.1]),
+        ("rung_kept_divergence", [0.05]),
+        ("rung_moved", [0.05] * 2),
+    ):
+        assert [m.value for m in tracker.client.get_metric_history(run.info.run_id, name)] == values
     history = tracker.client.get_metric_history(run.info.run_id, "rung_error")
     assert [(m.step, m.value) for m in history] == [(0, 0.3), (1, 0.15)]
     plan = Path(tracker.client.download_artifacts(run.info.run_id, "plan.json")).read_text()
