@@ -60,9 +60,13 @@ class Programme(Sampler):
                 break
         best = self._best(model, records, known)
         for _ in range(ROUNDS):
-            if best is None:  # whatever programmes find is known
-                self._add(self._neighbour(records, known) for _ in range(NEIGHBOURS))
-                best = self._best(model, records, known)
+            if best is not None:
+                break
+            before = len(self._pool)  # whatever programmes find is known
+            self._add(self._neighbour(records, known) for _ in range(NEIGHBOURS))
+            if len(self._pool) == before:  # and so is what is near
+                break
+            best = self._best(model, records, known)
         return best or self._neighbour(records, known)
 
     # ---- what is known beforehand

@@ -298,6 +298,69 @@ def test_running_plans_are_not_proposed_again() -> None:
         trials.begin(proposed)
 
 
+def endless(plan: Plan) -> float:
+    return float("inf") if any(layer.bits == 2 for layer in plan.layers.values()) else harm_of(plan)
+
+
+@pytest.mark.parametrize(
+    ("prior", "objectives"),
+    [
+        (Prior(), ("error", *COSTS)),
+        (Prior(cost=cost_of), ("error", *COSTS)),
+        (Prior(cost=cost_of, proxy=endless, error=0.05), ("error", *COSTS)),  # not all harms are known
+        (PRIOR, COSTS),  # nobody asks for the error
+    ],
+)
+def test_where_harms_are_not_known_neighbours_of_the_best_are_tried(
+    prior: Prior, objectives: tuple[str, ...]
+) -> None:
+    trials = Trials()
+    ask = asking("programme", Context(SPACE, objectives, trials.records, 0, prior))  # type: ignore[arg-type]
+    for _ in range(12):
+        proposed = ask()
+        assert proposed is not None and proposed.hash not in trials.trials
+        SPACE.params(proposed)  # it is of this space
+        trials.finish(proposed)
+
+
+def test_a_space_that_is_used_up_does_not_keep_anybody_waiting() -> None:
+    space = Space(("a",), bits=(4, 8), zero_share=(None,), components={4: (16,)})
+    trials = Trials()
+    ask = asking("programme", Context(space, ("error", *COSTS), trials.records, 0, PRIOR))  # type: ignore[arg-type]
+    seen = set()
+    for _ in range(8):
+        proposed = ask()
+        assert proposed is not None
+        space.params(proposed)
+        seen.add(proposed.hash)
+        if proposed.hash not in trials.trials:
+            trials.finish(proposed)
+    assert {layer.bits for trial in trials.trials.values() for layer in trial.plan.layers.values()} == {4, 8}
+    assert len(seen) == len(trials.trials)
+
+
+def test_trials_of_another_space_and_those_that_failed_teach_nothing() -> None:
+    """A study that was begun with other choices goes on; what it knows of them is no use to the rule from harm to error."""
+
+    def proposals(extra: list[tuple[Plan, str]]) -> list[str]:
+        trials = Trials()
+        for plan in uniform_starts(SPACE):
+            trials.finish(plan)
+        for plan, status in extra:
+            trials.finish(plan)
+            trial = trials.trials[plan.hash]
+            trials.trials[plan.hash] = type(trial)(trial.number, plan, status)
+        ask = asking("programme", Context(SPACE, ("error", *COSTS), trials.records, 0, PRIOR))  # type: ignore[arg-type]
+        proposed = ask()
+        assert proposed is not None
+        return [proposed.hash]
+
+    other = Space(("a", "b", "c"), bits=(3,), zero_share=(None,), components={3: (8,)})
+    assert proposals([(other.warm_starts()[0], "failed")]) == proposals([])
+    odd = SPACE.random(random.Random(5))
+    assert proposals([(odd, "failed")]) == proposals([]) or proposals([])[0] == odd.hash
+
+
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "random"])
 def test_limits_and_costs_reach_every_sampler(sampler: str) -> None:
     prior = Prior(cost=cost_of, proxy=harm_of, error=0.05, images=1000, limits={"error": 0.3, "size": 90.0})
