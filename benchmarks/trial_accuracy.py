@@ -5,8 +5,8 @@
 A cell is a method, bits, zeros, seconds and a seed. Seconds are those of the processor, of one thread: what
 rebuilding takes is taken off, and as many steps are taken as a step's cost (timed before, on the same machine)
 leaves. Every method has the first and the last layer in 8 bits, 8-bit activations, the same images, augmentation,
-distillation and schedule, and keeps, as a trial does, the network of its stages that is closest to fp32 on training
-images that taught nothing. Learning rates are those of ``--rates``, each a cell.
+distillation and schedule, and keeps, as a trial does, the network of its stages that is closest to fp32 on the search
+half. Learning rates are those of ``--rates``, each a cell.
 
     ours                Gaussian mixtures: rebuilt, held, free
     ours-directly       the same without rebuilding
@@ -16,9 +16,8 @@ images that taught nothing. Learning rates are those of ``--rates``, each a cell
     rebuilt             Gaussian mixtures, rebuilt alone, whatever it takes
     kmeans, int8        nothing trained
 
-What is judged: error on the validation images, both halves, since a cell's network is fixed before any of them is
-seen; paired with fp32's answers image by image, and the divergence from fp32. A row is appended when its cell is
-done; a cell that the file has is passed over, so the same command goes on.
+What is judged: error on the report half, paired with fp32's answers image by image, and the divergence from fp32. A
+row is appended when its cell is done; a cell that the file has is passed over, so the same command goes on.
 """
 
 from __future__ import annotations
@@ -134,18 +133,12 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     spent = rebuilding + step * steps
     run.settle()
     hardened = run.hardened()
-    gained, fp32, off, squared = [], [], 0.0, 0.0
-    images = len(data.search) + len(data.report)
-    for half in (data.search, data.report):
-        judged = Judge(model, half, torch.arange(len(half)), mean, std, 256)(hardened.network)
-        off += judged.divergence * len(half) / images
-        squared += (judged.standard_error * len(half) / images) ** 2
-        right, wanted = (
-            (predictions(net, half, mean, std) == half.labels).double() for net in (hardened.network, model)
-        )
-        gained.append(right - wanted)
-        fp32.append(wanted)
-    difference, before = torch.cat(gained), 1 - float(torch.cat(fp32).mean())
+    half, images = data.report, len(data.report)
+    judged = Judge(model, half, torch.arange(images), mean, std, 256)(hardened.network)
+    right, wanted = (
+        (predictions(net, half, mean, std) == half.labels).double() for net in (hardened.network, model)
+    )
+    difference, before = right - wanted, 1 - float(wanted.mean())
     zeros = sum(int((book.integers == 0).sum()) for book in hardened.codebooks.values())
     total = sum(book.indices.size for book in hardened.codebooks.values())
     return Row(
@@ -157,8 +150,8 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
         before - float(difference.mean()),
         float(difference.mean()),
         float(difference.std() / images**0.5),
-        off,
-        squared**0.5,
+        judged.divergence,
+        judged.standard_error,
         zeros / total,
         curve[-1].moved if curve else None,
         curve[-1].flipped if curve else None,

@@ -228,9 +228,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         )
     run.settle()
     best, judged, hardened = curve[best_of(tuple(curve))], run.judgement(), run.hardened()
-    print(
-        f"kept the network {best.where}: the closest to fp32 on images that taught nothing", file=sys.stderr
-    )
+    print(f"kept the network {best.where}: the closest to fp32", file=sys.stderr)
     content = io.BytesIO()
     torch.save(hard_state(hardened), content)
     metrics = {

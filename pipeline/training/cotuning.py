@@ -190,14 +190,16 @@ class Cotuning(Loop):
         """The rung of a stage's end; its network is kept if it is the best yet."""
         network = self._hard().network
         rung = self.judges.rung(network, self.rank, self.world)
-        kept = None
-        if self.judges.choosing is not None:
-            kept = self.judges.choosing(network, self.rank, self.world).divergence
-            if self._best is None or kept < self._best["kept"]:
-                state = {
-                    key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()
-                }
-                self._best = {"kept": kept, "network": state, "share": self.share, "step": self.step}
+        kept = self.judges.kept_images
+        on_kept = None if kept is None else kept(network, self.rank, self.world).divergence
+        if self._best is None or rung.divergence < self._best["divergence"]:
+            state = {key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()}
+            self._best = {
+                "divergence": rung.divergence,
+                "network": state,
+                "share": self.share,
+                "step": self.step,
+            }
         return Rung(
             stage.epochs,
             rung.error,
@@ -206,13 +208,13 @@ class Cotuning(Loop):
             stage.name,
             rung.divergence,
             rung.standard_error,
-            kept,
+            on_kept,
             None if moves is None else moves.moved,
             None if moves is None else moves.flipped,
         )
 
     def settle(self) -> None:
-        """Take up the network of the best rung, by the divergence on the kept images; then there is no more training."""
+        """Take up the network of the best rung, by the divergence; then there is no more training."""
         if self._best is not None:
             self.network.load_state_dict(self._best["network"])
             self._settled, self._hardened = (self._best["share"], self._best["step"]), None

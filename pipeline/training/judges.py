@@ -86,14 +86,14 @@ class Judges:
 
     Attributes:
         taught, kept: indices of the training images from which something is learned, and of those from which nothing is.
-        choosing: on the kept ones, by which a trial chooses among its rungs; None where there are none.
-        rung: on the first images of the search half, which are a fair sample of it.
+        kept_images: on the kept ones; None where there are none.
+        rung: on the first images of the search half, which are a fair sample of it; by it a trial chooses among its rungs.
         search: on all of it.
     """
 
     taught: Tensor
     kept: Tensor
-    choosing: Judge | None
+    kept_images: Judge | None
     rung: Judge
     search: Judge
 

@@ -17,7 +17,8 @@ class Rung:
         stage: the stage that ends here.
         divergence: of the network's answers from the fp32 network's on the same images, in nats.
         divergence_standard_error: of that mean over images.
-        kept_divergence: the same on training images from which nothing was learned; by it a trial chooses among its rungs.
+        kept_divergence: the same on training images from which nothing was learned here; the fp32 network has learned them, so
+            they are no judge of small differences, and are noted alone.
         moved: share of the weights that changed their level in this stage.
         flipped: share that changed it again later in this stage: they oscillate.
     """
@@ -48,8 +49,6 @@ class Rung:
 
 
 def best_of(curve: tuple[Rung, ...]) -> int:
-    """Index of the rung whose network a trial keeps: the least divergence on kept images; the last where none is known."""
-    known = [
-        (rung.kept_divergence, -place) for place, rung in enumerate(curve) if rung.kept_divergence is not None
-    ]
+    """Index of the rung whose network a trial keeps: the least divergence; the last where none is known."""
+    known = [(rung.divergence, -place) for place, rung in enumerate(curve) if rung.divergence is not None]
     return -min(known)[1] if known else len(curve) - 1

@@ -39,8 +39,7 @@ class TrainSettings:
             that where it has such a stage; see ``pipeline.training.stages``.
         held_steps: steps of the stage in which weights are held at their levels.
         held_rate: peak learning rate of those steps.
-        kept_images: training images of which nothing is learned, by which a trial chooses among its rungs; at most a tenth of
-            all.
+        kept_images: training images of which nothing is learned, on which rungs are judged too; at most a tenth of all.
         rung_images: images of the search half on which rungs are judged; None takes all.
         options: further options of the plan's quantizer, by the names of its ``Options``.
         even_channels: give a layer's output channels one size before they share a codebook: a scale for each channel, which the

@@ -233,8 +233,7 @@ def test_from_stage_to_stage_and_the_best_is_kept(digits: ImageData, trained: nn
     best = curve[best_of(tuple(curve))]
     run.settle()
     hardened = run.hardened().network
-    assert run.judges.choosing is not None
-    assert run.judges.choosing(hardened).divergence == pytest.approx(best.kept_divergence, abs=1e-6)
+    assert run.judges.rung(hardened).divergence == pytest.approx(best.divergence, abs=1e-6)
     assert run.judgement().error == error_of(hardened, digits.search, MEAN, STD)
 
 
@@ -266,9 +265,8 @@ def test_the_first_network_is_kept_where_training_spoils_it(digits: ImageData, t
     again = Cotuning(trained, harsh_plan(trained), digits, wild, MEAN, STD)
     rebuilt = again.reach(stages(1.0, 3)[0])
     run.settle()
-    assert run.judges.choosing is not None
-    found = run.judges.choosing(run.hardened().network).divergence
-    assert found == pytest.approx(rebuilt.kept_divergence, abs=1e-6)
+    found = run.judges.rung(run.hardened().network).divergence
+    assert found == pytest.approx(rebuilt.divergence, abs=1e-6)
     assert same(hard_state(run.hardened()), hard_state(again.hardened()))
 
 
@@ -281,7 +279,7 @@ def test_zeros_that_are_asked_for_are_there_at_every_end(digits: ImageData, trai
         assert all(abs(share - 0.7) < 0.01 for share in zeros), (stage, zeros)
 
 
-def test_what_chooses_taught_nothing(digits: ImageData, trained: nn.Module) -> None:
+def test_what_is_kept_teaches_nothing(digits: ImageData, trained: nn.Module) -> None:
     run = Cotuning(trained, harsh_plan(trained), digits, STAGED, MEAN, STD)
     judges = run.judges
     assert len(judges.kept) == len(digits.train) // 10 and len(run.data.train) == len(judges.taught)

@@ -158,7 +158,10 @@ def test_every_way_to_evaluate_answers_alike(kind: str, monkeypatch: pytest.Monk
     reference = run(compile_graph(hardened, (3, 16, 16), *HALF), pixels.numpy()).reshape(9, -1)
     assert reference.shape == (9, CLASSES)
     candidate = SimpleNamespace(
-        hardened=lambda: hardened, manifest={"classes": list("abcde")}, mean=HALF[0], std=HALF[1]
+        hardened=lambda: hardened,
+        manifest={"model": "resnet8", "classes": list("abcde")},
+        mean=HALF[0],
+        std=HALF[1],
     )
     monkeypatch.setattr("pipeline.evaluate.BATCH", 4)
     data = SimpleNamespace(report=ArrayImages(pixels, torch.zeros(9)))
@@ -170,7 +173,10 @@ def test_every_way_to_evaluate_answers_alike(kind: str, monkeypatch: pytest.Monk
 def test_a_candidate_whose_factory_changed_is_refused_by_evaluate() -> None:
     network = SimpleNamespace(network=Net("dict").eval())
     candidate = SimpleNamespace(
-        hardened=lambda: network, manifest={"classes": list("abcde")}, mean=HALF[0], std=HALF[1]
+        hardened=lambda: network,
+        manifest={"model": "resnet8", "classes": list("abcde")},
+        mean=HALF[0],
+        std=HALF[1],
     )
     with (
         answering(cast(CandidateFolder, candidate), "torch") as answer,
