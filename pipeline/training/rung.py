@@ -49,6 +49,7 @@ class Rung:
 
 
 def best_of(curve: tuple[Rung, ...]) -> int:
-    """Index of the rung whose network a trial keeps: the least divergence; the last where none is known."""
-    known = [(rung.divergence, -place) for place, rung in enumerate(curve) if rung.divergence is not None]
-    return -min(known)[1] if known else len(curve) - 1
+    """Index of the rung whose network a trial keeps: the least divergence, the first of equal ones; the last where none is
+    known."""
+    known = [(rung.divergence, place) for place, rung in enumerate(curve) if rung.divergence is not None]
+    return min(known)[1] if known else len(curve) - 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from foundation.errors import UserError
 from pipeline.study.halving import Rungs, always, hopeless, standings
 from pipeline.study.pareto import dominates
+from pipeline.training.rung import Rung, best_of
 from pipeline.training.stages import stages
 
 PLACES = (("free", 1.0), ("free", 3.0))
@@ -166,3 +167,12 @@ def test_stages() -> None:
         Rungs((rebuilt, rebuilt))
     with pytest.raises(UserError, match="eta 1"):
         Rungs((rebuilt,), eta=1)
+
+
+def test_the_stage_that_is_kept() -> None:
+    def curve(*divergences: float | None) -> tuple[Rung, ...]:
+        return tuple(Rung(0.0, 0.5, 1.0, 1.0, divergence=divergence) for divergence in divergences)
+
+    assert best_of(curve(0.3, 0.1, 0.2)) == 1
+    assert best_of(curve(0.2, 0.1, 0.1)) == 1  # nothing was gained by what followed
+    assert best_of(curve(None, None)) == 1 and best_of(curve(None, 0.5, None)) == 1
