@@ -226,6 +226,8 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
             f"{rung.seconds:.1f} s",
             file=sys.stderr,
         )
+    if run.diverged is not None:
+        print(f"diverged: {run.diverged}; a lower --learning-rate may help", file=sys.stderr)
     run.settle()
     best, judged, hardened = curve[best_of(tuple(curve))], run.judgement(), run.hardened()
     print(f"kept the network {best.where}: the closest to fp32", file=sys.stderr)

@@ -72,7 +72,7 @@ class CandidateRun:
         """The end of a stage, which is the trial's stage number ``place``; from the checkpoint when it was reached before.
 
         Raises:
-            Diverged: training failed for good.
+            Diverged: training failed for good, and there was no network before it.
         """
         if place < len(self.curve):
             return self.curve[place]
@@ -100,7 +100,9 @@ class CandidateRun:
         figures = deploy(
             self.bench, self.plan, self.cotuning.network, hardened, self.devices, answers, self.references
         )
-        record = TrialRecord(self.number, self.plan, "finished", figures, curve=self.curve)
+        failed = self.cotuning.diverged
+        reason = None if failed is None else f"co-tuning diverged ({failed}); the network before it is kept"
+        record = TrialRecord(self.number, self.plan, "finished", figures, reason, curve=self.curve)
         # From here on the outcome is kept, even if nobody lives to hear of it; only then the checkpoint may go.
         write_atomically(record_path(self.folder, self.plan), record.to_json())
         self.checkpoint.unlink(missing_ok=True)

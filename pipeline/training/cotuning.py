@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -18,7 +19,7 @@ from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import normalize
 from pipeline.training.evaluation import divergence, few_batches, fixed_sample, reestimate_batch_norm
 from pipeline.training.judges import Judgement, Judges
-from pipeline.training.loop import Loop, OnStep, Wrap, one_cycle
+from pipeline.training.loop import Diverged, Loop, OnStep, Wrap, one_cycle
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
 from pipeline.training.stages import FREE, HELD, REBUILT, SMALL, Stage
@@ -94,6 +95,7 @@ class Cotuning(Loop):
         self._hardened: tuple[int, Hardened] | None = None
         self._best: dict[str, Any] | None = None
         self._settled: tuple[float, int] | None = None
+        self.diverged: str | None = None
         if state is not None:
             self.load_state_dict(state)
 
@@ -126,15 +128,20 @@ class Cotuning(Loop):
     def reach(self, stage: Stage, progress: OnLayer | None = None) -> Rung:
         """Go through one stage, after those before it, and judge the network at its end. ``settle`` takes up the best of them.
 
+        Where training fails for good (``Loop.run_until``), the best network before it is taken up, and ``diverged`` says why;
+        stages that follow train nothing.
+
         Args:
             progress: while layers are rebuilt, called with those that are done and all of them.
 
         Raises:
-            Diverged: see ``Loop.run_until``.
+            Diverged: and there was no network before it.
         """
         moves: Moves | None = None
         loss: float | None = None
-        if stage.name in (SMALL, REBUILT):
+        if self.diverged is not None:
+            pass
+        elif stage.name in (SMALL, REBUILT):
             s = self.settings
             images = s.small_images if stage.name == SMALL else s.rebuild_images
             loss = self._rebuild(images, Reconstruction(), progress)
@@ -144,9 +151,15 @@ class Cotuning(Loop):
                 self.before = self.settings.held_steps
             target = self.before if stage.name == HELD else self.step_of(stage.epochs)
             moves, first = Moves(self.network), self.step
-            for look in range(1, LOOKS + 1):
-                self.run_to(first + round(look * (target - first) / LOOKS))
-                moves.look()
+            try:
+                for look in range(1, LOOKS + 1):
+                    self.run_to(first + round(look * (target - first) / LOOKS))
+                    moves.look()
+            except Diverged as error:
+                if self._best is None:
+                    raise
+                self.diverged, moves = str(error), None
+                self.settle()
         return self._judged(stage, loss, moves)
 
     def train_until(self, epochs: float) -> Rung:
@@ -192,10 +205,11 @@ class Cotuning(Loop):
         rung = self.judges.rung(network, self.rank, self.world)
         kept = self.judges.kept_images
         on_kept = None if kept is None else kept(network, self.rank, self.world).divergence
-        if self._best is None or rung.divergence < self._best["divergence"]:
+        distance = rung.divergence if math.isfinite(rung.divergence) else math.inf
+        if self._best is None or distance < self._best["divergence"]:
             state = {key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()}
             self._best = {
-                "divergence": rung.divergence,
+                "divergence": distance,
                 "network": state,
                 "share": self.share,
                 "step": self.step,
@@ -256,6 +270,7 @@ class Cotuning(Loop):
             "rebuilt": self.rebuilt,
             "best": self._best,
             "before": self.before,
+            "diverged": self.diverged,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -271,6 +286,9 @@ class Cotuning(Loop):
         super().load_state_dict(state)
         self.before = state["before"]
         self.rebuilt, self._best, self._hardened = state["rebuilt"], state["best"], None
+        self.diverged = state["diverged"]
+        if self.diverged is not None:
+            self.settle()
 
     def _identity(self) -> str:
         record = {"plan": self.plan.hash, "settings": self.settings.as_dict(), "data": self.data.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -51,5 +52,6 @@ class Rung:
 def best_of(curve: tuple[Rung, ...]) -> int:
     """Index of the rung whose network a trial keeps: the least divergence, the first of equal ones; the last where none is
     known."""
-    known = [(rung.divergence, place) for place, rung in enumerate(curve) if rung.divergence is not None]
+    found = [(rung.divergence, place) for place, rung in enumerate(curve) if rung.divergence is not None]
+    known = [(divergence, place) for divergence, place in found if math.isfinite(divergence)]
     return min(known)[1] if known else len(curve) - 1

@@ -175,4 +175,5 @@ def test_the_stage_that_is_kept() -> None:
 
     assert best_of(curve(0.3, 0.1, 0.2)) == 1
     assert best_of(curve(0.2, 0.1, 0.1)) == 1  # nothing was gained by what followed
+    assert best_of(curve(float("nan"), 0.4)) == 1
     assert best_of(curve(None, None)) == 1 and best_of(curve(None, 0.5, None)) == 1

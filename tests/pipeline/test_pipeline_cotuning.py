@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import io
@@ -259,15 +258,43 @@ def test_a_trial_cut_off_after_a_stage_ends_as_the_uninterrupted_one(
 def test_the_first_network_is_kept_where_training_spoils_it(digits: ImageData, trained: nn.Module) -> None:
     wild = dataclasses.replace(STAGED, learning_rate=2.0, held_rate=1.0, gradient_clip=None)
     run = Cotuning(trained, harsh_plan(trained), digits, wild, MEAN, STD)
-    with contextlib.suppress(Diverged):
-        for stage in stages(1.0, 3):
-            run.reach(stage)
+    for stage in stages(1.0, 3):
+        run.reach(stage)
     again = Cotuning(trained, harsh_plan(trained), digits, wild, MEAN, STD)
     rebuilt = again.reach(stages(1.0, 3)[0])
     run.settle()
     found = run.judges.rung(run.hardened().network).divergence
     assert found == pytest.approx(rebuilt.divergence, abs=1e-6)
     assert same(hard_state(run.hardened()), hard_state(again.hardened()))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_training_that_fails_for_good_costs_nothing_of_what_was_reached(
+    digits: ImageData, trained: nn.Module, saved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = stages(1.0, 3)
+
+    def broken(self: Cotuning, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.called(images).sum() * float("nan")
+
+    run = Cotuning(trained, harsh_plan(trained), digits, STAGED, MEAN, STD)
+    rebuilt = run.reach(found[0])
+    reached = hard_state(run.hardened())
+    monkeypatch.setattr(Cotuning, "loss", broken)
+    held = run.reach(found[1])
+    assert run.diverged is not None and "the loss is nan at step 1" in run.diverged
+    if saved:
+        state = saved_and_loaded(run.state_dict())
+        run = Cotuning(trained, harsh_plan(trained), digits, STAGED, MEAN, STD, state=state)
+    step = run.step
+    free = run.reach(found[2])
+    assert run.step == step and run.diverged is not None
+    assert rebuilt.divergence == held.divergence == free.divergence
+    run.settle()
+    assert same(hard_state(run.hardened()), reached)
+    directly = Cotuning(trained, harsh_plan(trained), digits, STAGED, MEAN, STD)
+    with pytest.raises(Diverged):
+        directly.train_until(1.0)
 
 
 def test_zeros_that_are_asked_for_are_there_at_every_end(digits: ImageData, trained: nn.Module) -> None:
