@@ -25,6 +25,7 @@ from foundation.plan import LayerPlan, Plan
 from quantizers.core.activation import FrozenStep, LeftReLU, TrainableStep
 from quantizers.core.base import WeightQuantizer
 from quantizers.core.placement import RELU, Placement, kind, placements
+from quantizers.core.uncompiled import uncompiled
 from quantizers.registry import QUANTIZERS
 from quantizers.tracing.memory import layer_of
 from quantizers.tracing.trace import traced
@@ -123,7 +124,7 @@ def prepare(network: nn.Module, inputs: Any = None) -> None:
         _prepare(network)
 
 
-@torch.compiler.disable  # a compiled network calls it as it is
+@uncompiled  # a compiled network calls it as it is
 def _prepare(network: nn.Module) -> None:
     together: dict[type[WeightQuantizer], list[tuple[WeightQuantizer, Tensor]]] = defaultdict(list)
     for _, quantizer, weight in quantizers_of(network):
@@ -132,7 +133,7 @@ def _prepare(network: nn.Module) -> None:
         sort.prepare(layers)
 
 
-@torch.compiler.disable  # a compiled network calls it as it is
+@uncompiled  # a compiled network calls it as it is
 @torch.no_grad()
 def keep_effects(network: nn.Module, inputs: Any = None) -> None:
     """Let latent weights be as their plan's dimensions want them (``Dimension.apply``), which a step of training undoes."""

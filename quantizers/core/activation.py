@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from quantizers.core.uncompiled import uncompiled
+
 SAMPLE = 20_000  # values that a first step is fitted to
 CLIPS = torch.linspace(0.2, 1.0, 41)  # shares of the largest magnitude that are tried as the range's end
 FLOOR = 1 / 64  # of the first step: a step never gets smaller
@@ -199,7 +201,7 @@ class TrainableStep(nn.Module):
         self.step.fill_(float(step))
         self.floor.fill_(float(step) * FLOOR)
 
-    @torch.compiler.disable  # a compiled network calls it as it is
+    @uncompiled  # a compiled network calls it as it is
     def forward(self, x: Tensor) -> Tensor:
         overwrite = self.alone and x.grad_fn is not None and x.grad_fn.name() in FORGETFUL
         overwrite = overwrite and x.dtype == torch.float32

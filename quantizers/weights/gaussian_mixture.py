@@ -25,6 +25,7 @@ from foundation.plan import LayerPlan, TemperatureSchedule
 from quantizers.core.base import RATE, Rebuilding, WeightQuantizer
 from quantizers.core.grid import WeightGrid
 from quantizers.core.levels import integer_levels
+from quantizers.core.uncompiled import uncompiled
 from quantizers.mixture.forms import FORMS
 from quantizers.mixture.held import component_of, held_weight
 from quantizers.mixture.regions import Regions, regions
@@ -160,7 +161,7 @@ class GaussianMixture(WeightQuantizer):
 
     # ---- use
 
-    @torch.compiler.disable  # a compiled network calls it as it is
+    @uncompiled  # a compiled network calls it as it is
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return self._hard_weight(weight)
