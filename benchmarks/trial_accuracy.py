@@ -126,9 +126,9 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     if steps:
         held = min(settings.held_steps, steps // 4) if way == "staged" else 0
         run.settings = replace(settings, held_steps=held)
-        run.total_steps = steps - held
         if held:
             curve.append(run.reach(Stage(HELD)))
+        run.total_steps = steps - run.before
         curve.append(run.reach(Stage(FREE, run.total_steps / run.steps_per_epoch)))
     spent = rebuilding + step * steps
     run.settle()

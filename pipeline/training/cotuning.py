@@ -146,9 +146,9 @@ class Cotuning(Loop):
             images = s.small_images if stage.name == SMALL else s.rebuild_images
             loss = self._rebuild(images, Reconstruction(), progress)
         else:
-            self._hold(held=stage.name == HELD)
+            holds = self._hold(held=stage.name == HELD)
             if stage.name == HELD and not self.step:
-                self.before = self.settings.held_steps
+                self.before = self.settings.held_steps if holds else 0
             target = self.before if stage.name == HELD else self.step_of(stage.epochs)
             moves, first = Moves(self.network), self.step
             try:
@@ -188,16 +188,18 @@ class Cotuning(Loop):
         off, _ = divergence(self._hard().network, original, seen)
         return off
 
-    def _hold(self, *, held: bool) -> None:
-        """Hold every weight at its level, or let it go half way back to where the fp32 network has it, so that it can move."""
-        self._hardened = None
+    def _hold(self, *, held: bool) -> bool:
+        """Hold every weight at its level, or let it go half way back to where the fp32 network has it, so that it can move.
+        Returns whether any is held: of plain int8, say, none can be."""
+        self._hardened, some = None, False
         plain = traced(self.original)
         for name, quantizer, latent in quantizers_of(self.network):
             if held:
-                quantizer.hold(latent)
+                some |= quantizer.hold(latent)
                 continue
             weight = cast(Tensor, plain.get_submodule(name).weight).detach().to(latent.device)
             quantizer.release(latent, weight if quantizer.effect is None else quantizer.effect(weight))
+        return some
 
     def _judged(self, stage: Stage, loss: float | None, moves: Moves | None) -> Rung:
         """The rung of a stage's end; its network is kept if it is the best yet."""

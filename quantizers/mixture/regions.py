@@ -36,29 +36,42 @@ class Regions(NamedTuple):
 
 @torch.no_grad()
 def regions(mean: Tensor, scale: Tensor, log_prior: Tensor) -> Regions:
-    """The intervals of the real line that belong to each component (the limit of both forms at temperature 0).
-
-    Found on a grid, then solved for. Regions narrower than a cell of the grid (1/4096 of the range) may be missed.
-    """
+    """The intervals of the real line that belong to each component [K] (the limit of both forms at temperature 0), exactly:
+    between two neighbours of the points at which any two components are equally probable one component leads."""
     mixture = Mixture(mean.double(), scale.double(), log_prior.double(), mean.new_tensor(1.0).double(), False)
-    left, right = mixture.saturation(0.0)
-    low, high = mixture.mean.min(), mixture.mean.max()
-    margin = 1e-3 * (high - low) + 1e-12
-    even = torch.linspace(0, 1, 4097, dtype=torch.float64, device=mean.device)
-    tail = even[::16]
-    grid = torch.cat(
-        [
-            left - margin + (low - left + margin) * tail,
-            low + (high - low) * even,
-            high + (right - high + margin) * tail,
-        ]
-    )
-    grid = torch.sort(torch.cat([grid, mixture.mean])).values
-    label = mixture.log_density(grid)[0].argmax(1)
+    point = _ties(mixture)
+    if not len(point):
+        return Regions(point, mixture.log_density(mixture.mean[:1])[0].argmax(1))
+    beyond = mixture.high - mixture.low + mixture.scale.max()
+    middle = torch.cat([point[:1] - beyond, 0.5 * (point[1:] + point[:-1]), point[-1:] + beyond])
+    label = mixture.log_density(middle)[0].argmax(1)
     change = (label[1:] != label[:-1]).nonzero().squeeze(1)
-    before, after = label[change], label[change + 1]
-    point = _crossings(grid[change], grid[change + 1], before, after, mixture)
-    return Regions(point, torch.cat([label[:1], after]))
+    return Regions(point[change], torch.cat([label[:1], label[change + 1]]))
+
+
+def _ties(mixture: Mixture) -> Tensor:
+    """Where two components [K] are equally probable, ascending: between the outermost means the roots of a quadratic, beyond
+    them, where log densities are straight lines, one point on either side."""
+    count = mixture.mean.numel()
+    first, second = torch.triu_indices(count, count, 1, device=mixture.mean.device)
+    origin = 0.5 * (mixture.low + mixture.high)
+    precision, mean = mixture.scale.reciprocal().square(), mixture.mean - origin
+
+    def gap(values: Tensor) -> Tensor:
+        return values[first] - values[second]
+
+    square, line = -0.5 * gap(precision), gap(precision * mean)
+    constant = gap(mixture.constants - 0.5 * precision * mean.square())
+    # Of the two ways to write a root each, those in which nothing cancels.
+    larger = -0.5 * (line + torch.copysign((line.square() - 4 * square * constant).sqrt(), line))
+    inside = origin + torch.cat([larger / square, constant / larger])
+    found = [inside[(inside >= mixture.low) & (inside <= mixture.high)]]
+    for end, sign in ((mixture.low, -1.0), (mixture.high, 1.0)):
+        logs, slope = mixture.log_density(end)
+        way = -gap(logs) / gap(slope)
+        found.append((end + way)[(way * sign > 0) & way.isfinite()])
+    points: Tensor = torch.cat(found).unique()
+    return points
 
 
 @torch.no_grad()

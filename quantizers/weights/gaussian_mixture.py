@@ -115,6 +115,7 @@ class GaussianMixture(WeightQuantizer):
         self.register_buffer("anchor", torch.full((layer.components,), math.inf))
         self._held = False  # plain, as is ``_straight``
         self._component: tuple[tuple[object, ...], Tensor] | None = None
+        self._regions: tuple[tuple[object, ...], Regions] | None = None
         self._due = False  # progress moved since the last training step
         # Plain, since reading ``progress`` would wait for the GPU.
         self._straight = options.form == "straight"
@@ -156,8 +157,12 @@ class GaussianMixture(WeightQuantizer):
         return list(zip(self.shares().tolist(), self.means().tolist(), self.scales().tolist()))
 
     def regions(self) -> Regions:
-        """Which component wins where."""
-        return regions(self.means().detach(), self.scales().detach(), self.log_priors().detach())
+        """Which component wins where; solved once until the mixture changes."""
+        key = self.state_key(self.mean, self.raw_scale, self.prior, self.unit, self.zero_shift)
+        if self._regions is None or self._regions[0] != key:
+            parts = (part.detach() for part in (self.means(), self.scales(), self.log_priors()))
+            self._regions = (key, regions(*parts))
+        return self._regions[1]
 
     # ---- use
 
@@ -337,11 +342,8 @@ class GaussianMixture(WeightQuantizer):
         return (self._straight, *self.state_key(weight, *mixture))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_ready": None,
-            "_component": None,
-        }  # part of one forward pass, which no copy goes on with
+        kept_for_a_pass = ("_ready", "_component", "_regions")  # which no copy goes on with
+        return {**self.__dict__, **dict.fromkeys(kept_for_a_pass)}
 
     @torch.no_grad()
     def _keep_house(self, weight: Tensor) -> None:

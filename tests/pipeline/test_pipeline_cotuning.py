@@ -236,6 +236,15 @@ def test_from_stage_to_stage_and_the_best_is_kept(digits: ImageData, trained: nn
     assert run.judgement().error == error_of(hardened, digits.search, MEAN, STD)
 
 
+def test_where_nothing_can_be_held_no_step_is_taken(digits: ImageData, trained: nn.Module) -> None:
+    plan = Plan(dict.fromkeys(layer_names(trained), LayerPlan(8)))
+    run = Cotuning(trained, plan, digits, STAGED, MEAN, STD)
+    rebuilt, held = run.reach(Stage("rebuilt")), run.reach(Stage("held"))
+    assert run.step == 0 and held.divergence == rebuilt.divergence
+    run.reach(Stage("free", 1.0))
+    assert run.step == run.steps_per_epoch
+
+
 @pytest.mark.parametrize("place", [1, 2, 3])
 def test_a_trial_cut_off_after_a_stage_ends_as_the_uninterrupted_one(
     digits: ImageData, trained: nn.Module, place: int
