@@ -115,6 +115,21 @@ class Space:
         Raises:
             UserError: the plan lies outside this space; the message names the parameter.
         """
+        params = self._answers(plan)
+        if (found := self.suggest(FixedParameters(params))) != plan:
+            raise UserError(f"plan {plan.hash} asks for what {self._surplus(plan, found)}")
+        return params
+
+    def without_surplus(self, plan: Plan) -> Plan:
+        """The plan without the dimensions that this space has not.
+
+        Raises:
+            UserError: it lies outside this space all the same.
+        """
+        return self.suggest(FixedParameters(self._answers(plan)))
+
+    def _answers(self, plan: Plan) -> dict[str, Any]:
+        """The parameters of a plan, as far as this space has them."""
         if set(plan.layers) != set(self.layers) or plan.quantizer != self.quantizer:
             raise UserError(f"plan {plan.hash} is for other layers or another quantizer than this search")
         params: dict[str, Any] = {}
@@ -133,8 +148,6 @@ class Space:
         self._walk(NETWORK, "", ask(plan))
         for place in self.places:
             self._walk(place, f"{place.name}.", ask(plan.layers[place.name]))
-        if (found := self.suggest(FixedParameters(params))) != plan:
-            raise UserError(f"plan {plan.hash} asks for what {self._surplus(plan, found)}")
         return params
 
     def _surplus(self, plan: Plan, found: Plan) -> str:

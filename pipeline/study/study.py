@@ -143,8 +143,8 @@ class Study:
     def ask(self) -> Candidate | None:
         """The next candidate, or None when every plan of the space is known.
 
-        Warm starts and trials put back come first, then the sampler's proposals. A plan whose outcome is known is told
-        that outcome at once and another is asked for; when the sampler keeps repeating itself, a plan not seen yet is drawn.
+        Warm starts and trials put back come first, then the sampler's proposals. Where it proposes a plan that is known already
+        it is asked again; when it keeps repeating itself, a plan not seen yet is drawn.
         """
         if self.outdated is not None:
             raise ValueError(f"the study's figures are of the kernel library {self.outdated}: renew it first")
@@ -153,9 +153,16 @@ class Study:
                 proposed = self._proposal(attempt)
                 if proposed is None:
                     return None
-                self._study.enqueue_trial(self.space.params(proposed))
+                if proposed.hash in self._known():
+                    continue
+                self._queue(proposed)
             trial = self._study.ask()
-            plan = self.space.suggest(trial)
+            text = trial.user_attrs.get(tables.PLAN)  # older studies have a parameter for each choice
+            plan = (
+                self.space.suggest(trial)
+                if text is None
+                else self.space.without_surplus(Plan.from_json(text))
+            )
             known = self._known().get(plan.hash)
             if known is None:
                 record = TrialRecord(trial.number, plan, "running", Figures(None), started=time.time())
@@ -250,15 +257,16 @@ class Study:
             if (
                 record is None
             ):  # ended while it was being proposed: nothing was known of it but half its parameters
-                fixed = trial.system_attrs.get("fixed_params")
-                if fixed and trial.number not in retried:
-                    self._study.enqueue_trial(fixed, user_attrs={"retry_of": trial.number})
+                fixed = trial.system_attrs.get("fixed_params", {})
+                kept = {key: value for key, value in trial.user_attrs.items() if key == tables.PLAN}
+                if (fixed or kept) and trial.number not in retried:
+                    self._study.enqueue_trial(fixed, user_attrs={**kept, "retry_of": trial.number})
                 self._study.tell(trial.number, state=TrialState.FAIL)
             elif record.status != "running":  # ended, but Optuna was not told any more
                 self._close(trial.number, record)
             else:
-                if trial.number not in retried and (params := self._params(record.plan)) is not None:
-                    self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
+                if trial.number not in retried and self._has(record.plan):
+                    self._queue(record.plan, retry_of=trial.number)
                 count += 1
                 ended = dataclasses.replace(record, status="failed", reason=INTERRUPTED, ended=time.time())
                 self._write(trial.number, ended)
@@ -305,18 +313,25 @@ class Study:
         self._propose = self._asking()  # a sampler may have learned from the former figures
         return kept
 
-    def _params(self, plan: Plan) -> dict[str, Any] | None:
-        """The parameters of a plan; None where it asks for what its quantizer has not, as plans of older spaces may."""
+    def _queue(self, plan: Plan, **attributes: Any) -> None:
+        """A trial to come. Its plan is one text: a parameter for each choice of each layer would be a row each, and nobody asks
+        Optuna's storage for them (samplers look at the records)."""
+        self._study.enqueue_trial({}, user_attrs={tables.PLAN: plan.to_json(), **attributes})
+
+    def _has(self, plan: Plan) -> bool:
+        """Whether a plan is of this space; those of older spaces may ask for what their quantizer has not."""
         try:
-            return self.space.params(plan)
+            self.space.params(plan)
         except UserError:
-            return None
+            return False
+        return True
 
     def _enqueue_once(self, plans: Sequence[Plan]) -> None:
         queued = {t.user_attrs.get("warm") for t in self._study.get_trials(deepcopy=False)}
         for plan in plans:
             if plan.hash not in queued:
-                self._study.enqueue_trial(self.space.params(plan), user_attrs={"warm": plan.hash})
+                self.space.params(plan)  # refuses what is none of this space
+                self._queue(plan, warm=plan.hash)
         self._study.set_user_attr("warm", [plan.hash for plan in plans])
 
     def _refuse_changes(self, identity: dict[str, Any]) -> None:

@@ -106,20 +106,31 @@ def test_a_resumed_sampler_does_not_repeat_its_first_draws(tmp_path: Path) -> No
     assert len(set(first)) == len(records) == 3 and states(tmp_path) == {"COMPLETE": 3}
 
 
-def test_a_known_plan_is_answered_from_the_study_and_a_small_space_is_exhausted(tmp_path: Path) -> None:
-    with open_study(tmp_path, TINY) as study:
+def test_a_known_plan_costs_no_trial_and_a_small_space_is_exhausted(tmp_path: Path) -> None:
+    with open_study(tmp_path, TINY) as study:  # TPE repeats itself in so small a space
         hashes = run(study, TINY.size())
         assert len(set(hashes)) == TINY.size() == 20
         assert study.ask() is None and study.spent == 20
-    told = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / FILE}").trials
-    by_number = {trial.number: trial for trial in told}
-    duplicates = [trial for trial in told if "duplicate_of" in trial.user_attrs]
-    assert duplicates  # TPE repeats itself in so small a space
-    for trial in duplicates:
-        assert trial.values == by_number[trial.user_attrs["duplicate_of"]].values
-        assert trial.params == by_number[trial.user_attrs["duplicate_of"]].params
+    assert states(tmp_path) == {"COMPLETE": 20}
     with open_study(tmp_path, TINY) as study:
         assert study.ask() is None and study.recovered.finished == 20
+
+
+def test_what_an_older_version_queued_is_taken_up_and_what_is_known_is_answered(tmp_path: Path) -> None:
+    with open_study(tmp_path, warm_starts=[]) as study:
+        known = run(study, 1)[0]
+        plan, other = study.records()[0].plan, SPACE.plan_at(7)
+        queue = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / FILE}")
+        for asked in (plan, other):
+            queue.enqueue_trial(SPACE.params(asked))
+        candidate = study.ask()
+        assert candidate is not None and candidate.plan == other and known == plan.hash
+    trials = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / FILE}").trials
+    assert trials[1].user_attrs["duplicate_of"] == 0 and trials[1].values == trials[0].values
+    with open_study(tmp_path) as study:
+        assert [r.plan for r in study.records()] == [plan]
+        again = study.ask()
+        assert again is not None and again.plan == other
 
 
 def test_no_plan_is_in_flight_twice(tmp_path: Path) -> None:
