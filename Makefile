@@ -20,7 +20,7 @@ ifneq ($(strip $(ARGS)),)
 else
 	@status=0; \
 	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
-	$(BIN)/python tests/branches.py 93 || status=$$?; \
+	$(BIN)/python tests/branches.py 95 || status=$$?; \
 	$(PYTEST) -n 2 -m "system and not slow and not alone" tests/system || status=$$?; \
 	$(PYTEST) -m "alone" tests/system || status=$$?; \
 	exit $$status

@@ -65,6 +65,8 @@ class Network(nn.Module):
         (lambda x: torch.cat([x, x], 2), "cat", r"stage\.0"),
         (lambda x: x.mean(1, keepdim=True), "mean", r"stage\.0"),
         (lambda x: x.reshape(x.shape[0], 8, 8, 4), "reshape", r"stage\.0"),
+        (lambda x: x.reshape(2 * x.shape[0], 2, 8, 8), "reshape", r"stage\.0"),
+        (lambda x: F.conv1d(x.flatten(2), torch.ones(4, 4, 3)), "conv1d", r"stage\.0"),
     ],
 )
 def test_an_unsupported_operator_is_named_with_its_layer(function: object, operator: str, layer: str) -> None:

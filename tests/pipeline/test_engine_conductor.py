@@ -237,6 +237,15 @@ def test_a_retried_trial_is_not_compared_with_itself(study: Study) -> None:
     assert conductor.judge(again.number, "rung", figures(0.5, 5.0, 50), rung)
 
 
+def test_what_is_told_of_a_trial_that_ended_changes_nothing(study: Study) -> None:
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=2, progress=Silent())
+    candidate = asked(conductor)
+    finish(conductor, candidate, figures(0.1, 5.0, 50))
+    before = study.records()
+    finish(conductor, candidate, figures(0.9, 9.0, 90))
+    assert study.records() == before and study.spent == 1
+
+
 def test_a_trial_that_tune_dropped_stays(study: Study) -> None:
     conductor = Conductor(study, RUNGS, budget=9, concurrency=2, progress=Silent())
     first = asked(conductor)

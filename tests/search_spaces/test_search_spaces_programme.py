@@ -138,6 +138,11 @@ def test_the_expected_gain_is_that_of_drawn_errors(seed: int, count: int, costs:
         assert gains[candidate] == pytest.approx(below.mean(), abs=0.03)
 
 
+def test_a_gain_beside_three_costs_is_not_guessed() -> None:
+    with pytest.raises(ValueError, match="3 costs: 1 or 2"):
+        expected_gain(np.ones((1, 4)), np.ones(4), np.ones(2), np.ones(2), np.ones((2, 3)))
+
+
 def test_without_uncertainty_it_is_the_hypervolume_that_is_added() -> None:
     front = np.array([[0.5, 0.5, 0.5]])
     point = expected_gain(
@@ -309,6 +314,7 @@ def endless(plan: Plan) -> float:
         (Prior(cost=cost_of), ("error", *COSTS)),
         (Prior(cost=cost_of, proxy=endless, error=0.05), ("error", *COSTS)),  # not all harms are known
         (PRIOR, COSTS),  # nobody asks for the error
+        (Prior(cost=cost_of, proxy=harm_of), ("error", *COSTS)),  # what fp32 reaches is not known
     ],
 )
 def test_where_harms_are_not_known_neighbours_of_the_best_are_tried(

@@ -59,3 +59,8 @@ def test_given_answers_are_within_what_is_asked() -> None:
     with pytest.raises(UserError, match="end nan: allowed are numbers"):
         given.suggest_float("end", 0, 1)
     assert given.suggest_float("start", 0, 3) == 2.0
+
+
+def test_a_share_of_zeros_is_said_short() -> None:
+    said = [ZeroShare.say(value, {"bits": bits}) for value, bits in ((None, 8), (None, 2), (0.85, 2))]
+    assert said == ["-", "nat.", "85 %"]

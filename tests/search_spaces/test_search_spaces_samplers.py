@@ -9,7 +9,8 @@ import pytest
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.plan import LayerPlan, Plan
-from search_spaces.samplers.base import SAMPLERS, asking
+from search_spaces.samplers.base import SAMPLERS, Context, asking
+from search_spaces.space import Space
 from tests.conformance.samplers import SPACE, History, SamplerConformance, context
 
 FOREIGN = """
@@ -35,6 +36,10 @@ class Unmade(Sampler):
     def __init__(self, context):
         raise ValueError("no licence")
     def propose(self): ...
+
+class Resting(Sampler):
+    def propose(self):
+        return None
 
 class Fine(Sampler):
     def propose(self):
@@ -77,6 +82,7 @@ def test_mistakes_in_a_sampler_of_someone_else(foreign: str, name: str, message:
 
 def test_a_sampler_of_someone_else(foreign: str) -> None:
     assert asking(foreign + "Fine", context(History()))() == SPACE.warm_starts()[0]
+    assert asking(foreign + "Resting", context(History()))() is None
 
 
 def test_a_plan_of_an_older_space_among_the_records_does_no_harm() -> None:
@@ -84,3 +90,19 @@ def test_a_plan_of_an_older_space_among_the_records_does_no_harm() -> None:
     history.begin(Plan.uniform(("conv1", "other"), LayerPlan(8)))
     for name in SAMPLERS:
         assert asking(name, context(history))() is not None
+
+
+def test_a_walk_begins_anywhere_in_a_space_without_first_plans_and_ends_where_all_is_known() -> None:
+    class Bare(Space):
+        def warm_starts(self) -> list[Plan]:
+            return []
+
+    space = Bare(("a",), bits=(3,), components={3: (6,)}, zero_share=(0.7,), activation_bits=(8,))
+    history = History()
+    ask = asking("metropolis", Context(space, ("error", "size"), history.records))
+    first = ask()
+    assert first is not None and space.params(first)
+    history.begin(first)
+    history.end(first)
+    again = ask()
+    assert again is not None and space.params(again), "whoever asks notices that it is known"
