@@ -111,7 +111,9 @@ def job(place: Path, folder: Path, deadline: float | None = None) -> table.Job:
     )
 
 
-@pytest.mark.parametrize("method", ["ours", "lsq", "ewgs", "dkm"])
+@pytest.mark.parametrize(
+    "method", ["ours", *(pytest.param(other, marks=pytest.mark.slow) for other in ("lsq", "ewgs", "dkm"))]
+)
 def test_a_cell_that_was_cut_off_ends_as_if_it_was_not(method: str, place: Path, tmp_path: Path) -> None:
     asked = cell(method, epochs=4.0, activation_bits=None if method == "lsq" else 8, data="npz:digits.npz")
     model, data, fp32 = table._start(job(place, tmp_path), "resnet8", "cpu")
@@ -151,6 +153,7 @@ def test_a_checkpoint_of_another_run_is_named(place: Path, tmp_path: Path) -> No
         table.measure(cut, other, model, data, fp32, None)
 
 
+@pytest.mark.slow
 def test_several_at_once_make_the_same_rows_and_leave_nothing_behind(place: Path, tmp_path: Path) -> None:
     options = ["--epochs", "0.3", "--methods", "lsq", "int8", "--seeds", "0", "1"]
     one, two, late = (tmp_path / f"{name}.csv" for name in ("one", "two", "late"))

@@ -134,7 +134,9 @@ def check_protected(elf: Elf) -> None:
     assert {SIGN_RETURN, LANDING_PAD} <= elf.words()
 
 
-@pytest.mark.parametrize("target", ["a76", "a53"])  # with atomic instructions, and without
+@pytest.mark.parametrize(  # with atomic instructions, and without
+    "target", ["a76", pytest.param("a53", marks=pytest.mark.slow)]
+)
 def test_the_library_loads_on_older_boards_and_is_protected(route: Route, target: str) -> None:
     elf = Elf(build_library(target))
     check_protected(elf)
