@@ -6,6 +6,8 @@ import bisect
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 Point = Sequence[float]
 
 
@@ -22,9 +24,25 @@ def front(points: Sequence[Point | None]) -> list[int]:
     """Indices of the non-dominated points, ascending. None and points holding a NaN never belong to it.
 
     Of equal points all are kept.
+
+    Raises:
+        ValueError: the points have different numbers of objectives.
     """
     known = [i for i, p in enumerate(points) if p is not None and not any(math.isnan(x) for x in p)]
-    return [i for i in known if not any(dominates(_at(points, j), _at(points, i)) for j in known if j != i)]
+    if not known:
+        return []
+    if len({len(_at(points, i)) for i in known}) > 1:
+        raise ValueError("points of different numbers of objectives")
+    # In lexicographic order a point is dominated only by those before it: it is enough to look at those on the front by then.
+    values = np.array([tuple(_at(points, i)) for i in known], dtype=np.float64)
+    kept = np.empty_like(values)
+    found: list[int] = []
+    for place in np.lexsort(values.T[::-1]).tolist():
+        before, point = kept[: len(found)], values[place]
+        if not bool(((before <= point).all(1) & (before < point).any(1)).any()):
+            kept[len(found)] = point
+            found.append(known[place])
+    return sorted(found)
 
 
 def ranks(points: Sequence[Point]) -> list[int]:

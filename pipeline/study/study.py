@@ -75,6 +75,7 @@ class Study:
     """
 
     outdated: str | None = None
+    _front: list[TrialRecord] | None = None  # until another trial finishes
 
     def __init__(
         self,
@@ -232,7 +233,9 @@ class Study:
 
     def front(self) -> list[TrialRecord]:
         """The finished trials that no finished trial dominates."""
-        return front_of(self.records(), self.objectives)
+        if self._front is None:
+            self._front = front_of(self.records(), self.objectives)
+        return list(self._front)
 
     def best_error(self) -> float | None:
         """The lowest error at the end or at any rung of any trial."""
@@ -309,7 +312,7 @@ class Study:
         self._storage, self._study = _open(
             self.folder, len(self.objectives)
         )  # Optuna remembers how trials ended
-        self._records, self.outdated = self._load(), None
+        self._records, self.outdated, self._front = self._load(), None, None
         self._propose = self._asking()  # a sampler may have learned from the former figures
         return kept
 
@@ -373,6 +376,8 @@ class Study:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(study, number)
         self._storage.set_trial_user_attr(trial_id, tables.RECORD, record.to_json())
         self._records[number] = record
+        if record.status == "finished":
+            self._front = None
 
     def _close(self, number: int, record: TrialRecord) -> None:
         state, values = outcome(record, self.objectives)
