@@ -175,12 +175,12 @@ def as_text(record: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def done_in(path: Path) -> set[tuple[str, ...]]:
-    """The cells that a file has."""
+def done_in(path: Path, cell: type = Cell) -> set[tuple[str, ...]]:
+    """The cells that a file has, by the fields of a class."""
     if not path.exists():
         return set()
     with path.open(newline="") as file:
-        return {tuple(row[name] for name in Cell.__annotations__) for row in csv.DictReader(file)}
+        return {tuple(row[name] for name in cell.__annotations__) for row in csv.DictReader(file)}
 
 
 def add(path: Path, record: dict[str, str]) -> None:

@@ -74,6 +74,7 @@ class Dimension(ABC):
         name: the file's name; of a dimension from outside ``package.module:Name``. Plans, studies and commands call it so.
         values: what a search chooses from unless told otherwise, the plainest first.
         of_network: one value for the whole network instead of one for each layer.
+        on_request: a search has it only where it is asked for (``--dimensions``).
         declared: whether it exists only with quantizers that declare it; others then refuse plans with it.
         harmless: but they take plans with a value of this one, which means nothing to them.
         after: the dimensions that are chosen before this one, and that ``chosen`` may hold.
@@ -88,6 +89,7 @@ class Dimension(ABC):
     name: ClassVar[str] = ""
     values: Sequence[Value] = ()
     of_network: ClassVar[bool] = False
+    on_request: ClassVar[bool] = False
     declared: ClassVar[bool] = False
     harmless: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ("bits",)
@@ -232,6 +234,11 @@ class Dimension(ABC):
         return weight
 
     @classmethod
+    def partway(cls, value: Value, progress: float) -> Value:
+        """What training at ``progress`` 0..1 hands to ``apply`` in place of the value, which it is at the end."""
+        return value
+
+    @classmethod
     def synthesize(
         cls, book: Codebook, weight: NDArray[np.float32], value: Value, generator: np.random.Generator
     ) -> Codebook:
@@ -249,3 +256,8 @@ def _accepts(entry: Any) -> bool:
 
 
 DIMENSIONS: Registry[type[Dimension]] = Registry("dimension", FOLDER, _accepts)
+
+
+def usual_dimensions() -> list[str]:
+    """Names of the dimensions that a search has unless told otherwise."""
+    return [name for name in DIMENSIONS if not DIMENSIONS[name].on_request]

@@ -99,10 +99,14 @@ class LayerPlan:
         """
         return cls(values=_parsed(record))
 
-    def apply(self, weight: Tensor) -> Tensor:
-        """The layer's float weight as its values want it, each dimension in turn; itself where they want nothing of it."""
+    def apply(self, weight: Tensor, progress: float = 1.0) -> Tensor:
+        """The layer's float weight as its values want it, each dimension in turn; itself where they want nothing of it.
+
+        ``progress`` is how much of the training lies behind, 0..1, for values that are reached gradually.
+        """
         for name, value in self.values.items():
-            weight = DIMENSIONS[name].apply(weight, value)
+            dimension = DIMENSIONS[name]
+            weight = dimension.apply(weight, dimension.partway(value, progress))
         return weight
 
 

@@ -101,7 +101,9 @@ def quantize(model: nn.Module, plan: Plan, calibration: Tensor | None, **options
         sort = sorts[name]
         mine = told if sort is chosen else sort.options_for(plan, {})
         quantizer = sort.for_layer(wanted, layer, mine, initialise=calibration is not None)
-        quantizer.effect = layer.apply if wanted is not weight else None
+        if wanted is not weight:
+            quantizer.effect = layer.apply
+            quantizer.register_forward_hook(leave_zeros)
         parametrize.register_parametrization(module, "weight", quantizer)
     if any(quantizer.effect for _, quantizer, _ in quantizers_of(network)):
         network.register_forward_pre_hook(keep_effects)
@@ -133,13 +135,19 @@ def _prepare(network: nn.Module) -> None:
         sort.prepare(layers)
 
 
+def leave_zeros(quantizer: nn.Module, latent: tuple[Tensor], quantized: Tensor) -> Tensor:
+    """A weight that the plan's dimensions made zero is zero, whatever the quantizer's levels. Its gradient goes to the latent
+    weight alone, which may so grow back while that is allowed."""
+    return torch.where(latent[0] == 0, latent[0], quantized)
+
+
 @uncompiled  # a compiled network calls it as it is
 @torch.no_grad()
 def keep_effects(network: nn.Module, inputs: Any = None) -> None:
     """Let latent weights be as their plan's dimensions want them (``Dimension.apply``), which a step of training undoes."""
     for _, quantizer, weight in quantizers_of(network):
         if quantizer.effect is not None:
-            wanted = quantizer.effect(weight)
+            wanted = quantizer.effect(weight, quantizer.effect_progress)
             # What was computed from a weight is kept for as long as nobody writes to it.
             if not torch.equal(wanted, weight):
                 weight.copy_(wanted)
@@ -149,6 +157,7 @@ def set_progress(network: nn.Module, progress: float) -> None:
     """Tell every weight quantizer how much of the training lies behind, 0 to 1."""
     for module in network.modules():
         if isinstance(module, WeightQuantizer):
+            module.effect_progress = progress
             module.set_progress(progress)
 
 
@@ -178,10 +187,12 @@ def harden(network: nn.Module) -> Hardened:
     Raises:
         UserError: a quantizer cannot store what a dimension of the plan makes of the weights.
     """
-    keep_effects(network)
     books = {}
-    for name, quantizer, weight in quantizers_of(network):
-        books[name] = quantizer.codebook(weight.detach())
+    for name, quantizer, latent in quantizers_of(network):
+        weight = latent.detach()
+        if quantizer.effect is not None:
+            weight = quantizer.effect(weight)  # as at the end of training, which goes on unaffected
+        books[name] = quantizer.codebook(weight)
         _check_effect(name, quantizer, books[name])
     hard = copy.deepcopy(network)
     for name in books:

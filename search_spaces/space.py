@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cached_property
 from typing import Any
 
-from foundation.dimension import DIMENSIONS, Dimension, Layer, SuggestsParameters
+from foundation.dimension import DIMENSIONS, Dimension, Layer, SuggestsParameters, usual_dimensions
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from search_spaces.parameters import FixedParameters, RandomParameters
@@ -64,7 +64,7 @@ class Space:
         self.quantizer = quantizer
         chosen = {dimension.name: dimension for dimension in dimensions}
         chosen |= {name: DIMENSIONS[name](values) for name, values in choices.items()}
-        for name in DIMENSIONS:
+        for name in usual_dimensions():
             if name not in chosen and (not DIMENSIONS[name].declared or declared is None or name in declared):
                 chosen[name] = DIMENSIONS[name]()
         self.dimensions: Mapping[str, Dimension] = {}

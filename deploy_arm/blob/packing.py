@@ -13,6 +13,7 @@ from foundation.codebook import Codebook
 
 GROUP = constants()["TILE"]  # entries packed together
 TILE_CHANNELS, TILE_DEPTH = 8, 4
+QUAD, OCTET = constants()["QUAD"], constants()["OCTET"]  # output and input channels of a block
 GROUP_BYTES = {2: 8, 3: 12, 4: 16, 8: 32}
 
 Bytes = NDArray[np.uint8]
@@ -100,6 +101,46 @@ def reorder(stream: Bytes, shape: tuple[int, int, int, int], groups: int) -> Byt
     return np.ascontiguousarray(rows).reshape(shape)
 
 
+def has_blocks(weights_shape: tuple[int, ...], groups: int) -> bool:
+    """Whether a convolution with OHWI weights is made of whole blocks, so that those of zeros can be left out."""
+    return groups == 1 and weights_shape[0] % QUAD == 0 and weights_shape[3] % OCTET == 0
+
+
+def kept_blocks(integers: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which blocks of OHWI weights hold anything but zeros: [out / 4, blocks of four channels]."""
+    blocks: NDArray[np.bool_] = (integers.reshape(len(integers) // QUAD, QUAD, -1, OCTET) != 0).any(
+        axis=(1, 3)
+    )
+    return blocks
+
+
+def order_blocks(entries: Bytes, kept: NDArray[np.bool_]) -> Bytes:
+    """OHWI entries of the kept blocks in the kernel's order: a multiple of 32 long."""
+    blocks = entries.reshape(len(kept), QUAD, kept.shape[1], OCTET).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(blocks[kept]).reshape(-1)
+
+
+def reorder_blocks(
+    stream: Bytes, kept: NDArray[np.bool_], shape: tuple[int, int, int, int], filler: int
+) -> Bytes:
+    """The inverse of :func:`order_blocks` for OHWI ``shape``."""
+    blocks = np.full((*kept.shape, QUAD, OCTET), filler, np.uint8)
+    blocks[kept] = stream.reshape(-1, QUAD, OCTET)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(shape)
+
+
+def pack_bits(kept: NDArray[np.bool_]) -> Bytes:
+    """One bit a block, those of four channels from a byte on."""
+    return np.packbits(kept, axis=1, bitorder="little").reshape(-1)
+
+
+def unpack_bits(stored: Bytes, shape: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """The inverse of :func:`pack_bits` for OHWI ``shape``."""
+    count = shape[1] * shape[2] * shape[3] // OCTET
+    rows = stored.reshape(shape[0] // QUAD, -1)
+    return np.unpackbits(rows, axis=1, count=count, bitorder="little").astype(bool)
+
+
 def packed_bytes(shape: tuple[int, int, int, int], groups: int, bits: int) -> int:
     """Length of the packed weights of a convolution with OHWI ``shape``."""
     out, height, width, depth = shape
@@ -110,17 +151,23 @@ def packed_bytes(shape: tuple[int, int, int, int], groups: int, bits: int) -> in
     return entries // GROUP * GROUP_BYTES[bits]
 
 
-def _entries(weights: Codebook, groups: int) -> Bytes:
+def _zero(levels: NDArray[np.int8]) -> int:
+    """The index that padding has."""
+    zero = np.flatnonzero(levels == 0)
+    return int(zero[0]) if zero.size else 0
+
+
+def _entries(weights: Codebook, groups: int, kept: NDArray[np.bool_] | None) -> Bytes:
     """Indices, or int8 values at 8 bits, in the kernel's order."""
-    if weights.bits == 8:
-        return order(weights.integers.view(np.uint8), groups, 0)
-    zero = np.flatnonzero(weights.levels == 0)
-    return order(weights.indices, groups, int(zero[0]) if zero.size else 0)
+    entries = weights.integers.view(np.uint8) if weights.bits == 8 else weights.indices
+    if kept is not None:
+        return order_blocks(entries, kept)
+    return order(entries, groups, 0 if weights.bits == 8 else _zero(weights.levels))
 
 
 def pack_weights(weights: Codebook, groups: int) -> Bytes:
     """A convolution's weights (OHWI) as FORMAT.md wants them: indices, or int8 values at 8 bits."""
-    return pack_groups(_entries(weights, groups), weights.bits)
+    return pack_groups(_entries(weights, groups, None), weights.bits)
 
 
 @dataclass(frozen=True)
@@ -131,12 +178,19 @@ class Stored:
     lanes: int
 
 
-def store_weights(weights: Codebook, groups: int, *, coded: bool = True) -> Stored:
-    """The smaller form of a convolution's weights (OHWI); those of 8 bits stay packed, since each differs from most others, and
-    all of them do without ``coded``."""
-    entries, bits = _entries(weights, groups), weights.bits
+def store_weights(
+    weights: Codebook, groups: int, *, coded: bool = True, kept: NDArray[np.bool_] | None = None
+) -> Stored:
+    """The smaller form of a convolution's weights (OHWI), of the ``kept`` blocks alone where given. Those of 8 bits stay
+    packed, since each differs from most others, and so do all without ``coded``."""
+    entries, bits = _entries(weights, groups, kept), weights.bits
     packed = Stored(pack_groups(entries, bits), 0)
-    if not coded or bits == 8 or entropy_coding.estimated_bytes(entries, bits) >= packed.content.size:
+    if (
+        not coded
+        or bits == 8
+        or not entries.size
+        or entropy_coding.estimated_bytes(entries, bits) >= packed.content.size
+    ):
         return packed
     short = Stored(entropy_coding.encode(entries, bits), entropy_coding.lanes_of(entries.size))
     return short if short.content.size < packed.content.size else packed
@@ -149,19 +203,24 @@ def unpack_weights(
     shape: tuple[int, int, int, int],
     groups: int,
     lanes: int = 0,
+    kept: NDArray[np.bool_] | None = None,
 ) -> Codebook:
-    """The codebook (scale 1, since the scale went into the requantization) that packed (or coded, by ``lanes``) weights and
-    ``levels`` stand for.
+    """The codebook (scale 1, since the scale went into the requantization) that packed (or coded, by ``lanes``) weights, of the
+    ``kept`` blocks alone or of all, and ``levels`` stand for.
 
     Raises:
         UserError: the coded weights are damaged.
     """
     if lanes:
-        count = packed_bytes(shape, groups, bits) // GROUP_BYTES[bits] * GROUP
+        groups_of_entries = packed_bytes(shape, groups, bits) // GROUP_BYTES[bits]
+        count = (groups_of_entries if kept is None else int(kept.sum())) * GROUP
         stream = entropy_coding.decode(stored, bits, lanes, count)
     else:
         stream = unpack_groups(stored, bits)
-    entries = reorder(stream, shape, groups)
+    if kept is None:
+        entries = reorder(stream, shape, groups)
+    else:
+        entries = reorder_blocks(stream, kept, shape, 0 if bits == 8 else _zero(levels))
     scale = np.ones(1, np.float32)
     if bits != 8:
         return Codebook(entries, levels, scale, bits)

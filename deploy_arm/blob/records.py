@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from deploy_arm.blob import float_blob
-from deploy_arm.blob.packing import store_weights, unpack_weights
+from deploy_arm.blob.packing import (
+    OCTET,
+    QUAD,
+    kept_blocks,
+    pack_bits,
+    store_weights,
+    unpack_bits,
+    unpack_weights,
+)
 from deploy_arm.blob.sections import (
     OperationRecord,
     Reader,
@@ -28,7 +36,8 @@ KERNELS = typing.get_args(g.Kernel)  # in the order of their numbers, ``enum ker
 
 def _write_convolution(op: g.Convolution, writer: Writer) -> Words:
     _, height, width, _ = op.weights.indices.shape
-    stored = store_weights(op.weights, op.groups, coded=writer.coded)
+    kept = kept_blocks(op.weights.integers) if op.kernel == "blocks" else None
+    stored = store_weights(op.weights, op.groups, coded=writer.coded, kept=kept)
     levels, offset = 0, 0
     if op.weights.bits != 8:
         levels = len(op.weights.levels)
@@ -42,6 +51,7 @@ def _write_convolution(op: g.Convolution, writer: Writer) -> Words:
         *(height, width, *op.stride, *op.padding, *op.dilation, op.groups, op.weights.bits, levels, offset),
         *(writer.add(stored.content), stored.content.size, *writer.finish(op.finish)),
         *(KERNELS.index(op.kernel), zeros, residual, stored.lanes),
+        0 if kept is None else writer.add(pack_bits(kept)),
     ]
 
 
@@ -50,7 +60,12 @@ def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
     groups, bits, count, levels_at, packed_at, size = words[14:20]
     shape = (reader.target.shape[2], height, width, reader.source.shape[2] // groups)
     levels = reader.array(levels_at, "<i1", count)
-    weights = unpack_weights(reader.array(packed_at, "<u1", size), levels, bits, shape, groups, words[30])
+    kept = None
+    if words[31]:
+        row = -(-height * width * (shape[3] // OCTET) // 8)
+        kept = unpack_bits(reader.array(words[31], "<u1", shape[0] // QUAD * row), shape)
+    packed = reader.array(packed_at, "<u1", size)
+    weights = unpack_weights(packed, levels, bits, shape, groups, words[30], kept)
     finish = reader.finish(words[20:27], reader.target.shape[2])
     top, left, bottom, right = words[8:12]
     if not 0 <= words[27] < len(KERNELS):

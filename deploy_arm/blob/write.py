@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.blob.memory import plan_memory
-from deploy_arm.blob.packing import packed_bytes
+from deploy_arm.blob.packing import GROUP_BYTES, kept_blocks, packed_bytes
 from deploy_arm.blob.records import RECORDS
 from deploy_arm.blob.sections import Writer
 from deploy_arm.ir import graph as g
@@ -18,7 +18,8 @@ from deploy_arm.runtime.binding import DEFAULT_MEMORY
 from foundation.errors import UserError
 
 MAGIC = b"CNNBLOB1"
-VERSIONS = PLAIN, CODED = 2, 3  # CODED where the weights of some convolution are; the program reads both
+# CODED where the weights of some convolution are, BLOCKS where some have blocks left out; the program reads all of them.
+VERSIONS = PLAIN, CODED, BLOCKS = 2, 3, 4
 HEADER = struct.Struct("<8sIIQIIIIIII3I")
 TENSOR = np.dtype(
     [
@@ -47,10 +48,22 @@ class Header:
     output: int
 
 
+def _packed_bytes(op: g.Convolution) -> int:
+    if op.kernel == "blocks":
+        return int(kept_blocks(op.weights.integers).sum()) * GROUP_BYTES[op.weights.bits]
+    return packed_bytes(op.weights.indices.shape, op.groups, op.weights.bits)
+
+
+def _version(graph: g.Graph, words: NDArray[np.int32]) -> int:
+    """The least that a program must know to read such records."""
+    convolutions = words[[isinstance(op, g.Convolution) for op in graph.operations]]
+    return BLOCKS if convolutions[:, 31].any() else CODED if convolutions[:, 30].any() else PLAIN
+
+
 def _decoded_bytes(graph: g.Graph, words: NDArray[np.int32]) -> list[int]:
     """What each convolution whose weights are coded decodes them to."""
     return [
-        packed_bytes(op.weights.indices.shape, op.groups, op.weights.bits)
+        _packed_bytes(op)
         for op, row in zip(graph.operations, words, strict=True)
         if isinstance(op, g.Convolution) and row[30]
     ]
@@ -91,7 +104,7 @@ def write_blob(graph: g.Graph, *, coded: bool = True) -> bytes:
     header = HEADER.pack(
         *(
             MAGIC,
-            CODED if decoded else PLAIN,
+            _version(graph, words),
             0,
             total,
             len(names),
@@ -122,7 +135,7 @@ def read_blob(blob: bytes) -> Header:
     arena, first, last = fields[8:11]
     if version not in VERSIONS:
         raise UserError(
-            f"blob of format version {version}; this program reads {PLAIN} and {CODED}: compile the candidate again"
+            f"blob of format version {version}; this program reads {PLAIN} to {BLOCKS}: compile the candidate again"
         )
     if total != len(blob):
         raise UserError(f"the blob says it has {total} bytes, the file has {len(blob)}: copy it again")

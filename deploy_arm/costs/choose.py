@@ -54,15 +54,18 @@ def models_of(core: str, path: Path = TABLE) -> Models:
 
 
 def cheapest(work: Work, models: Models) -> g.Kernel:
-    """The kernel with the least cost; the first in the alphabet, which is the dense one, of equals."""
-    return cast(g.Kernel, min(KERNELS, key=lambda kernel: models[kernel].cost(KERNELS[kernel](work))))
+    """The kernel with the least cost of those that can do the work; of equals the dense one."""
+    able = [name for name in KERNELS if work.bits in KERNELS[name].bits and KERNELS[name].fits(work)]
+    costs = {name: models[name].cost(KERNELS[name](work)) for name in able}
+    return cast(g.Kernel, min(able, key=lambda name: (costs[name], name != "dense")))
 
 
 def choose_kernels(graph: g.Graph, core: str) -> g.Graph:
     """The same graph with the kernel of its convolutions chosen for ``core`` (a name in ``CORES``).
 
-    Convolutions of several groups, for which there is one kernel only, and those with weights of 8 bits stay automatic.
-    The choice is a function of shapes, bits, numbers of levels and of zeros, and activations' ranges; not of their values.
+    Convolutions of several groups, for which there is one kernel only, and those with weights of 8 bits in all blocks stay
+    automatic. The choice is a function of shapes, bits, numbers of levels, of zeros and of blocks that are not all zero, and
+    activations' ranges; not of their values.
 
     Raises:
         UserError: as ``models_of``.
@@ -70,9 +73,12 @@ def choose_kernels(graph: g.Graph, core: str) -> g.Graph:
     models = models_of(core)
 
     def chosen(operation: g.Operation) -> g.Operation:
-        if not isinstance(operation, g.Convolution) or operation.groups > 1 or operation.weights.bits == 8:
+        if not isinstance(operation, g.Convolution) or operation.groups > 1:
             return operation
         tensors = graph.tensors[operation.inputs[0]], graph.tensors[operation.output]
-        return dataclasses.replace(operation, kernel=cheapest(Work.of(operation, *tensors), models))
+        kernel = cheapest(Work.of(operation, *tensors), models)
+        if operation.weights.bits == 8 and kernel == "dense":
+            return operation
+        return dataclasses.replace(operation, kernel=kernel)
 
     return dataclasses.replace(graph, operations=[chosen(operation) for operation in graph.operations])

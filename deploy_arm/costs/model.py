@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_arm.blob.packing import has_blocks, kept_blocks
 from deploy_arm.ir import graph as g
 from deploy_arm.target.kernel_sources import constants
 from foundation.registry import Registry
@@ -33,7 +34,8 @@ class Work:
 
     ``source`` and ``result`` are (height, width, channels); ``padding`` is top, left, bottom, right; ``nonzeros`` counts
     weights, ``pairs`` the pairs of an output channel and a level other than zero that it has weights of; ``narrow`` says that
-    activations fit 7 bits, ``floating`` that the result is float32.
+    activations fit 7 bits, ``floating`` that the result is float32; ``blocks`` counts those of 4 output x 8 input channels of one
+    tap that are not all zero, None where channels are no whole blocks.
     """
 
     source: tuple[int, int, int]
@@ -47,6 +49,7 @@ class Work:
     pairs: int
     narrow: bool
     floating: bool = False
+    blocks: int | None = None
 
     @classmethod
     def of(cls, operation: g.Convolution, source: g.Tensor, result: g.Tensor) -> Work:
@@ -65,6 +68,9 @@ class Work:
             int(np.count_nonzero(counts)),
             (source.low >= -64 and source.high <= 63) or (source.low >= 0 and source.high <= 127),
             result.floating,
+            int(kept_blocks(book.integers).sum())
+            if has_blocks(book.indices.shape, operation.groups)
+            else None,
         )
 
     def bands(self) -> list[int]:
@@ -81,19 +87,24 @@ class Work:
 
 @dataclass(frozen=True)
 class ProfiledWeights:
-    """How a layer's weights are in a profile that a kernel's cost is fitted to: bits, share of zeros, activations of 7 bits."""
+    """How a layer's weights are in a profile that a kernel's cost is fitted to: bits, share of zeros, activations of 7 bits, and
+    share of the blocks that are not all zero."""
 
     bits: int
     zeros: float
     narrow: bool
+    blocks: float = 1.0
 
 
 @dataclass(frozen=True)
 class CostedKernel:
-    """A kernel that the compiler may choose: the quantities of its work, and the settings that its cost is fitted to."""
+    """A kernel that the compiler may choose: the quantities of its work, the settings that its cost is fitted to, whether it can
+    do work, and the bits of weights that it takes."""
 
     quantities: Callable[[Work], Quantities]
     settings: tuple[ProfiledWeights, ...]
+    fits: Callable[[Work], bool] = lambda work: True
+    bits: tuple[int, ...] = (2, 3, 4)
 
     def __call__(self, work: Work) -> Quantities:
         return self.quantities(work)

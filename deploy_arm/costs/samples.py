@@ -8,7 +8,8 @@ from typing import cast
 
 import numpy as np
 
-from deploy_arm.costs.model import KERNELS
+from deploy_arm.blob.packing import OCTET, QUAD, has_blocks
+from deploy_arm.costs.model import KERNELS, ProfiledWeights
 from deploy_arm.ir import graph as g
 from foundation.codebook import Codebook
 
@@ -59,7 +60,10 @@ def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
     emit(g.InputTable(("image",), "narrow", "", half), g.Tensor("narrow", shape, high=127))
     emit(g.Table(("narrow",), "full", "", np.arange(256, dtype=np.int16)), g.Tensor("full", shape))
     settings = [
-        (cast(g.Kernel, kernel), setting) for kernel in KERNELS for setting in KERNELS[kernel].settings
+        (cast(g.Kernel, kernel), setting)
+        for kernel in KERNELS
+        if kernel != "blocks" or has_blocks((sample.outs, sample.taps, sample.taps, sample.channels), 1)
+        for setting in KERNELS[kernel].settings
     ]
     geometry = (sample.stride,) * 2, (sample.taps // 2,) * 4, (1, 1)
     result = (*g.output_size(shape, (sample.taps,) * 2, *geometry), sample.outs)
@@ -77,7 +81,7 @@ def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
                 ("narrow" if setting.narrow else "full",),
                 name,
                 "",
-                weights(random, sample, setting.bits, setting.zeros),
+                weights(random, sample, setting),
                 *geometry,
                 1,
                 finish,
@@ -89,12 +93,15 @@ def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
     return graph
 
 
-def weights(random: np.random.Generator, sample: ConvolutionSample, bits: int, share: float) -> Codebook:
-    """Independent weights, a ``share`` of them zero, the others evenly spread over all other levels."""
-    size = (sample.outs, sample.taps, sample.taps, sample.channels)
+def weights(random: np.random.Generator, sample: ConvolutionSample, setting: ProfiledWeights) -> Codebook:
+    """Independent weights, a share of them zero, the others evenly spread over all other levels; then a share of blocks kept."""
+    bits, size = setting.bits, (sample.outs, sample.taps, sample.taps, sample.channels)
     zero = 2 ** (bits - 1) - 1
     levels = (np.arange(2**bits) - zero).astype(np.int8) * np.int8(127 // 2 ** (bits - 1))
     indices = random.integers(0, 2**bits - 1, size)
     indices += indices >= zero
-    indices[random.random(size) < share] = zero
+    indices[random.random(size) < setting.zeros] = zero
+    if setting.blocks < 1:
+        blocks = indices.reshape(sample.outs // QUAD, QUAD, -1, OCTET).transpose(0, 2, 1, 3)
+        blocks[random.random(blocks.shape[:2]) >= setting.blocks] = zero  # a view: reshaping copies nothing
     return Codebook(indices.astype(np.uint8), levels, np.ones(1, np.float32), bits)

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from deploy_arm.blob.write import write_blob
 from deploy_arm.fuzz.float_networks import FloatBuilder, random_convolutions, random_others
 from deploy_arm.fuzz.graphs import Builder
-from deploy_arm.fuzz.networks import GROUPED, random_convolution, random_network, random_range, with_kernel
+from deploy_arm.fuzz.networks import (
+    GROUPED,
+    in_blocks,
+    random_convolution,
+    random_network,
+    random_range,
+    with_kernel,
+)
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
 
@@ -109,7 +116,9 @@ def hostile_graph(seed: int) -> g.Graph:
 
 
 def hostile_blobs(first: int, count: int) -> Iterator[bytes]:
-    """``count`` blobs, the same ones for the same ``first``; every third asks for the level-grouped kernel where it can."""
+    """``count`` blobs, the same ones for the same ``first``; every third asks for the level-grouped kernel where it can,
+    and every third leaves out blocks."""
     for seed in range(first, first + count):
-        blob = write_blob(hostile_graph(seed))
+        graph = hostile_graph(seed)
+        blob = write_blob(in_blocks(graph, np.random.default_rng(seed)) if seed % 3 == 1 else graph)
         yield with_kernel(blob, GROUPED) if seed % 3 == 0 else blob

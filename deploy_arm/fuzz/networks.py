@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_arm.blob.packing import OCTET, QUAD, has_blocks
 from deploy_arm.compiler.passes import fuse_additions
 from deploy_arm.fuzz.graphs import RANGES, Builder
 from deploy_arm.ir import graph as g
@@ -127,6 +129,44 @@ def _random_step(builder: Builder, last: str) -> str:
         kernel = (height, width) if random.random() < 0.7 and height * width < 200 else (1, 1)
         other = builder.convolution(last, channels, kernel, bits=bits, to=random_range(random))
     return builder.multiply(last, other, *to)
+
+
+def in_blocks(graph: g.Graph, random: np.random.Generator) -> g.Graph:
+    """The graph with blocks of zeros in every convolution that is made of whole blocks, computed and stored without them."""
+
+    def emptied(op: g.Operation) -> g.Operation:
+        if not isinstance(op, g.Convolution) or not has_blocks(op.weights.indices.shape, op.groups):
+            return op
+        indices, zero = op.weights.indices.copy(), np.flatnonzero(op.weights.levels == 0)
+        if len(zero):
+            blocks = indices.reshape(len(indices) // QUAD, QUAD, -1, OCTET).transpose(0, 2, 1, 3)
+            blocks[random.random(blocks.shape[:2]) >= random.choice([0, 0.25, 0.5, 0.75, 1])] = zero[0]
+        return dataclasses.replace(
+            op, weights=dataclasses.replace(op.weights, indices=indices), kernel="blocks"
+        )
+
+    return dataclasses.replace(graph, operations=[emptied(op) for op in graph.operations])
+
+
+def random_blocks(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
+    """One convolution of random shape with a random mask of blocks."""
+    random = np.random.default_rng((seed, 4))
+    kernel = (int(random.integers(1, 4)), int(random.integers(1, 4)))
+    dilation = (1, 1) if random.random() < 0.7 else (int(random.integers(1, 3)), int(random.integers(1, 3)))
+    least = [dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
+    height, width = (max(size, int(random.integers(1, 14))) for size in least)
+    padding = (0, 0, 0, 0)
+    if random.random() < 0.7:
+        top, left, bottom, right = (int(value) for value in random.integers(0, 3, 4))
+        padding = (top, left, bottom, right)
+    builder = Builder(random, (height, width, OCTET * int(random.integers(1, 6))))
+    last = builder.convolution(
+        builder.input(*random_range(random)), QUAD * int(random.integers(1, 9)), kernel, dilation=dilation,
+        padding=padding, stride=(int(random.integers(1, 3)), int(random.integers(1, 3))),
+        bits=int(random.choice([2, 3, 4, 8])), to=random_range(random) if random.random() < 0.85 else None,
+        zeros=float(random.choice([0, 0.3, 0.9])),
+    )  # fmt: skip
+    return in_blocks(builder.done(last), random), builder.images(1)
 
 
 GROUPED = 3  # the kernel's number in the blob

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from foundation.codebook import Codebook
 
 Int32 = NDArray[np.int32]
-Kernel = Literal["automatic", "dense", "depthwise", "level-grouped"]
+Kernel = Literal["automatic", "dense", "depthwise", "level-grouped", "blocks"]
 
 
 def output_size(
@@ -120,7 +120,7 @@ class Convolution(Operation):
     flatten of (H, W, C) is a convolution whose kernel is H x W. Padding (top, left, bottom, right) adds integer zeros.
     acc[oh, ow, o] = sum over kernel and input channels of x * integer weight (int32, wraps never: the compiler checks).
     With ``residual`` the output is that of an ``Add`` of the finished byte and the second input, which has the output's shape.
-    ``kernel`` is what the program computes it with; it changes time and memory, never results.
+    ``kernel`` is what the program computes it with; it changes time, memory and how weights are stored, never results.
     """
 
     weights: Codebook

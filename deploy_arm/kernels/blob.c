@@ -116,8 +116,8 @@ int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes) {
     memcpy(word, data, sizeof word);
     memcpy(&total, data + 16, 8);
     blob->version = word[2];
-    if (blob->version != 2 && blob->version != 3) {
-        blob->reason = "the format version is not 2 or 3";
+    if (blob->version < 2 || blob->version > 4) {
+        blob->reason = "the format version is not 2, 3 or 4";
         return NETWORK_VERSION;
     }
     if (total != bytes || bytes > INT32_MAX || word[3] != blob_crc32(data + 16, bytes - 16)) {

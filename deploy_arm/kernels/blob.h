@@ -68,7 +68,7 @@ struct addition {
 };
 
 /* What a file may ask to compute a convolution with; the kernels' rows (convolution.c) say which of them have such a number. */
-enum kernel_number { KERNEL_AUTOMATIC, KERNEL_DENSE, KERNEL_DEPTHWISE, KERNEL_GROUPED, LAST_KERNEL = KERNEL_GROUPED };
+enum kernel_number { KERNEL_AUTOMATIC, KERNEL_DENSE, KERNEL_DEPTHWISE, KERNEL_GROUPED, KERNEL_BLOCKS, LAST_KERNEL = KERNEL_BLOCKS };
 
 struct convolution {
     int32_t kernel_height, kernel_width, stride_height, stride_width;
@@ -81,6 +81,10 @@ struct convolution {
     size_t coded_bytes;
     uint8_t *decoded; /* ``packed``, where it was coded; the blob's */
     int32_t lanes;    /* 0: not coded */
+    /* Where whole blocks of weights are zero and left out: one bit a block of QUAD output channels x EIGHT input channels of one tap
+     * (those of four channels from a byte on, from its lowest bit up), and how many there are. Else NULL. */
+    const uint8_t *kept;
+    int64_t kept_blocks;
     struct finish finish;
     float low, high; /* limits of a float convolution, whose weights are ``packed``, whose bias is ``finish.shift`` and which has 32 bits */
     struct addition residual; /* right 0: none; the operation's second input is then not read */

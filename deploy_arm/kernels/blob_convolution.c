@@ -4,6 +4,7 @@
 #include "blob_checks.h"
 #include "entropy.h"
 #include "operations.h"
+#include "tiling.h"
 
 /* Words 4 to 14, which must fit the tensors. */
 static int check_geometry(struct blob *blob, struct operation *operation, const int32_t *word) {
@@ -26,6 +27,24 @@ static int check_geometry(struct blob *blob, struct operation *operation, const 
     REQUIRE(in->channels % c->groups == 0 && out->channels % c->groups == 0, "groups do not divide the channels");
     c->depthwise = c->groups > 1 && c->groups == in->channels;
     REQUIRE((int64_t)c->kernel_height * c->kernel_width <= MAXIMUM_ELEMENTS / in->channels, "a convolution's kernel is too large");
+    return 1;
+}
+
+/* Words 27 and 31: which blocks of weights there are, where not all are there. */
+static int check_blocks(struct blob *blob, struct convolution *c, const struct tensor *in, const struct tensor *out, const int32_t *word) {
+    REQUIRE((word[27] == KERNEL_BLOCKS) == (word[31] != 0), "blocks of weights without their kernel, or the kernel without blocks");
+    if (!word[31])
+        return 1;
+    REQUIRE(blob->version >= 4, "blocks of weights in a blob before version 4");
+    REQUIRE(c->groups == 1 && in->channels % OCTET == 0 && out->channels % QUAD == 0, "channels are no whole blocks");
+    const int64_t count = (int64_t)c->kernel_height * c->kernel_width * (in->channels / OCTET), bytes = (count + 7) / 8, quads = out->channels / QUAD;
+    c->kept = at(blob, word[31], quads * bytes, 1);
+    REQUIRE(c->kept, "the blocks' bits lie outside the file");
+    for (int64_t i = 0; i < quads * bytes; i++) {
+        for (int bit = 0; bit < 8; bit++)
+            c->kept_blocks += c->kept[i] >> bit & 1;
+        REQUIRE(i % bytes + 1 < bytes || count % 8 == 0 || c->kept[i] >> (count % 8) == 0, "bits of blocks that do not exist");
+    }
     return 1;
 }
 
@@ -58,7 +77,11 @@ static int check(struct blob *blob, struct operation *operation, const int32_t *
     REQUIRE(c->bits == 2 || c->bits == 3 || c->bits == 4 || c->bits == 8, "bits are not 2, 3, 4 or 8");
 
     int64_t taps = (int64_t)c->kernel_height * c->kernel_width, tiles;
-    if (c->depthwise)
+    if (!check_blocks(blob, c, in, out, word))
+        return 0;
+    if (c->kept)
+        tiles = c->kept_blocks;
+    else if (c->depthwise)
         tiles = (taps * out->channels + 31) / 32;
     else
         tiles = c->groups * (((int64_t)out->channels / c->groups + 7) / 8) * ((taps * (in->channels / c->groups) + 3) / 4);

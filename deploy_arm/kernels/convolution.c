@@ -3,13 +3,17 @@
 
 #include "plan.h"
 
-extern const struct kernel depthwise_kernel, grouped_kernel, matrix_kernel, dense_kernel, float_depthwise_kernel, float_dense_kernel;
+extern const struct kernel depthwise_kernel, block_matrix_kernel, block_kernel, grouped_kernel, matrix_kernel, dense_kernel, float_depthwise_kernel, float_dense_kernel;
 extern const struct kernel portable_kernel, portable_float_kernel;
 
 /* The first that fits is taken. A blob may ask for one (enum kernel_number in blob.h): that is a matter of each row's ``fits``. */
 static const struct kernel *const kernels[] = {
 #if defined(__ARM_NEON)
     &depthwise_kernel,
+#if defined(__ARM_FEATURE_DOTPROD)
+    &block_matrix_kernel,
+#endif
+    &block_kernel, /* fits whatever has blocks left out: those below do not know them */
     &grouped_kernel,
 #if defined(__ARM_FEATURE_DOTPROD)
     &matrix_kernel,

@@ -9,8 +9,6 @@
 
 #include <sys/auxv.h>
 
-#define MATRIX __attribute__((target("+i8mm")))
-
 enum { CAPABILITIES_2 = 26, HAS_I8MM = 1 << 13 }; /* AT_HWCAP2 and HWCAP2_I8MM of Linux */
 
 static int matrix_available(void) { return (getauxval(CAPABILITIES_2) & HAS_I8MM) != 0; }
@@ -44,14 +42,6 @@ int matrix_prepare(struct plan *plan) {
     const struct bands bands = plan_bands(plan, plan->pairs.line);
     plan->band = bands.rows, plan->band_rows = bands.lines;
     return plan_segments(plan);
-}
-
-static inline int32x4_t lower(int32x4_t a, int32x4_t b) {
-    return vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
-}
-
-static inline int32x4_t upper(int32x4_t a, int32x4_t b) {
-    return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
 }
 
 static inline void put_16(const int8_t *a, const int8_t *b, int8_t *to) {

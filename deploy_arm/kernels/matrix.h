@@ -7,6 +7,8 @@
 #if defined(__ARM_FEATURE_DOTPROD)
 struct work; /* dense.h */
 
+#define MATRIX __attribute__((target("+i8mm"))) /* of a function that uses SMMLA */
+
 /* Has the processor SMMLA, and the plan two outputs for it? */
 int matrix_pays(const struct plan *plan);
 

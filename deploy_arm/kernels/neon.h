@@ -10,6 +10,7 @@
 /* acc[i] += dot product of 4 bytes of weights[4 i ..] with the 4 bytes ``lane`` of x. */
 #if defined(__ARM_FEATURE_DOTPROD)
 #define DOT(acc, weights, x, lane) vdotq_laneq_s32(acc, weights, x, lane)
+#define DOT_HALF(acc, weights, x, lane) vdotq_lane_s32(acc, weights, x, lane) /* ``x`` of 8 bytes */
 #else
 static inline int32x4_t dot(int32x4_t acc, int8x16_t weights, int8x16_t x) {
     int16x8_t low = vmull_s8(vget_low_s8(weights), vget_low_s8(x)); /* single products, so 16 bits are enough for -128 too */
@@ -17,10 +18,20 @@ static inline int32x4_t dot(int32x4_t acc, int8x16_t weights, int8x16_t x) {
     return vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
 }
 #define DOT(acc, weights, x, lane) dot(acc, weights, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), lane)))
+#define DOT_HALF(acc, weights, x, lane) dot(acc, weights, vreinterpretq_s8_s32(vdupq_lane_s32(vreinterpret_s32_s8(x), lane)))
 #endif
 
 /* After 16 elements from ``c`` on of ``run``: the last 16 come once more where they are no whole number of 16. */
 static inline int64_t next(int64_t c, int64_t run) { return c + 16 < run && c + 32 > run ? run - 16 : c + 16; }
+
+/* The lower halves of two vectors, or the upper ones. */
+static inline int32x4_t lower(int32x4_t a, int32x4_t b) {
+    return vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
+}
+
+static inline int32x4_t upper(int32x4_t a, int32x4_t b) {
+    return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
+}
 
 struct requantizer {
     int32x4_t left, minus_right;

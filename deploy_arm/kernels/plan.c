@@ -24,11 +24,34 @@ static void copy_band(const struct plan *plan, const int8_t *in, int32_t row, in
     }
 }
 
+/* scan() where only blocks of weights are there. */
+static void scan_blocks(struct plan *plan, uint32_t *sums) {
+    const struct convolution *c = plan->convolution;
+    const int32_t count = blocks_of(c, plan->in->channels);
+    int8_t tile[TILE];
+    size_t at = 0;
+    plan->zeros = (int64_t)plan->k * plan->outs;
+    for (int32_t quad = 0; quad < plan->outs / QUAD; quad++)
+        for (int32_t block = 0; block < count; block++) {
+            if (!is_kept(c, quad, block, count))
+                continue;
+            unpack_tiles(c, at++, 1, tile, TILE);
+            for (int i = 0; i < TILE; i++) {
+                sums[quad * QUAD + i / OCTET] += (uint32_t)tile[i];
+                plan->zeros -= tile[i] != 0;
+            }
+        }
+}
+
 /* Sums of the weights per output channel (modulo 2**32), and the number of zeros. */
 static void scan(struct plan *plan, uint32_t *sums) {
     const struct convolution *c = plan->convolution;
     int8_t tile[64 * TILE];
     size_t outs = (size_t)plan->out->channels;
+    if (c->kept) {
+        scan_blocks(plan, sums);
+        return;
+    }
     plan->zeros = 0;
     if (c->depthwise) {
         size_t total = (size_t)plan->k * outs;

@@ -17,7 +17,7 @@ static uint32_t sum(const struct plan *plan, const int8_t *in, int32_t y, int32_
             const int8_t *pixel = in + (row * t->width + column) * t->channels + channel;
             int64_t k = ((int64_t)i * c->kernel_width + j) * plan->depth;
             for (int32_t d = 0; d < plan->depth; d++, k++) {
-                int64_t place = c->depthwise ? k * plan->out->channels : k / 4 * TILE + k % 4;
+                int64_t place = c->kept ? k : c->depthwise ? k * plan->out->channels : k / 4 * TILE + k % 4;
                 total += (uint32_t)((pixel[d] - t->zero) * weights[place]);
             }
         }
@@ -31,10 +31,13 @@ static void run(const struct plan *plan, const struct part *part, const void *in
     int8_t *weights = (int8_t *)scratch;
     if (c->depthwise)
         unpack_tiles(c, 0, decoded_bytes(plan) / TILE, weights, TILE);
+    size_t kept = 0;
     for (int32_t o = 0; o < t->channels; o++) {
         int32_t group = o / plan->outs, inner = o % plan->outs;
-        const int8_t *own = c->depthwise ? weights + o : weights + inner % 8 * 4;
-        if (!c->depthwise && inner % 8 == 0) {
+        const int8_t *own = c->kept ? weights + (size_t)(o % QUAD) * (size_t)plan->k : c->depthwise ? weights + o : weights + inner % 8 * 4;
+        if (c->kept && o % QUAD == 0) {
+            kept += unpack_quad(c, o / QUAD, blocks_of(c, plan->in->channels), kept, weights);
+        } else if (!c->kept && !c->depthwise && inner % 8 == 0) {
             size_t depth = ((size_t)plan->k + 3) / 4;
             unpack_tiles(c, ((size_t)group * (size_t)plan->blocks + (size_t)(inner / 8)) * depth, depth, weights, TILE);
         }

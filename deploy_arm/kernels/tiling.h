@@ -24,6 +24,11 @@ enum {
     RUN_8 = 254,      /* and of bytes: 254 x 128 <= 32767 */
     FARTHEST = 65535, /* bytes from a weight's place to the next: 16 bits */
 
+    /* Blocks of zeros: one packed tile is a block of weights. */
+    QUAD = 4,         /* output channels of a block */
+    OCTET = 8,        /* input channels of one tap */
+    BLOCK_PIXELS = 16, /* outputs at a time; the last of a band are 4, 8 or 12 */
+
     /* Floats. */
     FLOAT_WIDE = 16,   /* channels of weights that lie side by side, */
     FLOAT_NARROW = 8,  /* or for the last where no more are left */

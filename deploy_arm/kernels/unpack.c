@@ -92,6 +92,30 @@ UNPACK(3)
 UNPACK(4)
 UNPACK(8)
 
+#define UNPACK_HALVES(bits)                                                                                              \
+    static void unpack_halves_##bits(const uint8_t *in, size_t count, int8_t *out, int8x16_t levels) {                   \
+        for (; count; count--, in += 4 * bits, out += TILE) {                                                            \
+            int8x16x2_t tile = tile_##bits(in, levels);                                                                  \
+            int32x4_t a = vreinterpretq_s32_s8(tile.val[0]), b = vreinterpretq_s32_s8(tile.val[1]);                      \
+            vst1q_s8(out, vreinterpretq_s8_s32(vuzp1q_s32(a, b)));                                                       \
+            vst1q_s8(out + 16, vreinterpretq_s8_s32(vuzp2q_s32(a, b)));                                                  \
+        }                                                                                                                \
+    }
+UNPACK_HALVES(2)
+UNPACK_HALVES(3)
+UNPACK_HALVES(4)
+UNPACK_HALVES(8)
+
+void unpack_halves(const struct convolution *convolution, size_t first, size_t count, int8_t *out) {
+    const uint8_t *in = convolution->packed + first * 4 * (size_t)convolution->bits;
+    switch (convolution->bits) {
+    case 2: unpack_halves_2(in, count, out, vld1q_s8(convolution->levels)); break;
+    case 3: unpack_halves_3(in, count, out, vld1q_s8(convolution->levels)); break;
+    case 4: unpack_halves_4(in, count, out, vld1q_s8(convolution->levels)); break;
+    default: unpack_halves_8(in, count, out, vdupq_n_s8(0));
+    }
+}
+
 void unpack_pairs(const struct convolution *convolution, size_t first, size_t count, int8_t *out, size_t stride) {
     const uint8_t *in = convolution->packed + first * 4 * (size_t)convolution->bits;
     switch (convolution->bits) {
@@ -140,4 +164,19 @@ void unpack_tiles(const struct convolution *convolution, size_t first, size_t co
     case 4: unpack_4(in, count, out, stride, vld1q_s8(convolution->levels)); break;
     default: unpack_8(in, count, out, stride, vld1q_s8(convolution->levels));
     }
+}
+
+size_t unpack_quad(const struct convolution *convolution, int32_t quad, int32_t count, size_t first, int8_t *rows) {
+    const size_t row = (size_t)count * OCTET;
+    size_t found = 0;
+    memset(rows, 0, QUAD * row);
+    for (int32_t block = 0; block < count; block++) {
+        if (!is_kept(convolution, quad, block, count))
+            continue;
+        int8_t tile[TILE];
+        unpack_tiles(convolution, first + found++, 1, tile, TILE);
+        for (size_t o = 0; o < QUAD; o++)
+            memcpy(rows + o * row + (size_t)block * OCTET, tile + OCTET * o, OCTET);
+    }
+    return found;
 }

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from foundation.dimension import DIMENSIONS
+from foundation.dimension import DIMENSIONS, usual_dimensions
 from foundation.plan import Plan
 from foundation.show import show_bytes, show_latency
 from pipeline.study.confidence import show_error
@@ -30,7 +30,9 @@ def plan_parameters(plan: Plan, layer_weights: Mapping[str, int]) -> dict[str, s
         "bits_mean": mean_bits(plan, layer_weights),
     }
     layers = [layer.values for layer in plan.layers.values()]
-    for name in dict.fromkeys((*DIMENSIONS, *plan.values, *(name for layer in layers for name in layer))):
+    for name in dict.fromkeys(
+        (*usual_dimensions(), *plan.values, *(name for layer in layers for name in layer))
+    ):
         homes = [plan.values] if DIMENSIONS[name].of_network else layers
         values |= DIMENSIONS[name].summary([home[name] for home in homes if name in home])
     if len(plan.layers) <= LAYERS:

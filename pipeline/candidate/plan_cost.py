@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from deploy_arm.blob.packing import OCTET, QUAD, has_blocks, kept_blocks
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.costs.choose import cheapest, models_of
@@ -67,13 +68,18 @@ class PlanCost:
             ):  # other activation bits have the same weights
                 self._drawn = (name, layer, *self._book(name, layer))
             book, share = self._drawn[2:]
-            cycles = self._cycles(name, book, share, activation_bits)
+            cycles, blocks = self._cycles(name, book, share, activation_bits)
             milliseconds = cycles / (CORES[self._target].frequency_ghz * 1e6)
             harm = self._harms.get(name, {}).get(layer)
             bits = float(book.bits)
-            if book.bits < 8:  # as they are stored: packed, or entropy-coded where that is shorter
+            if (
+                book.bits < 8 and blocks is None
+            ):  # as they are stored: packed, or entropy-coded where that is shorter
                 bits = min(bits, index_entropy(book) if harm is None else harm.entropy)
-            self._known[key] = milliseconds, book.indices.size / share * bits / 8
+            weights = book.indices.size / share
+            if blocks is not None:  # those that are there, and a bit for each that could be
+                bits, weights = bits + 1 / (QUAD * OCTET * blocks), weights * blocks
+            self._known[key] = milliseconds, weights * bits / 8
         return self._known[key]
 
     def prepare(self) -> None:
@@ -125,23 +131,39 @@ class PlanCost:
             book = DIMENSIONS[dimension].synthesize(book, values, value, generator)
         return book, len(rows) / len(weight)
 
-    def _cycles(self, name: str, book: Codebook, share: float, activation_bits: int) -> float:
-        """By the cheapest kernel; 0 for a layer whose kernel has no fitted cost, as those of several groups."""
+    def _cycles(
+        self, name: str, book: Codebook, share: float, activation_bits: int
+    ) -> tuple[float, float | None]:
+        """By the cheapest kernel, and the share of blocks that it stores, where it leaves some out. No cycles where there is no
+        fitted cost, as of several groups."""
         if name not in self._convolutions:
-            return 0.0
+            return 0.0, None
         operation, tensors = self._convolutions[name], self._graph.tensors
         if operation.groups > 1:
-            return 0.0
-        # Rows are output channels in any layout, and nothing but how often a row has a level counts.
-        indices = book.indices.reshape(-1, *operation.weights.indices.shape[1:])
-        drawn = dataclasses.replace(operation, weights=dataclasses.replace(book, indices=indices))
-        work = Work.of(drawn, tensors[operation.inputs[0]], tensors[operation.output])
+            return 0.0, None
+        shape = operation.weights.indices.shape
+        indices = book.indices
+        if (
+            indices.ndim == 4
+        ):  # in the graph's layout; of a flattened image's layer only how often a row has a level counts
+            indices = indices.transpose(0, 2, 3, 1)
+        drawn = dataclasses.replace(book, indices=indices.reshape(-1, *shape[1:]))
+        work = Work.of(
+            dataclasses.replace(operation, weights=drawn),
+            tensors[operation.inputs[0]],
+            tensors[operation.output],
+        )
+        kept = 1.0
+        if has_blocks(shape, 1):
+            quads = -len(drawn.indices) % QUAD
+            kept = float(kept_blocks(np.pad(drawn.integers, ((0, quads), (0, 0), (0, 0), (0, 0)))).mean())
         work = dataclasses.replace(
             work,
             nonzeros=round(work.nonzeros / share),
             pairs=round(work.pairs / share),
+            blocks=round(kept * np.prod(shape) / (QUAD * OCTET)) if has_blocks(shape, 1) else None,
             narrow=work.narrow or activation_bits == 7,
         )
         models = models_of(self._target)
-        kernel = "dense" if book.bits == 8 else cheapest(work, models)
-        return models[kernel].cost(KERNELS[kernel](work))
+        kernel = cheapest(work, models)
+        return models[kernel].cost(KERNELS[kernel](work)), kept if kernel == "blocks" else None

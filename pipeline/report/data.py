@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from foundation.dimension import DIMENSIONS
+from foundation.dimension import DIMENSIONS, usual_dimensions
 from foundation.plan import LayerPlan, Plan
 from foundation.show import decimals
 from pipeline.candidate.describe import mean_bits
@@ -120,7 +120,7 @@ def payload(data: ReportData) -> dict[str, Any]:
 
 def _columns(plans: Sequence[Plan]) -> list[str]:
     """The dimensions of layers: the project's own, the first of them bits, and others that some plan has."""
-    own = [name for name in DIMENSIONS if not DIMENSIONS[name].of_network]
+    own = [name for name in usual_dimensions() if not DIMENSIONS[name].of_network]
     seen = {name: None for plan in plans for layer in plan.layers.values() for name in layer.values}
     return list(dict.fromkeys(("bits", *own, *sorted(seen))))
 

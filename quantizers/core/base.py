@@ -53,12 +53,15 @@ class WeightQuantizer(nn.Module, ABC):
     Attributes:
         widths: bits of an index that it can store (8 bits in a plan mean plain int8, whatever the quantizer).
         dimensions: which of those that want declaring (``foundation.dimension``) it has; a search leaves the others out.
-        effect: what the plan's dimensions make of the latent weight before it gets here; None: they leave it as it is.
+        effect: what the plan's dimensions make of the latent weight before it gets here, also at a progress of 0..1 of the
+            training; None: they leave it as it is.
+        effect_progress: the progress that training has told.
     """
 
     widths: ClassVar[tuple[int, ...]] = (2, 3, 4)
     dimensions: ClassVar[frozenset[str]] = frozenset()
-    effect: Callable[[Tensor], Tensor] | None = None
+    effect: Callable[..., Tensor] | None = None
+    effect_progress: float = 1.0
 
     @dataclass(frozen=True)
     class Options:

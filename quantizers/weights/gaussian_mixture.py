@@ -123,7 +123,9 @@ class GaussianMixture(WeightQuantizer):
         self._ready: tuple[tuple[object, ...], LookUp] | None = None
 
     def start(self, weight: Tensor) -> None:
-        """k-means with one centre at 0."""
+        """k-means with one centre at 0. What is exactly zero, as where blocks are left out, tells nothing of the others."""
+        there = weight[weight != 0]
+        weight = there if 0 < there.numel() < weight.numel() else weight
         found = clustered(weight.cpu().numpy(), self.raw_scale.numel())
         unit = float(weight.double().std(correction=0)) or float(weight.abs().max()) or 1.0
         share = torch.from_numpy((found.counts + 1) / (found.counts + 1).sum())
@@ -277,6 +279,7 @@ class GaussianMixture(WeightQuantizer):
             self._meet_target(sample_of(weight))
         means = self.means()
         owner = self._held_components(weight) if self._held else self.regions().assign(weight)
+        owner = owner.masked_fill(weight == 0, 0)  # stays zero wherever components have moved
         counts = torch.bincount(owner.flatten(), minlength=len(means))
         return *integer_levels(means, counts), owner
 

@@ -3,6 +3,8 @@
 from deploy_arm.fuzz.graphs import RANGES, Builder
 from deploy_arm.fuzz.networks import (
     GROUPED,
+    in_blocks,
+    random_blocks,
     random_convolution,
     random_network,
     random_range,
@@ -14,6 +16,8 @@ __all__ = [
     "GROUPED",
     "RANGES",
     "Builder",
+    "in_blocks",
+    "random_blocks",
     "random_convolution",
     "random_network",
     "random_range",

@@ -23,8 +23,16 @@ from deploy_arm.target.targets import TARGETS
 from deploy_arm.target.toolchain import choose_compiler, is_arm
 from foundation.errors import UserError
 from tests.deploy_arm.float_cases import everything_float
-from tests.deploy_arm.runtime_cases import GROUPED, Builder, random_network, with_checksum, with_kernel
+from tests.deploy_arm.runtime_cases import (
+    GROUPED,
+    Builder,
+    in_blocks,
+    random_network,
+    with_checksum,
+    with_kernel,
+)
 
+PACKED = -3  # stands for where the packed weights lie
 RESIDUAL = -1  # stands for a convolution that ends in an addition
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 
@@ -56,8 +64,21 @@ def everything() -> g.Graph:
     return fuse_additions(builder.done(builder.limit(builder.join(branches), 0.0, 6.0)))
 
 
+def blocks() -> g.Graph:
+    """Two convolutions that leave out blocks, one of them coded, the other with an odd number of blocks."""
+    builder = Builder(np.random.default_rng(4), (9, 7, 8))
+    last = builder.convolution(builder.input(0, 255), 32, (3, 3), padding=(1, 1, 1, 1), bits=8, to=(0, 127))
+    last = builder.convolution(last, 64, (3, 3), padding=(1, 1, 1, 1), bits=4, zeros=0.95, to=(0, 255))
+    return in_blocks(builder.done(builder.average_pool(last, 3, 2, 1, None)), np.random.default_rng(1))
+
+
 def network_graphs() -> list[g.Graph]:
-    return [everything(), everything_float(), *(random_network(seed)[0] for seed in range(500, 508))]
+    return [
+        everything(),
+        everything_float(),
+        blocks(),
+        *(random_network(seed)[0] for seed in range(500, 508)),
+    ]
 
 
 def replay(command: list[str], *arguments: str | Path) -> tuple[int, int]:
@@ -226,6 +247,35 @@ def test_what_is_wrong_with_an_operation_is_said(
     struct.pack_into("<i", blob, start + 4 * word, value)
     code, message = status(with_checksum(blob), tmp_path)
     assert code == 7 and f"operation {number}:" in message and reason in message
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({31: 0}, "without blocks"),
+        ({27: 1}, "without their kernel"),
+        ({31: 2**30}, "outside"),
+        ({31: 8}, "outside"),
+        ({19: 4, 30: 0}, "another size"),
+        ({14: 2}, "whole blocks"),
+        ({31: PACKED}, "do not exist"),  # weights read as bits
+    ],
+)
+def test_what_is_wrong_with_blocks_is_said(tmp_path: Path, words: dict[int, int], reason: str) -> None:
+    blob = bytearray(write_blob(blocks()))
+    assert (
+        struct.unpack_from("<I", blob, 8)[0] == 4 and status(bytes(blob), tmp_path, bytes(9 * 7 * 8))[0] == 0
+    )
+    start = struct.unpack_from("<I", blob, 36)[0] + 128  # behind the table of pixels: 8 bits, 9 blocks a quad
+    for word, value in words.items():
+        packed = struct.unpack_from("<i", blob, start + 4 * 18)[0]
+        struct.pack_into("<i", blob, start + 4 * word, packed if value == PACKED else value)
+    code, message = status(with_checksum(blob), tmp_path)
+    assert code == 7 and "operation 1:" in message and reason in message
+    old = bytearray(write_blob(blocks()))
+    struct.pack_into("<I", old, 8, 3)
+    code, message = status(with_checksum(old), tmp_path)
+    assert code == 7 and "before version 4" in message
 
 
 def moved_onto(graph: g.Graph, kind: type[g.Operation], place: int) -> tuple[bytes, g.Operation]:

@@ -23,6 +23,7 @@ from tests.deploy_arm.runtime_cases import (
     GROUPED,
     RANGES,
     Builder,
+    random_blocks,
     random_convolution,
     random_network,
     with_kernel,
@@ -44,7 +45,8 @@ def execute(target: str, blob: Path, images: NDArray[np.uint8], *options: str) -
 def check(cases: Iterable[Case], folder: Path, target: str, *options: str, kernel: int = 0) -> None:
     blob = folder / "case.blob"
     for number, (graph, images) in enumerate(cases):
-        blob.write_bytes(with_kernel(write_blob(graph), kernel))
+        made = write_blob(graph)
+        blob.write_bytes(with_kernel(made, kernel) if kernel else made)
         expected = run(graph, images)
         result = execute(target, blob, images, *options)
         np.testing.assert_array_equal(result.view(np.uint32), expected.view(np.uint32), f"case {number}")
@@ -61,6 +63,13 @@ def check(cases: Iterable[Case], folder: Path, target: str, *options: str, kerne
         ("a76", random_network, range(1000, 1020), 0, ("--portable",)),
         ("x2", random_network, range(3000, 3010), 0, ()),
         ("a72", random_convolution, range(2000, 2040), 0, ()),
+        ("a76", random_blocks, range(25), 0, ()),
+        ("x2", random_blocks, range(100, 125), 0, ()),
+        ("a72", random_blocks, range(200, 210), 0, ()),
+        ("a76", random_blocks, range(300, 310), 0, ("--portable",)),
+        ("x2", random_blocks, range(400, 410), 0, ("--threads", "3")),
+        pytest.param("a76", random_blocks, range(1000, 1500), 0, (), marks=pytest.mark.slow),
+        pytest.param("x2", random_blocks, range(1500, 2000), 0, (), marks=pytest.mark.slow),
         ("a72", random_network, range(2000, 2020), GROUPED, ()),
     ],
 )

@@ -36,7 +36,12 @@ def uniform(workspace: Workspace, layer: LayerPlan, activation_bits: int = 8) ->
 
 
 @pytest.mark.parametrize(
-    "layer", [LayerPlan(8), LayerPlan(4, 12), LayerPlan(2, 4), LayerPlan(2, 4, zero_share=0.9)], ids=str
+    "layer",
+    [
+        *(LayerPlan(8), LayerPlan(4, 12), LayerPlan(2, 4), LayerPlan(2, 4, zero_share=0.9)),
+        *(LayerPlan(4, 12, kept_blocks=0.5), LayerPlan(8, kept_blocks=0.5)),
+    ],
+    ids=str,
 )
 def test_it_is_near_what_the_program_costs(
     workspace: Workspace, cost: PlanCost, layer: LayerPlan, tmp_path: Path

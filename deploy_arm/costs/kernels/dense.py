@@ -91,4 +91,6 @@ def quantities(work: Work) -> Quantities:
     }
 
 
-dense = CostedKernel(quantities, tuple(ProfiledWeights(bits, 0.5, True) for bits in (2, 3, 4)))
+dense = CostedKernel(
+    quantities, tuple(ProfiledWeights(bits, 0.5, True) for bits in (2, 3, 4)), bits=(2, 3, 4, 8)
+)

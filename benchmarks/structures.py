@@ -1,0 +1,181 @@
+"""What buys time on ARM for least accuracy: structures of zeros beside bits and zeros anywhere, on one trained network.
+
+    python -m benchmarks.structures --data npz:CIFAR10.npz --weights RESNET20.th --steps 100
+
+Every cell has the first and the last layer in 8 bits and the same plan for all layers between. It is rebuilt from a few
+images, then trained for as many steps as every other, by the product's own settings; kept is the stage that is closest to the
+fp32 network on the search half, as in a trial. Error is that of images by which nothing was chosen, paired with fp32's
+answers; latency is modelled (instructions of the emulated program), bytes are those of its blob. At the end the cells are
+named that no other cell matches in error and in latency. A row is appended when its cell is done; a cell that the file has is
+passed over. One to three minutes a cell of one processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.trial_accuracy import add, as_text, done_in
+from foundation.command import Parser, main_guard
+from foundation.plan import LayerPlan, Plan
+
+RESULT = Path(__file__).parent / "results" / "structures.csv"
+# bits, share of zeros anywhere, share of blocks that are kept
+CHOICES: Sequence[tuple[int, float | None, float | None]] = (
+    (8, None, None), (4, None, None), (2, None, None), (2, 0.8, None), (2, 0.9, None), (4, 0.9, None),
+    (4, None, 0.75), (4, None, 0.6), (4, None, 0.5), (3, None, 0.5), (8, None, 0.5), (8, None, 0.75),
+)  # fmt: skip
+CORES = ("a76", "x2")
+
+
+@dataclass(frozen=True)
+class StructureCell:
+    """One row's conditions; None is natural, or all."""
+
+    network: str
+    bits: int
+    zero_share: float | None
+    kept_blocks: float | None
+    steps: int
+    seed: int
+
+    @property
+    def plan(self) -> LayerPlan:
+        """Of every layer but the first and the last."""
+        components = None if self.bits == 8 else 2**self.bits
+        return LayerPlan(self.bits, components, zero_share=self.zero_share, kept_blocks=self.kept_blocks)
+
+
+def measure(cell: StructureCell, model: Any, data: Any, network: Any) -> dict[str, Any]:
+    """Train, judge and profile one cell. Shares of images 0..1, milliseconds, bytes."""
+    import torch
+
+    from pipeline.training.cotuning import Cotuning
+    from pipeline.training.evaluation import predictions
+    from pipeline.training.settings import TrainSettings
+    from pipeline.training.stages import FREE, HELD, REBUILT, Stage
+    from quantizers.network import layer_names
+
+    mean, std = network.normalization
+    names = layer_names(model)
+    ends = {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
+    plan = Plan(dict.fromkeys(names, cell.plan) | ends)
+    run = Cotuning(model, plan, data, TrainSettings(epochs=1.0, seed=cell.seed), mean, std)
+    run.reach(Stage(REBUILT))
+    if cell.steps:
+        run.total_steps = cell.steps
+        run.reach(Stage(HELD))
+        run.reach(Stage(FREE, cell.steps / run.steps_per_epoch))
+    run.settle()
+    hardened = run.hardened()
+    half = data.report
+    right, wanted = (
+        (predictions(net, half, mean, std) == half.labels).double() for net in (hardened.network, model)
+    )
+    difference = right - wanted
+    return {
+        "fp32_error": 1 - float(wanted.mean()),
+        "error": 1 - float(right.mean()),
+        "difference": float(difference.mean()),
+        "difference_standard_error": float(difference.std() / len(half) ** 0.5),
+        "images": len(half),
+        **profiles(hardened, data, network),
+        "torch": torch.__version__,
+    }
+
+
+def profiles(hardened: Any, data: Any, network: Any) -> dict[str, Any]:
+    """Modelled milliseconds on each core, and the bytes of the blob for the first."""
+    import tempfile
+
+    import torch
+
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+    from deploy_arm.costs.choose import choose_kernels
+    from deploy_arm.devices.kinds import open_device
+    from deploy_arm.runtime.program import build_program
+    from deploy_arm.target.cores import CORES as KNOWN
+
+    graph = compile_graph(hardened, (3, *data.image_size), *network.normalization)
+    image = data.train.batch(torch.arange(1))[0].numpy()
+    found: dict[str, Any] = {}
+    for core in CORES:
+        blob = write_blob(choose_kernels(graph, core))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "weights.blob")
+            path.write_bytes(blob)
+            profile = open_device(core, "emulated").profile(build_program(KNOWN[core].target), path, image)
+        found |= {f"{core}_ms": profile.latency_ms, f"{core}_bytes": len(blob)}
+    return found
+
+
+def fronts(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """For each row the cores for which no other of equal steps and seed is as good in error and latency, and better in one."""
+    said = []
+    for row in rows:
+        peers = [other for other in rows if (other["steps"], other["seed"]) == (row["steps"], row["seed"])]
+        on = []
+        for core in CORES:
+            own = (float(row["error"]), float(row[f"{core}_ms"]))
+            others = [(float(other["error"]), float(other[f"{core}_ms"])) for other in peers]
+            if not any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in others):
+                on.append(core)
+        said.append(" ".join(on))
+    return said
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see the module's text."""
+    parser = Parser(
+        prog="python -m benchmarks.structures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument(
+        "--steps", type=int, default=100, help="of training with free weights; 0 rebuilds only"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args(argv)
+
+    import torch
+
+    from pipeline.datasets.registry import load_data
+    from pipeline.networks.registry import find_network, load_model
+
+    torch.set_num_threads(1)
+    network = find_network(args.network)
+    data = load_data(args.data)
+    model = load_model(
+        args.network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
+    )
+    done = done_in(args.out, StructureCell)
+    for bits, zeros, blocks in CHOICES:
+        cell = StructureCell(args.network, bits, zeros, blocks, args.steps, args.seed)
+        said = as_text(asdict(cell))
+        if tuple(said.values()) in done:
+            continue
+        row = measure(cell, model, data, network)
+        add(args.out, {**said, **as_text(row)})
+        print(" ".join(f"{name} {value}" for name, value in {**said, **as_text(row)}.items()), flush=True)
+    with args.out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, cores in zip(rows, fronts(rows), strict=True):
+        if cores:
+            print(
+                f"front of {cores}: {row['bits']} bits, zeros {row['zero_share']}, blocks {row['kept_blocks']}"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
