@@ -234,8 +234,9 @@ def test_chosen_kernels_are_in_the_blob_and_change_no_result(
         )
     graph = choose_kernels(builder.done(last), core)
     kernels = [op.kernel for op in graph.operations if isinstance(op, g.Convolution)]
-    assert kernels[1] in ("blocks", "level-grouped")  # a fifth of its blocks are all zero by chance
-    assert [kernels[0], *kernels[2:]] == [without_zeros, "level-grouped", "automatic", "automatic"]
+    # Of layers this small a fifth to a third of the blocks are all zero by chance.
+    assert {*kernels[1:3]} <= {"blocks", "level-grouped"}
+    assert [kernels[0], *kernels[3:]] == [without_zeros, "automatic", "automatic"]
     path = tmp_path / "weights.blob"
     path.write_bytes(write_blob(graph))
     read = [op.kernel for op in read_graph(path.read_bytes()).operations if isinstance(op, g.Convolution)]
