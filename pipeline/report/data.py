@@ -43,6 +43,7 @@ class ReportData:
         recommended: the candidate that ``pipeline.promote`` would take.
         accuracy_drop: points against fp32 that count as near.
         sensitivity: which layer hurts, where that was looked at.
+        importance: by objective, each layer's share of what sets the best trials apart.
     """
 
     study: str
@@ -62,6 +63,7 @@ class ReportData:
     recommended: Recommendation | None = None
     accuracy_drop: float = DROP
     sensitivity: Sensitivity | None = None
+    importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def hypervolume_history(

@@ -65,6 +65,7 @@ def render(data: ReportData) -> str:
 {_candidate()}
 {_progress(data)}
 {_sensitivity(data)}
+{_importance(data)}
 {_trials(data, values)}
 {_settings(data)}
 </main>
@@ -264,6 +265,33 @@ def _sensitivity(data: ReportData) -> str:
 <p class="small">What each layer adds to the divergence from fp32, in nats, if it alone is stored in so many bits, before any
 training: by the Fisher information of {found.images} training images, without labels.</p>
 <div class="scroll"><table><thead><tr><th scope=col>Layer</th><th scope=col class=number>Weights</th>{head}</tr></thead>
+<tbody>{rows}</tbody></table></div>
+</section>"""
+
+
+def _importance(data: ReportData) -> str:
+    """Which layers' choices mattered in the trials, the most important first."""
+    if not data.importance:
+        return ""
+    layers = {layer: 0.0 for shares in data.importance.values() for layer in shares}
+    for layer in layers:
+        layers[layer] = max(shares.get(layer, 0.0) for shares in data.importance.values())
+    largest = max(layers.values()) or 1.0
+    head = "".join(f"<th scope=col class=number>{escape(name)}</th>" for name in data.importance)
+
+    def cell(share: float) -> str:
+        return f'<td class="number harm" style="--harm:{100 * share / largest:.0f}%">{100 * share:.0f} %</td>'
+
+    rows = "".join(
+        f"<tr><th scope=row><code>{escape(name)}</code></th>"
+        f"{''.join(cell(shares.get(name, 0.0)) for shares in data.importance.values())}</tr>"
+        for name in sorted(layers, key=lambda name: -layers[name])
+    )
+    return f"""<section id="importance">
+<h2>What mattered in the trials</h2>
+<p class="small">Each layer's share of what sets the best quarter of the finished trials apart from all of them, by objective
+(PED-ANOVA, arXiv:2304.10255). Plans that the search made alike on purpose share what they have in common.</p>
+<div class="scroll"><table><thead><tr><th scope=col>Layer</th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div>
 </section>"""
 

@@ -16,6 +16,7 @@ from pipeline.candidate.sensitivity import FILE, read_sensitivity
 from pipeline.report import ReportData, hypervolume_history, render
 from pipeline.review.recommendation import bound_of, recommend
 from pipeline.study.confidence import show_error
+from pipeline.study.importance import importance
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study, front_of
@@ -112,6 +113,7 @@ def write_front(
             recommended=recommended,
             accuracy_drop=bound_of(settings.max_accuracy_drop),
             sensitivity=read_sensitivity(settings.folder),
+            importance=importance(records, study.objectives),
             created=f"{datetime.now():%Y-%m-%d %H:%M}",
         )
     )
