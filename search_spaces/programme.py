@@ -115,15 +115,11 @@ class ChoiceTable:
 
 def _undominated(values: NDArray[np.float64]) -> list[int]:
     """Rows that no other row is nowhere worse than, of equal rows the first."""
-    return [
-        i
-        for i, row in enumerate(values)
-        if not any(
-            np.all(other <= row) and (np.any(other < row) or j < i)
-            for j, other in enumerate(values)
-            if j != i
-        )
-    ]
+    no_worse = (values[:, None] <= values[None]).all(2)  # [j, i]: row j than row i
+    better = (values[:, None] < values[None]).any(2)
+    before = np.triu(np.ones_like(no_worse), 1)
+    kept: list[int] = np.flatnonzero(~(no_worse & (better | before)).any(0)).tolist()
+    return kept
 
 
 def solve(table: ChoiceTable, limits: Mapping[str, float], goal: str = HARM) -> Picks | None:
