@@ -34,6 +34,8 @@ class Layer:
         output_shape: of one image, (C, H, W) or (features,).
         groups: of a convolution.
         index, count: which of how many, in the model's order.
+        producers: the layers that make its input for it alone, the nearest first: depthwise ones, then one of one group; none
+            where something else makes it, or reads it too.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Layer:
     groups: int = 1
     index: int = 0
     count: int = 1
+    producers: tuple[str, ...] = ()
 
     @property
     def first(self) -> bool:

@@ -90,6 +90,7 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
     from pipeline.training.loop import check_rungs
     from pipeline.training.stages import FREE
     from quantizers import QUANTIZERS
+    from quantizers.core.producers import producers_of
     from search_spaces.dimensions import asked
     from search_spaces.layers import layers_of
     from search_spaces.samplers.base import SAMPLERS
@@ -114,7 +115,7 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
         trained=settings.weights is not None,
         say=progress.line,
     )
-    layers = layers_of(workspace.model, workspace.input_shape)
+    layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
     space = searched_space(settings, layers)
     return (Workspace.open(settings, progress.line) if trained else workspace), space
 
@@ -138,6 +139,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.review.store import check_store
     from pipeline.review.tracking import Tracker
     from pipeline.study.study import Study
+    from quantizers.core.producers import producers_of
     from search_spaces.layers import layers_of
     from search_spaces.samplers.base import Prior
 
@@ -153,7 +155,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         progress.line(f"fp32: {fp32}")
     progress.status("building the kernel library")
     program = build_program(settings.target)
-    layers = layers_of(workspace.model, workspace.input_shape)
+    layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
     sensitivity = looked_at(workspace, space, progress)
     estimate = PlanCost(workspace, sensitivity.harms if sensitivity else None)
     if sensitivity is not None:

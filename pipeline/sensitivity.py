@@ -129,6 +129,7 @@ def measured(settings: Settings, loss: str | None, count: int, progress: Progres
     from pipeline.candidate.sensitivity import sensitivity_of
     from pipeline.study.searched import searched_space
     from quantizers import QUANTIZERS
+    from quantizers.core.producers import producers_of
     from search_spaces.dimensions import asked
     from search_spaces.layers import layers_of
 
@@ -137,7 +138,9 @@ def measured(settings: Settings, loss: str | None, count: int, progress: Progres
     asked(settings.dimensions)
     progress.status("looking at the model and the data")
     subject = opened(settings, loss, count, progress)
-    space = searched_space(settings, layers_of(subject.model, (3, *subject.images.image_size)))
+    space = searched_space(
+        settings, layers_of(subject.model, (3, *subject.images.image_size), producers_of(subject.model))
+    )
     sensitivity = sensitivity_of(
         subject.model, subject.images, subject.mean, subject.std, space, progress.status,
         score=subject.score, count=count,

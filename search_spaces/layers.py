@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -12,11 +15,16 @@ from foundation.modes import evaluating
 
 
 @torch.no_grad()
-def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]:
+def layers_of(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    producers: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> list[Layer]:
     """The layers that run for an input of ``input_shape`` (C, H, W), in the model's own order.
 
     The model runs once on zeros, in evaluation mode; its training flags are put back. A layer that runs several times has
-    the sum of the work. A layer that does not run (an auxiliary head) is left out.
+    the sum of the work. A layer that does not run (an auxiliary head) is left out. ``producers`` says of layers which others
+    make their input for them alone.
     """
     names: dict[nn.Module, str] = {
         module: name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
@@ -41,10 +49,11 @@ def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
         for handle in handles:
             handle.remove()
     ran = [(name, module) for module, name in names.items() if name in macs]
-    return [
+    made = [
         _layer(name, module, macs[name], outputs[name], index, len(ran))
         for index, (name, module) in enumerate(ran)
     ]
+    return [dataclasses.replace(layer, producers=producers.get(layer.name, ())) for layer in made]
 
 
 def _layer(

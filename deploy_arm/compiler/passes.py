@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+from deploy_arm.compiler.unread import drop_unread_channels
 from deploy_arm.ir import graph as g
 
 
 def simplify(graph: g.Graph) -> g.Graph:
-    """An equal graph without operations whose result nobody reads, with each chain of slices as one slice, and with
-    additions as part of the convolution before them."""
-    return fuse_additions(merge_slices(drop_unread(graph)))
+    """An equal graph without operations whose result nobody reads and without channels that nobody reads, with each chain of
+    slices as one slice, and with additions as part of the convolution before them."""
+    return fuse_additions(drop_unread_channels(merge_slices(drop_unread(graph))))
 
 
 def drop_unread(graph: g.Graph) -> g.Graph:

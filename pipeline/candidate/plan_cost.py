@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deploy_arm.blob.packing import OCTET, QUAD, has_blocks, kept_blocks
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
+from deploy_arm.compiler.unread import channels_read, makers_of
 from deploy_arm.costs.choose import cheapest, models_of
 from deploy_arm.costs.model import KERNELS, Work
 from deploy_arm.ir import graph as g
@@ -50,37 +53,71 @@ class PlanCost:
     ) -> None:
         self._workspace, self._harms = workspace, harms or {}
         self._target = workspace.settings.target
-        self._known: dict[tuple[str, LayerPlan, int], tuple[float, float]] = {}
+        self._known: dict[tuple[str, LayerPlan, int, int | None], tuple[float, float]] = {}
+        self._read: dict[tuple[str, LayerPlan], int] = {}
         self._drawn: tuple[str, LayerPlan, Codebook, float] | None = None
 
     def __call__(self, plan: Plan) -> Mapping[str, float]:
-        parts = [self.layer(name, layer, plan.activation_bits) for name, layer in plan.layers.items()]
+        outs = self._outputs(plan)
+        parts = [
+            self.layer(name, layer, plan.activation_bits, outs.get(name))
+            for name, layer in plan.layers.items()
+        ]
         times, sizes = zip(*parts)
         return {"latency": sum(times), "size": sum(sizes) + self._rest}
 
-    def layer(self, name: str, layer: LayerPlan, activation_bits: int = 8) -> tuple[float, float]:
-        """Milliseconds and bytes of one layer."""
-        key = name, layer, activation_bits
+    def layer(
+        self, name: str, layer: LayerPlan, activation_bits: int = 8, outs: int | None = None
+    ) -> tuple[float, float]:
+        """Milliseconds and bytes of one layer, of whose output channels only ``outs`` are computed (None: all)."""
+        key = name, layer, activation_bits, outs
         if key not in self._known:
-            if self._drawn is None or self._drawn[:2] != (
-                name,
-                layer,
-            ):  # other activation bits have the same weights
-                self._drawn = (name, layer, *self._book(name, layer))
-            book, share = self._drawn[2:]
-            cycles, blocks = self._cycles(name, book, share, activation_bits)
+            book, share = self._draw(name, layer)
+            part = 1.0 if outs is None else outs * share / len(book.indices)
+            cycles, blocks = self._cycles(name, book, share, part, activation_bits)
             milliseconds = cycles / (CORES[self._target].frequency_ghz * 1e6)
             harm = self._harms.get(name, {}).get(layer)
-            bits = float(book.bits)
-            if (
-                book.bits < 8 and blocks is None
-            ):  # as they are stored: packed, or entropy-coded where that is shorter
-                bits = min(bits, index_entropy(book) if harm is None else harm.entropy)
-            weights = book.indices.size / share
+            bits, weights = float(book.bits), book.indices.size / share * part
             if blocks is not None:  # those that are there, and a bit for each that could be
                 bits, weights = bits + 1 / (QUAD * OCTET * blocks), weights * blocks
+            elif book.bits < 8:  # as they are stored: packed, or entropy-coded where that is shorter
+                bits = min(bits, index_entropy(book) if harm is None else harm.entropy)
             self._known[key] = milliseconds, weights * bits / 8
         return self._known[key]
+
+    def _outputs(self, plan: Plan) -> dict[str, int]:
+        """How many channels are read of each layer that makes what one other alone reads."""
+        found: dict[str, int] = {}
+        for reader, makers in self._makers.items():
+            if reader in plan.layers:
+                key = reader, plan.layers[reader]
+                if key not in self._read:
+                    self._read[key] = self._draw(*key)[0].indices.shape[-1]
+                found |= dict.fromkeys(makers, self._read[key])
+        return found
+
+    @cached_property
+    def _makers(self) -> Mapping[str, tuple[str, ...]]:
+        return makers_of(self._graph)
+
+    def _draw(self, name: str, layer: LayerPlan) -> tuple[Codebook, float]:
+        """``_book`` in the graph's layout, without the input channels that are not read and so not made. The last one is kept:
+        other activation bits have the same weights."""
+        if self._drawn is None or self._drawn[:2] != (name, layer):
+            book, share = self._book(name, layer)
+            if name in self._convolutions and self._convolutions[name].groups == 1:
+                indices = self._laid_out(name, book.indices)
+                if name in self._makers:
+                    # Of some rows alone, zeros anywhere would leave more channels unread than of all.
+                    seen = (
+                        book.levels[indices]
+                        if share == 1
+                        else self._laid_out(name, self._shaped(name, layer))
+                    )
+                    indices = indices[..., channels_read(seen)]
+                book = dataclasses.replace(book, indices=indices)
+            self._drawn = (name, layer, book, share)
+        return self._drawn[2:]
 
     def prepare(self) -> None:
         """Compile the network.
@@ -131,37 +168,41 @@ class PlanCost:
             book = DIMENSIONS[dimension].synthesize(book, values, value, generator)
         return book, len(rows) / len(weight)
 
+    def _laid_out(self, name: str, weights: NDArray[Any]) -> NDArray[Any]:
+        """Weights of a layer in the graph's layout."""
+        _, height, width, _ = self._convolutions[name].weights.indices.shape
+        return weights.reshape(len(weights), -1, height, width).transpose(0, 2, 3, 1)
+
+    def _shaped(self, name: str, layer: LayerPlan) -> NDArray[np.float32]:
+        """The layer's float weights as the plan's dimensions want them."""
+        weight = self._workspace.model.get_submodule(name).weight
+        assert isinstance(weight, torch.Tensor)
+        shaped: NDArray[np.float32] = layer.apply(weight.detach().float()).cpu().numpy()
+        return shaped
+
     def _cycles(
-        self, name: str, book: Codebook, share: float, activation_bits: int
+        self, name: str, book: Codebook, share: float, part: float, activation_bits: int
     ) -> tuple[float, float | None]:
         """By the cheapest kernel, and the share of blocks that it stores, where it leaves some out. No cycles where there is no
-        fitted cost, as of several groups."""
-        if name not in self._convolutions:
+        fitted cost, as of several groups. ``share`` of all output channels are drawn, ``part`` of all are computed."""
+        if name not in self._convolutions or self._convolutions[name].groups > 1:
             return 0.0, None
         operation, tensors = self._convolutions[name], self._graph.tensors
-        if operation.groups > 1:
-            return 0.0, None
-        shape = operation.weights.indices.shape
-        indices = book.indices
-        if (
-            indices.ndim == 4
-        ):  # in the graph's layout; of a flattened image's layer only how often a row has a level counts
-            indices = indices.transpose(0, 2, 3, 1)
-        drawn = dataclasses.replace(book, indices=indices.reshape(-1, *shape[1:]))
-        work = Work.of(
-            dataclasses.replace(operation, weights=drawn),
-            tensors[operation.inputs[0]],
-            tensors[operation.output],
-        )
-        kept = 1.0
-        if has_blocks(shape, 1):
-            quads = -len(drawn.indices) % QUAD
-            kept = float(kept_blocks(np.pad(drawn.integers, ((0, quads), (0, 0), (0, 0), (0, 0)))).mean())
+        source, result = tensors[operation.inputs[0]], tensors[operation.output]
+        count, height, width, ins = book.indices.shape
+        work = Work.of(dataclasses.replace(operation, weights=book), source, result)
+        outs, kept, blocks = round(count / share * part), 1.0, None
+        if has_blocks((outs, height, width, ins), 1):
+            rows = np.pad(book.integers, ((0, -count % QUAD), (0, 0), (0, 0), (0, 0)))
+            kept = float(kept_blocks(rows).mean())
+            blocks = round(kept * outs * height * width * ins / (QUAD * OCTET))
         work = dataclasses.replace(
             work,
-            nonzeros=round(work.nonzeros / share),
-            pairs=round(work.pairs / share),
-            blocks=round(kept * np.prod(shape) / (QUAD * OCTET)) if has_blocks(shape, 1) else None,
+            source=(*work.source[:2], ins),
+            result=(*work.result[:2], outs),
+            nonzeros=round(work.nonzeros / share * part),
+            pairs=round(work.pairs / share * part),
+            blocks=blocks,
             narrow=work.narrow or activation_bits == 7,
         )
         models = models_of(self._target)

@@ -11,6 +11,7 @@ from pipeline.candidate.workspace import Workspace
 from pipeline.review.timing import mean_cost, pretraining_seconds, processor_seconds, threads, trial_cost
 from pipeline.study.halving import Rungs, always
 from pipeline.training.stages import HELD, Stage, places
+from quantizers.core.producers import producers_of
 from search_spaces.layers import layers_of
 from search_spaces.space import Space
 
@@ -43,7 +44,7 @@ def estimate(workspace: Workspace, space: Space) -> dict[str, Any]:
     """Layers, size of the space, and estimates of time, device time and disk."""
     loading = processor_seconds()  # what this process took to get here, every process of a search takes again
     settings, data = workspace.settings, workspace.data
-    layers = layers_of(workspace.model, workspace.input_shape)
+    layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
     macs, parameters = sum(x.macs for x in layers), sum(p.numel() for p in workspace.model.parameters())
     starts = space.warm_starts()
     plans = [starts[int(share * len(starts))] for share in SHARES_TIMED[: 1 if parameters > LARGE else 2]]

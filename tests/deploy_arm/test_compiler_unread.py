@@ -1,0 +1,101 @@
+"""Channels that nobody reads are left out of the program, which computes the same without them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deploy_arm.compiler.passes import simplify
+from deploy_arm.compiler.unread import drop_unread_channels
+from deploy_arm.ir import graph as g
+from deploy_arm.ir.reference import run
+from foundation.dimension import Layer
+from foundation.plan import LayerPlan, Plan
+from pipeline.networks.registry import load_model
+from quantizers.core.producers import producers_of
+from quantizers.network import harden, quantize
+from search_spaces.dimensions import asked
+from search_spaces.layers import layers_of
+from search_spaces.space import Space
+from tests.deploy_arm.runtime_cases import RANGES, Builder
+
+
+def emptied(graph: g.Graph, layer: int, gone: list[int]) -> None:
+    """Zeros for some input channels of the ``layer``-th convolution."""
+    op = [op for op in graph.operations if isinstance(op, g.Convolution)][layer]
+    indices = op.weights.indices.copy()
+    indices[..., gone] = int(np.flatnonzero(op.weights.levels == 0)[0])
+    object.__setattr__(op, "weights", dataclasses.replace(op.weights, indices=indices))
+
+
+def channels(graph: g.Graph) -> list[tuple[int, int]]:
+    """Input and output channels of each convolution."""
+    return [
+        (graph.tensors[op.inputs[0]].shape[2], graph.tensors[op.output].shape[2])
+        for op in graph.operations
+        if isinstance(op, g.Convolution)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_lies_between_two_convolutions_shrinks_and_nothing_else_changes(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    builder = Builder(random, (7, 6, 3))
+    last = builder.convolution(builder.input(*RANGES[seed % 4]), 32, (3, 3), bits=8, to=(0, 127))
+    if seed % 2:
+        last = builder.convolution(last, 32, (3, 3), padding=(1,) * 4, groups=32, bits=8, to=(-64, 63))
+        last = builder.look_up(builder.max_pool(last, 2, 1, 0), 0, 255)
+    last = builder.convolution(last, 12, (1, 1), bits=8, to=(0, 255) if seed % 3 else None)
+    graph, images = builder.done(last), builder.images(3)
+    gone = random.permutation(32)[: (9, 16, 31)[seed % 3]].tolist()
+    emptied(graph, 2 if seed % 2 else 1, gone)
+    before, smaller = run(graph, images), drop_unread_channels(graph)
+    left = (24, 16, 8)[seed % 3]  # whole eights
+    middle = [(left, left)] if seed % 2 else []
+    assert channels(smaller) == [(3, left), *middle, (left, 12)]
+    assert np.array_equal(run(smaller, images).view(np.uint32), before.view(np.uint32))
+
+
+def test_a_sum_keeps_all_of_its_channels() -> None:
+    builder = Builder(np.random.default_rng(0), (6, 5, 16))
+    source = builder.input(0, 255)
+    first = builder.convolution(source, 16, (3, 3), padding=(1,) * 4, bits=8, to=(0, 127))
+    second = builder.convolution(first, 16, (1, 1), bits=8, to=(0, 127))
+    total = builder.add(second, first, 0, 255)
+    graph = builder.done(builder.convolution(total, 8, (1, 1), bits=8))
+    for layer in (1, 2):
+        emptied(graph, layer, list(range(8)))
+    assert channels(simplify(graph)) == [(16, 16), (16, 16), (16, 8)]
+
+
+def test_only_layers_between_which_nobody_reads_can_choose() -> None:
+    resnet = producers_of(load_model("resnet8", classes=10, image_size=(32, 32)))
+    assert resnet and all(reader.endswith("conv2") for reader in resnet)
+    assert all(made == (reader.replace("conv2", "conv1"),) for reader, made in resnet.items())
+    mobile = producers_of(load_model("mobilenet_v2_cifar", classes=10, image_size=(32, 32)))
+    assert sum(len(made) == 2 for made in mobile.values()) >= 16  # through a depthwise layer
+    twice = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Flatten())
+    assert producers_of(twice) == {"2": ("0",)}
+    found = layers_of(twice, (3, 4, 4), producers_of(twice))
+    assert [layer.producers for layer in found] == [(), ("0",)]
+    own = asked(["kept_channels=1,0.5"])
+    plans = Space(found, bits=(8,), dimensions=own).layer_plans()
+    assert [len(plans[name]) for name in ("0", "2")] == [1, 2]
+    assert "kept_channels" not in Space(found).dimensions and Layer("a").producers == ()
+
+
+def test_a_plan_with_fewer_channels_is_trained_without_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.Flatten()
+    )
+    images = torch.randn(8, 3, 8, 8)
+    plan = Plan({"0": LayerPlan(8), "3": LayerPlan(4, 16, kept_channels=0.5)})
+    books = harden(quantize(model, plan, images)).codebooks
+    there = (books["3"].integers != 0).any(axis=(0, 2, 3))
+    weight = model[3].weight.detach().square().sum((0, 2, 3))  # type: ignore[operator, union-attr]
+    assert set(np.flatnonzero(there)) <= set(weight.topk(16).indices.tolist())
