@@ -2,12 +2,13 @@
 
     python -m benchmarks.structures --data npz:CIFAR10.npz --weights RESNET20.th --steps 100
 
-Every cell has the first and the last layer in 8 bits and the same plan for all layers between. It is rebuilt from a few
-images, then trained for as many steps as every other, by the product's own settings; kept is the stage that is closest to the
-fp32 network on the search half, as in a trial. Error is that of images by which nothing was chosen, paired with fp32's
-answers; latency is modelled (instructions of the emulated program), bytes are those of its blob. At the end the cells are
-named that no other cell matches in error and in latency. A row is appended when its cell is done; a cell that the file has is
-passed over. One to three minutes a cell of one processor.
+Every cell has the first and the last layer in 8 bits and the same plan for all layers between. ``--start untrained`` says what
+plans cost and trains nothing: ten seconds a cell. ``directly`` trains for as many steps as every other cell, by the product's own
+settings; ``rebuilt`` rebuilds from a few images first, and keeps the stage that is closest to fp32 on the search half, as a trial
+does: one to three minutes of one processor. Error is that of images by which nothing was chosen, paired with fp32's
+answers; latency is modelled (instructions of the emulated program), bytes are those of its blob. At the end the cells are named
+that no other cell matches in error and in latency. A row is appended when its cell is done; a cell that the file has is passed
+over.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan
 
 RESULT = Path(__file__).parent / "results" / "structures.csv"
-# bits, share of zeros anywhere, share of blocks that are kept
-CHOICES: Sequence[tuple[int, float | None, float | None]] = (
-    (8, None, None), (4, None, None), (2, None, None), (2, 0.8, None), (2, 0.9, None), (4, 0.9, None),
-    (4, None, 0.75), (4, None, 0.6), (4, None, 0.5), (3, None, 0.5), (8, None, 0.5), (8, None, 0.75),
+# bits, share of zeros anywhere, shares of blocks and of inner channels that are kept
+CHOICES: Sequence[tuple[int, float | None, float | None, float | None]] = (
+    (4, None, None, None), (4, None, 0.5, None), (4, None, None, 0.5), (2, 0.8, None, None), (4, None, 0.75, None),
+    (4, None, None, 0.75), (2, 0.9, None, None), (2, None, None, None), (2, None, 0.6, None), (3, None, 0.6, None),
+    (8, None, 0.5, None), (8, None, None, None),
 )  # fmt: skip
 CORES = ("a76", "x2")
+STRUCTURES = ("zero_share", "kept_blocks", "kept_channels")
+TRAINING = ("network", "start", "steps", "seed")
+JUDGED = ("fp32_error", "error", "difference", "difference_standard_error", "images")
+CALIBRATION = 64  # images that an untrained network's steps are taken from
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class StructureCell:
     bits: int
     zero_share: float | None
     kept_blocks: float | None
+    kept_channels: float | None
+    start: str
     steps: int
     seed: int
 
@@ -48,29 +56,37 @@ class StructureCell:
     def plan(self) -> LayerPlan:
         """Of every layer but the first and the last."""
         components = None if self.bits == 8 else 2**self.bits
-        return LayerPlan(self.bits, components, zero_share=self.zero_share, kept_blocks=self.kept_blocks)
+        structure = {"kept_blocks": self.kept_blocks, "kept_channels": self.kept_channels}
+        return LayerPlan(self.bits, components, zero_share=self.zero_share, values=structure)
 
 
 def measure(cell: StructureCell, model: Any, data: Any, network: Any) -> dict[str, Any]:
     """Train, judge and profile one cell. Shares of images 0..1, milliseconds, bytes."""
     import torch
 
+    from pipeline.datasets.images import normalize
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import predictions
     from pipeline.training.settings import TrainSettings
     from pipeline.training.stages import FREE, HELD, REBUILT, Stage
-    from quantizers.network import layer_names
+    from quantizers.core.producers import producers_of
+    from quantizers.network import layer_names, quantize, synthetic
 
     mean, std = network.normalization
     names = layer_names(model)
     ends = {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
-    plan = Plan(dict.fromkeys(names, cell.plan) | ends)
+    made = producers_of(model)  # others have no inner channels
+    rest = {name: cell.plan if name in made else cell.plan.replace(kept_channels=None) for name in names}
+    plan = Plan(rest | ends)
+    if cell.start == "untrained":
+        images = normalize(data.train.batch(torch.arange(CALIBRATION)), mean, std)
+        hardened = synthetic(quantize(model, plan, images), plan)
+        return {**dict.fromkeys(JUDGED), **profiles(hardened, data, network), "torch": torch.__version__}
     run = Cotuning(model, plan, data, TrainSettings(epochs=1.0, seed=cell.seed), mean, std)
-    run.reach(Stage(REBUILT))
-    if cell.steps:
-        run.total_steps = cell.steps
-        run.reach(Stage(HELD))
-        run.reach(Stage(FREE, cell.steps / run.steps_per_epoch))
+    run.total_steps = cell.steps
+    stages = [Stage(REBUILT), Stage(HELD)] if cell.start == "rebuilt" else []
+    for stage in [*stages, *([Stage(FREE, cell.steps / run.steps_per_epoch)] if cell.steps else [])]:
+        run.reach(stage)
     run.settle()
     hardened = run.hardened()
     half = data.report
@@ -78,12 +94,15 @@ def measure(cell: StructureCell, model: Any, data: Any, network: Any) -> dict[st
         (predictions(net, half, mean, std) == half.labels).double() for net in (hardened.network, model)
     )
     difference = right - wanted
+    judged = (
+        1 - float(wanted.mean()),
+        1 - float(right.mean()),
+        float(difference.mean()),
+        float(difference.std() / len(half) ** 0.5),
+        len(half),
+    )
     return {
-        "fp32_error": 1 - float(wanted.mean()),
-        "error": 1 - float(right.mean()),
-        "difference": float(difference.mean()),
-        "difference_standard_error": float(difference.std() / len(half) ** 0.5),
-        "images": len(half),
+        **dict(zip(JUDGED, judged, strict=True)),
         **profiles(hardened, data, network),
         "torch": torch.__version__,
     }
@@ -116,10 +135,13 @@ def profiles(hardened: Any, data: Any, network: Any) -> dict[str, Any]:
 
 
 def fronts(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """For each row the cores for which no other of equal steps and seed is as good in error and latency, and better in one."""
+    """For each row the cores for which no other of equal training is as good in error and latency, and better in one."""
     said = []
     for row in rows:
-        peers = [other for other in rows if (other["steps"], other["seed"]) == (row["steps"], row["seed"])]
+        peers = [other for other in rows if all(other[name] == row[name] for name in TRAINING)]
+        if not row["error"]:
+            said.append("")
+            continue
         on = []
         for core in CORES:
             own = (float(row["error"]), float(row[f"{core}_ms"]))
@@ -140,9 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--weights", required=True)
-    parser.add_argument(
-        "--steps", type=int, default=100, help="of training with free weights; 0 rebuilds only"
-    )
+    parser.add_argument("--start", choices=("untrained", "directly", "rebuilt"), default="rebuilt")
+    parser.add_argument("--steps", type=int, default=100, help="of training with free weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args(argv)
@@ -159,8 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     done = done_in(args.out, StructureCell)
-    for bits, zeros, blocks in CHOICES:
-        cell = StructureCell(args.network, bits, zeros, blocks, args.steps, args.seed)
+    for bits, zeros, blocks, channels in CHOICES:
+        steps = 0 if args.start == "untrained" else args.steps
+        cell = StructureCell(args.network, bits, zeros, blocks, channels, args.start, steps, args.seed)
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue
@@ -171,9 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = list(csv.DictReader(file))
     for row, cores in zip(rows, fronts(rows), strict=True):
         if cores:
-            print(
-                f"front of {cores}: {row['bits']} bits, zeros {row['zero_share']}, blocks {row['kept_blocks']}"
-            )
+            what = ", ".join(f"{name} {row[name]}" for name in ("bits", *STRUCTURES) if row[name])
+            print(f"front of {cores}: {what}")
     return 0
 
 

@@ -23,10 +23,12 @@ ALL = 1.0
 class KeptChannels(Dimension):
     """A share in (0, 1) of the input channels, in whole eights: those whose weights here have the largest sums of squares. The
     others are read by nobody, so whatever makes them leaves them out; only layers whose input comes from one layer and goes
-    nowhere else have it. More and more go over the first part of training. Absent: all are there."""
+    nowhere else have it. More and more go over the first part of training. Absent: all are there. Instead of blocks."""
 
     values = (None, 0.75, 0.5)
     on_request = True
+    after = ("bits", "kept_blocks")
+    excludes = ("kept_blocks",)
     title = "Channels"
     noun = "share of input channels"
     most = 1
