@@ -228,6 +228,35 @@ def _silicon() -> str:
     return table(["chip", "ncnn", "core", "published, megacycles", "modelled", "chip / model"], body)
 
 
+@TABLES.register("structures")
+def _structures() -> str:
+    """What is left of time and right answers, plan by plan; answers where the plan was trained."""
+    found = [row for row in rows("structures.csv") if row["seed"] == "0"]
+    lost = {_structure(row): row for row in found if row["error"]}
+    body = []
+    for row in found:
+        if row["start"] == "untrained":
+            judged = lost.get(_structure(row))
+            points = (
+                "" if judged is None else signed(judged["difference"], judged["difference_standard_error"])
+            )
+            size = f"{int(row['a76_bytes']):,}"
+            body.append(
+                [_structure(row), f"{float(row['a76_ms']):.2f}", f"{float(row['x2_ms']):.3f}", size, points]
+            )
+    return table(["layers between", "A76-class", "X2-class (i8mm)", "bytes", "points"], body)
+
+
+def _structure(row: TableRow) -> str:
+    named = {
+        "zero_share": "zeros anywhere",
+        "kept_blocks": "of the blocks",
+        "kept_channels": "of inner channels",
+    }
+    parts = [f"{100 * float(row[name]):.0f} % {what}" for name, what in named.items() if row[name]]
+    return ", ".join([f"{row['bits']} bits", *parts])
+
+
 def written(text: str) -> str:
     """A document with its tables made anew.
 
