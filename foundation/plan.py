@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BITS = (2, 3, 4, 8)
 SHAPES = ("constant", "exponential", "cosine")
+LAYERS_KEPT = 4096  # plans of layers that are kept, so that equal ones are read once
 
 
 @dataclass(frozen=True, init=False)
@@ -112,9 +113,20 @@ class LayerPlan:
 
 def _named_layer(name: str, record: Mapping[str, Any]) -> LayerPlan:
     try:
-        return LayerPlan.from_record(record)
+        return _layer_of(repr(record), record)
     except UserError as error:
         raise UserError(f"layer {name!r}: {error}") from error
+
+
+_layers: dict[str, LayerPlan] = {}  # by their records as text: thousands of plans hold few different layers
+
+
+def _layer_of(text: str, record: Mapping[str, Any]) -> LayerPlan:
+    if text not in _layers:
+        if len(_layers) >= LAYERS_KEPT:
+            _layers.clear()
+        _layers[text] = LayerPlan.from_record(record)
+    return _layers[text]
 
 
 def _parsed(record: Mapping[str, Any], *, of_network: bool = False) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from search_spaces.space import Space
 
 HARM = "harm"
 GAP = 1e-3  # relative, at which a programme counts as solved
-SECONDS = 20.0  # a programme that takes longer is left where it is
+NODES = 200  # of the search tree; a programme that wants more is left where it is
+SECONDS = 20.0  # and one that takes longer
 PRICES = (0.0, *np.logspace(-3, 3, 13))  # of what is saved, in units of the ranges of harm and of it
 
 Measures = Mapping[str, Callable[[Plan], float]]
@@ -122,10 +123,12 @@ def _undominated(values: NDArray[np.float64]) -> list[int]:
     return kept
 
 
-def solve(table: ChoiceTable, limits: Mapping[str, float], goal: str = HARM) -> Picks | None:
+def solve(
+    table: ChoiceTable, limits: Mapping[str, float], goal: str = HARM, *, nodes: int = NODES
+) -> Picks | None:
     """The choices with the least ``goal`` whose other measures are within ``limits``; None where no plan is, or none was found.
 
-    By HiGHS (``scipy.optimize.milp``), to within ``GAP``.
+    By HiGHS (``scipy.optimize.milp``), to within ``GAP``, or the best that is found in so many nodes of the search tree.
     """
     sizes = [len(plans) for plans in table.plans]
     count, owner = sum(sizes), np.repeat(np.arange(len(sizes)), sizes)
@@ -145,7 +148,7 @@ def solve(table: ChoiceTable, limits: Mapping[str, float], goal: str = HARM) -> 
         integrality=np.ones(count),
         bounds=Bounds(0, 1),
         constraints=constraints,
-        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+        options={"mip_rel_gap": GAP, "node_limit": nodes, "time_limit": SECONDS},
     )
     if found.x is None:
         return None

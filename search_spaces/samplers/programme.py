@@ -28,6 +28,7 @@ IMAGES = 300  # that an error is taken to be of, where nobody knows
 UNFINISHED = 0.25  # weight of an error at a rung beside one at the end
 WORST = 0.1  # more errors than fp32 than that are hardly of use, unless 2 bits make as many
 PROGRAMMES = 2  # solved for one proposal
+NODES = 20  # of each one's search tree: a proposal is not worth waiting seconds for
 NEIGHBOURS = 64  # looked at where the pool holds nothing new
 TRIES = 32
 ROUNDS = 4
@@ -224,7 +225,7 @@ class Programme(Sampler):
         place = table.chosen(plan)
         limits = {name: table.total(name, place) * (1 + 1e-6) for name in self._priced}
         table = table.weighted(weights).undominated()
-        chosen: Picks | None = solve(table, limits)
+        chosen: Picks | None = solve(table, limits, nodes=NODES)
         before = len(self._pool)
         if chosen is not None:
             self._add([table.plan(chosen)])
