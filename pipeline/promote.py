@@ -9,14 +9,13 @@ choosing on the very images that judge.
 
 The accuracy is compared with fp32's on the same images. It fails where even the lower end of the loss's 95 % interval lies
 above the bound; where the images do not settle it, the version is tagged evidence: weak, and --strict refuses it. Exit
-status: 0 promoted, 1 refused, 2 mistake.
+status: 0 promoted (with --check: it would be), 1 refused, 2 mistake.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from deploy_arm.devices.kinds import DEVICES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
+from pipeline.review.fronts import read_front
 from pipeline.review.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
 from pipeline.review.recommendation import bound_of
 from pipeline.study import paths
@@ -95,8 +95,11 @@ def same_images(candidate: CandidateFolder, workspace: Workspace) -> Gate:
 
 
 def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, limit: int | None,
-            bundle: Path | None, champions: Champions) -> dict[str, Any]:  # fmt: skip
+            bundle: Path | None, champions: Champions, *, check: bool = False) -> dict[str, Any]:  # fmt: skip
     """Choose, check, write the bundle, and only then move the alias. Returns what is printed.
+
+    Args:
+        check: end before anything is written.
 
     Raises:
         Refused: a gate failed; nothing has changed.
@@ -105,7 +108,7 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.bundle import write_bundle
 
-    chosen, why = (name, "named by --candidate") if name else choose(_front(folder), bounds)
+    chosen, why = (name, "named by --candidate") if name else choose(read_front(folder), bounds)
     candidate, checksums = sound(folder / "candidates" / chosen)
     library = build_library(candidate.manifest["target"])  # before the long work, since it can fail
     workspace = Workspace.open(settings, _say)
@@ -115,6 +118,9 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     if not all(gate.passed for gate in gates):
         raise Refused(gates)
     told = figures(candidate, evidence, bounds)
+    if check:
+        gone_through = [asdict(gate) for gate in gates]
+        return {"promoted": False, "candidate": chosen, "chosen": why, "gates": gone_through, "figures": told}
     place = bundle or folder / "promoted" / chosen
     preprocessing = workspace.data.report.preprocessing
     gone_through = [asdict(gate) for gate in gates]
@@ -156,18 +162,6 @@ def _candidate_name(folder: Path, given: str | None) -> str | None:
     return found[0]
 
 
-def _front(folder: Path) -> dict[str, Any]:
-    try:
-        front: dict[str, Any] = json.loads((folder / "front.json").read_text())
-        if not isinstance(front, dict) or not isinstance(front.get("points"), list):
-            raise ValueError("it holds no front")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{folder / 'front.json'} cannot be read ({error}): let the search reach its front first"
-        ) from error
-    return front
-
-
 def _settings(out: Path, study: str, tracking_uri: str | None) -> tuple[Path, Settings]:
     folder = out / study
     if not (folder / paths.SETTINGS).is_file():
@@ -189,6 +183,9 @@ def _lines(gates: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _promoted_text(result: dict[str, Any]) -> str:
+    if not result["promoted"]:
+        told = [f"candidate {result['candidate']} ({result['chosen']})", *_lines(result["gates"])]
+        return "\n".join([*told, "it would be promoted; nothing has changed"])
     evidence = result["figures"]["accuracy"]["evidence"]
     before = f"; before: version {result['previous']}, now `previous`" if result["previous"] else ""
     return "\n".join([
@@ -228,6 +225,7 @@ def _parser() -> Parser:
         action="store_true",
         help="refuse where the images do not settle that the accuracy is within its bound",
     )
+    parser.add_argument("--check", action="store_true", help="go through the gates and change nothing")
     parser.add_argument(
         "--limit", type=int, metavar="N", help="judge on the first N images of the report half only"
     )
@@ -280,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
         champions = Champions(tracker, args.registered_name or registered_name(settings))
         if args.rollback:
             return _rolled_back(champions, args.bundle, args.format)
-        result = promote(folder, settings, name, bounds, args.limit, args.bundle, champions)
+        result = promote(folder, settings, name, bounds, args.limit, args.bundle, champions, check=args.check)
     except TrackingError as error:
         raise UserError(f"{error}; nothing is lost, run the same command again") from error
     except Refused as refusal:

@@ -64,6 +64,10 @@ LATE = {
     ): "loading it takes seconds; it is loaded in the background thread, or when a registry is asked",
     ("*", "pandas"): "goes with mlflow",
     (
+        "pipeline.sweeps.jobs",
+        "ray",
+    ): "what of Ray is for jobs need not be installed: its absence is told in a line",
+    (
         "pipeline.study.checkpoints",
         "torch",
     ): "which rungs there are is known from files; only weights need it",

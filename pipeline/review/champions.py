@@ -37,7 +37,12 @@ class Champions:
 
     def __init__(self, tracker: Tracker, name: str) -> None:
         self.tracker, self.client = tracker, tracker.client
-        self.name = re.sub(r"[^A-Za-z0-9._ -]+", "-", name)
+        self.name = self.safe(name)
+
+    @staticmethod
+    def safe(name: str) -> str:
+        """The name as every registry, and a file system, takes it."""
+        return re.sub(r"[^A-Za-z0-9._ -]+", "-", name)
 
     def version(self, alias: str = "champion") -> Version | None:
         """The version behind an alias."""
@@ -46,6 +51,14 @@ class Champions:
             number = aliases.get(alias)
             return (
                 None if number is None else self._read(self.client.get_model_version(self.name, str(number)))
+            )
+
+    def told(self, alias: str = "champion") -> dict[str, str] | None:
+        """The tags of the version behind an alias, its figures among them; None where there is none."""
+        with explained("reading the registry"):
+            number = self._aliases().get(alias)
+            return (
+                None if number is None else dict(self.client.get_model_version(self.name, str(number)).tags)
             )
 
     def promote(

@@ -23,6 +23,7 @@ from foundation.plan import BITS
 from pipeline.datasets.normalization import channel_deviations, channel_means
 from pipeline.study import paths
 from pipeline.study.records import OBJECTIVES
+from pipeline.study.yaml_file import read_mapping
 from pipeline.training.settings import TrainSettings
 from pipeline.training.stages import Stage, stages
 from quantizers import QUANTIZERS
@@ -342,27 +343,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or holds no mapping.
     """
-    import yaml
-
     path = paths.absolute(path)
-    try:
-        text = path.read_text()
-        record = yaml.safe_load(text) or {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        lines = list(enumerate(text.splitlines()[: mark.line + 1 if mark else 0], start=1))
-        written = [
-            (number, row.strip()) for number, row in lines if row.strip()
-        ]  # the mark may lie behind the last one
-        line = f" (line {written[-1][0]}: {written[-1][1]!r})" if written else ""
-        raise UserError(
-            f"cannot read the settings in {path}{line}: {error.problem or error.context}"
-        ) from error
-    except Exception as error:  # any bytes may lie there
-        story = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read the settings in {path}: {story}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} must hold `setting: value` lines, not a {type(record).__name__}")
+    record = read_mapping(path)
     record = {str(key).replace("-", "_"): value for key, value in record.items()}
     of_a_study = path.name == paths.SETTINGS and record.get("name") == path.parent.name
     return paths.settled(record, paths.typed_in(path.parent) if of_a_study else path.parent)

@@ -19,7 +19,7 @@ from pipeline.candidate.folder import load_candidate
 from pipeline.datasets.cifar_files import PIXELS, read_cifar10
 from pipeline.datasets.registry import load_data
 from pipeline.detection.data import load_boxes
-from pipeline.promote import _front
+from pipeline.review.fronts import read_front
 from pipeline.study.settings import Settings, read_config
 from pipeline.study.study import Study, read_records
 from pipeline.train import read_plan
@@ -77,7 +77,7 @@ READERS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], object]]
     ),
     "plan": ("plan.json", lambda _: PLAN.encode(), read_plan),
     "manifest": ("manifest.json", lambda _: json.dumps(MANIFEST).encode(), lambda path: load_candidate(path.parent)),
-    "front": ("front.json", lambda _: json.dumps(FRONT).encode(), lambda path: _front(path.parent)),
+    "front": ("front.json", lambda _: json.dumps(FRONT).encode(), lambda path: read_front(path.parent)),
     "study": ("study.db", database, lambda path: read_records(path.parent)),
     "cifar": (
         "test_batch.bin", lambda _: bytes(PIXELS + 1), lambda path: read_cifar10(path.parent),

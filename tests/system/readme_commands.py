@@ -15,6 +15,7 @@ BRIEF = {
     "pipeline.evaluate": "--limit 20",
     "pipeline.promote": "--limit 20 --allow-modelled --max-accuracy-drop 100",
     "pipeline.train": "--epochs 0.05",
+    "pipeline.sweep": "--dry-run",
     "pipeline.quantize": "--images 32",
     "pipeline.sensitivity": "--images 16",
     "pipeline.devices": "",

@@ -124,6 +124,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("Makefile", "pyproject.toml", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     (folder / ".venv").symlink_to(sys.prefix)
+    (folder / "sweep.yaml").write_text("searches: [{model: vgg_tiny}]\n")
     x, y = colours(200, 1)
     x_val, y_val = colours(120, 2)
     for command in to_run():
