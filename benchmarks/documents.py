@@ -237,9 +237,8 @@ def _structures() -> str:
     for row in found:
         if row["start"] == "untrained":
             judged = lost.get(_structure(row))
-            points = (
-                "" if judged is None else signed(judged["difference"], judged["difference_standard_error"])
-            )
+            shares = () if judged is None else (judged["difference"], judged["difference_standard_error"])
+            points = signed(*(str(100 * float(share)) for share in shares)) if shares else ""
             size = f"{int(row['a76_bytes']):,}"
             body.append(
                 [_structure(row), f"{float(row['a76_ms']):.2f}", f"{float(row['x2_ms']):.3f}", size, points]
