@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -45,7 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         help="search even if the fp32 network is no better than guessing",
     )
     command.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
+    command.add_argument(
+        "--address",
+        metavar="HEAD:PORT",
+        help="Ray cluster to run on (default RAY_ADDRESS; without, one of this machine is started)",
+    )
     settings, flags = parse(argv, parser)
+    if flags.address:
+        os.environ["RAY_ADDRESS"] = flags.address  # devices and tracking ask there too
     settings = settings.named()
     check_place(settings.folder, f"--out {settings.out}")
     with Progress(settings.budget) as progress:

@@ -24,7 +24,7 @@ from ray.tune.stopper import Stopper
 
 from foundation.command import interruptible
 from foundation.errors import UserError
-from pipeline.cluster.pool import DeviceError, DevicePool
+from pipeline.cluster.pool import HOSTS, DeviceError, DevicePool, is_arm
 from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
@@ -271,14 +271,15 @@ def start_devices(settings: Settings, study: Study, progress: Listener) -> Devic
     return devices
 
 
-def placement(settings: Settings) -> tuple[int, dict[str, float]]:
+def placement(settings: Settings) -> tuple[int, tune.PlacementGroupFactory]:
     """How many trials run at a time in the connected cluster, and what one of them asks Tune for.
 
     Raises:
         UserError: not even one trial fits.
     """
-    total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), total.get("GPU", 0.0)
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"] and not is_arm(node)]
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in hosts) for kind in ("CPU", "GPU"))
+    cpus = int(cpus)
     workers, wanted = settings.workers_per_trial, settings.gpus_per_trial
     if cpus < workers:
         raise UserError(f"{workers} workers per trial: the cluster has {cpus} CPUs, one per worker is needed")
@@ -288,10 +289,15 @@ def placement(settings: Settings) -> tuple[int, dict[str, float]]:
     concurrency = min(settings.max_concurrent or fits, fits)
     if workers > 1:
         # The workers ask for their own CPUs and GPUs; the actor that starts them mostly waits. Tune insists on something.
-        return concurrency, {"CPU": 0.0, "memory": 2.0**26}
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        return concurrency, _on_a_host({"CPU": 0.0, "memory": 2.0**26})
+    largest = max(int(node.get("CPU", 0)) for node in hosts)
     share = {"CPU": float(max(1, min(cpus // concurrency, largest)))}
-    return concurrency, {**share, **({"GPU": wanted} if wanted else {})}
+    return concurrency, _on_a_host({**share, **({"GPU": wanted} if wanted else {})})
+
+
+def _on_a_host(bundle: dict[str, float]) -> tune.PlacementGroupFactory:
+    """These resources of any node but an ARM board, whatever that offers: it measures."""
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[dict(HOSTS)])
 
 
 def _asks(stop: threading.Event, progress: Listener) -> Callable[[int, Any], None]:

@@ -15,7 +15,7 @@ import hashlib
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.candidate.devices import Devices
 
 LABELS = {"arch": "aarch64"}
+HOSTS = {key: f"!{value}" for key, value in LABELS.items()}  # as Ray selects the nodes that train
 HERE = "here"  # the key of a device that is no ARM node's
 ATTEMPTS = 3  # devices that may be lost under one piece of work
 PATIENCE = 600.0  # seconds to wait for a device that is free
@@ -340,10 +341,13 @@ def arm_nodes() -> list[str]:
     return [
         node["NodeID"]
         for node in ray.nodes()
-        if node["Alive"]
-        and node["Resources"].get("arm_cpu", 0) >= 1
-        and all(node.get("Labels", {}).get(key) == value for key, value in LABELS.items())
+        if node["Alive"] and node["Resources"].get("arm_cpu", 0) >= 1 and is_arm(node)
     ]
+
+
+def is_arm(node: Mapping[str, Any]) -> bool:
+    """Whether a node, as ``ray.nodes()`` tells of it, is an ARM board: it measures, and nothing is trained there."""
+    return all(node.get("Labels", {}).get(key) == value for key, value in LABELS.items())
 
 
 def _checksums(program: bytes, blob: bytes) -> dict[str, str]:

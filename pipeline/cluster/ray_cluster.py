@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shlex
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,9 +52,11 @@ def cluster() -> Iterator[None]:
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
+            if address.rpartition(":")[2].isdecimal() and "//" not in address and not _listens(address):
+                raise ConnectionError("nothing listens there")  # which Ray would try for minutes
             ray.init(address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            raise UserError(not_connected(address, error)) from error
     else:
         ray_internals.stay_on_loopback()
         # Ray 2.60 turns token authentication on by itself when RAY_AUTH_MODE is unset, but writes a secret for all to read.
@@ -67,6 +71,35 @@ def cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def not_connected(address: str, error: Exception) -> str:
+    """Why a cluster did not take this process, in a line: mostly there is none, or its token is missing here or another one."""
+    text = " ".join(str(error).split())
+    if re.search(r"token|auth", text, re.IGNORECASE) or _listens(address):
+        ours = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+        place = min(ours) if ours else "~/.ray/auth_token"
+        there = bool(ours) or (Path.home() / ".ray" / "auth_token").is_file()
+        return (
+            f"the Ray cluster at {address!r} takes nobody without its token, and "
+            + (f"the one in {place} is not its own" if there else "there is none here")
+            + "; copy ~/.ray/auth_token of the head node to the same place on this machine (chmod 600), or give it as "
+            "RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token"
+        )
+    return (
+        f"no Ray cluster answers at RAY_ADDRESS {address!r}: {text[:300]}; give HEAD:6379 of `ray start --head`, and "
+        "RAY_AUTH_MODE=token where the cluster has a token"
+    )
+
+
+def _listens(address: str) -> bool:
+    """Whether something does at ``host:port``. Ray says of another token only that it could not connect."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def keep_secret(path: Path) -> None:

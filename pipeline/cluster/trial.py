@@ -14,6 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from foundation.factories import look_in
 from foundation.files import json_text
 from foundation.plan import Plan
+from pipeline.cluster.pool import HOSTS
 from pipeline.study.checkpoints import (
     earlier_record,
     read_checkpoint,
@@ -147,7 +148,10 @@ class CotuneTrial(tune.Trainable):
                 "checkpoint": str(checkpoint.absolute()),
             },
             scaling_config=train.ScalingConfig(
-                num_workers=workers, use_gpu=bool(gpus), resources_per_worker=resources
+                num_workers=workers,
+                use_gpu=bool(gpus),
+                resources_per_worker=resources,
+                label_selector=dict(HOSTS),  # type: ignore[call-arg]  # Ray annotates an older class
             ),
             run_config=train.RunConfig(
                 name=f"train-{plan.hash}",
