@@ -3,12 +3,12 @@
     python -m benchmarks.search_efficiency --data npz:CIFAR10.npz --weights RESNET20.th [--samplers programme tpe random]
 
 A surrogate is fitted to the table (``benchmarks.record_trials``): a Gaussian process from what each layer's choice does to the
-layer (two numbers each) to the error's logit. Its held-out error and rank correlation are printed, beside those of the proxy that
-samplers are given. Then every sampler searches with the surrogate's errors and the estimates' costs, as a search would ask it:
-beginning with the first plans that it has there, which count as trials. ``random-bare`` begins with none, ``uniform`` is those of
-one bit-width alone. Hypervolume is that of error, latency and size below the reference (error ``WORST``, the costs of 8 bits and
-5 % more), as a share of that of a near-exact front: the best of a long evolution on the surrogate; two seeds of it say how exact.
-One row a run, appended when it is done; a row that the file has is passed over.
+layer (two numbers each), and activation bits, to the error's logit. Its held-out error and rank correlation are printed, beside
+those of the proxy that samplers are given. Then every sampler searches with the surrogate's errors and the estimates' costs, as a
+search would ask it: beginning with the first plans that it has there, which count as trials. ``random-bare`` begins with none,
+``uniform`` is those of one bit-width alone. Hypervolume is that of error, latency and size below the reference (error ``WORST``,
+the costs of 8 bits and 5 % more), as a share of that of a near-exact front: the best of a long evolution on the surrogate; two
+seeds of it say how exact. One row a run, appended when it is done; a row that the file has is passed over.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def _kernel(a: Floats, b: Floats, scale: float) -> Floats:
 
 @dataclass(frozen=True)
 class Features:
-    """Of each layer the logarithms of what its choice adds by quantization and by pruning, and of the sums; standardized."""
+    """Of each layer the logarithms of what its choice adds by quantization and by pruning, and of the sums; activation bits.
+    Standardized."""
 
     sensitivity: Sensitivity
     mean: Floats
@@ -115,8 +116,8 @@ class Features:
 
 def _raw(sensitivity: Sensitivity, plan: Plan) -> Floats:
     harms = np.array([sensitivity.harms[name][layer][:2] for name, layer in plan.layers.items()])
-    found: Floats = np.log(TINY + np.concatenate([harms.ravel(), harms.sum(0), [harms.sum()]]))
-    return found
+    logs = np.log(TINY + np.concatenate([harms.ravel(), harms.sum(0), [harms.sum()]]))
+    return np.append(logs, plan.activation_bits).astype(np.float64)
 
 
 def cross_validated(inputs: Floats, errors: Floats, scale: float, noise: float) -> Floats:
@@ -181,11 +182,13 @@ def evolved(
     """The undominated points of ``EVOLVED`` plans: each a changed one of those undominated so far."""
     rng = random.Random(seed)
     archive = [(judge(plan), plan) for plan in starts]
-    choices = space.layer_plans()
+    choices, bits = space.layer_plans(), space["activation_bits"].values
     for _ in range(EVOLVED):
         here = rng.choice(archive)[1]
         names = rng.sample(list(here.layers), min(len(here.layers), 1 + int(rng.expovariate(0.7))))
         plan = here.replace(layers={**here.layers, **{name: rng.choice(choices[name]) for name in names}})
+        if rng.random() < 0.1:
+            plan = plan.replace(activation_bits=rng.choice(bits))
         point = judge(plan)
         if any(all(x <= y for x, y in zip(old, point)) for old, _ in archive):
             continue
