@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from foundation.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
-DOCUMENTS = ("README.md", "docs/accuracy.md", "docs/speed.md")
+DOCUMENTS = ("README.md", "docs/accuracy.md", "docs/search.md", "docs/speed.md")
 BLOCK = re.compile(r"(<!-- table ([a-z0-9_]+) -->\n\n).*?(\n<!-- end \2 -->)", re.DOTALL)
 # Ratios so near to one are said to be equal: the model is no more exact against real chips (``benchmarks.silicon``).
 EQUAL = 1.15
@@ -226,6 +227,25 @@ def _silicon() -> str:
         if row["threads"] == "1"
     ]  # fmt: skip
     return table(["chip", "ncnn", "core", "published, megacycles", "modelled", "chip / model"], body)
+
+
+@TABLES.register("search")
+def _search() -> str:
+    """What share of a near-exact front's hypervolume samplers have by so many trials."""
+    marks, runs = ("5", "8", "12", "30", "100"), rows("search_efficiency.csv")
+    body = []
+    for sampler in dict.fromkeys(row["sampler"] for row in runs):
+        found = [row for row in runs if row["sampler"] == sampler]
+        cells = [sampler, str(len(found))]
+        for mark in marks:
+            shares = [float(row[f"share_{mark}"]) for row in found if row[f"share_{mark}"]]
+            if shares:
+                low, middle, high = statistics.quantiles(shares, n=4, method="inclusive")
+                cells.append(f"{middle:.2f}" + (f" ({low:.2f} to {high:.2f})" if high - low >= 0.005 else ""))
+            else:
+                cells.append("")
+        body.append(cells)
+    return table(["sampler", "seeds", *(f"{mark} trials" for mark in marks)], body)
 
 
 @TABLES.register("structures")

@@ -277,8 +277,9 @@ def main(argv: list[str] | None = None) -> int:
             spent = time.process_time() - begun
             shares = {
                 f"share_{mark}": f"{hypervolume(points[:mark], reference) / near:.4f}"
-                for mark in MARKS
                 if mark <= args.trials
+                else ""
+                for mark in MARKS
             }
             add(args.out, {
                 "sampler": name, "seed": str(seed), "trials": str(args.trials), **shares,
