@@ -16,8 +16,7 @@ README = (ROOT / "README.md").read_text()
 GOOD = README[README.index("## How good it is") : README.index("## The house")]
 TEXTS = {
     "README.md": GOOD,
-    "docs/accuracy.md": (ROOT / "docs" / "accuracy.md").read_text(),
-    "docs/speed.md": (ROOT / "docs" / "speed.md").read_text(),
+    **{name: (ROOT / name).read_text() for name in documents.DOCUMENTS if name != "README.md"},
 }
 
 
