@@ -186,6 +186,7 @@ class Cotuning(Loop):
         self.rebuilt, self._hardened = True, None
         self.seconds += time.perf_counter() - started
         off, _ = divergence(self._hard().network, original, seen)
+        self.last_loss = off  # until a step is taken: a stage that has none to take has no other
         return off
 
     def _hold(self, *, held: bool) -> bool:
