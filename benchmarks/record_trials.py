@@ -158,6 +158,14 @@ def known_of(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """The arguments that ``known_of`` reads."""
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--target", default="a76")
+
+
 def part(text: str) -> tuple[int, int]:
     """``0/2`` as its two numbers."""
     try:
@@ -178,10 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--target", default="a76")
+    add_network(parser)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--steps", type=int, default=24, help="of training with held levels")

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.record_trials import RESULT as TABLE
-from benchmarks.record_trials import known_of
+from benchmarks.record_trials import add_network, known_of
 from benchmarks.trial_accuracy import add
 from foundation.command import Parser, main_guard
 from foundation.plan import Plan
@@ -244,10 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--target", default="a76")
+    add_network(parser)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--judged", type=int, default=1500, help="images that the table's errors are of")
     parser.add_argument("--samplers", nargs="+", default=["uniform", "random-bare", *SAMPLERS])

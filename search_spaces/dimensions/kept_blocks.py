@@ -8,60 +8,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundation.codebook import Codebook
-from foundation.dimension import Dimension, Layer
-from foundation.errors import UserError
+from foundation.dimension import Layer
+from search_spaces.kept_share import ALL, KeptShare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
 OUTS, INS = 4, 8  # channels of a block, of one tap
-RAMP_END = 0.4  # progress of training at which all blocks that are to go are gone
-ALL = 1.0
 
 
-class KeptBlocks(Dimension):
+class KeptBlocks(KeptShare):
     """A share in (0, 1) of the blocks of 4 output x 8 input channels of one tap: those with the largest sums of squares. The
     others are zero, gradually more of them over the first part of training (Zhu and Gupta, 2017). Absent: all are there. Instead
     of zeros anywhere in the layer."""
 
     values = (None, 0.75, 0.6, 0.5)
-    on_request = True
     after = ("bits", "zero_share")
     excludes = ("zero_share",)
     title = "Blocks"
     noun = "share of blocks"
-    most = 1
-
-    @classmethod
-    def check(cls, value: Any, chosen: Mapping[str, Any]) -> None:
-        if not isinstance(value, float) or not 0 < value < ALL:
-            raise UserError(
-                f"{cls.name} {value!r}: give a share above 0 and below 1, or leave it out for all"
-            )
-
-    @classmethod
-    def typed(cls, text: str) -> Any:
-        found = super().typed(text)
-        return None if found == ALL else found
-
-    @classmethod
-    def say(cls, value: Any, chosen: Mapping[str, Any]) -> str:
-        return "all" if value is None else f"{100 * value:.0f} %"
 
     def applies(self, chosen: Mapping[str, Any], layer: Layer) -> bool:
         if layer.kind != "convolution" or layer.groups != 1:
             return False
         outs, ins, *_ = layer.weight_shape
         return outs % OUTS == 0 and ins % INS == 0
-
-    def starts(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float]:
-        return [value for value in self.values if value is not None]
-
-    @classmethod
-    def partway(cls, value: float, progress: float) -> float:
-        left = max(0.0, 1 - progress / RAMP_END)
-        return value + (ALL - value) * left**3
 
     @classmethod
     def apply(cls, weight: Tensor, value: float) -> Tensor:

@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundation.codebook import Codebook
-from foundation.dimension import Dimension, Layer
-from foundation.errors import UserError
+from foundation.dimension import Layer
+from search_spaces.kept_share import KeptShare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
 STEP = 8  # channels, the kernels' width
-RAMP_END = 0.4  # progress of training at which all channels that are to go are gone
-ALL = 1.0
 
 
-class KeptChannels(Dimension):
+class KeptChannels(KeptShare):
     """A share in (0, 1) of the input channels, in whole eights: those whose weights here have the largest sums of squares. The
     others are read by nobody, so whatever makes them leaves them out; only layers whose input comes from one layer and goes
     nowhere else have it. More and more go over the first part of training. Absent: all are there. Instead of blocks."""
 
     values = (None, 0.75, 0.5)
-    on_request = True
     after = ("bits", "kept_blocks")
     excludes = ("kept_blocks",)
     title = "Channels"
     noun = "share of input channels"
-    most = 1
-
-    @classmethod
-    def check(cls, value: Any, chosen: Mapping[str, Any]) -> None:
-        if not isinstance(value, float) or not 0 < value < ALL:
-            raise UserError(
-                f"{cls.name} {value!r}: give a share above 0 and below 1, or leave it out for all"
-            )
-
-    @classmethod
-    def typed(cls, text: str) -> Any:
-        found = super().typed(text)
-        return None if found == ALL else found
-
-    @classmethod
-    def say(cls, value: Any, chosen: Mapping[str, Any]) -> str:
-        return "all" if value is None else f"{100 * value:.0f} %"
 
     def applies(self, chosen: Mapping[str, Any], layer: Layer) -> bool:
         return bool(layer.producers) and len(layer.weight_shape) == 4 and layer.weight_shape[1] > STEP
-
-    def starts(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float]:
-        return [value for value in self.values if value is not None]
-
-    @classmethod
-    def partway(cls, value: float, progress: float) -> float:
-        left = max(0.0, 1 - progress / RAMP_END)
-        return value + (ALL - value) * left**3
 
     @classmethod
     def apply(cls, weight: Tensor, value: float) -> Tensor:
