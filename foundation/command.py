@@ -11,11 +11,14 @@ import contextlib
 import errno
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
@@ -27,16 +30,132 @@ _NAMES = "EACCES EDQUOT EISDIR ELOOP ENAMETOOLONG ENOSPC ENOTDIR EPERM EROFS"
 OF_THE_PLACE = {getattr(errno, name) for name in _NAMES.split()}
 
 
+ONE = "dgms"  # the command that has the others, by the last word of their modules' names
+DISTRIBUTION = "dgms-arm-search"
+
+_quiet = False
+
+_Handed = Callable[[argparse.ArgumentParser], None]
+_handed: ContextVar[_Handed | None] = ContextVar("parsers are handed to", default=None)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UserErrors, so that every command reports them alike."""
+    """argparse whose mistakes are UserErrors, so that every command reports them alike; with ``--version`` and ``--quiet``.
+
+    Args:
+        prog: ``python -m MODULE``; where ``dgms`` was typed, help and messages say that.
+    """
+
+    def __init__(self, prog: str | None = None, **options: Any) -> None:
+        module = (prog or "").removeprefix("python -m ")
+        super().__init__(prog=typed(module) if prog and module != prog else prog, **options)
+        self.add_argument(
+            "--quiet",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="no progress: the result and mistakes alone",
+        )
+        self.add_argument(
+            "--version",
+            action=_Version,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="show which version this is",
+        )
 
     def error(self, message: str) -> Any:
         raise UserError(f"{message} (see {self.prog} --help)")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """As argparse does. ``--quiet`` holds for the whole command, so it is none of its own flags (``is_quiet``)."""
+        global _quiet
+        found: argparse.Namespace = super().parse_args(args, namespace)
+        _quiet = vars(found).pop("quiet", False)
+        return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, unless somebody asked for the parser itself (``parser_of``)."""
+        if (handed := _handed.get()) is not None:
+            handed(self)
+        return super().parse_known_args(args, namespace)
+
+
+class _Version(argparse.Action):
+    """Looked up when it is asked for: that takes longer than all the rest of reading flags."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{ONE} {version()}")
+        parser.exit()
+
+
+class _Parsed(BaseException):
+    """The way out of a command whose parser is known."""
+
+
+def parser_of(main: Callable[[list[str]], int]) -> argparse.ArgumentParser:
+    """The parser that a command reads its flags with; the command itself does nothing.
+
+    Raises:
+        ValueError: it reads none.
+    """
+    found: list[argparse.ArgumentParser] = []
+
+    def take(parser: argparse.ArgumentParser) -> None:
+        found.append(parser)
+        raise _Parsed
+
+    token = _handed.set(take)
+    try:
+        main([])
+    except _Parsed:
+        return found[0]
+    finally:
+        _handed.reset(token)
+    raise ValueError(f"{main} reads no flags")
+
+
+def is_quiet() -> bool:
+    """Whether the command that runs was asked for its result alone."""
+    return _quiet
+
+
+def say(text: str) -> None:
+    """A line of progress, on standard error."""
+    if not _quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def version() -> str:
+    """Of what is installed; of a checkout that is not, what its project file says."""
+    import importlib.metadata
+    import tomllib
+
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+        return str(project["version"])
+
+
+def typed(module: str) -> str:
+    """How who typed the present command types that of ``module``: ``dgms search``, or ``python -m pipeline.search``."""
+    return shlex.join(_words(module) or ["python", "-m", module])
+
 
 def shell(*words: object) -> str:
-    """A Python command of this installation, ``-m`` and then ``words``, to be pasted into a shell of any folder."""
-    return shlex.join([sys.executable, "-m", *map(str, words)])
+    """A command of this installation, a module's name and then its flags, to be pasted into a shell of any folder."""
+    module, *flags = map(str, words)
+    return shlex.join([*(_words(module) or [sys.executable, "-m", module]), *flags])
+
+
+def _words(module: str) -> list[str] | None:
+    """``dgms search`` of the module ``pipeline.search``; None where that was not typed, or has no such command."""
+    script = Path(sys.argv[0])
+    if script.name != ONE or not (module.startswith("pipeline.") or module == "deploy_arm.toolchain"):
+        return None
+    found = shutil.which(ONE)
+    short = found is not None and os.path.realpath(found) == os.path.realpath(script)
+    return [ONE if short else os.path.abspath(script), module.rpartition(".")[2]]
 
 
 def main_guard(main: Callable[[], int]) -> int:
@@ -46,7 +165,9 @@ def main_guard(main: Callable[[], int]) -> int:
     """
     try:
         with interruptible(_interrupt):
-            return main()
+            status = main()
+            sys.stdout.flush()
+            return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
@@ -54,6 +175,8 @@ def main_guard(main: Callable[[], int]) -> int:
         print("interrupted: not complete; the same command goes on, or starts again", file=sys.stderr)
         return INCOMPLETE
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return DONE
         if isinstance(error, OSError) and error.errno in OF_THE_PLACE:
             place = "" if error.filename is None else f"{error.filename}: "
             print(f"error: {place}{error.strerror}", file=sys.stderr)
@@ -61,6 +184,16 @@ def main_guard(main: Callable[[], int]) -> int:
         # Python's own status for this is 1, which here means that a gate said no.
         traceback.print_exc()
         return FAULT
+
+
+def _nobody_reads() -> bool:
+    """Whether who read our output (``head`` say) has had enough; nothing more is written to it then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.command import Parser, main_guard, shell
+from foundation.command import Parser, is_quiet, main_guard, shell
 from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.show import show_percent
@@ -118,7 +118,7 @@ def predictions(
             end = min(start + BATCH, count)
             pixels = images.batch(torch.arange(start, end)).numpy()
             predicted.append(answer(pixels).reshape(len(pixels), -1).argmax(1))
-            if sys.stderr.isatty():
+            if sys.stderr.isatty() and not is_quiet():
                 print(f"\r{end}/{count} images", end="" if end < count else "\r", file=sys.stderr)
     return np.concatenate(predicted), images.labels[:count].numpy()
 

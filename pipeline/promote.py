@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy_arm.devices.kinds import DEVICES
-from foundation.command import Parser, main_guard
+from foundation.command import Parser, main_guard, say
 from foundation.errors import UserError
 from foundation.files import json_text
 from pipeline.review.fronts import read_front
@@ -49,13 +49,13 @@ def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) 
     from pipeline.training import evaluation
 
     report = checked(candidate, workspace.data).report
-    _say(f"running the program on {min(len(report), limit or len(report))} images")
+    say(f"running the program on {min(len(report), limit or len(report))} images")
     at_hand = partial(devices_at_hand, kind=workspace.settings.devices, modules=workspace.settings.modules)
     program, labels = predictions(candidate, workspace.data, "arm", "report", limit, at_hand)
-    _say("running fp32 on the same images")
+    say("running fp32 on the same images")
     same = torch.arange(len(labels))
     fp32 = evaluation.predictions(workspace.model, report, workspace.mean, workspace.std, indices=same)
-    _say("profiling")
+    say("profiling")
     image = report.batch(torch.tensor([0])).numpy()[0]
     layers = [layer["layer"] for layer in candidate.manifest["profile"]["layers"]]
     with at_hand(candidate.manifest["target"]) as devices:
@@ -111,7 +111,7 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     chosen, why = (name, "named by --candidate") if name else choose(read_front(folder), bounds)
     candidate, checksums = sound(folder / "candidates" / chosen)
     library = build_library(candidate.manifest["target"])  # before the long work, since it can fail
-    workspace = Workspace.open(settings, _say)
+    workspace = Workspace.open(settings, say)
     images = same_images(candidate, workspace)
     evidence = gather(candidate, workspace, limit)
     gates = [checksums, images, *judge(evidence, bounds)]
@@ -172,10 +172,6 @@ def _settings(out: Path, study: str, tracking_uri: str | None) -> tuple[Path, Se
     record = {**read_config(folder / paths.SETTINGS), "name": study, "out": str(out)}
     settings = Settings.from_dict(record, str(folder / paths.SETTINGS))
     return folder, dataclasses.replace(settings, tracking_uri=tracking_uri or settings.tracking_uri)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _lines(gates: Sequence[dict[str, Any]]) -> list[str]:

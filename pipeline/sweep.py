@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from foundation.command import DONE, INCOMPLETE, Parser, main_guard
+from foundation.command import DONE, INCOMPLETE, Parser, main_guard, say
 from foundation.errors import UserError
 from foundation.files import check_place, json_text, write_atomically
 from foundation.show import counted
@@ -245,10 +245,6 @@ def _printed(sweep: Sweep, args: Any, flags: Sequence[str]) -> str:
         return schedule.kuberay(sweep, more, when, args.image, args.claim)
     more += ["--jobs", args.jobs, "--job-python", args.job_python] if args.jobs else []
     return {"systemd": schedule.systemd, "cron": schedule.cron}[args.print](sweep, more, when)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _now() -> str:

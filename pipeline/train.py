@@ -10,11 +10,10 @@ import dataclasses
 import io
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foundation.command import Parser, main_guard
+from foundation.command import Parser, main_guard, say, typed
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import json_text
@@ -188,7 +187,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")
     mean, std, source = network.normalized(asked.mean, asked.std)
     data = load_data(args.data, args.image_size, fallback=network.image_size)
-    needs_labels(data, "python -m pipeline.quantize --images-from DIR does without them")
+    needs_labels(data, f"{typed('pipeline.quantize')} --images-from DIR does without them")
     model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=args.weights)
     check_outputs(model, (3, *data.image_size), len(data.classes))
     first_check(
@@ -198,22 +197,19 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         std,
         plan,
         trained=args.weights is not None,
-        say=partial(print, file=sys.stderr),
+        say=say,
     )
-    print(described(mean, std, source), file=sys.stderr)
+    say(described(mean, std, source))
     show = StepLine()
     if args.weights is None:
-        print(f"no weights given: training {args.model} on {args.data} first", file=sys.stderr)
+        say(f"no weights given: training {args.model} on {args.data} first")
         pretrained = pretrain(model, data, mean, std, name=args.model, device=args.device, progress=show)
         model, fp32_error = pretrained.network, pretrained.error
-        print(f"{'found' if pretrained.cached else 'kept'} {pretrained.path}", file=sys.stderr)
+        say(f"{'found' if pretrained.cached else 'kept'} {pretrained.path}")
     else:
         fp32_error = error_of(model, data.search, mean, std, settings.evaluation_batch)
     spread = (fp32_error * (1 - fp32_error) / len(data.search)) ** 0.5
-    print(
-        f"fp32: {show_percent(1 - fp32_error, spread)} right on {len(data.search):,} images that guide",
-        file=sys.stderr,
-    )
+    say(f"fp32: {show_percent(1 - fp32_error, spread)} right on {len(data.search):,} images that guide")
     run = Cotuning(model, plan, data, settings, mean, std, device=args.device, progress=show)
     curve = []
     whole = [Stage(FREE, epochs) for epochs in range(1, int(settings.epochs - 1e-9) + 1)]
@@ -221,16 +217,15 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     for stage in (*before, *whole, Stage(FREE, settings.epochs)):
         rung = run.reach(stage)
         curve.append(rung)
-        print(
+        say(
             f"{rung.where}: loss {rung.loss:.4f}, error {rung.error:.4f}, divergence from fp32 {rung.divergence:.4f} nats, "
-            f"{rung.seconds:.1f} s",
-            file=sys.stderr,
+            f"{rung.seconds:.1f} s"
         )
     if run.diverged is not None:
-        print(f"diverged: {run.diverged}; a lower --learning-rate may help", file=sys.stderr)
+        say(f"diverged: {run.diverged}; a lower --learning-rate may help")
     run.settle()
     best, judged, hardened = curve[best_of(tuple(curve))], run.judgement(), run.hardened()
-    print(f"kept the network {best.where}: the closest to fp32", file=sys.stderr)
+    say(f"kept the network {best.where}: the closest to fp32")
     content = io.BytesIO()
     torch.save(hard_state(hardened), content)
     metrics = {

@@ -20,13 +20,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from foundation.command import DONE, REFUSED, Parser, main_guard, shell
+from foundation.command import DONE, REFUSED, Parser, main_guard, say, shell
 from foundation.errors import UserError
+from foundation.files import json_text
 
 Route = Literal["apt", "pip"]
 ROUTES: tuple[Route, ...] = ("apt", "pip")
@@ -202,7 +203,7 @@ def install(route: Route) -> bool:
         commands = [["apt-get", "install", "-y", "-qq", "--no-install-recommends", *apt_packages()]]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in commands:
-        print("installing:", " ".join(command), flush=True)
+        say(f"installing: {' '.join(command)}")
         if subprocess.run(command, env=environment, check=False, stdout=sys.stderr).returncode != 0:
             return False
     importlib.invalidate_caches()
@@ -215,10 +216,22 @@ def complete_route() -> Route | None:
     return next((route for route in allowed_routes() if is_complete(find_tools(route))), None)
 
 
-def report() -> bool:
+def report(form: str = "text") -> bool:
     """Prints every tool of the allowed routes; whether one route is complete."""
-    for route in allowed_routes():
-        tools = find_tools(route)
+    routes = {route: find_tools(route) for route in allowed_routes()}
+    complete = complete_route()
+    if form == "json":
+        told = {
+            route: {
+                "complete": is_complete(tools),
+                "tools": [{**asdict(tool), "found": tool.found} for tool in tools],
+                "install": install_command(route),
+            }
+            for route, tools in routes.items()
+        }
+        print(json_text({"complete": complete, "native": is_arm(), "routes": told}, indent=1))
+        return complete is not None
+    for route, tools in routes.items():
         print(f"route {route}: {'complete' if is_complete(tools) else 'not complete'}")
         for tool in tools:
             state = "found  " if tool.found else "missing"
@@ -228,7 +241,7 @@ def report() -> bool:
             print(f"  install with: {install_command(route)}")
     if is_arm():
         print("this is an ARM machine: programs run natively")
-    return complete_route() is not None
+    return complete is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -238,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--install", action="store_true", help="install what is missing (apt-get as root, else pip)"
     )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print")
     options = parser.parse_args(arguments)
     if options.install and complete_route() is None:
         routes = [preferred_route()]
@@ -247,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if install(route) and is_complete(find_tools(route)):
                 break
             print(f"the {route} route could not be completed", file=sys.stderr)
-    return DONE if report() else REFUSED
+    return DONE if report(options.format) else REFUSED
 
 
 if __name__ == "__main__":

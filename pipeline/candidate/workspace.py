@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from foundation.command import typed
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.show import show_percent
@@ -68,7 +69,7 @@ class Workspace:
         network = find_classifier(settings.model)
         data = load_data(settings.data, settings.image_size, fallback=network.image_size)
         if labelled:
-            needs_labels(data, "python -m pipeline.quantize --images-from DIR does without them")
+            needs_labels(data, f"{typed('pipeline.quantize')} --images-from DIR does without them")
         if not data.labelled:
             if settings.weights is None:
                 raise UserError(f"{data.name} has no labels to train with: give trained --weights")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from foundation.command import typed
 from foundation.errors import UserError
 from foundation.factories import is_factory
 from foundation.foreign_files import is_file
@@ -59,7 +60,7 @@ def find_classifier(name: str) -> ModelSpec:
     network = find_network(name)
     if network.detects:
         raise UserError(
-            f"{name} is a detector; search and training are for classifiers so far. python -m pipeline.quantize compresses it"
+            f"{name} is a detector; search and training are for classifiers so far. {typed('pipeline.quantize')} compresses it"
         )
     return network
 

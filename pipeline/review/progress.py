@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from foundation.command import is_quiet, say
 from foundation.show import show_bytes, show_latency, show_percent, show_seconds
 from pipeline.study.records import TrialRecord
 
@@ -35,12 +36,12 @@ def trial_line(record: TrialRecord, done: int, budget: int) -> str:
 class Progress:
     """Prints lines; on a terminal keeps one live status line below them (rich), elsewhere only the lines."""
 
-    def __init__(self, budget: int, *, quiet: bool = False) -> None:
-        self.budget, self.quiet = budget, quiet
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
         self._start = self._changed = time.monotonic()
         self._text: str | Callable[[], str] = "starting"
         self._status = None
-        if sys.stderr.isatty() and not quiet:
+        if sys.stderr.isatty() and not is_quiet():
             from rich.console import Console
 
             self._console = Console(stderr=True)
@@ -57,12 +58,10 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        if self.quiet:
-            return
         if self._status:
             self._console.print(text, highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def status(self, text: str | Callable[[], str]) -> None:
         """What is going on now; replaces the former status. A function is asked for its text again and again."""
@@ -90,7 +89,7 @@ class StepLine:
 
     def __call__(self, done: int, total: int, loss: float) -> None:
         now = time.monotonic()
-        if sys.stderr.isatty() and (now - self.last > 0.2 or done == total):
+        if sys.stderr.isatty() and not is_quiet() and (now - self.last > 0.2 or done == total):
             self.last = now
             print(
                 f"\rstep {done}/{total}, loss {loss:.4f} ",

@@ -217,7 +217,7 @@ def test_a_detector_and_its_images_are_opened(tmp_path: Path, monkeypatch: pytes
     settings = Settings(
         model="fastestdet", data=f"unlabelled:{tmp_path / 'photos'}", weights="detector.pth", image_size=64
     )
-    with Progress(1, quiet=True) as progress:
+    with Progress(1) as progress:
         subject = sensitivity.opened(settings, None, 4, progress)
     assert len(subject.images) >= 2 and subject.score is not None
     names = [layer.name for layer in layers_of(subject.model, (3, 64, 64))]
