@@ -24,6 +24,12 @@ def cache_home() -> Path:
     return (base if base.is_absolute() else Path.home() / ".cache") / "dgms-arm-search"
 
 
+def config_home() -> Path:
+    """``$XDG_CONFIG_HOME`` or ``~/.config``, then ``dgms-arm-search``: what a person has set up, which cannot be made again."""
+    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".config") / "dgms-arm-search"
+
+
 def cache_directory(*parts: str) -> Path:
     """A folder below ``cache_home`` for things that can be made again. It exists on return."""
     folder = cache_home().joinpath(*parts)

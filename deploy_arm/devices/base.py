@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,8 @@ from foundation.errors import UserError
 from foundation.files import cache_directory, json_text, sha256, write_atomically
 
 Source = Literal["measured", "modelled"]
+PATIENCE = 600.0  # seconds to wait for somebody else's work on the device to end
+HERE = "here"  # what the one device of a kind that has one is called
 PROFILE_VERSION = 1  # counts among the cache's key: raise it when a figure's meaning changes
 
 
@@ -118,10 +121,21 @@ class Device(ABC):
     name: str
     target: str
     of_the_node: ClassVar[bool] = False
+    _reserved = False
 
     @abstractmethod
     def __init__(self, target: str) -> None:
         """Raises UserError where there is no such device."""
+
+    @classmethod
+    def names(cls, target: str) -> list[str]:
+        """The devices of this kind that may be used here at the same time. Raises UserError where there is none."""
+        return [HERE]
+
+    @classmethod
+    def named(cls, target: str, name: str) -> Device:
+        """One of ``names``."""
+        return cls(target)
 
     @property
     @abstractmethod
@@ -131,6 +145,29 @@ class Device(ABC):
 
     def ready(self) -> None:  # noqa: B027  # most need nothing
         """Raises UserError where a tool that it needs is not installed; the message says how to get it."""
+
+    @contextlib.contextmanager
+    def reserved(self, patience: float = PATIENCE) -> Iterator[None]:
+        """The device for oneself alone, among all processes; within, once more costs nothing. An emulated one is never short.
+
+        Raises:
+            DeviceBusy: somebody else has it, for ``patience`` seconds and longer.
+            DeviceFault: it is gone.
+        """
+        if self._reserved:
+            yield
+            return
+        with self._hold(patience):
+            self._reserved = True
+            try:
+                yield
+            finally:
+                self._reserved = False
+
+    @contextlib.contextmanager
+    def _hold(self, patience: float) -> Iterator[None]:
+        """What ``reserved`` takes and gives back."""
+        yield
 
     def run(
         self,
@@ -148,9 +185,9 @@ class Device(ABC):
         self.check(program, blob, expected)
         given = emulator.checked_images(images)
         seconds = emulator.SECONDS_PER_IMAGE * max(1, len(images))
-        return emulator.float_rows(
-            self.execute(program, ["run", str(blob)], given, seconds), len(images), program.name
-        )
+        with self.reserved():
+            answer = self.execute(program, ["run", str(blob)], given, seconds)
+        return emulator.float_rows(answer, len(images), program.name)
 
     def profile(
         self,
@@ -174,7 +211,8 @@ class Device(ABC):
         path = cache_directory("profiles") / f"{self.cache_key(program, blob)}.json"
         profile = read_cached(path) if cached else None
         if profile is None:
-            profile = self.measure(program, blob, image)
+            with self.reserved():
+                profile = self.measure(program, blob, image)
             if profile.source != self.source:
                 raise ValueError(
                     f"{self.name} says its figures are {self.source} and gave {profile.source} ones"

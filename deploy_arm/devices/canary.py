@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.blob.write import write_blob
+from deploy_arm.devices.base import Device
 from deploy_arm.ir import graph as g
+from deploy_arm.ir import reference
+from deploy_arm.target.fault import DeviceFault
 from foundation.codebook import Codebook
+from foundation.errors import UserError
 from foundation.files import cache_directory, write_atomically
 
 SIZE, CHANNELS, LAYERS, CLASSES = (
@@ -72,6 +76,27 @@ def canary_blob() -> Path:
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
     return path
+
+
+@functools.cache
+def _expected() -> bytes:
+    return reference.run(canary_graph(), IMAGE[None]).tobytes()
+
+
+def prove(device: Device, program: Path) -> None:
+    """See that a device computes: the network is known to be good, and so is what it answers.
+
+    Raises:
+        DeviceFault: it fails, or answers with other bits than the reference.
+    """
+    try:
+        answer = device.run(program, canary_blob(), IMAGE[None])
+    except DeviceFault:
+        raise
+    except UserError as error:
+        raise DeviceFault(f"{device.name} fails on a network that is known to be good: {error}") from error
+    if answer.tobytes() != _expected():
+        raise DeviceFault(f"{device.name} answers otherwise than the reference: it does not compute as it should")
 
 
 def drift(before: float, after: float) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, Any
 
+from deploy_arm.boards.added import read_added
+from deploy_arm.target.toolchain import is_arm
 from foundation.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,18 +23,26 @@ def _is_kind(value: Any) -> bool:
 DEVICES: Registry[type[Device]] = Registry("kind of device", "deploy_arm.devices", _is_kind)
 
 
-def kind_here() -> str:
-    """``native`` on an aarch64 machine, elsewhere ``emulated``."""
-    return "native" if platform.machine() in ("aarch64", "arm64") else "emulated"
+def kind_here(target: str = "a76") -> str:
+    """``native`` on an aarch64 machine; ``ssh`` where a board was added for the target that measures, usable or not: it is
+    never replaced by an emulator without a word; else ``emulated``."""
+    if is_arm():
+        return "native"
+    boards = read_added().boards.values()
+    return "ssh" if any(b.target == target and b.source == "measured" for b in boards) else "emulated"
 
 
-def open_device(target: str = "a76", kind: str | None = None) -> Device:
-    """A device that runs programs for ``target``: of the ``kind`` named, else this machine's own CPU where it is an ARM one
-    (measured), else an emulated one (modelled; its name says so).
+def open_device(target: str = "a76", kind: str | None = None, name: str | None = None) -> Device:
+    """A device that runs programs for ``target``: of the ``kind`` named, else this machine's own CPU where it is an ARM one, a
+    board that was added (both measured), or an emulated one (modelled; its name says so).
+
+    Args:
+        name: which of that kind's ``names``; by default the first.
 
     Raises:
         UserError: unknown kind or target, or what the device needs is not here.
     """
-    device = DEVICES[kind or kind_here()](target)
+    found = DEVICES[kind or kind_here(target)]
+    device = found(target) if name is None else found.named(target, name)
     device.ready()
     return device

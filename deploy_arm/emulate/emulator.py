@@ -24,6 +24,7 @@ from deploy_arm.emulate.elf import read_executable
 from deploy_arm.emulate.unicorn_counter import make_counter
 from deploy_arm.emulate.unicorn_loader import run_program
 from deploy_arm.target.cores import CORES, Core
+from deploy_arm.target.fault import DeviceFault
 from deploy_arm.target.host import build_shared_library, execute, host_compiler
 from deploy_arm.target.toolchain import allowed_routes
 from foundation.errors import UserError
@@ -114,10 +115,10 @@ def float_rows(output: bytes, images: int, what: str) -> NDArray[np.float32]:
     """The program's float32 outputs as [N, K].
 
     Raises:
-        UserError: the number of bytes does not fit N images.
+        DeviceFault: the number of bytes does not fit N images.
     """
     if images == 0 or len(output) == 0 or len(output) % (4 * images) != 0:
-        raise UserError(f"{what} wrote {len(output)} bytes for {images} images")
+        raise DeviceFault(f"{what} wrote {len(output)} bytes for {images} images")
     return np.frombuffer(output, dtype="<f4").reshape(images, -1).astype(np.float32)
 
 

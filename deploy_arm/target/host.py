@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from deploy_arm.target.fault import DeviceFault
 from foundation.errors import UserError
 from foundation.files import cache_directory, write_atomically
 
@@ -70,17 +71,16 @@ def execute(command: list[str], given: bytes, timeout: float, what: str) -> byte
     """Runs a command with ``given`` on its standard input and returns its standard output.
 
     Raises:
-        UserError: it cannot be started, fails or takes longer than ``timeout`` seconds; the message has the end of its error
-            output.
+        UserError: it fails; the message has the end of its error output.
+        DeviceFault: it cannot be started, takes longer than ``timeout`` seconds, or a signal ends it.
     """
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{what} did not end within {timeout:.0f} s") from error
+        raise DeviceFault(f"{what} did not end within {timeout:.0f} s") from error
     except OSError as error:
-        raise UserError(f"{what} cannot be started: {error}") from error
+        raise DeviceFault(f"{what} cannot be started: {error}") from error
     if done.returncode != 0:
-        raise UserError(
-            f"{what} stopped with status {done.returncode}: {tail(done.stderr) or '(no message)'}"
-        )
+        failure = DeviceFault if done.returncode < 0 else UserError
+        raise failure(f"{what} stopped with status {done.returncode}: {tail(done.stderr) or '(no message)'}")
     return done.stdout

@@ -1,0 +1,157 @@
+"""Wall time on a real CPU, with repetitions until its confidence interval is narrow, between two timings of a fixed network
+(``deploy_arm.devices.canary``) that tell whether the CPU itself stayed as fast as it was."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy_arm.boards.conditions import Conditions
+from deploy_arm.devices import canary
+from deploy_arm.devices.base import Device, Profile
+from deploy_arm.emulate import emulator
+from deploy_arm.target.fault import DeviceFault
+
+ENTRIES = ()  # what kinds of device have in common is none
+
+WIDTH = 0.02  # of the median: repeat until the 95 % confidence interval is narrower
+WARM_UP = 3
+BATCH = 20
+LONGEST_S = 30.0  # stop repeating then, whatever the width
+RESAMPLES = 1000
+DRIFT = 0.03  # of the canary's median: when it differs by more before and after, the measurement is repeated
+ATTEMPTS = 3  # then the steadiest is taken and marked
+CANARY_REPEAT, CANARY_WARM_UP = 200, 200  # long enough for a clock that was asleep to rise
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One measurement: samples in ms with the interval of their median, conditions, and the canary's medians in ms."""
+
+    samples: NDArray[np.float64]
+    low: float
+    high: float
+    before: Conditions
+    after: Conditions
+    canary_before: float
+    canary_after: float
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.samples))
+
+    @property
+    def narrow(self) -> bool:
+        return self.high - self.low <= WIDTH * self.median
+
+    @property
+    def drift(self) -> float:
+        return canary.drift(self.canary_before, self.canary_after)
+
+
+def median_interval(samples: NDArray[np.float64], resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % bootstrap confidence interval of the median (percentile method, fixed seed)."""
+    generator = np.random.default_rng(0)
+    chosen = samples[generator.integers(0, len(samples), size=(resamples, len(samples)))]
+    low, high = np.percentile(np.median(chosen, axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+class TimedDevice(Device):
+    """A device whose programs take their time themselves."""
+
+    cpu: int
+
+    @abstractmethod
+    def conditions(self) -> Conditions:
+        """Of the CPU that programs run on, now."""
+
+    def measure(self, program: Path, blob: Path, image: NDArray[np.uint8]) -> Profile:
+        """Measures until the canary takes as long before as after, at most ``ATTEMPTS`` times; the steadiest counts."""
+        information = self.information(program, blob)
+        attempts: list[Attempt] = []
+        canary_time = self.time_canary(program)
+        while len(attempts) < ATTEMPTS and all(attempt.drift > DRIFT for attempt in attempts):
+            attempts.append(self.attempt(program, blob, image, canary_time))
+            canary_time = attempts[-1].canary_after
+        best = min(attempts, key=lambda attempt: attempt.drift)
+        details = {
+            "cpu": self.cpu,
+            "repetitions": len(best.samples),
+            "narrow": best.narrow,
+            "minimum_ms": float(best.samples.min()),
+            "before": best.before,
+            "after": best.after,
+            "steady": best.drift <= DRIFT,
+            "canary": {
+                "before_ms": best.canary_before,
+                "after_ms": best.canary_after,
+                "allowed": DRIFT,
+                "attempts": len(attempts),
+            },
+        }
+        return Profile(
+            latency_ms=best.median,
+            low_ms=best.low,
+            high_ms=best.high,
+            source=self.source,
+            device=self.name,
+            instructions=None,
+            peak_memory_bytes=int(information["memory_bytes"]),
+            size_bytes=blob.stat().st_size,
+            details=details,
+        )
+
+    def attempt(self, program: Path, blob: Path, image: NDArray[np.uint8], canary_before: float) -> Attempt:
+        """Batches of repetitions, each with warm-ups, until the interval is narrow or time is up; then the canary."""
+        given = emulator.checked_images(image[None])
+        before = self.conditions()
+        samples = np.empty(0)
+        batch = BATCH
+        end = time.monotonic() + LONGEST_S
+        while True:
+            samples = np.append(samples, self.bench(program, blob, given, batch, WARM_UP))
+            low, high = median_interval(samples)
+            median = float(np.median(samples))
+            if high - low <= WIDTH * median or time.monotonic() > end:
+                break
+            # Batches of at most about a tenth of the time left, so that slow networks stop near the limit.
+            batch = int(np.clip((end - time.monotonic()) * 100 / max(median, 1e-3), 5, 200))
+        after = self.conditions()
+        return Attempt(samples, low, high, before, after, canary_before, self.time_canary(program))
+
+    def bench(
+        self, program: Path, blob: Path, given: bytes, repeat: int, warm_up: int
+    ) -> NDArray[np.float64]:
+        """Times in ms that the program takes of itself."""
+        arguments = ["bench", str(blob), "--repeat", str(repeat), "--warmup", str(warm_up)]
+        answer = self.execute(program, arguments, given, 600.0)
+        try:
+            times = np.array(json.loads(answer)["ns"], dtype=np.float64) / 1e6
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DeviceFault(f"{self.name} answered no times: {answer[:80]!r}") from error
+        if times.shape != (repeat,) or not (np.isfinite(times) & (times > 0)).all():
+            raise DeviceFault(f"{self.name} answered {times.size} times for {repeat} repetitions, or none that can be")
+        return times
+
+    def information(self, program: Path, blob: Path) -> dict[str, Any]:
+        """As every device's; raises DeviceFault where the answer is no such record."""
+        try:
+            record = super().information(program, blob)
+            int(record["memory_bytes"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DeviceFault(f"{self.name} answered no information about the network") from error
+        return record
+
+    def time_canary(self, program: Path) -> float:
+        """Median time of the fixed network in ms."""
+        given = emulator.checked_images(canary.IMAGE[None])
+        times = self.bench(program, canary.canary_blob(), given, CANARY_REPEAT, CANARY_WARM_UP)
+        return float(np.median(times))
