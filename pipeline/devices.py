@@ -1,6 +1,7 @@
 """The ARM CPUs that programs can run on.
 
-``python -m pipeline.devices`` lists them; with ``--profile CANDIDATE`` it times a candidate on one.
+``python -m pipeline.devices`` lists them; with ``--profile CANDIDATE`` it times a candidate on one. ``add``, ``check`` and
+``remove`` are for boards that are reached by ssh.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy_arm.devices.kinds import DEVICES
-from foundation.command import Parser, main_guard
+from deploy_arm.devices.kinds import DEVICES, kind_here
+from foundation.command import DONE, REFUSED, Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.show import show_bytes, show_interval, show_latency
@@ -23,6 +25,7 @@ from pipeline.study.paths import absolute, settled
 
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
+    from deploy_arm.fleet.boards import Checked
     from pipeline.candidate.devices import AtHand
     from pipeline.candidate.folder import CandidateFolder
 
@@ -39,8 +42,29 @@ def list_devices(wanted: Wanted) -> list[dict[str, str]]:
     CORES[wanted.target]
     if os.environ.get("RAY_ADDRESS") and wanted.of_the_nodes() and (rows := _cluster_devices()):
         return rows
+    if (wanted.kind or kind_here(wanted.target)) == "ssh":
+        return [row for row in board_rows() if row["target"] == wanted.target]
     device = wanted.open()
     return [{"name": device.name, "source": device.source, "state": "free", "where": "this machine"}]
+
+
+def board_rows() -> list[dict[str, str]]:
+    """The boards that were added, whatever they are for; ``state`` is ready or quarantine, and then there is a ``reason``."""
+    from deploy_arm.boards.added import read_added
+
+    added, rows = read_added(), []
+    for name, board in added.boards.items():
+        row = {
+            "name": name,
+            "source": board.source,
+            "state": "ready",
+            "where": board.address,
+            "target": board.target,
+        }
+        if name in added.quarantines:
+            row |= {"state": "quarantine", "reason": added.quarantines[name].reason}
+        rows.append(row)
+    return rows
 
 
 def _cluster_devices() -> list[dict[str, str]]:
@@ -165,11 +189,107 @@ def named_devices(arguments: argparse.Namespace) -> AtHand:
     return partial(devices_at_hand, **named(arguments))
 
 
-def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.stdout.write) -> int:
-    """The command."""
-    parser = Parser(
-        prog="python -m pipeline.devices", description="List the ARM CPUs that programs can run on."
+def _add(arguments: argparse.Namespace) -> int:
+    from deploy_arm.boards.board import Board, parse_address
+    from deploy_arm.fleet.boards import add_board
+    from deploy_arm.target.targets import TARGETS
+
+    if len(arguments.names) != 1:
+        raise UserError("add ssh://user@board: name one board to add")
+    where = parse_address(arguments.names[0])
+    for flag, path in (("--identity", arguments.identity), ("--known-hosts", arguments.known_hosts)):
+        if path is not None and not path.is_file():
+            raise UserError(f"{flag}: {path} is no file")
+    if arguments.target is not None:
+        TARGETS[arguments.target]
+    board = Board(
+        arguments.name or str(where["host"]).strip("[]").replace(":", "-"),
+        **where,
+        identity=arguments.identity,
+        known_hosts=arguments.known_hosts,
+        runner=tuple((arguments.runner or "").split()),
     )
+    print(f"asking {board.address} what it is", file=sys.stderr)
+    found = add_board(board, arguments.target)
+    if arguments.format == "json":
+        print(json_text(_checked_record(found), indent=1))
+        return DONE
+    target = next(row["target"] for row in board_rows() if row["name"] == found.name)
+    print(f"added {found.name} for {target}\n{_checked_text(found)}", end="")
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from deploy_arm.fleet.boards import check_boards
+
+    found = []
+    for one in check_boards(arguments.names):
+        found.append(one)
+        if arguments.format == "text":
+            print(_checked_text(one), end="", flush=True)
+    if arguments.format == "json":
+        print(json_text([_checked_record(one) for one in found], indent=1))
+    elif not found:
+        print("no board was added")
+    return REFUSED if any(one.fault for one in found) else DONE
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from deploy_arm.fleet.boards import remove_board
+
+    if len(arguments.names) != 1:
+        raise UserError("remove NAME: name one board to remove")
+    [name] = arguments.names
+    left = remove_board(name)
+    if arguments.format == "json":
+        print(json_text({"removed": name, "left": left}))
+        return DONE
+    print(f"removed {name}")
+    if left:
+        print(f"warning: its folder is still there: {left}", file=sys.stderr)
+    return DONE
+
+
+def _checked_record(found: Checked) -> dict[str, Any]:
+    return {**asdict(found), "cautions": found.cautions}
+
+
+def _checked_text(found: Checked) -> str:
+    if found.fault:
+        return f"{found.name:<24} quarantine: {found.fault}\n"
+    told = [f"cpu{found.cpu}", f"{found.canary_ms:.4g} ms for the fixed network"]
+    forms = (
+        ("frequency_ghz", "{:.3g} GHz"),
+        ("temperature_c", "{:.0f} degrees Celsius"),
+        ("governor", "governor {}"),
+    )
+    told += [
+        form.format(found.conditions[key]) for key, form in forms if found.conditions.get(key) is not None
+    ]
+    return f"{found.name:<24} works: {', '.join(told)}\n" + "".join(
+        f"caution: {text}\n" for text in found.cautions
+    )
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"add": _add, "check": _check, "remove": _remove}
+OF_ADD = ("name", "identity", "known_hosts", "runner")
+
+
+def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] | None = None) -> int:
+    """The command."""
+    write = write or sys.stdout.write
+    parser = Parser(
+        prog="python -m pipeline.devices",
+        description="List the ARM CPUs that programs can run on; add, check and remove boards that are reached by ssh.",
+    )
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", *ACTIONS),
+        default="list",
+        help="list (default), add ssh://user@board[:port], check [NAME ...], remove NAME",
+    )
+    parser.add_argument("names", nargs="*", metavar="WHICH", help="a board's name; of add its address")
     parser.add_argument(
         "--profile", type=absolute, metavar="CANDIDATE", help="time the candidate of this folder on one, anew"
     )
@@ -181,7 +301,29 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
     )
     add_flags(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output (default text)")
+    of_add = parser.add_argument_group("of add")
+    of_add.add_argument("--name", help="what the board is called (default its address)")
+    of_add.add_argument(
+        "--identity", type=absolute, metavar="FILE", help="private key (default as OpenSSH's)"
+    )
+    of_add.add_argument(
+        "--known-hosts", type=absolute, metavar="FILE", help="known host keys (default as OpenSSH's)"
+    )
+    of_add.add_argument(
+        "--runner",
+        metavar="WORDS",
+        help="what runs the programs there, where that is no ARM CPU (qemu-aarch64)",
+    )
     arguments = parser.parse_args(argv)
+    given = [f"--{name.replace('_', '-')}" for name in OF_ADD if getattr(arguments, name) is not None]
+    if given and arguments.action != "add":
+        raise UserError(f"{given[0]} goes with add alone: devices add ssh://user@board {given[0]} ...")
+    if arguments.action in ACTIONS:
+        if arguments.profile or arguments.devices or arguments.modules:
+            raise UserError(f"{arguments.action} takes no --profile, --devices or --modules")
+        return ACTIONS[arguments.action](arguments)
+    if arguments.names:
+        raise UserError(f"list takes no names, not {arguments.names[0]!r}")
     if arguments.profile:
         profile = profile_candidate(arguments.profile, arguments.target, named_devices(arguments))
         write(profile.to_json() + "\n" if arguments.format == "json" else _profile_text(profile))
@@ -192,12 +334,15 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] = sys.st
         write(json_text(rows, indent=1) + "\n")
         return 0
     for row in rows:
-        write(f"{row['name']:<24} {row['source']:<9} {row['state']:<7} {row['where']}\n")
+        write(f"{row['name']:<24} {row['source']:<9} {row['state']:<10} {row['where']}\n")
+        if "reason" in row:
+            write(f"    {row['reason']}\n")
     if arguments.devices is None and all(row["source"] == "modelled" for row in rows):
         write(_meaning(target))
         write(
             "No ARM CPU here: programs are emulated, outputs are exact, times are modelled. To measure, start Ray on an ARM "
-            "machine with `ray start --address=HEAD --labels arch=aarch64 --resources '{\"arm_cpu\": 1}'`.\n"
+            "machine with `ray start --address=HEAD --labels arch=aarch64 --resources '{\"arm_cpu\": 1}'`, or add a board "
+            "that is reached by ssh: `python -m pipeline.devices add ssh://user@board`.\n"
         )
     return 0
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A person's own boards are none of the tests'.
+os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir(), "tests-without-configuration"))
 
 import numpy as np
 import pytest

@@ -57,12 +57,13 @@ class LocalBoard:
         login = folder / "login"
         login.write_text(LOGIN.format(folder=folder))
         login.chmod(0o755)
-        (folder / "authorized").write_text(
-            f'command="\\"{login}\\"" ' + (folder / "user.pub").read_text()
-        )
+        (folder / "authorized").write_text(f'command="\\"{login}\\"" ' + (folder / "user.pub").read_text())
         # sshd reads quoted paths.
         text = CONFIGURATION.format(port=self.port, folder=folder)
-        quoted = [line.replace(f"{folder}/", f'"{folder}/') + '"' if str(folder) in line else line for line in text.splitlines()]
+        quoted = [
+            line.replace(f"{folder}/", f'"{folder}/') + '"' if str(folder) in line else line
+            for line in text.splitlines()
+        ]
         (folder / "sshd_config").write_text("\n".join(quoted) + "\n")
         self.mode("")
         self.know()
@@ -81,7 +82,11 @@ class LocalBoard:
 
     def added(self, name: str = "local", **changes: Any) -> Board:
         """As it would be added."""
-        what: dict[str, Any] = {"identity": self.identity, "known_hosts": self.known_hosts, "runner": self.runner}
+        what: dict[str, Any] = {
+            "identity": self.identity,
+            "known_hosts": self.known_hosts,
+            "runner": self.runner,
+        }
         what |= {"machine": os.uname().machine, "user": getpass.getuser(), "port": self.port}
         return Board(name, "127.0.0.1", **{**what, **changes})
 

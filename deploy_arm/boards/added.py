@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +59,9 @@ class Added:
     def board(self, name: str) -> Board:
         """The board of that name. Raises UserError where there is none."""
         if name not in self.boards:
-            raise UserError(f"no board is called {name!r}; there is: {', '.join(self.boards) or 'none was added'}")
+            raise UserError(
+                f"no board is called {name!r}; there is: {', '.join(self.boards) or 'none was added'}"
+            )
         return self.boards[name]
 
 
@@ -81,13 +82,21 @@ def read_added() -> Added:
             raise UserError(f"version {record['version']}, where {VERSION} is read")
         return Added(
             {name: Board.from_record(name, board) for name, board in record["boards"].items()},
-            {name: Quarantine(**_checked(Quarantine, entry)) for name, entry in record["quarantines"].items()},
-            {name: Calibration(**_checked(Calibration, entry)) for name, entry in record["calibrations"].items()},
+            {
+                name: Quarantine(**_checked(Quarantine, entry))
+                for name, entry in record["quarantines"].items()
+            },
+            {
+                name: Calibration(**_checked(Calibration, entry))
+                for name, entry in record["calibrations"].items()
+            },
         )
     except FileNotFoundError:
         return Added()
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is no list of devices ({error}); mend it, or move it away and add them again") from error
+        raise UserError(
+            f"{path} is no list of devices ({error}); mend it, or move it away and add them again"
+        ) from error
 
 
 def _checked(kind: type[Quarantine] | type[Calibration], entry: Any) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def edit_added() -> Iterator[Added]:
             "quarantines": {name: asdict(entry) for name, entry in added.quarantines.items()},
             "calibrations": {name: asdict(entry) for name, entry in added.calibrations.items()},
         }
-        write_atomically(path, json_text(record, indent=1, sort_keys=True) + os.linesep, mode=0o600)
+        write_atomically(path, json_text(record, indent=1) + "\n", mode=0o600)
 
 
 def quarantine(name: str, reason: str) -> None:

@@ -55,10 +55,14 @@ class Board:
         parse_address(self.address)
         for flag, path in (("--identity", self.identity), ("--known-hosts", self.known_hosts)):
             if path is not None and re.search(r'["\x00-\x1f]', str(path)):
-                raise UserError(f"{flag} {str(path)!r}: OpenSSH takes no path with quotes or control characters")
+                raise UserError(
+                    f"{flag} {str(path)!r}: OpenSSH takes no path with quotes or control characters"
+                )
         bad = next((word for word in self.runner if not _WORD.fullmatch(word)), None)
         if bad is not None:
-            raise UserError(f"--runner: {bad!r} has more than letters, digits and ./=,:+@_- in it; give words of these")
+            raise UserError(
+                f"--runner: {bad!r} has more than letters, digits and ./=,:+@_- in it; give words of these"
+            )
         TARGETS[self.target]
 
     @property
@@ -85,14 +89,15 @@ class Board:
     @classmethod
     def from_record(cls, name: str, record: Mapping[str, Any]) -> Board:
         """Raises UserError, KeyError or TypeError where the record is none."""
-        paths = {key: record.get(key) for key in ("identity", "known_hosts")}
+        identity, known = record.get("identity"), record.get("known_hosts")
         words = [name, record["address"], record["target"], record["machine"], *record["runner"]]
-        if not all(isinstance(word, str) for word in [*words, *(path for path in paths.values() if path)]):
+        if not all(isinstance(word, str) for word in [*words, identity or "", known or ""]):
             raise TypeError("text is expected")
         return cls(
             name,
             **parse_address(record["address"]),
-            **{key: Path(path) if path else None for key, path in paths.items()},
+            identity=Path(identity) if identity else None,
+            known_hosts=Path(known) if known else None,
             runner=tuple(record["runner"]),
             target=record["target"],
             machine=record["machine"],
@@ -107,6 +112,6 @@ def parse_address(text: str) -> dict[str, Any]:
     """
     found = _ADDRESS.fullmatch(text)
     port = int(found["port"]) if found and found["port"] else None
-    if found is None or port is not None and not 1 <= port <= 65535:
+    if found is None or (port is not None and not 1 <= port <= 65535):
         raise UserError(f"{text!r} is no address of a board; give ssh://user@board or ssh://user@board:port")
     return {"user": found["user"], "host": found["host"], "port": port}

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Tree = Mapping[str, str]
-Conditions = dict[str, float | str | None]
+CpuConditions = dict[str, float | str | None]
 
 FREQUENCY = "devices/system/cpu/cpu{}/cpufreq/"
 PATTERNS = (
-    *(FREQUENCY.format("[0-9]*") + name for name in ("scaling_cur_freq", "scaling_governor", "cpuinfo_max_freq")),
+    *(
+        FREQUENCY.format("[0-9]*") + name
+        for name in ("scaling_cur_freq", "scaling_governor", "cpuinfo_max_freq")
+    ),
     "class/thermal/thermal_zone*/temp",
 )
 # Prints each as a line: its path, a space, its first line.
@@ -45,7 +48,7 @@ def number(tree: Tree, path: str) -> float | None:
         return None
 
 
-def conditions(cpu: int, tree: Tree) -> Conditions:
+def conditions(cpu: int, tree: Tree) -> CpuConditions:
     """Clock of a CPU in GHz, its governor, and the hottest sensor in degrees Celsius; None where the kernel does not tell."""
     folder = FREQUENCY.format(cpu)
     clock = number(tree, folder + "scaling_cur_freq")

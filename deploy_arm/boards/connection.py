@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploy_arm.boards.board import Board
-from deploy_arm.target.bounded import Answer, end_group, run_bounded
+from deploy_arm.target.bounded import Said, end_group, run_bounded
 from deploy_arm.target.fault import DeviceBusy, DeviceFault
 from deploy_arm.target.host import tail
 from foundation.errors import UserError
@@ -43,11 +43,17 @@ ENTER = (
 REASONS = (
     (
         r"IDENTIFICATION HAS CHANGED|[Hh]ost key for .* has changed",
-        "another host key answers there than known_hosts has: if the board was set up anew, `ssh-keygen -R {known}` forgets the old "
-        "one; else somebody stands between",
+        "another host key answers there than known_hosts has: if the board was set up anew, `ssh-keygen -R {known}` forgets the "
+        "old one; else somebody stands between",
     ),
-    (r"No \S+ host key is known|Host key verification failed", "its host key is not in known_hosts. Connect once by `{by_hand}`"),
-    (r"Permission denied", "it lets nobody in with the keys that are here; `{by_hand}` must work without a password"),
+    (
+        r"No \S+ host key is known|Host key verification failed",
+        "its host key is not in known_hosts. Connect once by `{by_hand}`",
+    ),
+    (
+        r"Permission denied",
+        "it lets nobody in with the keys that are here; `{by_hand}` must work without a password",
+    ),
     (r"Connection refused", "no ssh server listens there"),
     (r"Could not resolve hostname", "no machine of that name is known here"),
     (r"timed out|No route to host|Network is unreachable", "it does not answer"),
@@ -83,7 +89,7 @@ def script(text: str, mark: str) -> str:
     return f"sh -c 'echo; echo {mark}; {text}'"
 
 
-def ask(board: Board, text: str, given: bytes = b"", *, seconds: float) -> Answer:
+def ask(board: Board, text: str, given: bytes = b"", *, seconds: float) -> Said:
     """What a script answers on the board, in its folder there.
 
     Raises:
@@ -95,7 +101,9 @@ def ask(board: Board, text: str, given: bytes = b"", *, seconds: float) -> Answe
     try:
         answer = run_bounded(command, given, seconds=limit, most=MOST_BYTES)
     except OSError as error:
-        raise UserError(f"OpenSSH's client cannot be started ({error}); install it: `apt-get install openssh-client`") from error
+        raise UserError(
+            f"OpenSSH's client cannot be started ({error}); install it: `apt-get install openssh-client`"
+        ) from error
     if answer.cut:
         raise DeviceFault(f"{board.name} answered more than {MOST_BYTES} bytes, which no program here does")
     if answer.status is None:
@@ -106,10 +114,10 @@ def ask(board: Board, text: str, given: bytes = b"", *, seconds: float) -> Answe
     if answer.status in (NO_ROOM, 255):
         what = "cannot keep a file" if answer.status == NO_ROOM else "lost the connection"
         raise DeviceFault(f"{board.name} {what}: {printable(answer.errors)}")
-    return Answer(answer.status, output, answer.errors)
+    return Said(answer.status, output, answer.errors)
 
 
-def _unmarked(board: Board, answer: Answer, said: bytes) -> str:
+def _unmarked(board: Board, answer: Said, said: bytes) -> str:
     errors = answer.errors.decode(errors="replace")
     if answer.status == 255 and not said.strip():
         known = f"[{board.host}]:{board.port}" if board.port else board.host.strip("[]")
@@ -142,12 +150,14 @@ def keep(board: Board, file: Path, name: str, digest: str) -> None:
     )
     answer = ask(board, text, content, seconds=60 + len(content) / 100_000)  # 0.8 megabits a second
     if answer.status != 0:
-        raise DeviceFault(f"{board.name} did not keep a file (status {answer.status}): {printable(answer.errors)}")
+        raise DeviceFault(
+            f"{board.name} did not keep a file (status {answer.status}): {printable(answer.errors)}"
+        )
 
 
 def run_there(
     board: Board, files: Sequence[tuple[str, str]], words: Sequence[str], given: bytes, *, seconds: float
-) -> Answer:
+) -> Said:
     """What a command says after the files (name, SHA-256) were checked; status ``MISSING``, with their names, where some are
     not there as they should be.
 
@@ -160,7 +170,7 @@ def run_there(
         f'echo "{digest}  {name}" | sha256sum -c >/dev/null 2>&1 || m="$m {name}"; ' for name, digest in files
     )
     # No exec: OpenSSH turns death by a signal into its own status of a lost connection.
-    text = f"m=; {checks}test -z \"$m\" || {{ echo $m; exit {MISSING}; }}; timeout {seconds:.0f} {' '.join(words)}; exit $?"
+    text = f'm=; {checks}test -z "$m" || {{ echo $m; exit {MISSING}; }}; timeout {seconds:.0f} {" ".join(words)}; exit $?'
     return ask(board, text, given, seconds=seconds)
 
 
@@ -223,7 +233,7 @@ def _hold(board: Board) -> subprocess.Popen[bytes] | None:
         raise
     finally:
         timer.cancel()
-    answer = Answer(holder.returncode, output, errors)
+    answer = Said(holder.returncode, output, errors)
     holder.stdout.close()
     if f"\n{mark}\n".encode() not in output:
         if holder.returncode == -9:

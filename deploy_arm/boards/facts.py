@@ -71,7 +71,7 @@ def read_facts(board: Board) -> Facts:
         raise DeviceFault(f"{board.name} has no {', '.join(lacking)}: install coreutils and util-linux there")
     if facts.machine != ARM and not board.runner:
         raise DeviceFault(
-            f"{board.name} is {facts.machine}, no aarch64 machine: it runs ARM programs by an emulator alone, which --runner names"
+            f"{board.name} is {facts.machine}, not aarch64; ARM programs run there by an emulator alone, which --runner names"
         )
     return facts
 

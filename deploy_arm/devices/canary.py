@@ -96,7 +96,9 @@ def prove(device: Device, program: Path) -> None:
     except UserError as error:
         raise DeviceFault(f"{device.name} fails on a network that is known to be good: {error}") from error
     if answer.tobytes() != _expected():
-        raise DeviceFault(f"{device.name} answers otherwise than the reference: it does not compute as it should")
+        raise DeviceFault(
+            f"{device.name} answers otherwise than the reference: it does not compute as it should"
+        )
 
 
 def drift(before: float, after: float) -> float:

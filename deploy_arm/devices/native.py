@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploy_arm.boards.conditions import Conditions, conditions, fastest_cpus, read_tree
+from deploy_arm.boards.conditions import CpuConditions, conditions, fastest_cpus, read_tree
 from deploy_arm.devices import canary
 from deploy_arm.devices.base import Source
 from deploy_arm.devices.timed import DRIFT, TimedDevice
@@ -48,7 +48,7 @@ class NativeDevice(TimedDevice):
         board = (self.name, self.source, self.target, platform.release(), self.launcher)
         return repr((*board, sha256(canary.canary_blob()), DRIFT))
 
-    def conditions(self) -> Conditions:
+    def conditions(self) -> CpuConditions:
         return conditions(self.cpu, read_tree())
 
     @contextlib.contextmanager
@@ -63,7 +63,9 @@ class NativeDevice(TimedDevice):
                     break
                 except BlockingIOError:
                     if time.monotonic() >= end:
-                        raise DeviceBusy(f"{self.name} is in use by another, and was for {patience:.0f} s") from None
+                        raise DeviceBusy(
+                            f"{self.name} is in use by another, and was for {patience:.0f} s"
+                        ) from None
                     time.sleep(0.1)
             yield
 

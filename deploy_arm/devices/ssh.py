@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from deploy_arm.boards.added import read_added
 from deploy_arm.boards.board import Board
-from deploy_arm.boards.conditions import SCRIPT, Conditions, conditions, fastest_cpus, parse_tree
+from deploy_arm.boards.conditions import SCRIPT, CpuConditions, conditions, fastest_cpus, parse_tree
 from deploy_arm.boards.connection import MISSING, ask, held, keep, printable, run_there
 from deploy_arm.boards.facts import PINNING, Cpu, Facts, read_facts
 from deploy_arm.devices import canary
@@ -18,7 +19,6 @@ from deploy_arm.target.fault import DeviceFault
 from deploy_arm.target.targets import TARGETS
 from foundation.errors import UserError
 from foundation.files import sha256
-
 
 
 class SshDevice(TimedDevice):
@@ -77,10 +77,18 @@ class SshDevice(TimedDevice):
     def identity(self) -> str:
         board, facts = self.board, self.facts
         where = (board.address, facts.node, facts.release, self.core and self.core.part, self.pinned)
-        return repr((self.name, self.source, self.target, *where, board.runner, sha256(canary.canary_blob()), DRIFT))
+        return repr(
+            (self.name, self.source, self.target, *where, board.runner, sha256(canary.canary_blob()), DRIFT)
+        )
 
-    def conditions(self) -> Conditions:
-        return conditions(self.cpu, parse_tree(ask(self.board, SCRIPT, seconds=20.0).output.decode(errors="replace")))
+    def conditions(self) -> CpuConditions:
+        return conditions(
+            self.cpu, parse_tree(ask(self.board, SCRIPT, seconds=20.0).output.decode(errors="replace"))
+        )
+
+    def told(self) -> dict[str, Any]:
+        part = self.core and self.core.part
+        return {"address": self.board.address, "node": self.facts.node, "part": part, "pinned": self.pinned}
 
     @contextlib.contextmanager
     def _hold(self, patience: float) -> Iterator[None]:
@@ -109,7 +117,9 @@ class SshDevice(TimedDevice):
         if answer.status == 0:
             return answer.output
         what = f"{program.name} {arguments[0]} on {self.name} stopped with status {answer.status}: {printable(answer.errors)}"
-        if answer.status is None or answer.status >= MISSING:  # not there, not started, out of time, ended by a signal
+        if (
+            answer.status is None or answer.status >= MISSING
+        ):  # not there, not started, out of time, ended by a signal
             raise DeviceFault(what)
         raise UserError(what)
 

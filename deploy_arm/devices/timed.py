@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_arm.boards.conditions import Conditions
+from deploy_arm.boards.conditions import CpuConditions
 from deploy_arm.devices import canary
 from deploy_arm.devices.base import Device, Profile
 from deploy_arm.emulate import emulator
 from deploy_arm.target.fault import DeviceFault
 
+EMULATED = "times are the emulator's, of no ARM CPU"
 ENTRIES = ()  # what kinds of device have in common is none
 
 WIDTH = 0.02  # of the median: repeat until the 95 % confidence interval is narrower
@@ -38,8 +39,8 @@ class Attempt:
     samples: NDArray[np.float64]
     low: float
     high: float
-    before: Conditions
-    after: Conditions
+    before: CpuConditions
+    after: CpuConditions
     canary_before: float
     canary_after: float
 
@@ -70,8 +71,12 @@ class TimedDevice(Device):
     cpu: int
 
     @abstractmethod
-    def conditions(self) -> Conditions:
+    def conditions(self) -> CpuConditions:
         """Of the CPU that programs run on, now."""
+
+    def told(self) -> dict[str, Any]:
+        """What else belongs to a profile's conditions."""
+        return {}
 
     def measure(self, program: Path, blob: Path, image: NDArray[np.uint8]) -> Profile:
         """Measures until the canary takes as long before as after, at most ``ATTEMPTS`` times; the steadiest counts."""
@@ -83,6 +88,8 @@ class TimedDevice(Device):
             canary_time = attempts[-1].canary_after
         best = min(attempts, key=lambda attempt: attempt.drift)
         details = {
+            **self.told(),
+            **({"caution": EMULATED} if self.source == "modelled" else {}),
             "cpu": self.cpu,
             "repetitions": len(best.samples),
             "narrow": best.narrow,
@@ -138,7 +145,9 @@ class TimedDevice(Device):
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DeviceFault(f"{self.name} answered no times: {answer[:80]!r}") from error
         if times.shape != (repeat,) or not (np.isfinite(times) & (times > 0)).all():
-            raise DeviceFault(f"{self.name} answered {times.size} times for {repeat} repetitions, or none that can be")
+            raise DeviceFault(
+                f"{self.name} answered {times.size} times for {repeat} repetitions, or none that can be"
+            )
         return times
 
     def information(self, program: Path, blob: Path) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from deploy_arm.boards.added import edit_added, quarantine, read_added, release
 from deploy_arm.boards.board import Board
-from deploy_arm.boards.conditions import Conditions
+from deploy_arm.boards.conditions import CpuConditions
 from deploy_arm.boards.connection import ask
 from deploy_arm.boards.facts import Facts, read_facts
 from deploy_arm.devices import canary
 from deploy_arm.devices.ssh import SshDevice
+from deploy_arm.devices.timed import EMULATED
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.fault import DeviceBusy, DeviceFault
 from foundation.errors import UserError
@@ -23,8 +24,11 @@ STEADY = "performance"  # the governor that keeps the clock where it is
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found. ``fault`` is empty where the board works; then ``canary_ms`` is the median time of the fixed network, and
-    ``conditions`` clock, governor and temperature of CPU ``cpu``."""
+    """What a check found.
+
+    ``fault`` is empty where the board works; then ``canary_ms`` is the median time of the fixed network, and ``conditions`` are
+    clock, governor and temperature of CPU ``cpu``.
+    """
 
     name: str
     address: str
@@ -32,14 +36,14 @@ class Checked:
     fault: str = ""
     cpu: int | None = None
     canary_ms: float | None = None
-    conditions: Conditions = dataclasses.field(default_factory=dict)
+    conditions: CpuConditions = dataclasses.field(default_factory=dict)
 
     @property
     def cautions(self) -> list[str]:
         """What a person should know before relying on its times."""
         told = []
         if self.source == "modelled":
-            told.append("times are the emulator's, of no ARM CPU")
+            told.append(EMULATED)
         governor = self.conditions.get("governor")
         if governor and governor != STEADY:
             told.append(f"the governor is {governor}: the clock changes with the load, {STEADY} keeps it")
@@ -66,7 +70,9 @@ def add_board(board: Board, target: str | None = None) -> Checked:
 def _free(board: Board) -> None:
     added = read_added()
     if board.name in added.boards:
-        raise UserError(f"a board is called {board.name!r} already; choose another by --name, or remove that one first")
+        raise UserError(
+            f"a board is called {board.name!r} already; choose another by --name, or remove that one first"
+        )
     same = next((name for name, known in added.boards.items() if known.address == board.address), None)
     if same is not None:
         raise UserError(f"{board.address} was added already, as {same!r}")
@@ -132,5 +138,11 @@ def examine(board: Board) -> Checked:
         canary.prove(device, program)
         milliseconds = device.time_canary(program)
         return Checked(
-            board.name, board.address, board.source, "", device.cpu, milliseconds, conditions=device.conditions()
+            board.name,
+            board.address,
+            board.source,
+            "",
+            device.cpu,
+            milliseconds,
+            conditions=device.conditions(),
         )

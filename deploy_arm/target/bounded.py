@@ -14,7 +14,7 @@ from typing import IO
 
 
 @dataclass(frozen=True)
-class Answer:
+class Said:
     """What a command said. ``status`` is None where it did not end in time and was ended; ``cut`` says whether it was ended since
     it said more than was allowed."""
 
@@ -24,7 +24,7 @@ class Answer:
     cut: bool = False
 
 
-def run_bounded(command: Sequence[str], given: bytes = b"", *, seconds: float, most: int) -> Answer:
+def run_bounded(command: Sequence[str], given: bytes = b"", *, seconds: float, most: int) -> Said:
     """Run a command with ``given`` on its standard input, at most ``seconds`` long and at most ``most`` bytes of output.
 
     Whatever happens, Ctrl-C included, it and what it started in its process group have ended on return.
@@ -66,10 +66,12 @@ def run_bounded(command: Sequence[str], given: bytes = b"", *, seconds: float, m
         end_group(process)
         for reader in readers:
             reader.join(5.0)
-        if not any(reader.is_alive() for reader in readers):  # else whom it left behind has the pipe, and the thread
+        if not any(
+            reader.is_alive() for reader in readers
+        ):  # else whom it left behind has the pipe, and the thread
             process.stdout.close()
             process.stderr.close()
-    return Answer(status, b"".join(kept[0]), b"".join(kept[1]), cut.is_set())
+    return Said(status, b"".join(kept[0]), b"".join(kept[1]), cut.is_set())
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

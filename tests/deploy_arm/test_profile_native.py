@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from deploy_arm.blob.write import write_blob
+from deploy_arm.boards.conditions import conditions, fastest_cpus, parse_tree, read_tree
 from deploy_arm.devices import canary
 from deploy_arm.devices.kinds import DEVICES, open_device
-from deploy_arm.devices.native import ATTEMPTS, DRIFT, NativeDevice, conditions, fastest_cpu, median_interval
+from deploy_arm.devices.native import NativeDevice
+from deploy_arm.devices.timed import ATTEMPTS, DRIFT, median_interval
 from deploy_arm.ir.reference import run
 from foundation.errors import UserError
 from pipeline.review.gates import Bounds, Evidence, judge
@@ -48,28 +50,38 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_clock_and_temperature_are_read_where_the_kernel_tells_them(tmp_path: Path) -> None:
-    assert conditions(0, tmp_path) == {"frequency_ghz": None, "temperature_c": None}
+def test_clock_governor_and_temperature_are_read_where_the_kernel_tells_them(tmp_path: Path) -> None:
+    assert conditions(0, read_tree(tmp_path)) == {
+        "frequency_ghz": None,
+        "temperature_c": None,
+        "governor": None,
+    }
     write(tmp_path / "devices/system/cpu/cpu2/cpufreq/scaling_cur_freq", "2400000\n")
+    write(tmp_path / "devices/system/cpu/cpu2/cpufreq/scaling_governor", "schedutil\n")
     write(tmp_path / "class/thermal/thermal_zone0/temp", "41500\n")
     write(tmp_path / "class/thermal/thermal_zone1/temp", "48250\n")
     write(tmp_path / "class/thermal/thermal_zone2/temp", "not now\n")
-    assert conditions(2, tmp_path) == {"frequency_ghz": 2.4, "temperature_c": 48.25}
-    assert conditions(1, tmp_path)["frequency_ghz"] is None
+    tree = read_tree(tmp_path)
+    assert conditions(2, tree) == {"frequency_ghz": 2.4, "temperature_c": 48.25, "governor": "schedutil"}
+    assert conditions(1, tree)["frequency_ghz"] is None
+    # What a board prints is read to the same, whatever else is said between.
+    lines = "motd\n" + "".join(f"{path} {text}\n" for path, text in tree.items())
+    assert parse_tree(lines) == tree
 
 
-def test_the_fastest_allowed_cpu_is_taken(tmp_path: Path) -> None:
+def test_the_fastest_allowed_cpus_come_first(tmp_path: Path) -> None:
     for cpu, clock in enumerate((1800000, 2840000, 2400000, 2840000)):
         write(tmp_path / f"devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq", str(clock))
-    assert fastest_cpu([0, 1, 2, 3], tmp_path) == 3
-    assert fastest_cpu([0, 1, 2], tmp_path) == 1
-    assert fastest_cpu([0, 2], tmp_path) == 2
-    assert fastest_cpu([0, 7], tmp_path) == 0
-    assert fastest_cpu([5, 7], tmp_path / "none") == 7
+    tree = read_tree(tmp_path)
+    assert fastest_cpus([0, 1, 2, 3], tree) == [3, 1, 2, 0]
+    assert fastest_cpus([0, 1, 2], tree) == [1, 2, 0]
+    assert fastest_cpus([0, 2], tree) == [2, 0]
+    assert fastest_cpus([0, 7], tree) == [0, 7]
+    assert fastest_cpus([5, 7], {}) == [7, 5]
 
 
 def test_devices_say_what_they_are() -> None:
-    assert set(DEVICES) == {"emulated", "native"}
+    assert set(DEVICES) == {"emulated", "native", "ssh"}
     here = platform.machine() in ("aarch64", "arm64")
     device = open_device("x1")
     assert device.target == "x1"
@@ -88,6 +100,7 @@ class FakeDevice(NativeDevice):
 
     def __init__(self, speed: Callable[[int], float]) -> None:
         super().__init__("a76", launcher=[sys.executable])
+        self.source = "measured"  # it plays a real one
         self.speed, self.done, self.calls = speed, 0, list[str]()
 
     def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
