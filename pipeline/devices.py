@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy_arm.devices.kinds import DEVICES, kind_here
-from foundation.command import DONE, REFUSED, Parser, main_guard
+from foundation.command import DONE, REFUSED, Parser, main_guard, say, typed
 from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.show import show_bytes, show_interval, show_latency
@@ -209,7 +209,7 @@ def _add(arguments: argparse.Namespace) -> int:
         known_hosts=arguments.known_hosts,
         runner=tuple((arguments.runner or "").split()),
     )
-    print(f"asking {board.address} what it is", file=sys.stderr)
+    say(f"asking {board.address} what it is")
     found = add_board(board, arguments.target)
     if arguments.format == "json":
         print(json_text(_checked_record(found), indent=1))
@@ -342,7 +342,7 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] | None =
         write(
             "No ARM CPU here: programs are emulated, outputs are exact, times are modelled. To measure, start Ray on an ARM "
             "machine with `ray start --address=HEAD --labels arch=aarch64 --resources '{\"arm_cpu\": 1}'`, or add a board "
-            "that is reached by ssh: `python -m pipeline.devices add ssh://user@board`.\n"
+            f"that is reached by ssh: `{typed('pipeline.devices')} add ssh://user@board`.\n"
         )
     return 0
 

@@ -17,8 +17,11 @@ from deploy_arm.devices.base import Device, Source
 from deploy_arm.devices.timed import DRIFT, TimedDevice
 from deploy_arm.target.fault import DeviceFault
 from deploy_arm.target.targets import TARGETS
+from foundation.command import typed
 from foundation.errors import UserError
 from foundation.files import sha256
+
+COMMAND = "pipeline.devices"
 
 
 class SshDevice(TimedDevice):
@@ -141,13 +144,13 @@ def usable_boards(target: str) -> dict[str, Board]:
     if theirs:
         reasons = "; ".join(f"{name}: {added.quarantines[name].reason}" for name in theirs)
         raise UserError(
-            f"every board for {target} is in quarantine ({reasons}); `python -m pipeline.devices check` tries them again, "
+            f"every board for {target} is in quarantine ({reasons}); `{typed(COMMAND)} check` tries them again, "
             "--devices emulated does without"
         )
     others = ", ".join(f"{name} for {board.target}" for name, board in added.boards.items())
     raise UserError(
         f"no board was added for {target}{f' (there is {others})' if others else ''}; "
-        "`python -m pipeline.devices add ssh://user@board` adds one"
+        f"`{typed(COMMAND)} add ssh://user@board` adds one"
     )
 
 
