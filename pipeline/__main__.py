@@ -26,6 +26,10 @@ COMMANDS = {
     "promote": ("pipeline.promote", "check a candidate once more and make it the champion"),
     "devices": ("pipeline.devices", "the ARM CPUs that programs can run on"),
     "sweep": ("pipeline.sweep", "many searches of one file"),
+    "studies": (
+        "pipeline.studies",
+        "list, show, compare, stop, clone, prune and delete searches; decide on candidates",
+    ),
     "toolchain": (
         "deploy_arm.toolchain",
         "the tools for ARM programs: what is there, and how to install the rest",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.command import Parser, is_quiet, main_guard, shell
+from foundation.command import Parser, is_quiet, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.show import show_percent
@@ -198,13 +198,6 @@ def scored(candidate: CandidateFolder, predicted: Any, labels: Any, on: str, spl
     share = correct / count
     error = (share * (1 - share) / count) ** 0.5
     return Accuracy(str(candidate.folder), on, split, count, correct, share, error)
-
-
-def how_to_evaluate(candidate: Path, devices: str | None = None, modules: Path | None = None) -> str:
-    """What to type, in whatever folder, to evaluate the ARM program of a candidate's folder."""
-    kind = ("--devices", devices) if devices else ()
-    place = ("--modules", modules) if modules else ()
-    return shell("pipeline.evaluate", candidate, "--on", "arm", *kind, *place)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy_arm.devices.kinds import DEVICES
-from foundation.command import Parser, main_guard, say
+from foundation.command import Parser, main_guard, say, shell
 from foundation.errors import UserError
 from foundation.files import json_text
+from pipeline.candidate.named import candidate_name
+from pipeline.review.decisions import read_decisions, without_rejected
 from pipeline.review.fronts import read_front
 from pipeline.review.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
 from pipeline.review.recommendation import bound_of
@@ -108,7 +110,12 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.bundle import write_bundle
 
-    chosen, why = (name, "named by --candidate") if name else choose(read_front(folder), bounds)
+    decisions = read_decisions(folder)
+    left = without_rejected(read_front(folder), decisions)
+    chosen, why = (name, "named by --candidate") if name else choose(left, bounds)
+    if (decided := decisions.get(chosen)) is not None and decided.decision == "reject":
+        take_back = shell("pipeline.studies", "decide", folder, chosen, "keep")
+        raise Refused([Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back")])
     candidate, checksums = sound(folder / "candidates" / chosen)
     library = build_library(candidate.manifest["target"])  # before the long work, since it can fail
     workspace = Workspace.open(settings, say)
@@ -148,18 +155,6 @@ def registered_name(settings: Settings) -> str:
     kind, _, place = settings.data.partition(":")
     data = f"{kind}-{Path(place).stem}" if kind == "npz" else kind
     return f"{settings.model}-{data}-{settings.target}".replace(":", "-").replace("/", "-")
-
-
-def _candidate_name(folder: Path, given: str | None) -> str | None:
-    """The full hash of a candidate named by its beginning."""
-    if given is None:
-        return None
-    known = sorted(path.name for path in (folder / "candidates").glob("*") if not path.name.startswith("."))
-    found = [name for name in known if name.startswith(given)]
-    if len(found) != 1:
-        what = "is not a candidate" if not found else "is the beginning of several candidates"
-        raise UserError(f"{given!r} {what} of {folder}; there are: {', '.join(found or known) or 'none'}")
-    return found[0]
 
 
 def _settings(out: Path, study: str, tracking_uri: str | None) -> tuple[Path, Settings]:
@@ -262,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.devices:
         named = {"devices": args.devices, "modules": settings.modules}
         settings = dataclasses.replace(settings, **paths.settled(named))
-    name = _candidate_name(folder, args.candidate)
+    name = None if args.candidate is None else candidate_name(folder, args.candidate)
     drop = bound_of(args.max_accuracy_drop, settings.max_accuracy_drop)
     bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled, args.strict)
     from pipeline.review.champions import Champions

@@ -22,10 +22,12 @@ from foundation.files import check_place, json_text, write_atomically
 from foundation.plan import LayerPlan, Plan
 from foundation.show import show_seconds
 from pipeline.devices import add_flags, named_devices
-from pipeline.evaluate import how_to_evaluate
+from pipeline.review.fronts import front_json, front_table
+from pipeline.review.next_steps import how_to_evaluate
 from pipeline.review.progress import Progress
 from pipeline.study import paths
 from pipeline.study.records import TrialRecord
+from pipeline.study.references import REFERENCES
 from pipeline.study.settings import Settings
 
 if TYPE_CHECKING:
@@ -166,7 +168,7 @@ def quantized(
     from pipeline.candidate.bench import Bench
     from pipeline.candidate.folder import candidate_path
     from pipeline.candidate.identity import code_checksum, identity
-    from pipeline.candidate.references import REFERENCES, references
+    from pipeline.candidate.references import references
 
     planned = plan_of(args)
     _refuse_occupied(out)
@@ -272,7 +274,6 @@ def told(
     from pipeline.candidate.folder import candidate_path, load_candidate
     from pipeline.candidate.likeness import likeness_table
     from pipeline.candidate.references import int8_network
-    from pipeline.report.publish import front_json, front_table
 
     settings = workspace.settings
     place = candidate_path(settings.folder, plan)
@@ -311,8 +312,6 @@ def _begin(out: Path, made: dict[str, Any], progress: Progress) -> None:
     Raises:
         UserError: the folder holds what was made otherwise and is finished.
     """
-    from pipeline.candidate.references import REFERENCES
-
     file, now = out / MADE, json.loads(json_text(made))
     finished = any(out.glob("candidates/*/manifest.json"))
     try:

@@ -9,14 +9,17 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from foundation.command import DONE, INCOMPLETE, Parser, main_guard, shell
+from foundation.command import DONE, INCOMPLETE, Parser, main_guard
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import check_place, json_text
 from foundation.show import counted
-from pipeline.evaluate import how_to_evaluate
+from pipeline.review.decisions import read_decisions, without_rejected
+from pipeline.review.fronts import front_table
+from pipeline.review.next_steps import next_steps
 from pipeline.review.progress import Progress
 from pipeline.study.paths import SETTINGS
+from pipeline.study.references import REFERENCES
 from pipeline.study.settings import Settings, parse
 
 DRY_SECONDS = 10.0  # that a dry run evaluates for
@@ -139,7 +142,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
     from pipeline.candidate.plan_cost import PlanCost
-    from pipeline.candidate.references import REFERENCES, fp32_error_in, references
+    from pipeline.candidate.references import fp32_error_in, references
     from pipeline.candidate.sensitivity import FILE
     from pipeline.cluster import engine
     from pipeline.cluster.pool import devices_at_hand
@@ -220,12 +223,17 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         )
         progress.status("writing the front")
         front = publish.publish(settings, study, compared, tracker, weights, complete=complete, images=images)
-    look = where_to_look(settings, front, tracker.how_to_look, complete=complete)
+    look = next_steps(
+        settings,
+        without_rejected(front, read_decisions(settings.folder)),
+        tracker.how_to_look,
+        complete=complete,
+    )
     return {
         "study": str(settings.folder),
         "complete": complete,
         **front,
-        "text": f"{publish.front_table(front)}\n\n{look}",
+        "text": f"{front_table(front)}\n\n{look}",
     }
 
 
@@ -301,7 +309,7 @@ def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progr
         UserError: there is no device, or a candidate cannot be compiled anew; what is done stays done.
     """
     from pipeline.candidate.bench import Bench
-    from pipeline.candidate.references import REFERENCES, references
+    from pipeline.candidate.references import references
     from pipeline.candidate.renewal import announcement, renew
     from pipeline.cluster.pool import DeviceError
 
@@ -341,32 +349,6 @@ def opening_line(settings: Settings, study: Study) -> str:
         f"study {settings.folder} resumed: {counted(found.finished, 'trial')} kept, {found.requeued} that were running queued "
         f"again, {found.failed} failed; {study.spent} of {settings.budget} spent"
     )
-
-
-def where_to_look(settings: Settings, front: dict[str, Any], mlflow: str, *, complete: bool) -> str:
-    """The candidate to take, and what to open and type next."""
-    from pipeline.review.recommendation import recommend
-
-    name, out = settings.study_name, settings.out
-    found = recommend(front, settings.max_accuracy_drop)
-    flags = [word for flag, _ in found.flags for word in flag.split()]
-    evaluated = [settings.folder / p["candidate"] for p in front["points"] if found.hash in (p["hash"], None)]
-    evaluate = [
-        f"evaluate {how_to_evaluate(place, settings.devices, settings.modules)}" for place in evaluated[:1]
-    ]
-    lines = [
-        f"best     {found.hash or 'none'}: {found.why}",
-        f"report   {settings.folder / 'report.html'}",
-        f"front    {settings.folder / 'front.json'}",
-        *evaluate,
-        f"MLflow   {mlflow}",
-        f"promote  {shell('pipeline.promote', name, '--out', out, *flags)}",
-        *(f"         {flag}: {why}" for flag, why in found.flags),
-    ]
-    if not complete:
-        resume = shell("pipeline.search", "--name", name, "--out", out)
-        lines.insert(0, f"not complete; nothing that finished is lost\nresume   {resume}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

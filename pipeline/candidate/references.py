@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from pipeline.candidate.bench import figures_of
 from pipeline.candidate.devices import AtHand, Devices
 from pipeline.datasets.images import normalize
 from pipeline.study.records import Figures, Reference
+from pipeline.study.references import read_references
 from pipeline.training.evaluation import error_of, fixed_sample
 from quantizers.network import harden, layer_names, quantize
 from quantizers.tracing.trace import traced
@@ -32,20 +32,12 @@ if TYPE_CHECKING:
     from pipeline.candidate.workspace import Workspace
     from quantizers.network import Hardened
 
-REFERENCES = "references.json"  # where they are kept
 CALIBRATION_IMAGES = 256
-
-
-def kept(file: Path) -> dict[str, Figures]:
-    """The references in ``file`` by name; none where it does not exist."""
-    if not file.is_file():
-        return {}
-    return {r["name"]: Figures(**r["figures"]) for r in json.loads(file.read_text())}
 
 
 def fp32_error_in(file: Path) -> float | None:
     """fp32's error of the references in ``file``; None where it is not known yet."""
-    return kept(file).get("fp32", Figures(None)).error
+    return read_references(file).get("fp32", Figures(None)).error
 
 
 def references(
@@ -63,7 +55,7 @@ def references(
     has no float form of an operator there is no latency, and the size is 4 bytes for each parameter and buffer value. int8 is the
     network with 8-bit weights and activations straight after calibration, as a program.
     """
-    if before := kept(file):
+    if before := read_references(file):
         if not anew:
             return [Reference(name, figures) for name, figures in before.items()]
         fp32_error = before["fp32"].error if "fp32" in before else fp32_error

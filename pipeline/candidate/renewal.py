@@ -19,6 +19,7 @@ from pipeline.candidate.devices import Devices
 from pipeline.candidate.folder import candidate_path, load_candidate, replace_compiled
 from pipeline.candidate.stages import CandidateRun
 from pipeline.study.checkpoints import unheard
+from pipeline.study.pruned import read_pruned
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.study import Study
 
@@ -51,13 +52,13 @@ def renew(
     Raises:
         UserError: a candidate's folder is not complete, or its program differs from the reference with the new library.
     """
-    records = _costly(study)
+    records, pruned = _costly(study), read_pruned(study.folder)
     figures: dict[int, Figures] = {}
     for done, record in enumerate(records, 1):
         status(f"compiling and profiling anew: {record.hash}, {done} of {len(records)}")
-        if record.status == "finished":
+        if record.status == "finished" and record.hash not in pruned:
             figures[record.number] = _recompiled(record, bench, devices, references)
-        else:  # its weights are gone: its cost is what it was judged by
+        else:  # its weights are gone: its cost is what counts
             figures[record.number] = CandidateRun(bench, record.plan, record.number, devices).profile()
     for path, record in unheard(study.folder):  # finished, but the study was not told any more
         found = _recompiled(record, bench, devices, references)

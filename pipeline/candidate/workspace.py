@@ -31,6 +31,7 @@ def as_figures(judgement: Judgement) -> Figures:
         judgement.error,
         divergence=judgement.divergence,
         divergence_standard_error=judgement.standard_error,
+        discordant=judgement.discordant,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a search leaves for people and programs: front.json, report.html, MLflow, and the table in the terminal."""
+"""What a search leaves for people and programs: front.json, report.html and MLflow."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
-from foundation.show import aligned, show_bytes, show_interval, show_latency
 from pipeline.candidate.details import mean_zeros, read_details
 from pipeline.candidate.folder import load_candidate
 from pipeline.candidate.sensitivity import FILE, read_sensitivity
 from pipeline.report import ReportData, hypervolume_history, render
+from pipeline.review.decisions import read_decisions, without_rejected
+from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import bound_of, recommend
-from pipeline.study.confidence import show_error
 from pipeline.study.importance import importance
-from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.study.limits import chosen_front
+from pipeline.study.pruned import read_pruned
+from pipeline.study.records import Reference, TrialRecord
 from pipeline.study.settings import Settings
-from pipeline.study.study import Study, front_of
+from pipeline.study.study import Study
 
 if TYPE_CHECKING:
     from pipeline.review.tracking import Tracker
@@ -86,11 +88,11 @@ def write_front(
 ) -> Review:
     """Write front.json and report.html; arguments and errors are those of ``publish``."""
     records = study.records()
-    allowed = within_drop(records, references, settings.max_accuracy_drop)
-    chosen = front_of(within_costs(allowed, settings.max_latency, settings.max_size), study.objectives)
+    chosen = chosen_front(records, references, settings, read_pruned(settings.folder))
     check_folders(settings.folder, chosen)
     front = front_json(chosen, references, study.objectives, images)
-    recommended = recommend(front, settings.max_accuracy_drop)
+    left = without_rejected(front, read_decisions(settings.folder))
+    recommended = recommend(left, settings.max_accuracy_drop)
     front["recommended"] = recommended.as_dict()
     write_atomically(settings.folder / "front.json", json_text(front, indent=1) + "\n")
     hashes = [point["hash"] for point in front["points"]]
@@ -151,87 +153,3 @@ def track(settings: Settings, records: Sequence[TrialRecord], front: Sequence[st
     }
     known = {name: {"zeros_mean": share} for name, share in shares.items() if share is not None}
     tracker.sync(records, front, known)
-
-
-def within_drop(
-    records: Sequence[TrialRecord], references: Sequence[Reference], max_drop: float | None
-) -> list[TrialRecord]:
-    """The records that lose at most ``max_drop`` points of accuracy against fp32; all of them where it is None."""
-    fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
-    if max_drop is None or fp32 is None:
-        return list(records)
-    return [
-        record
-        for record in records
-        if record.figures.error is not None and record.figures.error <= fp32 + max_drop / 100 + 1e-9
-    ]
-
-
-def within_costs(
-    records: Sequence[TrialRecord], latency: float | None, size: int | None
-) -> list[TrialRecord]:
-    """The records of at most so many milliseconds and bytes, where such a limit is given and the figure is known."""
-    return [
-        record
-        for record in records
-        if (latency is None or (record.figures.latency_ms or 0) <= latency)
-        and (size is None or (record.figures.size_bytes or 0) <= size)
-    ]
-
-
-def point(figures: Figures) -> dict[str, Any]:
-    """One row of front.json."""
-    return {
-        "error": figures.error,
-        "latency_ms": figures.latency_ms,
-        "low": figures.latency_low_ms,
-        "high": figures.latency_high_ms,
-        "source": figures.source,
-        "device": figures.device,
-        "size_bytes": figures.size_bytes,
-        "peak_memory_bytes": figures.peak_memory_bytes,
-        "divergence": figures.divergence,
-        "divergence_standard_error": figures.divergence_standard_error,
-    }
-
-
-def front_json(
-    front: Sequence[TrialRecord],
-    references: Sequence[Reference],
-    objectives: Sequence[str],
-    images: int | None = None,
-) -> dict[str, Any]:
-    """The content of front.json; points from the largest to the smallest. ``images``: of how many an error is a share."""
-    ordered = sorted(front, key=lambda r: (-(r.figures.size_bytes or 0), r.hash))
-    return {
-        "objectives": list(objectives),
-        "images": images,
-        "references": [{"name": r.name, **point(r.figures)} for r in references],
-        "points": [
-            {"hash": r.hash, **point(r.figures), "candidate": f"candidates/{r.hash}"} for r in ordered
-        ],
-    }
-
-
-def front_table(front: dict[str, Any]) -> str:
-    """The front as a table for a terminal, the references first."""
-    rows: list[tuple[str, ...]] = [("", "error", "latency", "interval", "size", "smaller")]
-    fp32 = next((r["size_bytes"] for r in front["references"] if r["name"] == "fp32"), None)
-    for entry in [*front["references"], *front["points"]]:
-        rows.append(
-            (
-                entry.get("hash") or entry["name"],
-                show_error(entry["error"], front.get("images")),
-                show_latency(entry["latency_ms"], entry["source"]),
-                show_interval(entry["low"], entry["high"]),
-                show_bytes(entry["size_bytes"]),
-                f"{fp32 / entry['size_bytes']:.1f}x" if fp32 and entry["size_bytes"] else "-",
-            )
-        )
-    if all(entry["error"] is None for entry in [*front["references"], *front["points"]]):
-        rows = [(row[0], *row[2:]) for row in rows]  # nobody has labels
-    devices = sorted({e["device"] for e in [*front["references"], *front["points"]] if e["device"]})
-    notes = [f"latency: one image, one thread, on {', '.join(devices)}"] if devices else []
-    if images := front.get("images"):
-        notes.append(f"error: on the {images} images that guided the search, +- its standard error")
-    return "\n".join([aligned(rows), *notes])

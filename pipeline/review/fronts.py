@@ -1,12 +1,16 @@
-"""The front that a search left, read again."""
+"""A front as plain values: the content of front.json, made, read again, and as the table in the terminal."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
+from foundation.show import aligned, show_bytes, show_interval, show_latency
+from pipeline.study.confidence import show_error
+from pipeline.study.records import Figures, Reference, TrialRecord
 
 
 def read_front(folder: Path) -> dict[str, Any]:
@@ -24,3 +28,62 @@ def read_front(folder: Path) -> dict[str, Any]:
             f"{folder / 'front.json'} cannot be read ({error}): let the search reach its front first"
         ) from error
     return front
+
+
+def point(figures: Figures) -> dict[str, Any]:
+    """One row of front.json."""
+    return {
+        "error": figures.error,
+        "latency_ms": figures.latency_ms,
+        "low": figures.latency_low_ms,
+        "high": figures.latency_high_ms,
+        "source": figures.source,
+        "device": figures.device,
+        "size_bytes": figures.size_bytes,
+        "peak_memory_bytes": figures.peak_memory_bytes,
+        "divergence": figures.divergence,
+        "divergence_standard_error": figures.divergence_standard_error,
+        "discordant": figures.discordant,
+    }
+
+
+def front_json(
+    front: Sequence[TrialRecord],
+    references: Sequence[Reference],
+    objectives: Sequence[str],
+    images: int | None = None,
+) -> dict[str, Any]:
+    """The content of front.json; points from the largest to the smallest. ``images``: of how many an error is a share."""
+    ordered = sorted(front, key=lambda r: (-(r.figures.size_bytes or 0), r.hash))
+    return {
+        "objectives": list(objectives),
+        "images": images,
+        "references": [{"name": r.name, **point(r.figures)} for r in references],
+        "points": [
+            {"hash": r.hash, **point(r.figures), "candidate": f"candidates/{r.hash}"} for r in ordered
+        ],
+    }
+
+
+def front_table(front: dict[str, Any]) -> str:
+    """The front as a table for a terminal, the references first."""
+    rows: list[tuple[str, ...]] = [("", "error", "latency", "interval", "size", "smaller")]
+    fp32 = next((r["size_bytes"] for r in front["references"] if r["name"] == "fp32"), None)
+    for entry in [*front["references"], *front["points"]]:
+        rows.append(
+            (
+                entry.get("hash") or entry["name"],
+                show_error(entry["error"], front.get("images")),
+                show_latency(entry["latency_ms"], entry["source"]),
+                show_interval(entry["low"], entry["high"]),
+                show_bytes(entry["size_bytes"]),
+                f"{fp32 / entry['size_bytes']:.1f}x" if fp32 and entry["size_bytes"] else "-",
+            )
+        )
+    if all(entry["error"] is None for entry in [*front["references"], *front["points"]]):
+        rows = [(row[0], *row[2:]) for row in rows]  # nobody has labels
+    devices = sorted({e["device"] for e in [*front["references"], *front["points"]] if e["device"]})
+    notes = [f"latency: one image, one thread, on {', '.join(devices)}"] if devices else []
+    if images := front.get("images"):
+        notes.append(f"error: on the {images} images that guided the search, +- its standard error")
+    return "\n".join([aligned(rows), *notes])

@@ -26,6 +26,12 @@ def standard_error(share: float, count: int) -> float:
     return math.sqrt(kept * (1 - kept) / count)
 
 
+def loss_error(loss: float, discordant: float, count: int) -> float:
+    """Standard error of a difference between two networks' shares on the same ``count`` images, of which ``discordant`` is the
+    share that exactly one of them gets right (as in McNemar's test); never 0, as ``standard_error``."""
+    return math.sqrt(max(discordant - loss**2, 0.5 / (count + 1)) / count)
+
+
 def show_error(error: float | None, images: int | None) -> str:
     """``8.4 +- 0.9 %``: no more decimals than the standard error leaves; ``8.36 %`` where the images are not known."""
     return show_percent(error, standard_error(error, images) if error is not None and images else None)

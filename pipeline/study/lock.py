@@ -9,6 +9,8 @@ from typing import IO
 
 from foundation.errors import UserError
 
+FILE = ".lock"
+
 
 def lock(folder: Path, what: str = "study") -> IO[str]:
     """An open, locked file in ``folder``; closing it unlocks. The lock ends with the process, however that ends.
@@ -17,7 +19,7 @@ def lock(folder: Path, what: str = "study") -> IO[str]:
     Raises:
         UserError: another process holds it.
     """
-    stream = (folder / ".lock").open("a+")
+    stream = (folder / FILE).open("a+")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

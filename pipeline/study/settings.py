@@ -109,6 +109,20 @@ def _name(text: Any) -> str:
     return str(text)
 
 
+def named_folder(text: str) -> Path:
+    """The folder of a study that is named by a path.
+
+    Raises:
+        UserError: its last part cannot name a study.
+    """
+    folder = paths.absolute(text)
+    try:
+        _name(folder.name)
+    except ValueError as error:
+        raise UserError(f"{text}: {error}") from error
+    return folder
+
+
 def _setting(default: Any, parse: Callable[[Any], Any], help: str, group: str, metavar: str = "") -> Any:
     return field(default=default, metadata={"parse": parse, "help": help, "group": group, "metavar": metavar})
 
@@ -154,7 +168,11 @@ class Settings:
         None, duration, "stop proposing after this long, like 45m or 2h", "search", "TIME"
     )
     name: str | None = _setting(
-        None, _name, "study name; an existing one is resumed with its own settings", "search", "NAME"
+        None,
+        _name,
+        "study name, or a path to its folder; an existing one is resumed with its own settings",
+        "search",
+        "NAME",
     )
     objectives: tuple[str, ...] = _setting(OBJECTIVES, _objectives, "what the front trades", "search", "LIST")
     max_accuracy_drop: float | None = _setting(
@@ -379,6 +397,13 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
     )
     namespace = parser.parse_args(argv)
     names = {setting.name: setting for setting in dataclasses.fields(Settings)}
+    if "/" in getattr(namespace, "name", ""):  # a folder of a study, wherever it is
+        if "out" in namespace:
+            raise UserError(
+                f"--name {as_typed(namespace.name)} says where the study lies; leave --out {as_typed(namespace.out)} out"
+            )
+        folder = named_folder(namespace.name)
+        namespace.name, namespace.out = folder.name, str(folder.parent)
     typed = {key: value for key, value in vars(namespace).items() if key in names}
     given = paths.settled(
         {

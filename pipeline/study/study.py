@@ -32,6 +32,7 @@ from foundation.plan import Plan
 from pipeline.study import pareto, paths, tables
 from pipeline.study.changes import differences
 from pipeline.study.lock import lock
+from pipeline.study.pruned import read_pruned
 from pipeline.study.records import OBJECTIVES, Figures, TrialRecord
 from pipeline.training.rung import Rung
 from search_spaces.samplers.base import SAMPLERS, UNKNOWN, Context, Prior, asking
@@ -115,6 +116,7 @@ class Study:
             if self.created:
                 self._enqueue_once(space.warm_starts() if warm_starts is None else warm_starts)
             self._records = self._load()
+            self._pruned = read_pruned(folder)
             context = Context(space, self.objectives, self._told, seed, prior)
             self._asking = partial(asking, sampler, context)
             self._propose = self._asking()
@@ -232,9 +234,9 @@ class Study:
         return sum(record.status in ("finished", "stopped", "failed") for record in self.records())
 
     def front(self) -> list[TrialRecord]:
-        """The finished trials that no finished trial dominates."""
+        """The finished trials that no finished trial dominates; those whose files were removed (``pruned``) are left out."""
         if self._front is None:
-            self._front = front_of(self.records(), self.objectives)
+            self._front = front_of([r for r in self.records() if r.hash not in self._pruned], self.objectives)
         return list(self._front)
 
     def best_error(self) -> float | None:

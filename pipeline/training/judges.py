@@ -21,12 +21,14 @@ from pipeline.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found: the share of wrong answers (0..1), and the Kullback-Leibler divergence from
-    the fp32 network's class probabilities in nats, a mean over images with its standard error."""
+    """What was found: the share of wrong answers (0..1), the Kullback-Leibler divergence from
+    the fp32 network's class probabilities in nats, a mean over images with its standard error, and the share of images on which
+    exactly one of the two networks is right."""
 
     error: float
     divergence: float
     standard_error: float
+    discordant: float
 
 
 class Judge:
@@ -69,15 +71,19 @@ class Judge:
         and all come to the same judgement."""
         mine = torch.arange(len(self))[rank::world]
         given, wanted = self._log_probabilities(network, self._indices[mine]), self._wanted[mine]
-        wrong = (given.argmax(1) != self._images.labels[self._indices[mine]]).double()
+        labels = self._images.labels[self._indices[mine]]
+        wrong = (given.argmax(1) != labels).double()
+        parted = wrong != (wanted.argmax(1) != labels).double()
         off = (wanted.double().exp() * (wanted.double() - given.double())).sum(1)
-        sums = torch.stack([wrong.sum(), off.sum(), off.square().sum()]).to(device_of(network))
+        sums = torch.stack([wrong.sum(), off.sum(), off.square().sum(), parted.double().sum()]).to(
+            device_of(network)
+        )
         if world > 1:
             torch.distributed.all_reduce(sums)
         count = len(self)
-        wrongs, total, squares = sums.tolist()
+        wrongs, total, squares, apart = sums.tolist()
         spread = max(0.0, squares / count - (total / count) ** 2) / max(1, count - 1)
-        return Judgement(wrongs / count, total / count, spread**0.5)
+        return Judgement(wrongs / count, total / count, spread**0.5, apart / count)
 
 
 @dataclass(frozen=True)

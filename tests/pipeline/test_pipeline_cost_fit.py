@@ -7,7 +7,7 @@ import pytest
 
 from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.cost_fit import CostFit, FittedCost
-from pipeline.report.publish import within_costs
+from pipeline.study.limits import within_costs
 from pipeline.study.records import Figures, TrialRecord
 
 

@@ -92,7 +92,7 @@ def candidate(folder: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
     from pipeline.candidate.folder import Compiled, Origin, write_candidate
     from pipeline.candidate.workspace import Workspace
     from pipeline.datasets.images import normalize
-    from pipeline.report.publish import point
+    from pipeline.review.fronts import point
     from pipeline.training.evaluation import error_of
     from quantizers.network import harden, quantize
 
@@ -415,7 +415,7 @@ def test_a_person_is_told_of_a_measurement_that_is_not_steady(monkeypatch: pytes
 )
 def test_the_line_that_a_search_prints_is_taken_as_printed(error: float, flags: list[str]) -> None:
     from pipeline import promote
-    from pipeline.search import where_to_look
+    from pipeline.review.next_steps import next_steps
 
     row = {"error": error, "latency_ms": 1.0, "low": 0.9, "high": 1.1, "source": "modelled", "size_bytes": 5}
     front = {
@@ -423,7 +423,7 @@ def test_the_line_that_a_search_prints_is_taken_as_printed(error: float, flags: 
         "points": [{"hash": "abc", "candidate": "candidates/abc", **row}],
     }
     settings = Settings(name="a-study", out=Path("/some where/runs"))
-    lines = where_to_look(settings, front, "mlflow", complete=True).splitlines()
+    lines = next_steps(settings, front, "mlflow", complete=True).splitlines()
     (line,) = (line for line in lines if line.startswith("promote"))
     words = shlex.split(line.removeprefix("promote"))
     assert words[:3] == [sys.executable, "-m", "pipeline.promote"]

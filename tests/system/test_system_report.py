@@ -9,7 +9,7 @@ import pytest
 
 from foundation.plan import LayerPlan, Plan
 from pipeline.report import ReportData, render
-from pipeline.report.publish import front_json
+from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import Recommendation, recommend
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
 from pipeline.training.rung import Rung
