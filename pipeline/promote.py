@@ -111,8 +111,10 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     from pipeline.review.bundle import write_bundle
 
     decisions = read_decisions(folder)
-    left = without_rejected(read_front(folder), decisions)
-    chosen, why = (name, "named by --candidate") if name else choose(left, bounds)
+    if name:
+        chosen, why = name, "named by --candidate"
+    else:
+        chosen, why = choose(without_rejected(read_front(folder), decisions), bounds)
     if (decided := decisions.get(chosen)) is not None and decided.decision == "reject":
         take_back = shell("pipeline.studies", "decide", folder, chosen, "keep")
         raise Refused([Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back")])

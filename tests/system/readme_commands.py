@@ -19,6 +19,7 @@ BRIEF = {
     "pipeline.quantize": "--images 32",
     "pipeline.sensitivity": "--images 16",
     "pipeline.devices": "",
+    "pipeline.studies": "",
     "deploy_arm.toolchain": "",
 }
 """Flags that make a command short, by module. A command of another module fails its test until it has an entry here."""
