@@ -97,11 +97,6 @@ def _translate(state: Lowering, node: fx.Node) -> None:
     """
     state.node, state.layer = node, _layer(node)
     name = state.operator
-    if name not in OPERATORS:
-        raise UserError(
-            f"operator {name} in layer {state.layer} is not supported on ARM; docs/operators.md says which are. "
-            "Replace it in the model, or choose another model"
-        )
     try:
         arguments = _arguments(state, node, any_layout=name in ANY_LAYOUT)
         known = [isinstance(arguments.get(key), Value) for key in ("input", "other")]
@@ -124,6 +119,29 @@ def _translate(state: Lowering, node: fx.Node) -> None:
     state.values[node] = value
     if changed is not None:
         state.values[changed] = value  # later readers of the variable see the change
+
+
+def _refuse_unknown(state: Lowering, graph: fx.Graph) -> None:
+    """Refuse operators that have no handler, all of them at once, before any other is translated.
+
+    Raises:
+        UserError: there are some; the message names each with its layers.
+    """
+    unknown: dict[str, dict[str, None]] = {}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            state.node = node
+            if (name := state.operator) not in OPERATORS:
+                unknown.setdefault(name, {})[_layer(node)] = None
+    if unknown:
+        told = [
+            f"operator {name} in layer{'s' if len(at) > 1 else ''} {', '.join(at)}"
+            for name, at in unknown.items()
+        ]
+        raise UserError(
+            f"{'; '.join(told)} {'is' if len(told) == 1 else 'are'} not supported on ARM; docs/operators.md says which are. "
+            "Replace it in the model, or choose another model"
+        )
 
 
 def _translate_all(
@@ -154,6 +172,7 @@ def _translate_all(
     image = g.Tensor("image", (height, width, channels))
     graph = g.Graph(image, "", {image.name: image})
     state = kind(graph, codebooks, parameters, layers, BATCH)
+    _refuse_unknown(state, exported.graph)
     result: fx.Node | None = None
     for node in exported.graph.nodes:
         if node.op == "placeholder" and node.name not in parameters:

@@ -15,14 +15,14 @@ from foundation.files import json_text, write_atomically
 
 FILE = "decisions.json"
 TAG = "decision"  # of a candidate's run in MLflow
-Decision = Literal["keep", "reject"]
+Choice = Literal["keep", "reject"]
 
 
 @dataclass(frozen=True)
 class Decided:
     """A decision, and who took it when (ISO 8601, with the offset from UTC) and why."""
 
-    decision: Decision
+    decision: Choice
     by: str
     when: str
     note: str = ""
@@ -43,14 +43,14 @@ def read_decisions(folder: Path) -> dict[str, Decided]:
         return {}
     try:
         found = {str(name): Decided(**record) for name, record in json.loads(file.read_text()).items()}
-        if not all(one.decision in get_args(Decision) for one in found.values()):
-            raise ValueError(f"a decision is one of {', '.join(get_args(Decision))}")
+        if not all(one.decision in get_args(Choice) for one in found.values()):
+            raise ValueError(f"a decision is one of {', '.join(get_args(Choice))}")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error}); put it right, or remove it to decide anew") from error
     return found
 
 
-def decide(folder: Path, candidate: str, decision: Decision | None, note: str = "") -> Decided | None:
+def decide(folder: Path, candidate: str, decision: Choice | None, note: str = "") -> Decided | None:
     """Write down a decision; None takes back an earlier one."""
     known = read_decisions(folder)
     known.pop(candidate, None)

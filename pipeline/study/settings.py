@@ -397,7 +397,8 @@ def parse(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[
     )
     namespace = parser.parse_args(argv)
     names = {setting.name: setting for setting in dataclasses.fields(Settings)}
-    if "/" in getattr(namespace, "name", ""):  # a folder of a study, wherever it is
+    named = getattr(namespace, "name", "")
+    if "/" in named and (paths.absolute(named) / paths.SETTINGS).is_file():  # a study, wherever it lies
         if "out" in namespace:
             raise UserError(
                 f"--name {as_typed(namespace.name)} says where the study lies; leave --out {as_typed(namespace.out)} out"

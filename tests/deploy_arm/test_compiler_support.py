@@ -212,3 +212,25 @@ def test_in_place_and_functional_forms_mean_the_same() -> None:
     real = compile_float(InPlace(), (3, 4, 4), (0.5,) * 3, (0.5,) * 3)
     assert getattr(real.operations[1], "low", None) == 0
     assert "relu" in OPERATORS and "relu_" not in OPERATORS
+
+
+class Strange(nn.Module):
+    """Something that no handler knows."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def test_every_unknown_operator_is_named_with_its_layers() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), Strange(lambda x: x.cumsum(1)), nn.Conv2d(8, 8, 3), Strange(lambda x: x.cumsum(1)),
+        Strange(lambda x: x.sort(1).values),
+    )  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"operator cumsum in layers 1, 3; operator sort in layer 4 are not supported"
+    ):
+        compile_float(network.eval(), (3, 8, 8), (0.0,) * 3, (1.0,) * 3)
