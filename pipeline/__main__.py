@@ -15,6 +15,7 @@ from foundation.registry import Registry
 from pipeline.datasets.registry import DATA
 
 COMMANDS = {
+    "check": ("pipeline.check", "everything that is wrong with a network and its data, at once"),
     "search": ("pipeline.search", "search how to compress a network; a name alone resumes"),
     "quantize": (
         "pipeline.quantize",

@@ -144,6 +144,17 @@ def _refuse_unknown(state: Lowering, graph: fx.Graph) -> None:
         )
 
 
+def check_operators(network: nn.Module, input_shape: Sequence[int]) -> None:
+    """Refuse a network, as it was given, that has operators without a handler.
+
+    Raises:
+        UserError: it has, or cannot be exported at all; the message names every operator with its layers.
+    """
+    channels, height, width = input_shape
+    graph = g.Graph(g.Tensor("image", (height, width, channels)), "", {})
+    _refuse_unknown(Lowering(graph, None, {}, {}, BATCH), _export(network, input_shape).graph)
+
+
 def _translate_all(
     network: nn.Module,
     input_shape: Sequence[int],

@@ -82,7 +82,7 @@ def test_the_version_is_that_of_the_project(scripts: Path, tmp_path: Path) -> No
     ("words", "says"),
     [
         (["serach"], "error: unknown command 'serach'; did you mean search? (see dgms --help)\n"),
-        (["§"], "error: unknown command '§'; there are: search,"),
+        (["§"], "error: unknown command '§'; there are: check,"),
         (["search", "--budgte", "3"], "(see dgms search --help)\n"),
         (["completion", "tcsh"], "error: completion tcsh: give one of bash, zsh, fish\n"),
     ],

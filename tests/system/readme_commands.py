@@ -19,6 +19,7 @@ BRIEF = {
     "pipeline.quantize": "--images 32",
     "pipeline.sensitivity": "--images 16",
     "pipeline.devices": "",
+    "pipeline.check": "--seconds 1",
     "pipeline.studies": "",
     "deploy_arm.toolchain": "",
 }
