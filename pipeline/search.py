@@ -17,7 +17,8 @@ from foundation.show import counted
 from pipeline.review.decisions import read_decisions, without_rejected
 from pipeline.review.fronts import front_table
 from pipeline.review.next_steps import next_steps
-from pipeline.review.progress import Progress
+from pipeline.review.progress import Progress, reference_line
+from pipeline.shelf.find import others_like
 from pipeline.study.paths import SETTINGS
 from pipeline.study.references import REFERENCES
 from pipeline.study.settings import Settings, parse
@@ -200,6 +201,8 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         else:
             compared = renewed(workspace, study, at_hand, progress)
             publish.write_front(settings, study, compared, weights, images)
+        for reference in compared:
+            progress.line(reference_line(reference, images))
         cost.learn_from(profiled(study, compared, space))
         progress.status("opening MLflow")
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
@@ -228,6 +231,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         without_rejected(front, read_decisions(settings.folder)),
         tracker.how_to_look,
         complete=complete,
+        others=others_like(settings.folder),
     )
     return {
         "study": str(settings.folder),

@@ -64,6 +64,7 @@ def show(args: argparse.Namespace) -> Result:
     from pipeline.review.decisions import read_decisions, without_rejected
     from pipeline.review.fronts import front_table
     from pipeline.review.next_steps import next_steps
+    from pipeline.shelf.find import others_like
     from pipeline.shelf.view import look
     from pipeline.study.settings import Settings
 
@@ -85,7 +86,11 @@ def show(args: argparse.Namespace) -> Result:
     lines += [f"decided  {name}: {one}" for name, one in decisions.items()]
     if view.front["points"]:
         left = without_rejected(view.front, decisions)
-        lines.append(next_steps(view.settings, left, None, complete=view.state != "resumable"))
+        lines.append(
+            next_steps(
+                view.settings, left, None, complete=view.state != "resumable", others=others_like(view.folder)
+            )
+        )
     elif view.state == "resumable":
         lines.append(f"resume   {_resume(view.folder)}")
     if view.state == "running":

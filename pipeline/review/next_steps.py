@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,19 @@ def how_to_evaluate(candidate: Path, devices: str | None = None, modules: Path |
     return shell("pipeline.evaluate", candidate, "--on", "arm", *kind, *place)
 
 
-def next_steps(settings: Settings, front: Mapping[str, Any], mlflow: str | None, *, complete: bool) -> str:
+def next_steps(
+    settings: Settings,
+    front: Mapping[str, Any],
+    mlflow: str | None,
+    *,
+    complete: bool,
+    others: Sequence[str] = (),
+) -> str:
     """The recommendation of a front and the commands for it, to be pasted into a shell of any folder.
 
     Args:
         mlflow: what a person opens or types to see the runs.
+        others: studies of the same output folder to compare with.
     """
     name, out = settings.study_name, settings.out
     found = recommend(front, settings.max_accuracy_drop)
@@ -37,6 +45,11 @@ def next_steps(settings: Settings, front: Mapping[str, Any], mlflow: str | None,
         lines.append(f"evaluate {how_to_evaluate(place, settings.devices, settings.modules)}")
     lines += [
         f"report   {settings.folder / 'report.html'}",
+        *(
+            [f"compare  {shell('pipeline.studies', 'compare', name, *others, '--out', out)}"]
+            if others
+            else []
+        ),
         f"front    {settings.folder / 'front.json'}",
         f"promote  {shell('pipeline.promote', name, '--out', out, *flags)}",
         *(f"         {flag}: {why}" for flag, why in found.flags),

@@ -9,8 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from foundation.command import is_quiet, say
-from foundation.show import show_bytes, show_latency, show_percent, show_seconds
-from pipeline.study.records import TrialRecord
+from foundation.show import show_bytes, show_interval, show_latency, show_percent, show_seconds
+from pipeline.study.confidence import standard_error
+from pipeline.study.records import Reference, TrialRecord
+
+SELDOM = 30.0  # seconds between two lines of how far it is, where there is no terminal
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -33,12 +36,27 @@ def trial_line(record: TrialRecord, done: int, budget: int) -> str:
     return "  ".join(parts)
 
 
+def reference_line(reference: Reference, images: int) -> str:
+    """fp32 or int8 in one line: accuracy on so many images with its standard error, size, latency with its interval."""
+    figures = reference.figures
+    parts = [f"{reference.name:<5}"]
+    if figures.error is not None:
+        right = show_percent(1 - figures.error, standard_error(figures.error, images))
+        parts.append(f"{right:>14} right on {images:,} images")
+    parts.append(f"{show_bytes(figures.size_bytes):>10}")
+    parts.append(show_latency(figures.latency_ms, figures.source))
+    if figures.latency_low_ms is not None:
+        parts.append(f"({show_interval(figures.latency_low_ms, figures.latency_high_ms)})")
+    return "  ".join(parts)
+
+
 class Progress:
     """Prints lines; on a terminal keeps one live status line below them (rich), elsewhere only the lines."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._start = self._changed = time.monotonic()
+        self._told = self._start
         self._text: str | Callable[[], str] = "starting"
         self._status = None
         if sys.stderr.isatty() and not is_quiet():
@@ -64,8 +82,12 @@ class Progress:
             say(text)
 
     def status(self, text: str | Callable[[], str]) -> None:
-        """What is going on now; replaces the former status. A function is asked for its text again and again."""
+        """What is going on now; replaces the former status. A function is asked for its text again and again; where there is no
+        terminal it is a line now and then."""
         self._text, self._changed = text, time.monotonic()
+        if self._status is None and callable(text) and self._changed - self._told >= SELDOM:
+            self._told = self._changed
+            say(f"  {text()}")
 
     def __rich__(self) -> Text:
         """The live line; rich asks for it several times a second, so it ticks by itself."""

@@ -23,6 +23,15 @@ def studies_in(out: Path) -> list[Path]:
     return sorted(folder for folder in out.iterdir() if not folder.name.startswith(".") and is_study(folder))
 
 
+def others_like(folder: Path, most: int = 3) -> list[str]:
+    """Studies beside the one in ``folder``, the latest first, that have a front."""
+    beside = [
+        one for one in studies_in(folder.parent) if one.name != folder.name and (one / "front.json").is_file()
+    ]
+    beside.sort(key=lambda one: (one / "front.json").stat().st_mtime, reverse=True)
+    return [one.name for one in beside[:most]]
+
+
 def find_study(text: str, out: Path) -> Path:
     """The folder of a study that is named as in ``out``, or by a path.
 

@@ -7,11 +7,13 @@ import pty
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 from foundation.plan import LayerPlan, Plan
-from pipeline.study.records import Figures, TrialRecord
+from pipeline.review.progress import Progress, reference_line
+from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.remaining import State, seconds_left, usual_seconds
 
 PLAN = Plan.uniform(("conv1", "fc"), LayerPlan(8))
@@ -91,3 +93,28 @@ def test_the_line_ticks_by_itself_on_a_terminal() -> None:
     assert process.returncode == 0, text
     assert {"1 s", "2 s"} <= set(re.findall(r"\d s", text)), text
     assert max(int(count) for count in re.findall(r"asked (\d+) times", text)) > 3
+
+
+def test_without_a_terminal_how_far_it_is_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress(3) as progress:
+        for second in range(70):
+            now[0] = float(second)
+            progress.status(lambda second=second: f"{second} of 70")
+            progress.status("something short")
+    assert capsys.readouterr().err == "  30 of 70\n  60 of 70\n"
+
+
+def test_a_reference_is_a_line_with_its_standard_error() -> None:
+    figures = Figures(0.1, 2.0, 1.9, 2.2, "modelled", "emulated a76", 2048)
+    line = reference_line(Reference("int8", figures), 900)
+    assert line.split("  ") == [
+        "int8 ",
+        "90.0 +- 1.0 % right on 900 images",
+        "   2.0 KiB",
+        "2.00 ms modelled",
+        "(1.90..2.20 ms)",
+    ]
