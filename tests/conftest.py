@@ -53,6 +53,7 @@ LONG = {
     "test_pipeline_foreign_images.py",
     "test_pipeline_models.py",
     "test_pipeline_outputs.py",
+    "test_pipeline_own_model.py",
     "test_pipeline_paths.py",
     "test_pipeline_promote.py",
     "test_pipeline_quantizers.py",
