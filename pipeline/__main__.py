@@ -25,6 +25,10 @@ COMMANDS = {
     "train": ("pipeline.train", "co-tune one plan"),
     "evaluate": ("pipeline.evaluate", "the accuracy of a candidate"),
     "promote": ("pipeline.promote", "check a candidate once more and make it the champion"),
+    "report": (
+        "pipeline.report.__main__",
+        "the page of a study, made anew or followed while the search runs",
+    ),
     "devices": ("pipeline.devices", "the ARM CPUs that programs can run on"),
     "sweep": ("pipeline.sweep", "many searches of one file"),
     "studies": (

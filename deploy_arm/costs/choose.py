@@ -53,11 +53,31 @@ def models_of(core: str, path: Path = TABLE) -> Models:
     return table[core]
 
 
+def costs_of(work: Work, models: Models) -> dict[str, float]:
+    """Cycles by the kernels that can do the work."""
+    able = [name for name in KERNELS if work.bits in KERNELS[name].bits and KERNELS[name].fits(work)]
+    return {name: models[name].cost(KERNELS[name](work)) for name in able}
+
+
 def cheapest(work: Work, models: Models) -> g.Kernel:
     """The kernel with the least cost of those that can do the work; of equals the dense one."""
-    able = [name for name in KERNELS if work.bits in KERNELS[name].bits and KERNELS[name].fits(work)]
-    costs = {name: models[name].cost(KERNELS[name](work)) for name in able}
-    return cast(g.Kernel, min(able, key=lambda name: (costs[name], name != "dense")))
+    costs = costs_of(work, models)
+    return cast(g.Kernel, min(costs, key=lambda name: (costs[name], name != "dense")))
+
+
+def foreseen(graph: g.Graph, core: str) -> dict[int, dict[str, float]]:
+    """Why a kernel was chosen: cycles by kernel, of every convolution that had a choice, by its place among the operations.
+
+    Raises:
+        UserError: as ``models_of``.
+    """
+    models = models_of(core)
+    found = {
+        place: costs_of(Work.of(o, graph.tensors[o.inputs[0]], graph.tensors[o.output]), models)
+        for place, o in enumerate(graph.operations)
+        if isinstance(o, g.Convolution) and o.groups == 1
+    }
+    return {place: costs for place, costs in found.items() if len(costs) > 1}
 
 
 def choose_kernels(graph: g.Graph, core: str) -> g.Graph:

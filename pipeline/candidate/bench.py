@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
-from deploy_arm.costs.choose import choose_kernels
+from deploy_arm.costs.choose import choose_kernels, foreseen
 from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
 from foundation.show import show_percent
@@ -94,7 +94,8 @@ class Bench:
                 f"the program differs from the reference in {show_percent(float(wrong))} of its outputs"
             )
         profile = self._profile(blob, graph, devices)
-        return Compiled(self.program, blob, figures_of(answers, profile), profile, tuple(references))
+        cycles = foreseen(graph, self.settings.target)
+        return Compiled(self.program, blob, figures_of(answers, profile), profile, tuple(references), cycles)
 
     def _compile(self, hardened: Hardened) -> tuple[bytes, Graph]:
         workspace = self.workspace

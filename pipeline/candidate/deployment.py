@@ -26,12 +26,14 @@ def deploy(
     devices: Devices,
     answers: Figures,
     references: Sequence[Reference],
+    beside: str | None = None,
 ) -> Figures:
     """Write the folder, in one move, and give the figures in its manifest.
 
     Args:
         network: from which ``hardened`` was made; the report draws its weights.
         answers: what is known of its answers: error, where there are labels, and divergence.
+        beside: where it answers otherwise than fp32, JSON text.
 
     Raises:
         ProgramDiffers: on some image some output differs from the reference's.
@@ -40,5 +42,5 @@ def deploy(
     compiled = bench.checked(hardened, devices, answers, references)
     details = dump_details(layer_details(network, hardened.codebooks))
     place = candidate_path(bench.settings.folder, plan)
-    write_candidate(place, bench.origin, plan, hardened, compiled, details)
+    write_candidate(place, bench.origin, plan, hardened, compiled, details, beside)
     return compiled.figures

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quantizers.network import Hardened
 
 FORMAT = 1
-TRAINED = ("plan.json", "network.pt", "layers.json")
+TRAINED = ("plan.json", "network.pt", "layers.json", "answers.json")
 FILES = (*TRAINED, "program", "weights.blob")
 
 
@@ -158,6 +158,7 @@ class Compiled:
         figures: the objectives, of the trained network.
         profile: layer by layer; None where the program was not profiled.
         references: what its figures are compared with.
+        foreseen: cycles that the fitted costs foresaw, by operation and kernel, where there was a choice.
     """
 
     program: Path | None
@@ -165,6 +166,7 @@ class Compiled:
     figures: Figures
     profile: Profile | None = None
     references: tuple[Reference, ...] = ()
+    foreseen: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """As a manifest holds it."""
@@ -172,16 +174,24 @@ class Compiled:
             "figures": sourced(self.figures),
             "references": {reference.name: sourced(reference.figures) for reference in self.references},
             "profile": None if self.profile is None else dataclasses.asdict(self.profile),
+            "foreseen": {str(place): dict(costs) for place, costs in self.foreseen.items()},
         }
 
 
 def write_candidate(
-    folder: Path, origin: Origin, plan: Plan, hardened: Hardened, compiled: Compiled, details: str = "{}"
+    folder: Path,
+    origin: Origin,
+    plan: Plan,
+    hardened: Hardened,
+    compiled: Compiled,
+    details: str = "{}",
+    answers: str | None = None,
 ) -> None:
     """Write the folder in one move; an existing one is replaced whole.
 
     Args:
         details: what was learned and packed by layer (``pipeline.candidate.details``), JSON text.
+        answers: where it answers otherwise than fp32 (``pipeline.candidate.answers``), JSON text.
     """
     import torch
 
@@ -190,6 +200,8 @@ def write_candidate(
     with folder_atomically(folder) as new:
         (new / "plan.json").write_text(plan.to_json() + "\n")
         (new / "layers.json").write_text(details)
+        if answers is not None:
+            (new / "answers.json").write_text(answers)
         state = io.BytesIO()
         torch.save(hard_state(hardened), state)
         (new / "network.pt").write_bytes(state.getvalue())

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from foundation.files import write_atomically
+from foundation.files import json_text, write_atomically
 from foundation.plan import Plan
+from pipeline.candidate.answers import compare_answers
 from pipeline.candidate.bench import Bench
 from pipeline.candidate.deployment import deploy
 from pipeline.candidate.devices import Devices
@@ -98,7 +99,18 @@ class CandidateRun:
         hardened = self.cotuning.hardened()
         answers = as_figures(self.cotuning.judgement())
         figures = deploy(
-            self.bench, self.plan, self.cotuning.network, hardened, self.devices, answers, self.references
+            self.bench,
+            self.plan,
+            self.cotuning.network,
+            hardened,
+            self.devices,
+            answers,
+            self.references,
+            json_text(
+                compare_answers(
+                    self.cotuning.judges.rung, hardened.network, self.bench.workspace.data.classes
+                )
+            ),
         )
         failed = self.cotuning.diverged
         reason = None if failed is None else f"co-tuning diverged ({failed}); the network before it is kept"

@@ -24,7 +24,44 @@ function drawCandidate(trial) {
   const go = (button, index) => { button.disabled = !front[index]; button.onclick = () => front[index] && pin(front[index].hash); };
   go(byId("previous"), place < 0 ? 0 : place - 1);
   go(byId("next"), place < 0 ? 0 : place + 1);
+  drawBeside(trial);
   drawLayers(trial);
+  drawOperations(trial);
+  drawAnswers(trial);
+}
+/* ---- two candidates side by side ---- */
+const beside = (trial) => (state.other !== trial.hash && candidates.get(state.other)) || null;
+function drawBeside(trial) {
+  const select = byId("other"), told = (t) => `${t.hash}: ${error(t)}, ${bytes(t.size)}, ${milliseconds(t.latency)}`;
+  const offered = [...front, ...[...candidates.values()].filter((t) => !t.front && known(t.error))].filter((t) => t.hash !== trial.hash).slice(0, 200);
+  const other = beside(trial);
+  if (other && !offered.includes(other)) offered.push(other);
+  select.replaceChildren(html("option", { value: "" }, "nothing"), ...offered.map((t) => html("option", { value: t.hash }, told(t))));
+  select.value = other ? other.hash : "";
+  select.onchange = () => { state.other = select.value; drawBeside(trial); drawLayers(trial); };
+  byId("beside").hidden = !other;
+  if (!other) return;
+  byId("beside-hash").textContent = other.hash;
+  const same = trial.source === other.source && trial.device === other.device;
+  const ratio = (key, word) => (known(trial[key]) && known(other[key]) && trial[key] > 0 ? `${significant(other[key] / trial[key])}× ${word}` : "-");
+  const gap = known(trial.error) && known(other.error) ? `${trial.error > other.error ? "+" : trial.error < other.error ? "−" : "±"}${Math.abs(100 * (trial.error - other.error)).toFixed(trial.decimals)} points` : "-";
+  const rows = [["Error", error(trial), error(other), gap],
+    ["Latency", `${milliseconds(trial.latency)} ${source(trial)}`, `${milliseconds(other.latency)} ${source(other)}`, same ? ratio("latency", "as fast") : "not comparable: of two kinds"],
+    ["Size", bytes(trial.size), bytes(other.size), ratio("size", "as small")],
+    ["Peak memory", bytes(trial.memory), bytes(other.memory), ratio("memory", "as little")],
+    ["Mean bits", significant(trial.bits), significant(other.bits), ""],
+    ["Network", trial.network.map((pair) => pair.join(" ")).join(", "), other.network.map((pair) => pair.join(" ")).join(", "), ""]];
+  byId("beside-table").replaceChildren(
+    html("thead", {}, html("tr", {}, html("td", {}), html("th", { scope: "col", class: "own" }, trial.hash), html("th", { scope: "col", class: "others" }, other.hash), html("th", { scope: "col" }, "Difference"))),
+    html("tbody", {}, ...rows.map(([name, ...cells]) => html("tr", {}, html("th", { scope: "row" }, name), ...cells.map((cell) => html("td", {}, cell))))));
+}
+/* What is known of a layer beside its plan: shares of the program's time, and of the bytes of indices before they are coded. */
+function sharesOf(trial) {
+  const parts = times(trial), details = data.details[trial.hash] || {};
+  const whole = parts ? [...parts.values()].reduce((a, b) => a + b, 0) : 0;
+  const size = data.layers.map((name, i) => (trial.plan[i] ? ((details[name] || {}).weights || data.weights[i] || 0) * trial.plan[i][0] : 0));
+  const all = size.reduce((a, b) => a + b, 0);
+  return { time: (name) => (whole ? (parts.get(name) || 0) / whole : null), bytes: (i) => (all ? size[i] / all : null) };
 }
 function meter(value, most, text, options = {}) {
   const track = html("div", { class: "track" });
@@ -42,19 +79,27 @@ function meter(value, most, text, options = {}) {
 }
 function drawLayers(trial) {
   const details = data.details[trial.hash] || {};
-  const most = data.columns.map((c, k) => c.most || Math.max(4, ...trial.plan.map((p) => (p && p[k]) || 0)));
-  byId("layers").style.setProperty("--columns", data.columns.length);
-  const titles = html("div", { class: "titles" }, ...["Layer", ...data.columns.map((c) => c.title)].map((t) => html("span", {}, t)), html("span", { class: "weights" }, "Weights"));
+  const most = data.columns.map((c, k) => c.most || Math.max(4, ...[...trial.plan, ...((beside(trial) || {}).plan || [])].map((p) => (p && p[k]) || 0)));
+  const other = beside(trial), shares = sharesOf(trial), theirs = other && sharesOf(other);
+  const largest = (of) => Math.max(1e-9, ...data.layers.flatMap((name, i) => [of(shares, name, i), theirs && of(theirs, name, i)]).filter(known));
+  const extras = [["Time", (s, name) => s.time(name)], ["Bytes", (s, name, i) => s.bytes(i)]].filter(([, of]) => data.layers.some((name, i) => known(of(shares, name, i))));
+  const tops = extras.map(([, of]) => largest(of)), part = (value) => (known(value) ? (100 * value).toFixed(value < 0.1 ? 1 : 0) + " %" : "-");
+  byId("layers").style.setProperty("--columns", data.columns.length + extras.length);
+  const titles = html("div", { class: "titles" }, ...["Layer", ...data.columns.map((c) => c.title), ...extras.map(([title]) => title)].map((t) => html("span", {}, t)), html("span", { class: "weights" }, "Weights"));
   const rows = data.layers.map((name, i) => {
     const p = trial.plan[i];
     if (!p) return null;
     const detail = details[name], weights = detail ? detail.weights : data.weights[i];
-    const words = p[data.columns.length]; // after the numbers
-    const cells = data.columns.map((c, k) => {
+    const q = other && other.plan[i], theirDetail = other && (data.details[other.hash] || {})[name];
+    const planned = (p, detail, c, k) => {
+      const words = p[data.columns.length]; // after the numbers
       const became = c.measured && detail ? detail[c.measured] : null; // of what was aimed at
       const options = { goal: c.measured ? p[k] : null, plain: k === 0 && p[0] === 8 };
       return known(became) ? meter(became, most[k], Math.round(100 * became) + " %", options) : meter(p[k], most[k], words[k], options);
-    });
+    };
+    const two = (own, others) => (other ? html("span", { class: "two" }, own, others || meter(null, 1, "-")) : own);
+    const cells = [...data.columns.map((c, k) => two(planned(p, detail, c, k), q && planned(q, theirDetail, c, k))),
+      ...extras.map(([, of], k) => two(meter(of(shares, name, i), tops[k], part(of(shares, name, i))), other && meter(of(theirs, name, i), tops[k], part(of(theirs, name, i)))))];
     const row = html("button", { class: "row", type: "button", "data-layer": name, title: name },
       html("span", { class: "layer" }, html("bdi", {}, name)), ...cells, html("span", { class: "weights" }, weights ? count(weights) : ""));
     row.addEventListener("click", () => chooseLayer(trial, name));

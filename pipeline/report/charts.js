@@ -52,7 +52,9 @@ for (const trial of data.trials) {
   if (!other || known(trial.error) || !known(other.error)) candidates.set(trial.hash, trial);
 }
 const front = [...candidates.values()].filter((t) => t.front).sort((a, b) => (a.size ?? 0) - (b.size ?? 0) || (a.latency ?? 0) - (b.latency ?? 0));
-const state = { pinned: null, layer: null, status: "all" };
+const state = kept; /* what a person has chosen; outlives the page's values where those change */
+for (const [key, value] of Object.entries({ pinned: null, layer: null, status: "all", other: "", lost: null, brush: null, over: "trials", sort: null }))
+  if (!(key in state)) state[key] = value;
 
 /* ---- scales and ticks ---- */
 function niceStep(span, wanted) {
@@ -67,7 +69,8 @@ function linear(low, high, from, to, wanted) {
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(Number((i * step).toPrecision(12)));
   const at = (value) => from + ((value - low) / (high - low)) * (to - from);
   const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9) + (/^(25|2\.5)/.test(String(step * Math.pow(10, -Math.floor(Math.log10(step))))) ? 1 : 0)));
-  return { at, ticks, low, high, label: (v) => v.toFixed(digits) };
+  const back = (place) => low + ((place - from) / (to - from)) * (high - low);
+  return { at, back, ticks, low, high, label: (v) => v.toFixed(digits) };
 }
 function logarithmic(low, high, from, to, wanted) {
   const a = Math.log(low), b = Math.log(high);
@@ -81,7 +84,8 @@ function logarithmic(low, high, from, to, wanted) {
       }
     if (ticks.length <= wanted) break;
   }
-  return { at: (v) => from + ((Math.log(v) - a) / (b - a)) * (to - from), ticks, low, high, label: (v) => String(Number(v.toPrecision(4))) };
+  const back = (place) => Math.exp(a + ((place - from) / (to - from)) * (b - a));
+  return { at: (v) => from + ((Math.log(v) - a) / (b - a)) * (to - from), back, ticks, low, high, label: (v) => String(Number(v.toPrecision(4))) };
 }
 function extent(values) {
   return values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
@@ -109,9 +113,11 @@ function frame(node, height, x, y, titles, margin) {
     root.append(svg("text", { x: at, y: box.bottom + 18, "text-anchor": "middle" }, sx.label(tick)));
   }
   root.append(svg("line", { class: "base", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
-  root.append(svg("text", { class: "axis-title", x: box.right, y: box.bottom + 37, "text-anchor": "end" }, titles.x));
+  root.append(svg("text", { class: "axis-title", x: box.right, y: box.bottom + 37, "text-anchor": "end" }, short(titles.x, width)));
   root.append(svg("text", { class: "axis-title", x: 0, y: 11 }, titles.y));
   node.replaceChildren(root);
   return { root, box, sx, sy, width };
 }
+/* What fits in so many pixels of an axis title; names of devices may be long. */
+const short = (text, pixels) => (text.length > pixels / 6.2 ? text.slice(0, pixels / 6.2 - 1) + "…" : text);
 const empty = (node, text) => node.replaceChildren(html("div", { class: "empty" }, text));

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foundation.dimension import DIMENSIONS, usual_dimensions
+from foundation.files import json_text
 from foundation.plan import LayerPlan, Plan
 from foundation.show import decimals
 from pipeline.candidate.describe import mean_bits
 from pipeline.candidate.details import LayerDetail
+from pipeline.candidate.reviewed import CandidateReview
 from pipeline.review.gates import DROP
 from pipeline.review.recommendation import Recommendation
 from pipeline.study.confidence import standard_error
@@ -36,6 +38,7 @@ class ReportData:
         settings: the resolved settings.
         layers: weights per layer in the network's order; without, the plans' layers in natural order.
         details: per front candidate and layer, what was packed and learned.
+        reviews: per front candidate, what its operations take and where its answers differ from fp32's.
         history: (trial number, hypervolume) pairs; None computes them by ``hypervolume_history``.
         notes: sentences about the data, the devices and how figures came about.
         created: when, as text.
@@ -56,6 +59,7 @@ class ReportData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Mapping[str, LayerDetail]] = field(default_factory=dict)
+    reviews: Mapping[str, CandidateReview] = field(default_factory=dict)
     history: Sequence[tuple[int, float]] | None = None
     notes: Sequence[str] = ()
     created: str = ""
@@ -114,6 +118,8 @@ def payload(data: ReportData) -> dict[str, Any]:
             candidate: {name: dataclasses.asdict(detail) for name, detail in details.items()}
             for candidate, details in data.details.items()
         },
+        "origin": min((record.started for record in data.records if record.started), default=None),
+        "reviews": {candidate: review.as_dict() for candidate, review in data.reviews.items()},
         "history": [list(pair) for pair in history],
     }
     finite: dict[str, Any] = _finite(page)
@@ -158,7 +164,16 @@ def _trial(
         "curve": [[rung.epochs, rung.error, rung.loss, rung.stage, rung.divergence] for rung in record.curve],
         "epochs": record.curve[-1].epochs if record.curve else 0,
         "seconds": record.ended - record.started if record.ended and record.started else None,
+        "started": record.started,
+        "uniform": _uniform(plan),
     }
+
+
+def _uniform(plan: Plan) -> int | None:
+    """The bits that all layers but the first and the last have alike, with all else; None where they differ."""
+    inner = list(plan.layers.values())[1:-1]
+    alike = len({json_text(dict(layer.values), sort_keys=True) for layer in inner}) == 1
+    return inner[0].bits if alike else None
 
 
 def _figures(figures: Figures, images: int | None) -> dict[str, Any]:
@@ -186,11 +201,16 @@ def _natural(name: str) -> list[Any]:
     ]
 
 
+def _short(value: float) -> float:
+    """Six digits; of times since the epoch all."""
+    return round(value, 1) if abs(value) >= 1e6 else float(f"{value:.6g}")
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return _short(value) if math.isfinite(value) else None
     return value

@@ -48,6 +48,7 @@ function drawFront(name) {
     (a, b, n) => (log ? logarithmic : linear)(Math.max(x0, log ? 1e-9 : 0), x1, a, b, n), (a, b, n) => linear(y0, y1, a, b, n),
     { x: axis.title(shown, unitName) + (log ? ", log" : ""), y: "error, %", label: "error against " + name }, { left: 44, right: 14, top: 26, bottom: 46 });
   const px = (t) => f.sx.at(axis.value(t) / unit), py = (t) => Math.max(f.box.top, f.sy.at(100 * t.error));
+  wireBrush(f, name, unit);
   drawStair(f, trials.filter((t) => t.front), px, py, axis.value);
   const order = [...trials.filter((t) => !t.front), ...references, ...trials.filter((t) => t.front)];
   const places = order.map((trial) => ({ trial, x: px(trial), y: py(trial), ends: ends(trial).map((e) => Math.max(f.box.top, Math.min(f.box.bottom, f.sy.at(e)))) }));
@@ -77,10 +78,11 @@ function drawPoint(place, axis, f, unit, outside, chart) {
   const r = trial.front ? 5 : isReference ? 5 : 3.2;
   if (outside) group.append(svg("path", { class: "mark", d: `M${x - 4},${y + 4}L${x},${y - 3}L${x + 4},${y + 4}Z` }));
   else if (isReference) group.append(svg("rect", { class: "mark", x: x - r, y: y - r, width: 2 * r, height: 2 * r }));
+  else if (trial.uniform) group.append(svg("path", { class: "mark", d: `M${x},${y - r - 1.5}L${x + r + 1.5},${y}L${x},${y + r + 1.5}L${x - r - 1.5},${y}Z` }));
   else group.append(svg("circle", { class: "mark", cx: x, cy: y, r }));
-  if (isReference) {
+  if (isReference || (trial.uniform && trial.front)) {
     const left = x > f.box.right - 50;
-    group.append(svg("text", { x: x + (left ? -10 : 10), y: y - 8, "text-anchor": left ? "end" : "start", class: "haloed" }, trial.name));
+    group.append(svg("text", { x: x + (left ? -10 : 10), y: isReference ? y - 8 : y + 17, "text-anchor": left ? "end" : "start", class: "haloed" }, trial.name || trial.uniform + "-bit"));
   }
   group.append(svg("circle", { class: "halo", cx: x, cy: y, r: r + 4.5 }), svg("circle", { class: "target", cx: x, cy: y, r: REACH }));
   listenAt(group, place, chart);
@@ -148,6 +150,7 @@ function showTip(trial, x, y, others = []) {
   tip.replaceChildren(
     html("b", {}, trial.hash || trial.name), trial.hash ? ` trial ${trial.number}, ${trial.front ? "on the front" : trial.status}` : " reference",
     html("table", {}, html("tbody", {}, ...rows.map(([k, v]) => html("tr", {}, html("td", {}, k), html("td", {}, v))))),
+    trial.uniform ? html("p", {}, `uniform: ${trial.uniform} bits in all layers but the first and the last`) : "",
     others.length ? html("p", {}, `${others.length + 1} points here, click for the next: ` + others.map((t) => `${t.hash || t.name} (${error(t)})`).join(", ")) : "");
   tip.hidden = false;
   const left = Math.min(x + 16, innerWidth - tip.offsetWidth - 10);
@@ -219,7 +222,7 @@ function drawCards() {
 }
 function drawLegend() {
   const entry = (className, text, shape) => {
-    const icon = svg("svg", { width: 26, height: 14 }, svg("g", { class: "point " + className }, ...shape));
+    const icon = svg("svg", { width: 26, height: 14, "aria-hidden": "true" }, svg("g", { class: "point " + className }, ...shape));
     return html("li", {}, icon, text);
   };
   const dot = (r) => [svg("line", { class: "bar", x1: 1, x2: 25, y1: 7, y2: 7 }), svg("circle", { class: "mark", cx: 13, cy: 7, r })];
@@ -228,6 +231,10 @@ function drawLegend() {
   const entries = [];
   for (const kind of ["measured", "modelled"]) if (used.has(kind)) entries.push(entry("front " + kind, "on the front, latency " + kind, dot(4.5)));
   if ([...candidates.values()].some((t) => !t.front && known(t.error))) entries.push(entry(used.has("measured") ? "measured" : "modelled", "other trials", dot(3)));
+  if ([...candidates.values()].some((t) => t.uniform && known(t.error))) {
+    const diamond = [svg("path", { class: "mark", d: "M13,1L19,7L13,13L7,7Z" })];
+    entries.push(entry("front " + (used.has("measured") ? "measured" : "modelled"), "uniform plan", diamond));
+  }
   for (const r of data.references) entries.push(entry(`reference ${r.name} ${r.source === "measured" ? "measured" : "modelled"}`, r.name + " reference", box()));
   byId("legend").replaceChildren(...entries);
   const without = [...candidates.values()].filter((t) => !known(t.error) && t.status !== "running");

@@ -19,6 +19,9 @@ from pipeline.study.records import Figures, Reference
 FOLDER = Path(__file__).parent
 # Scripts and styles of this file only, and no request to anywhere: the browser itself enforces it.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+LIVE_POLICY = (
+    f"{POLICY}; connect-src 'self'"  # while it is served, it asks its own server whether there is news
+)
 COLUMNS = (
     ("number", "#", True),
     ("hash", "Candidate", False),
@@ -33,15 +36,29 @@ COLUMNS = (
 )
 
 
-SCRIPTS = ("charts", "front", "candidate", "search", "page")  # in this order
+SCRIPTS = (
+    "charts",
+    "front",
+    "choice",
+    "candidate",
+    "operations",
+    "answers",
+    "search",
+    "page",
+)  # in this order
+LIVE = '<p class="live" id="live" role="status"><span class="dot"></span><span id="live-text">Live: follows the search</span></p>'
 HINT = (
     '<p class="hint">Hover over a point, or go there with the Tab key, to read it; click it, or press Enter, to pin it: its '
     "layers are shown below. Where points overlap, further clicks go through them.</p>"
 )
 
 
-def render(data: ReportData) -> str:
-    """The page as one self-contained HTML document."""
+def render(data: ReportData, *, live: bool = False) -> str:
+    """The page as one self-contained HTML document.
+
+    Args:
+        live: it is served while the search runs, and asks its server for the page as it is by then.
+    """
     values = payload(data)
     script = json_text(values, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
@@ -50,7 +67,7 @@ def render(data: ReportData) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{LIVE_POLICY if live else POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(data.study)} - search report</title>
@@ -59,6 +76,7 @@ def render(data: ReportData) -> str:
 </head>
 <body>
 <main>
+{LIVE if live else ""}
 {_header(data)}
 <noscript><p class="note">The charts need JavaScript; the table of trials below is complete without it.</p></noscript>
 {_front(data)}
@@ -71,16 +89,18 @@ def render(data: ReportData) -> str:
 </main>
 <div id="tip" role="status" hidden></div>
 <script type="application/json" id="data">{script}</script>
-<script>{_script()}</script>
+<script>{_script(live=live)}</script>
 </body>
 </html>
 """
 
 
-def _script() -> str:
-    """The page's scripts as one, in a scope of their own; what draws is split by what it draws."""
+def _script(*, live: bool) -> str:
+    """The page's scripts as one, in a scope of their own; what draws is split by what it draws. It is a function,
+    called again for values that came later, with what a person had chosen by then (``kept``)."""
     parts = "".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS)
-    return f'"use strict";\n(() => {{\n{parts}}})();\n'
+    start = (FOLDER / f"{'live' if live else 'start'}.js").read_text()
+    return f'"use strict";\n(() => {{\nfunction page(kept, signal) {{\n{parts}}}\n{start}}})();\n'
 
 
 def _header(data: ReportData) -> str:
@@ -156,6 +176,12 @@ def _front(data: ReportData) -> str:
     return f"""<section id="front">
 <h2>The front</h2>
 {HINT if data.front else ""}
+<div class="tools" id="tools" hidden>
+<label id="lost-label" for="lost">At most <output id="lost-text" for="lost"></output> lost against fp32
+<input type="range" id="lost" min="0" max="100" step="1" value="100"></label>
+<span class="step"><button type="button" id="unbrush" hidden>All points again</button></span>
+<span class="small" id="chosen" role="status"></span>
+</div>
 <ul class="legend" id="legend"></ul>
 <div class="pair">
 <figure><figcaption>Error and latency</figcaption><div class="chart" id="chart-latency"></div></figure>
@@ -203,15 +229,28 @@ def _origin(data: ReportData) -> str:
 def _candidate() -> str:
     return """<section id="candidate" hidden>
 <div class="head"><h2>Candidate <code id="candidate-hash"></code></h2>
-<div class="step"><button type="button" id="previous">&larr; smaller</button>
+<div class="step"><label for="other">beside</label> <select id="other"></select>
+<button type="button" id="previous">&larr; smaller</button>
 <button type="button" id="next">larger &rarr;</button></div></div>
 <div class="figures" id="candidate-figures"></div>
+<div id="beside" hidden><h3>Beside <code id="beside-hash"></code></h3>
+<div class="scroll"><table id="beside-table"></table></div></div>
 <p class="small" id="candidate-plan"></p>
 <div class="pair wide">
 <figure><figcaption>Layers <span class="small">click one to see its weights</span></figcaption>
 <div class="layers" id="layers"></div></figure>
 <figure><figcaption><label for="layer">Weights of</label> <select id="layer"></select></figcaption>
 <div class="chart" id="chart-weights"></div><p class="small" id="weights-text"></p></figure>
+</div>
+<div class="pair">
+<figure id="operations" hidden><figcaption>Where the time goes <span class="small" id="operations-source"></span></figcaption>
+<div class="scroll short" tabindex="0" role="region" aria-label="Operations"><table>
+<thead><tr><th scope="col">Operation</th><th scope="col">Computed by</th>
+<th scope="col" class="number">Time</th><th scope="col">Why</th></tr></thead>
+<tbody id="operations-rows"></tbody></table></div></figure>
+<figure id="answers" hidden><figcaption>Answers beside fp32's <span class="small" id="answers-text"></span></figcaption>
+<div class="scroll short" tabindex="0" role="region" aria-label="Answers beside fp32's"><table id="confusion"></table></div>
+<div class="differing" id="differing"></div></figure>
 </div>
 </section>"""
 
@@ -220,11 +259,16 @@ def _progress(data: ReportData) -> str:
     return f"""<section id="progress">
 <h2>The search</h2>
 <div class="pair">
-<figure><figcaption>Hypervolume <span class="small">{_box(data)}</span></figcaption>
+<figure><figcaption><label for="over">Hypervolume over</label> <select id="over">
+<option value="trials">trials</option>
+<option value="epochs">epochs of training</option><option value="minutes">minutes</option></select>
+<span class="small">{_box(data)}</span></figcaption>
 <div class="chart" id="chart-history"></div></figure>
 <figure><figcaption>Trials in order</figcaption><div class="strip" id="strip"></div>
 <ul class="legend" id="strip-legend"></ul></figure>
 </div>
+<figure class="alone"><figcaption>When trials ran <span class="small" id="timeline-text"></span></figcaption>
+<div class="chart" id="chart-timeline"></div></figure>
 </section>"""
 
 
@@ -310,7 +354,8 @@ def _trials(data: ReportData, values: dict[str, Any]) -> str:
     return f"""<section id="trials">
 <h2>Every trial</h2>
 <div class="chips" id="chips"></div>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+<div class="scroll" tabindex="0" role="region" aria-label="Every trial">
+<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
 {empty}
 </section>"""
 

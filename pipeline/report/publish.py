@@ -11,15 +11,17 @@ from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
 from pipeline.candidate.details import mean_zeros, read_details
 from pipeline.candidate.folder import load_candidate
+from pipeline.candidate.reviewed import read_review
 from pipeline.candidate.sensitivity import FILE, read_sensitivity
-from pipeline.report import ReportData, hypervolume_history, render
+from pipeline.report.data import ReportData, hypervolume_history
+from pipeline.report.page import render
 from pipeline.review.decisions import read_decisions, without_rejected
 from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import bound_of, recommend
 from pipeline.study.importance import importance
 from pipeline.study.limits import chosen_front
 from pipeline.study.pruned import read_pruned
-from pipeline.study.records import Reference, TrialRecord
+from pipeline.study.records import OBJECTIVES, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 
@@ -90,37 +92,61 @@ def write_front(
     records = study.records()
     chosen = chosen_front(records, references, settings, read_pruned(settings.folder))
     check_folders(settings.folder, chosen)
-    front = front_json(chosen, references, study.objectives, images)
-    left = without_rejected(front, read_decisions(settings.folder))
-    recommended = recommend(left, settings.max_accuracy_drop)
-    front["recommended"] = recommended.as_dict()
-    write_atomically(settings.folder / "front.json", json_text(front, indent=1) + "\n")
-    hashes = [point["hash"] for point in front["points"]]
-    history = hypervolume_history(records, references, study.objectives)
-    page = render(
-        ReportData(
-            study=settings.study_name,
-            model=settings.model,
-            data=settings.data,
-            records=records,
-            references=references,
-            front=hashes,
-            objectives=study.objectives,
-            settings=settings.as_dict(),
-            layers=layer_weights,
-            details={name: read_details(settings.folder / "candidates" / name) for name in hashes},
-            history=history,
-            notes=NOTES,
-            images=images,
-            recommended=recommended,
-            accuracy_drop=bound_of(settings.max_accuracy_drop),
-            sensitivity=read_sensitivity(settings.folder),
-            importance=importance(records, study.objectives),
-            created=f"{datetime.now():%Y-%m-%d %H:%M}",
-        )
+    front, data = gather(
+        settings.folder, settings.as_dict(), records, chosen, references, layer_weights, images
     )
+    page = render(data)
+    write_atomically(settings.folder / "front.json", json_text(front, indent=1) + "\n")
     write_atomically(settings.folder / "report.html", page)
-    return Review(front, page, history)
+    return Review(front, page, list(data.history or ()))
+
+
+def gather(
+    folder: Path,
+    settings: Mapping[str, Any],
+    records: Sequence[TrialRecord],
+    chosen: Sequence[TrialRecord],
+    references: Sequence[Reference],
+    layer_weights: Mapping[str, int],
+    images: int | None = None,
+) -> tuple[dict[str, Any], ReportData]:
+    """The content of front.json, and what the report shows beside it.
+
+    Args:
+        folder: the study's.
+        settings: as ``settings.yaml`` holds them; what it lacks has its default.
+        records: the trials; some of them may still run.
+        chosen: those on the front.
+    """
+    objectives = tuple(settings.get("objectives") or OBJECTIVES)
+    drop = settings.get("max_accuracy_drop")
+    front = front_json(chosen, references, objectives, images)
+    recommended = recommend(without_rejected(front, read_decisions(folder)), drop)
+    front["recommended"] = recommended.as_dict()
+    hashes = [point["hash"] for point in front["points"]]
+    candidates = {name: folder / "candidates" / name for name in hashes}
+    data = ReportData(
+        study=str(settings.get("name") or folder.name),
+        model=str(settings.get("model", "")),
+        data=str(settings.get("data", "")),
+        records=records,
+        references=references,
+        front=hashes,
+        objectives=objectives,
+        settings=settings,
+        layers=layer_weights,
+        details={name: read_details(candidate) for name, candidate in candidates.items()},
+        reviews={name: read_review(candidate) for name, candidate in candidates.items()},
+        history=hypervolume_history(records, references, objectives),
+        notes=NOTES,
+        images=images,
+        recommended=recommended,
+        accuracy_drop=bound_of(drop),
+        sensitivity=read_sensitivity(folder),
+        importance=importance([record for record in records if record.status != "running"], objectives),
+        created=f"{datetime.now():%Y-%m-%d %H:%M}",
+    )
+    return front, data
 
 
 def check_folders(folder: Path, front: Sequence[TrialRecord]) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from pipeline.study.records import Reference, TrialRecord
+from pipeline.study.records import OBJECTIVES, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import front_of
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What of a search's settings its front depends on; without, their defaults."""
+
+    objectives: tuple[str, ...] = OBJECTIVES
+    max_accuracy_drop: float | None = None
+    max_latency: float | None = None
+    max_size: int | None = None
 
 
 def chosen_front(
     records: Sequence[TrialRecord],
     references: Sequence[Reference],
-    settings: Settings,
+    settings: Settings | Limits,
     pruned: Collection[str] = (),
 ) -> list[TrialRecord]:
     """The finished trials within the settings' limits that no other of them dominates, without those that were ``pruned``."""

@@ -425,8 +425,12 @@ class Study:
         return None
 
 
-def read_records(folder: Path, *, interrupted: bool = False) -> list[TrialRecord]:
+def read_records(folder: Path, *, interrupted: bool = False, running: bool = False) -> list[TrialRecord]:
     """The ended trials of the study in ``folder``, whether or not a search runs on it; nothing is changed.
+
+    Args:
+        interrupted: as ``Study.records``.
+        running: also those in flight.
 
     Raises:
         UserError: there is no study.
@@ -445,7 +449,9 @@ def read_records(folder: Path, *, interrupted: bool = False) -> list[TrialRecord
             f"{path} is no database of a study, or damaged ({first_line(error)}); take it from "
             "a copy, or begin a study of another name"
         ) from error
-    return [r for r in records if r.status != "running" and (interrupted or r.reason not in VOID)]
+    return [
+        r for r in records if (running or r.status != "running") and (interrupted or r.reason not in VOID)
+    ]
 
 
 def front_of(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:

@@ -66,6 +66,23 @@ class Judge:
         with evaluating(network):
             return torch.cat([answers(network, x).float().log_softmax(1).cpu() for x in seen])
 
+    def answers(self, network: nn.Module) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [N, classes] of the fp32 network and of this one, on all of the images."""
+        return self._wanted, self._log_probabilities(network, self._indices)
+
+    @property
+    def labels(self) -> Tensor:
+        """Of the images [N]; negative where there is none."""
+        return self._images.labels[self._indices]
+
+    def pixels(self, places: Sequence[int]) -> Tensor:
+        """Some of the images, by their places among them: uint8 [n, H, W, C]."""
+        return self._images.batch(self._indices[torch.as_tensor(list(places), dtype=torch.long)])
+
+    def index(self, place: int) -> int:
+        """Which image of the data that is."""
+        return int(self._indices[place])
+
     def __call__(self, network: nn.Module, rank: int = 0, world: int = 1) -> Judgement:
         """Judge a network, in evaluation mode, where it lies. With ``world`` above 1 every rank takes its share of the images,
         and all come to the same judgement."""

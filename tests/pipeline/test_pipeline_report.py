@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.describe import plan_parameters
-from pipeline.candidate.details import read_details
-from pipeline.report import LayerDetail, ReportData, hypervolume_history, render
-from pipeline.report.data import payload
+from pipeline.candidate.details import LayerDetail, read_details
+from pipeline.report.data import ReportData, hypervolume_history, payload
+from pipeline.report.page import render
 from pipeline.study.pareto import dominates
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
 from pipeline.training.rung import Rung
@@ -138,9 +138,9 @@ def test_the_page_draws_selects_and_sorts(study: ReportData, tmp_path: Path) -> 
       seen.tip = text("tip");
       point.dispatchEvent(new MouseEvent("click"));
       seen.clicked = [text("candidate-hash"), point.dataset.hash, location.hash];
-      const pinned = [...document.querySelectorAll("tbody tr.pinned")].map((r) => r.dataset.hash);
+      const pinned = [...document.querySelectorAll("#trials tbody tr.pinned")].map((r) => r.dataset.hash);
       seen.pinned = pinned;
-      const heads = [...document.querySelectorAll("thead th")];
+      const heads = [...document.querySelectorAll("#trials thead th")];
       const column = heads.findIndex((h) => h.dataset.key === "error");
       heads[column].firstChild.click(); heads[column].firstChild.click();
       seen.sorted = [...document.querySelectorAll("#trials tbody tr")].map((r) => r.cells[column].dataset.value);

@@ -23,7 +23,8 @@ from pipeline.candidate.sensitivity import read_sensitivity, sensitivity_of
 from pipeline.datasets.images import ArrayImages, normalize
 from pipeline.detection.distillation import drawn_boxes
 from pipeline.networks.registry import load_model
-from pipeline.report import ReportData, render
+from pipeline.report.data import ReportData
+from pipeline.report.page import render
 from pipeline.review.progress import Progress
 from pipeline.study.settings import Settings
 from pipeline.training.evaluation import divergence

@@ -21,7 +21,8 @@ from PIL import Image
 
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
-from pipeline.report import ReportData, render
+from pipeline.report.data import ReportData
+from pipeline.report.page import render
 from pipeline.review.champions import Champions
 from pipeline.review.tracking import Tracker
 from pipeline.study.records import Figures, Reference, TrialRecord

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from foundation.plan import LayerPlan, Plan
-from pipeline.report import ReportData, render
+from pipeline.report.data import ReportData
+from pipeline.report.page import render
 from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import Recommendation, recommend
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord

@@ -1,0 +1,2 @@
+page({}, undefined);
+document.documentElement.dataset.ready = "true";
