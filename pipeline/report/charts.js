@@ -53,7 +53,7 @@ for (const trial of data.trials) {
 }
 const front = [...candidates.values()].filter((t) => t.front).sort((a, b) => (a.size ?? 0) - (b.size ?? 0) || (a.latency ?? 0) - (b.latency ?? 0));
 const state = kept; /* what a person has chosen; outlives the page's values where those change */
-for (const [key, value] of Object.entries({ pinned: null, layer: null, status: "all", other: "", lost: null, brush: null, over: "trials", sort: null }))
+for (const [key, value] of Object.entries({ pinned: null, layer: null, status: "all", other: "", lost: null, brush: null, over: "trials", sort: null, all: false }))
   if (!(key in state)) state[key] = value;
 
 /* ---- scales and ticks ---- */

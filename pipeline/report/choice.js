@@ -14,8 +14,13 @@ function applyChoice() {
   for (const node of document.querySelectorAll(".chart .point[data-hash], #strip [data-hash], #chart-timeline [data-hash]"))
     node.classList.toggle("outside", !chosen.has(node.dataset.hash));
   const bounded = state.lost !== null || state.brush !== null;
-  for (const row of document.querySelectorAll("#trials tbody tr"))
-    row.hidden = (state.status !== "all" && row.dataset.status !== state.status) || (bounded && "hash" in row.dataset && !chosen.has(row.dataset.hash));
+  let fitting = 0;
+  for (const row of document.querySelectorAll("#trials tbody tr")) {
+    const left = (state.status !== "all" && row.dataset.status !== state.status) || (bounded && "hash" in row.dataset && !chosen.has(row.dataset.hash));
+    row.hidden = left || (++fitting > data.rowsAtOnce && !state.all);
+  }
+  byId("all-rows").hidden = state.all || fitting <= data.rowsAtOnce;
+  byId("all-rows").textContent = `show all ${fitting} rows`;
   byId("lost-text").textContent = state.lost === null ? "any number of points" : points(state.lost);
   byId("unbrush").hidden = !bounded;
   const offered = front.filter(inside), told = byId("chosen");
@@ -42,6 +47,7 @@ function wireChoice() {
     applyChoice();
   };
   byId("unbrush").addEventListener("click", clear);
+  byId("all-rows").addEventListener("click", () => { state.all = true; applyChoice(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") { tip.hidden = true; if (state.brush) clear(); } }, { signal });
 }
 /* A frame drawn in one chart with the mouse (or a finger, sideways) chooses in all of them. */

@@ -84,6 +84,7 @@ function drawPoint(place, axis, f, unit, outside, chart) {
     const left = x > f.box.right - 50;
     group.append(svg("text", { x: x + (left ? -10 : 10), y: isReference ? y - 8 : y + 17, "text-anchor": left ? "end" : "start", class: "haloed" }, trial.name || trial.uniform + "-bit"));
   }
+  if (chart.places.length > 500 && !trial.front && !isReference) return listenAt(group, place, chart), group; /* pale ones of very many */
   group.append(svg("circle", { class: "halo", cx: x, cy: y, r: r + 4.5 }), svg("circle", { class: "target", cx: x, cy: y, r: REACH }));
   listenAt(group, place, chart);
   return group;

@@ -36,6 +36,7 @@ COLUMNS = (
 )
 
 
+ROWS_AT_ONCE = 250  # of the table, until more are asked for: thousands take the browser a second to lay out
 SCRIPTS = (
     "charts",
     "front",
@@ -60,6 +61,7 @@ def render(data: ReportData, *, live: bool = False) -> str:
         live: it is served while the search runs, and asks its server for the page as it is by then.
     """
     values = payload(data)
+    values["rowsAtOnce"] = ROWS_AT_ONCE
     script = json_text(values, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         script = script.replace(character, f"\\u{ord(character):04x}")
@@ -78,7 +80,8 @@ def render(data: ReportData, *, live: bool = False) -> str:
 <main>
 {LIVE if live else ""}
 {_header(data)}
-<noscript><p class="note">The charts need JavaScript; the table of trials below is complete without it.</p></noscript>
+<noscript><p class="note">The charts need JavaScript; the table of trials below is complete without it.</p>
+<style>#trials tr[hidden] {{ display: table-row; }}</style></noscript>
 {_front(data)}
 {_candidate()}
 {_progress(data)}
@@ -349,18 +352,21 @@ def _trials(data: ReportData, values: dict[str, Any]) -> str:
         f'<button type="button">{escape(title)}</button></th>'
         for key, title, number in COLUMNS
     )
-    body = "".join(_row(row, fp32, data.images) for row in rows)
+    body = "".join(
+        _row(row, fp32, data.images, hidden=place >= ROWS_AT_ONCE) for place, row in enumerate(rows)
+    )
     empty = "" if data.records else '<p class="note">No trial yet.</p>'
     return f"""<section id="trials">
 <h2>Every trial</h2>
 <div class="chips" id="chips"></div>
 <div class="scroll" tabindex="0" role="region" aria-label="Every trial">
 <table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+<p class="step"><button type="button" id="all-rows" hidden></button></p>
 {empty}
 </section>"""
 
 
-def _row(row: dict[str, Any], fp32: float | None, images: int | None) -> str:
+def _row(row: dict[str, Any], fp32: float | None, images: int | None, *, hidden: bool = False) -> str:
     error, latency, size = row["error"], row["latency"], row["size"]
     drop = None if error is None or fp32 is None or row["hash"] == "fp32" else 100 * (error - fp32)
     low, high, seconds = row["low"], row["high"], row.get("seconds")
@@ -387,7 +393,7 @@ def _row(row: dict[str, Any], fp32: float | None, images: int | None) -> str:
         for key, _, number in COLUMNS
     )
     pinned = "" if status == "reference" else f' data-hash="{escape(row["hash"])}" tabindex="0"'
-    return f'<tr data-status="{escape(status)}"{pinned}>{shown}</tr>'
+    return f'<tr data-status="{escape(status)}"{pinned}{" hidden" if hidden else ""}>{shown}</tr>'
 
 
 def _epochs(value: float | None) -> str:

@@ -93,6 +93,7 @@ function wireTable() {
     const rows = [...body.rows].sort((a, b) => (key(a) === "") - (key(b) === "") || (up ? 1 : -1) * compare(key(a), key(b)));
     body.append(...rows);
     state.sort = [column, up];
+    if (byId("all-rows").textContent) applyChoice(); /* the first ones of another order */
   };
   heads.forEach((head, column) => head.firstChild.addEventListener("click", () => sort(column, head.getAttribute("aria-sort") !== "ascending")));
   if (state.sort) sort(...state.sort);

@@ -350,3 +350,25 @@ def test_a_running_search_is_followed_without_reloading(browser: Browser, tmp_pa
     browser.open((tmp_path / "study" / "report.html").as_uri())
     browser.wait(READY)
     assert browser.evaluate("document.querySelector('h1').innerText").startswith("renamed-")
+
+
+@in_browser
+def test_of_very_many_trials_the_first_rows_are_shown_in_any_order(browser: Browser, tmp_path: Path) -> None:
+    data = read_study(RECORDED)[1]
+    first = data.records[0]
+    figures = [replace(first.figures, error=n / 4000) for n in range(600)]
+    records = [replace(first, number=n, figures=one) for n, one in enumerate(figures)]
+    (tmp_path / "many.html").write_text(render(replace(data, records=records, history=None)))
+    browser.events.clear()
+    browser.open((tmp_path / "many.html").as_uri())
+    browser.wait(READY)
+    shown = "[...document.querySelectorAll('#trials tbody tr')].filter((r) => !r.hidden)"
+    assert browser.evaluate(shown + ".length") == 250
+    browser.evaluate("document.querySelector('#trials th[data-key=error] button').click()")
+    browser.evaluate("document.querySelector('#trials th[data-key=error] button').click()")
+    assert browser.evaluate(shown + "[0].cells[0].innerText") == "599"
+    browser.evaluate("document.getElementById('all-rows').click()")
+    assert browser.evaluate(shown + ".length") == 602 and browser.evaluate(
+        "document.getElementById('all-rows').hidden"
+    )
+    assert faults(browser) == []
