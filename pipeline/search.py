@@ -150,6 +150,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.report import publish
     from pipeline.review.store import check_store
     from pipeline.review.tracking import Tracker
+    from pipeline.study.study import FILE as DATABASE
     from pipeline.study.study import Study
     from quantizers.core.producers import producers_of
     from search_spaces.layers import layers_of
@@ -159,7 +160,10 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
     progress.line(workspace.normalization)
-    fp32_error = fp32_error_in(settings.folder / REFERENCES)
+    file, new = settings.folder / REFERENCES, not (settings.folder / DATABASE).exists()
+    if new:
+        file.unlink(missing_ok=True)  # of one that was broken off before it was a study
+    fp32_error = fp32_error_in(file)
     if fp32_error is None:  # else it was seen when the study began
         progress.status("evaluating fp32")
         fp32 = refuse_chance(workspace, allow=allow_bad_fp32)
@@ -167,6 +171,10 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         progress.line(f"fp32: {fp32}")
     progress.status("building the kernel library")
     program = build_program(settings.target)
+    at_hand = partial(devices_at_hand, kind=settings.devices, modules=settings.modules)
+    if new:  # what everything is compared with is the first thing to be seen
+        progress.status("profiling the references")
+        show_references(references(workspace, file, at_hand, fp32_error), workspace, progress)
     layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
     sensitivity = looked_at(workspace, space, progress)
     estimate = PlanCost(workspace, sensitivity.harms if sensitivity else None)
@@ -192,17 +200,16 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
         progress.line(opening_line(settings, study))
-        at_hand = partial(devices_at_hand, kind=settings.devices, modules=settings.modules)
         weights = {layer.name: layer.parameters for layer in layers}
         images = len(workspace.data.search)
         if study.outdated is None:
             progress.status("profiling the references")
-            compared = references(workspace, settings.folder / REFERENCES, at_hand, fp32_error)
+            compared = references(workspace, file, at_hand, fp32_error)
         else:
             compared = renewed(workspace, study, at_hand, progress)
             publish.write_front(settings, study, compared, weights, images)
-        for reference in compared:
-            progress.line(reference_line(reference, images))
+        if not new:
+            show_references(compared, workspace, progress)
         cost.learn_from(profiled(study, compared, space))
         progress.status("opening MLflow")
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
@@ -239,6 +246,12 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         **front,
         "text": f"{front_table(front)}\n\n{look}",
     }
+
+
+def show_references(compared: Sequence[Reference], workspace: Workspace, progress: Progress) -> None:
+    """A line for each."""
+    for reference in compared:
+        progress.line(reference_line(reference, len(workspace.data.search)))
 
 
 def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensitivity | None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,20 @@ def test_a_real_shell_completes(scripts: Path, tmp_path: Path, shell_name: str) 
 def test_quiet_leaves_the_result_alone(scripts: Path, tmp_path: Path) -> None:
     done = dgms(scripts, "devices", "--quiet", "--format", "json", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("[")
+
+
+@pytest.mark.parametrize("package", ["foundation", "search_spaces", "quantizers", "deploy_arm", "pipeline"])
+def test_a_wheel_has_every_file_that_is_no_python(package: str) -> None:
+    """Kernels, pages and costs are read where the package is installed; setuptools takes along only what is listed."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"].get(
+        package, []
+    )
+    files = {
+        file.relative_to(ROOT / package).as_posix()
+        for file in (ROOT / package).rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc", ".md")
+    }
+    taken = {
+        file.relative_to(ROOT / package).as_posix() for glob in listed for file in (ROOT / package).glob(glob)
+    }
+    assert files <= taken, f"not in package-data of pyproject.toml: {sorted(files - taken)}"
