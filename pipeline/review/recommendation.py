@@ -12,6 +12,8 @@ from foundation.show import decimals, show_points
 from pipeline.review.gates import DROP, Bounds, Refused, choose, points_of
 from pipeline.study.confidence import loss_error
 
+ALIKE = 1.05  # ratio of sizes or latencies below which they are called equal
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -68,7 +70,9 @@ def in_words(front: Mapping[str, Any], candidate: str | None) -> str | None:
         own, other = point[figure], beside.get(than, {}).get(figure)
         if own and other and (figure == "size_bytes" or point["source"] == beside[than]["source"]):
             parts.append(f"{_times(other / own, more, less)}{unit}")
-    told = [f"{' and '.join(parts)} than {than}"] if parts else []
+    alike = any("as" in part.split() for part in parts)
+    both = " and ".join(parts)
+    told = [f"beside {than} {both}" if alike else f"{both} than {than}"] if parts else []
     if (fp32 := beside.get("fp32")) is not None and fp32["error"] is not None and point["error"] is not None:
         told.append(f"{_lost(point, fp32, front.get('images'))} against fp32")
     return ", ".join(told) or None
@@ -76,13 +80,15 @@ def in_words(front: Mapping[str, Any], candidate: str | None) -> str | None:
 
 def _times(ratio: float, more: str, less: str) -> str:
     big = max(ratio, 1 / ratio)
+    if big < ALIKE:
+        return {"smaller": "about as large", "faster": "about as fast"}[more]
     shown = f"{big:.0f}" if big >= 99.5 else f"{big:.2g}"
     return f"{shown} times {more if ratio >= 1 else less}"
 
 
 def _lost(point: Mapping[str, Any], fp32: Mapping[str, Any], images: int | None) -> str:
     loss, discordant = point["error"] - fp32["error"], point.get("discordant")
-    word = "lost" if loss >= 0 else "won"
+    word = "lost" if loss > -1e-9 else "won"
     if not images or discordant is None:
         return f"{show_points(abs(loss))} points of accuracy {word}"
     spread = loss_error(loss, discordant, images)

@@ -488,5 +488,9 @@ def test_the_recommendation_says_what_it_means_to_take_it() -> None:
         Figures(0.05, 3.0, source="modelled", size_bytes=12_000)
     )
     assert "faster" not in told(dataclasses.replace(good, source="measured")), "of another kind of figure"
+    same = told(Figures(0.05 - 1e-17, 1.0, source="modelled", size_bytes=10_100, discordant=0.0))
+    assert same.startswith(
+        "beside int8 about as large and 2 times faster (modelled), 0.00 +- 0.07 points of accuracy lost"
+    )
     assert "than fp32" in told(good, beside=(FP32,)) and told(good, beside=()) is None
     assert "+- 0.0 " not in told(dataclasses.replace(good, error=0.05, discordant=0.0), images=50)
