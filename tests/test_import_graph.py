@@ -57,6 +57,7 @@ LATE = {
     ): "names are known without torch; the class is compared once one is asked for",
     ("*", "unicorn"): "optional: where QEMU counts, it is not installed",
     ("*", "safetensors"): "only who reads such a file loads it",
+    ("*", "timm"): "optional; only who takes one of its networks loads it",
     ("*", "torchvision"): "only who takes one of its networks loads it",
     (
         "*",

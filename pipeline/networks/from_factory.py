@@ -29,7 +29,7 @@ def find(name: str) -> ModelSpec:
     """
     named = find_named(name)
     if isinstance(named, ModelSpec):
-        build = partial(_sound, name, named.build)
+        build = partial(sound, name, named.build)
         return dataclasses.replace(named, build=build, name=name, declared=f"declared by {name}")
     function = find_factory(name)
 
@@ -41,7 +41,7 @@ def find(name: str) -> ModelSpec:
     if not isinstance(side, int) or side < 1:
         raise UserError(f"{name!r} declares image_size = {side!r}; it must be a number of pixels")
     return ModelSpec(
-        partial(_sound, name, called),
+        partial(sound, name, called),
         side,
         IMAGENET if declared is None else checked(declared, repr(name)),
         name=name,
@@ -49,7 +49,7 @@ def find(name: str) -> ModelSpec:
     )
 
 
-def _sound(
+def sound(
     name: str, build: Callable[[int, tuple[int, int]], Any], classes: int, size: tuple[int, int]
 ) -> nn.Module:
     """What ``build`` gives, as a network that can be quantized: on the CPU, in float32."""

@@ -1,6 +1,7 @@
 """The networks that can be compressed, by name, and their trained weights.
 
-A name is one of ``MODELS``, a torchvision classification network, or ``package.module:Name`` of a function or a ``ModelSpec``
+A name is one of ``MODELS``, a torchvision classification network, ``timm:NAME``, or
+``package.module:Name`` of a function or a ``ModelSpec``
 (``pipeline.networks.from_factory``).
 """
 
@@ -18,7 +19,7 @@ from foundation.errors import UserError
 from foundation.factories import is_factory
 from foundation.foreign_files import is_file
 from foundation.registry import Registry
-from pipeline.networks import from_factory, from_torchvision
+from pipeline.networks import from_factory, from_timm, from_torchvision
 from pipeline.networks.base import ModelSpec
 from pipeline.networks.from_torchvision import torchvision_names
 from pipeline.networks.weights import check_values, fetch_weights, fit_weights, read_weights
@@ -39,6 +40,8 @@ def find_network(name: str) -> ModelSpec:
     """
     if name in MODELS:
         return dataclasses.replace(MODELS[name], name=name, declared=f"that of {name}")
+    if name.startswith(from_timm.PREFIX):
+        return from_timm.find(name)
     if is_factory(name):
         return from_factory.find(name)
     if name in torchvision_names():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,23 @@ def test_torchvision_weights_names() -> None:
         UserError, match="neither a file nor weights of torchvision's resnet18; allowed are: IMAGENET1K_V1"
     ):
         load_model("resnet18", classes=1000, weights="IMAGENET1K_V9", image_size=32)
+
+
+def test_without_timm_its_networks_are_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        UserError, match=r"'timm:resnet18' is one of timm, which cannot be imported .* pip install timm"
+    ):
+        find_network("timm:resnet18")
+
+
+def test_a_network_of_timm_has_its_own_size_and_normalization() -> None:
+    timm = pytest.importorskip("timm")
+    found = find_network("timm:mobilenetv3_small_050")
+    config = timm.models.get_pretrained_cfg("mobilenetv3_small_050")
+    assert (found.image_size, found.normalization) == (config.input_size[-1], (config.mean, config.std))
+    network = load_model(found, classes=7, image_size=32)
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    with pytest.raises(UserError, match="did you mean timm:resnet18"):
+        find_network("timm:resnet1")
