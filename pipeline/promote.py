@@ -28,11 +28,11 @@ from foundation.command import Parser, main_guard, say, shell
 from foundation.errors import UserError
 from foundation.files import json_text
 from pipeline.candidate.named import candidate_name
-from pipeline.review.decisions import read_decisions, without_rejected
 from pipeline.review.fronts import read_front
 from pipeline.review.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
 from pipeline.review.recommendation import bound_of
 from pipeline.study import paths
+from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.settings import Settings, read_config
 
 if TYPE_CHECKING:

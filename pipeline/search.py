@@ -14,11 +14,11 @@ from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import check_place, json_text
 from foundation.show import counted
-from pipeline.review.decisions import read_decisions, without_rejected
 from pipeline.review.fronts import front_table
 from pipeline.review.next_steps import next_steps
 from pipeline.review.progress import Progress, reference_line
 from pipeline.shelf.find import others_like
+from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.paths import SETTINGS
 from pipeline.study.references import REFERENCES
 from pipeline.study.settings import Settings, parse

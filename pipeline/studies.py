@@ -61,11 +61,11 @@ def list_studies(args: argparse.Namespace) -> Result:
 
 def show(args: argparse.Namespace) -> Result:
     """one study: what was asked, what was found, what to type"""
-    from pipeline.review.decisions import read_decisions, without_rejected
     from pipeline.review.fronts import front_table
     from pipeline.review.next_steps import next_steps
     from pipeline.shelf.find import others_like
     from pipeline.shelf.view import look
+    from pipeline.study.decided import read_decisions, without_rejected
     from pipeline.study.settings import Settings
 
     view = look(_found(args))
@@ -224,7 +224,7 @@ def clone(args: argparse.Namespace) -> Result:
 def decide(args: argparse.Namespace) -> Result:
     """keep or reject a candidate: promote chooses no rejected one"""
     from pipeline.candidate.named import candidate_name
-    from pipeline.review.decisions import decide as decided
+    from pipeline.study.decided import decide as decided
 
     folder = _found(args)
     name = candidate_name(folder, args.candidate)
@@ -242,13 +242,19 @@ def decide(args: argparse.Namespace) -> Result:
 
 def _told_mlflow(folder: Path, candidate: str, decision: str) -> str | None:
     """Tag the candidate's run; why that failed, where it did: the folder holds the decision all the same."""
-    from pipeline.review.store import TrackingError
+    from pipeline.review.store import TrackingError, explained
     from pipeline.review.tracking import Tracker
     from pipeline.shelf.view import settings_of
+    from pipeline.study.decided import TAG
 
     try:
         settings = settings_of(folder)
-        Tracker(settings.tracking_uri, settings.out, settings.study_name).decide(candidate, decision)
+        tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name)
+        with explained("noting a decision"):
+            for run in tracker.runs(
+                f"tags.study_id = '{tracker.identity}' and tags.candidate = '{candidate}'"
+            ):
+                tracker.client.set_tag(run.info.run_id, TAG, decision)
     except (TrackingError, UserError) as error:
         return str(error)
     return None

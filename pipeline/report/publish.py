@@ -15,9 +15,9 @@ from pipeline.candidate.reviewed import read_review
 from pipeline.candidate.sensitivity import FILE, read_sensitivity
 from pipeline.report.data import ReportData, hypervolume_history
 from pipeline.report.page import render
-from pipeline.review.decisions import read_decisions, without_rejected
 from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import bound_of, recommend
+from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.importance import importance
 from pipeline.study.limits import chosen_front
 from pipeline.study.pruned import read_pruned

@@ -34,7 +34,6 @@ from pipeline.candidate.describe import (
     plan_parameters,
     text_of,
 )
-from pipeline.review.decisions import TAG
 from pipeline.review.store import check_server, explained, unusable
 from pipeline.study.paths import absolute, sqlite_file, sqlite_uri, tracking_uri
 from pipeline.study.records import TrialRecord
@@ -255,18 +254,6 @@ class Tracker:
                 self.client.log_batch(self.parent, metrics=rows[start : start + BATCH])
             self.client.set_tag(self.parent, "mlflow.note.content", note(front))
             self.client.set_terminated(self.parent, status=status)
-
-    def decide(self, candidate: str, decision: str) -> int:
-        """Show on every run of a candidate what a person decided; ``""`` takes it back. How many runs there are.
-
-        Raises:
-            TrackingError: MLflow could not be written.
-        """
-        with explained("noting a decision"):
-            found = list(self.runs(f"tags.study_id = '{self.identity}' and tags.candidate = '{candidate}'"))
-            for run in found:
-                self.client.set_tag(run.info.run_id, TAG, decision)
-        return len(found)
 
     def _changed(self, name: str, values: Sequence[tuple[int, float]]) -> list[Metric]:
         """A metric's (step, value) where MLflow has another value or none, later than what it has: writing it twice is the same

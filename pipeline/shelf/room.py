@@ -14,10 +14,10 @@ import yaml
 
 from foundation.errors import UserError
 from foundation.files import folder_atomically, write_atomically
-from pipeline.review.decisions import read_decisions
 from pipeline.shelf.find import DATABASE, is_study
 from pipeline.shelf.view import View, bytes_of
 from pipeline.study import lock as locks
+from pipeline.study.decided import read_decisions
 from pipeline.study.lock import lock
 from pipeline.study.paths import SETTINGS
 from pipeline.study.pruned import note_pruned

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
-from pipeline.review.decisions import read_decisions, without_rejected
 from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import recommend
 from pipeline.shelf.driver import Driver, driver_of
+from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.limits import chosen_front
 from pipeline.study.pruned import read_pruned
 from pipeline.study.records import Reference, TrialRecord

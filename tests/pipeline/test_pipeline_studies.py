@@ -21,13 +21,13 @@ import yaml
 
 from foundation.command import main_guard
 from pipeline import studies
-from pipeline.review.decisions import read_decisions
 from pipeline.review.fronts import front_json
 from pipeline.review.gates import Bounds, Refused
 from pipeline.review.recommendation import in_words
 from pipeline.shelf.driver import driver_of
 from pipeline.shelf.view import look
 from pipeline.study.confidence import loss_error
+from pipeline.study.decided import read_decisions
 from pipeline.study.pareto import dominates
 from pipeline.study.pruned import read_pruned
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
