@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -189,11 +190,15 @@ def main_guard(main: Callable[[], int]) -> int:
 def _nobody_reads() -> bool:
     """Whether who read our output (``head`` say) has had enough; nothing more is written to it then."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    look = select.poll()
+    look.register(output, select.POLLOUT)
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return gone
 
 
 @contextlib.contextmanager

@@ -45,6 +45,17 @@ def test_the_status_says_how_it_ended(body: str, status: int, says: str) -> None
     assert ("Traceback" in done.stderr) == (status == 70)
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_had_enough_is_no_fault(lines: int) -> None:
+    writer = subprocess.Popen(
+        command(f"def main():\n    time.sleep(0.5)\n    print('line\\n' * {lines})\n    return 0"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert writer.stdout is not None and writer.stderr is not None
+    writer.stdout.close()
+    assert (writer.stderr.read(), writer.wait(20)) == ("", 0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_acknowledged_before_anything_is_closed(number: signal.Signals) -> None:
     body = CLOSES.format(after="time.sleep(60)")
