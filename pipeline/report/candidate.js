@@ -43,12 +43,16 @@ function drawBeside(trial) {
   if (!other) return;
   byId("beside-hash").textContent = other.hash;
   const same = trial.source === other.source && trial.device === other.device;
-  const ratio = (key, word) => (known(trial[key]) && known(other[key]) && trial[key] > 0 ? `${significant(other[key] / trial[key])}× ${word}` : "-");
+  const ratio = (key, less, more) => {
+    if (!(trial[key] > 0) || !(other[key] > 0)) return "-";
+    const r = other[key] / trial[key];
+    return r === 1 ? "the same" : `${significant(r > 1 ? r : 1 / r)}× ${r > 1 ? less : more}`;
+  };
   const gap = known(trial.error) && known(other.error) ? `${trial.error > other.error ? "+" : trial.error < other.error ? "−" : "±"}${Math.abs(100 * (trial.error - other.error)).toFixed(trial.decimals)} points` : "-";
   const rows = [["Error", error(trial), error(other), gap],
-    ["Latency", `${milliseconds(trial.latency)} ${source(trial)}`, `${milliseconds(other.latency)} ${source(other)}`, same ? ratio("latency", "as fast") : "not comparable: of two kinds"],
-    ["Size", bytes(trial.size), bytes(other.size), ratio("size", "as small")],
-    ["Peak memory", bytes(trial.memory), bytes(other.memory), ratio("memory", "as little")],
+    ["Latency", `${milliseconds(trial.latency)} ${source(trial)}`, `${milliseconds(other.latency)} ${source(other)}`, same ? ratio("latency", "faster", "slower") : "not comparable: of two kinds"],
+    ["Size", bytes(trial.size), bytes(other.size), ratio("size", "smaller", "larger")],
+    ["Peak memory", bytes(trial.memory), bytes(other.memory), ratio("memory", "less", "more")],
     ["Mean bits", significant(trial.bits), significant(other.bits), ""],
     ["Network", trial.network.map((pair) => pair.join(" ")).join(", "), other.network.map((pair) => pair.join(" ")).join(", "), ""]];
   byId("beside-table").replaceChildren(
