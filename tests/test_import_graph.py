@@ -55,6 +55,10 @@ LATE = {
         "quantizers.registry",
         "quantizers.core.base",
     ): "names are known without torch; the class is compared once one is asked for",
+    (
+        "pipeline.study.importance",
+        "optuna",
+    ): "that part of Optuna brings scikit-learn and SciPy; a report of few trials is made without them",
     ("*", "unicorn"): "optional: where QEMU counts, it is not installed",
     ("*", "safetensors"): "only who reads such a file loads it",
     ("*", "timm"): "optional; only who takes one of its networks loads it",

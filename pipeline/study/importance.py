@@ -7,7 +7,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from pipeline.study.records import TrialRecord
 from search_spaces.samplers.by_optuna import hush
@@ -37,6 +36,8 @@ def importance(records: Sequence[TrialRecord], objectives: Sequence[str]) -> dic
     }
     if not spread:
         return {}
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     hush()
     found: dict[str, Mapping[str, float]] = {}
     for place, objective in enumerate(objectives):
