@@ -48,13 +48,14 @@ def train_in_slices(run: Cotuning, epochs: float, checkpoint: Path | None, deadl
         UserError: the checkpoint cannot be read, or is another run's.
         Diverged: see ``Loop.run_until``.
     """
-    from pipeline.study.checkpoints import DamagedCheckpoint, read_checkpoint, save_checkpoint
+    from pipeline.study.checkpoints import read_checkpoint, write_checkpoint
+    from pipeline.study.storage import DamagedFile, LocalStorage
 
     if checkpoint is not None and checkpoint.is_file():
         try:
-            run.load_state_dict(read_checkpoint(checkpoint)["state"])
-        except DamagedCheckpoint as error:
-            raise UserError(str(error)) from error
+            run.load_state_dict(read_checkpoint(LocalStorage(checkpoint.parent), checkpoint.name).state or {})
+        except DamagedFile as error:
+            raise UserError(f"{error}; remove it to train from the start") from error
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(
                 f"{checkpoint} is of another run or another version ({error}); remove it to train from the start"
@@ -64,7 +65,7 @@ def train_in_slices(run: Cotuning, epochs: float, checkpoint: Path | None, deadl
         run.run_until(min(run.step + STEPS, target) / run.steps_per_epoch)
         over = is_over(deadline) and run.step < target
         if checkpoint is not None and (over or run.step == target or time.monotonic() - saved > SAVE_SECONDS):
-            save_checkpoint(checkpoint, run, ())
+            write_checkpoint(LocalStorage(checkpoint.parent), checkpoint.name, run, ())
             saved = time.monotonic()
         if over:
             raise TimeIsUp(f"stopped at step {run.step} of {target}")

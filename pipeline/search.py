@@ -139,6 +139,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
 
     from deploy_arm.runtime.program import build_program
     from foundation.files import write_atomically
+    from pipeline.candidate.backup import Backup
     from pipeline.candidate.cost_fit import FittedCost
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
@@ -146,6 +147,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.candidate.references import fp32_error_in, references
     from pipeline.candidate.sensitivity import FILE
     from pipeline.cluster import engine
+    from pipeline.cluster.node import study_storage
     from pipeline.cluster.pool import devices_at_hand
     from pipeline.report import publish
     from pipeline.review.store import check_store
@@ -213,12 +215,16 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         cost.learn_from(profiled(study, compared, space))
         progress.status("opening MLflow")
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
+        kept = study_storage(settings)
+        backup = None if kept is None else Backup(settings.folder, kept, progress.line)
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
 
         def after_trial() -> None:
             publish.check_folders(
                 settings.folder, study.front()
             )  # files that do not arrive end the search at once
+            if backup is not None:
+                backup.now_and_then()
             copy_to_mlflow(settings, tracker, study, progress)
 
         after_trial()
@@ -230,9 +236,13 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
             references=compared,
             foresee=cost.foresee,
             classes=len(workspace.data.classes),
+            workspace=workspace,
+            program=program,
         )
         progress.status("writing the front")
         front = publish.publish(settings, study, compared, tracker, weights, complete=complete, images=images)
+    if backup is not None:
+        backup.now()
     look = next_steps(
         settings,
         without_rejected(front, read_decisions(settings.folder)),

@@ -72,6 +72,11 @@ LATE = {
         "pipeline.sweeps.jobs",
         "ray",
     ): "what of Ray is for jobs need not be installed: its absence is told in a line",
+    ("pipeline.study.storage", "pyarrow"): "a folder does without it",
+    (
+        "pipeline.cluster.node",
+        "pipeline.candidate.workspace",
+    ): "who only tells nodes what they need does without torch",
     (
         "pipeline.study.checkpoints",
         "torch",

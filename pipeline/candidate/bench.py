@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,11 +39,17 @@ class ProgramDiffers(Exception):
 class Bench:
     """What every candidate of one search needs, loaded once: data, fp32 network, program."""
 
-    def __init__(self, settings: Settings, workspace: Workspace | None = None) -> None:
-        """``workspace``: that of the settings, where it is open already."""
+    def __init__(
+        self, settings: Settings, workspace: Workspace | None = None, program: Path | None = None
+    ) -> None:
+        """
+        Args:
+            workspace: that of the settings, where it is open already.
+            program: the kernel library's executable, where it is built already.
+        """
         self.settings = settings
         self.workspace = workspace or Workspace.open(settings)
-        self.program = build_program(settings.target)
+        self.program = program or build_program(settings.target)
         self.program_bytes = self.program.read_bytes()
         indices = torch.arange(min(CHECKED_IMAGES, len(self.workspace.data.search)))
         self.images: NDArray[np.uint8] = self.workspace.data.search.batch(indices).numpy()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from foundation.files import folder_atomically, json_text, sha256
 from foundation.foreign_files import is_file
 from foundation.plan import Plan
 from pipeline.study.records import Figures, Reference
+from pipeline.study.storage import Storage
 
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
@@ -224,6 +226,42 @@ def _write_compiled(new: Path, manifest: Mapping[str, Any], compiled: Compiled) 
     files = {name: sha256(new / name) for name in FILES if (new / name).exists()}
     content = {**manifest, "files": files, **compiled.as_dict()}
     (new / "manifest.json").write_text(json_text(content, indent=1) + "\n")
+
+
+def send_candidate(folder: Path, storage: Storage) -> None:
+    """Put a candidate's folder into a storage, as one file: it is there whole or not at all."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("manifest.json", *FILES):
+            if (folder / name).is_file():
+                archive.add(folder / name, name)
+    storage.write(_archive(folder.name), stream.getvalue())
+
+
+def fetch_candidate(storage: Storage, folder: Path) -> bool:
+    """Take a candidate's folder out of a storage, where it is not here yet; whether it is here now.
+
+    Raises:
+        DamagedFile: what is kept there is not what was sent.
+        UserError: it is no candidate.
+        OSError: the storage cannot be read, or the folder not be written.
+    """
+    if (folder / "manifest.json").is_file():
+        return True
+    try:
+        content = storage.read(_archive(folder.name))
+    except FileNotFoundError:
+        return False
+    with folder_atomically(folder) as new, tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for member in archive:
+            if member.name in ("manifest.json", *FILES) and member.isfile():
+                archive.extract(member, new, filter="data")
+    load_candidate(folder)
+    return True
+
+
+def _archive(name: str) -> str:
+    return f"candidates/{name}.tar"
 
 
 def sourced(figures: Figures) -> dict[str, Any]:

@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from foundation.errors import UserError
-from foundation.files import sha256, write_atomically
+from foundation.files import sha256
 from foundation.show import counted
 from pipeline.candidate.bench import Bench, ProgramDiffers
 from pipeline.candidate.devices import Devices
 from pipeline.candidate.folder import candidate_path, load_candidate, replace_compiled
 from pipeline.candidate.stages import CandidateRun
-from pipeline.study.checkpoints import unheard
+from pipeline.study.checkpoints import save_record, unheard
 from pipeline.study.pruned import read_pruned
 from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.study.storage import LocalStorage
 from pipeline.study.study import Study
 
 
@@ -60,9 +61,10 @@ def renew(
             figures[record.number] = _recompiled(record, bench, devices, references)
         else:  # its weights are gone: its cost is what counts
             figures[record.number] = CandidateRun(bench, record.plan, record.number, devices).profile()
-    for path, record in unheard(study.folder):  # finished, but the study was not told any more
+    storage = LocalStorage(study.folder)
+    for record in unheard(study.folder):  # finished, but the study was not told any more
         found = _recompiled(record, bench, devices, references)
-        write_atomically(path, dataclasses.replace(record, figures=found).to_json())
+        save_record(storage, dataclasses.replace(record, figures=found))
     return study.renew(figures)
 
 

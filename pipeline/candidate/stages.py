@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from foundation.files import json_text, write_atomically
+from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.candidate.answers import compare_answers
 from pipeline.candidate.bench import Bench
 from pipeline.candidate.deployment import deploy
 from pipeline.candidate.devices import Devices
+from pipeline.candidate.folder import candidate_path, send_candidate
 from pipeline.candidate.workspace import Workspace, as_figures
-from pipeline.study.checkpoints import (
-    checkpoint_path,
-    read_checkpoint,
-    record_path,
-    rungs_of,
-    save_checkpoint,
-)
+from pipeline.study.checkpoints import forget_checkpoints, last_checkpoint, save_checkpoint, save_record
 from pipeline.study.records import Figures, Reference, TrialRecord
+from pipeline.study.storage import LocalStorage, Storage
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.rung import Rung
 from pipeline.training.stages import REBUILT, SMALL, Stage
 from quantizers.network import synthetic
 
-Train = Callable[[Plan, Stage, Path], None]
-"""Takes a plan through a stage elsewhere: reads and writes the checkpoint at a path."""
+Train = Callable[[Plan, Stage], None]
+"""Takes a plan through a stage elsewhere: reads and writes the checkpoints in the storage."""
 
 
 class CandidateRun:
-    """One candidate on its way. ``folder`` is the study's; the candidate's checkpoint is ``trials/HASH/checkpoint.pt``.
+    """One candidate on its way. ``folder`` is where its own is written; ``storage`` has its checkpoints and outcome, and gets the
+    finished candidate too, where that is not the place it was written to.
 
-    Whatever was reached before (by a trial that died) is taken up again: rungs from the checkpoint, and the outcome of a
-    finished candidate from ``trials/HASH/record.json``.
+    Whatever was reached before (by a trial that died) is taken up again; ``damaged`` says what could not be.
     """
 
     def __init__(
@@ -47,20 +42,15 @@ class CandidateRun:
         *,
         device: str = "cpu",
         train: Train | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.bench, self.plan, self.number, self.devices = bench, plan, number, devices
         self.references, self.device, self._train = tuple(references), device, train
         self.folder = bench.settings.folder
-        self.curve: tuple[Rung, ...] = ()
-        state = None
-        if self.checkpoint.is_file():
-            saved = read_checkpoint(self.checkpoint)
-            state, self.curve = saved["state"], rungs_of(saved)
-        self.cotuning = cotuning(bench.workspace, plan, device=device, state=state)
-
-    @property
-    def checkpoint(self) -> Path:
-        return checkpoint_path(self.folder, self.plan)
+        self.storage = storage or LocalStorage(self.folder)
+        saved = last_checkpoint(self.storage, plan)
+        self.curve, self.damaged = saved.curve, saved.damaged
+        self.cotuning = cotuning(bench.workspace, plan, device=device, state=saved.state)
 
     def profile(self) -> Figures:
         """Latency and size of the plan, known before any training: they follow from shapes, bits, components and shares
@@ -79,13 +69,13 @@ class CandidateRun:
             return self.curve[place]
         if self._train is None or stage.name in (SMALL, REBUILT):
             reached = self.cotuning.reach(stage)
-            save_checkpoint(self.checkpoint, self.cotuning, (*self.curve, reached))
+            save_checkpoint(self.storage, self.plan, self.cotuning, (*self.curve, reached))
             self.curve = (*self.curve, reached)
         else:
-            self._train(self.plan, stage, self.checkpoint)
-            saved = read_checkpoint(self.checkpoint)
-            self.cotuning.load_state_dict(saved["state"])
-            self.curve = rungs_of(saved)
+            self._train(self.plan, stage)
+            saved = last_checkpoint(self.storage, self.plan)
+            self.cotuning.load_state_dict(saved.state or {})
+            self.curve = saved.curve
         return self.curve[place]
 
     def finish(self) -> TrialRecord:
@@ -115,9 +105,11 @@ class CandidateRun:
         failed = self.cotuning.diverged
         reason = None if failed is None else f"co-tuning diverged ({failed}); the network before it is kept"
         record = TrialRecord(self.number, self.plan, "finished", figures, reason, curve=self.curve)
-        # From here on the outcome is kept, even if nobody lives to hear of it; only then the checkpoint may go.
-        write_atomically(record_path(self.folder, self.plan), record.to_json())
-        self.checkpoint.unlink(missing_ok=True)
+        if not (isinstance(self.storage, LocalStorage) and self.storage.folder == self.folder):
+            send_candidate(candidate_path(self.folder, self.plan), self.storage)
+        # From here on the outcome is kept, even if nobody lives to hear of it; only then the checkpoints may go.
+        save_record(self.storage, record)
+        forget_checkpoints(self.storage, self.plan)
         return record
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from foundation.command import typed
 from foundation.errors import UserError
 from foundation.factories import look_in
-from foundation.show import show_percent
+from foundation.show import show_bytes, show_percent
 from pipeline.datasets.base import ImageData, needs_labels, split_manifest
+from pipeline.datasets.images import FileImages
 from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import classes_of, find_classifier, load_model
@@ -99,6 +100,28 @@ class Workspace:
             model = trained_network.network
         return cls(settings, data, model, mean, std, described(mean, std, declared))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another node go the data and the network's values; the network itself is made there, from its name."""
+        values = {name: value.detach() for name, value in self.model.state_dict().items()}
+        return _arrived, (self.settings, self.data, values, self.mean, self.std, self.normalization)
+
+    def packed(self, room: int) -> Workspace:
+        """With image files as bytes in memory, so that a node needs not see their folder.
+
+        Raises:
+            UserError: they are more than ``room`` bytes.
+        """
+        found = {name: getattr(self.data, name) for name in ("train", "search", "report")}
+        files = {name: images for name, images in found.items() if isinstance(images, FileImages)}
+        wanted = sum(images.size() for images in files.values())
+        if wanted > room:
+            raise UserError(
+                f"--data {self.settings.data}: {show_bytes(wanted)} of image files would have to travel to nodes, whose object "
+                f"stores have {show_bytes(room)} for them; start Ray with a larger --object-store-memory, or give fewer images"
+            )
+        packed: dict[str, Any] = {name: images.packed() for name, images in files.items()}
+        return replace(self, data=replace(self.data, **packed))
+
     @cached_property
     def judges(self) -> Judges:
         """Those of the search's trials; what the fp32 network answers is computed once for all of them."""
@@ -125,3 +148,17 @@ class Workspace:
             "splits": split_manifest(self.data),
             **({} if self.data.labelled else {"labelled": False}),
         }
+
+
+def _arrived(
+    settings: Settings,
+    data: ImageData,
+    values: dict[str, Tensor],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    normalization: str,
+) -> Workspace:
+    network = find_classifier(settings.model)
+    model = load_model(network, classes=len(data.classes), image_size=data.image_size, seed=settings.seed)
+    model.load_state_dict(values)
+    return Workspace(settings, data, model, mean, std, normalization)

@@ -13,8 +13,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -24,6 +25,9 @@ from ray.tune.stopper import Stopper
 
 from foundation.command import interruptible
 from foundation.errors import UserError
+from foundation.plan import Plan
+from pipeline.candidate.folder import candidate_path, fetch_candidate
+from pipeline.cluster.node import needs_of
 from pipeline.cluster.pool import HOSTS, DeviceError, DevicePool, is_arm
 from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
@@ -34,9 +38,16 @@ from pipeline.study.halving import Rungs, always
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
+from pipeline.study.storage import LocalStorage
 from pipeline.study.study import Study
 from pipeline.training.rung import Rung
 from pipeline.training.stages import places
+
+if TYPE_CHECKING:
+    from pipeline.candidate.workspace import Workspace
+
+
+CAPACITY_SECONDS = 5.0  # after which the cluster is asked again what it has
 
 
 class _Unsaved:
@@ -80,15 +91,38 @@ class StudySearcher(_Unsaved, Searcher):
         with self._guard:
             number, phase = self.numbers[trial_id], (result or {}).get("phase")
             if error or phase == DIED:
-                asked = result["asked"] if result and phase == DIED else None
+                found = result if result and phase == DIED else {}
+                self._note(found)
+                killed = self.killed.pop(trial_id, False)
                 self._conductor.died(
-                    number, self._death(number, asked, killed=self.killed.pop(trial_id, False))
+                    number, self._death(number, found.get("asked"), found.get("trouble"), killed=killed)
                 )
             else:
                 record = TrialRecord.from_json(result["record"]) if phase == ENDED else None
+                if record is not None:
+                    self._note(result)
+                    self._arrive(record)
                 self._conductor.end(number, record)
 
-    def _death(self, number: int, asked: str | None, *, killed: bool) -> Death:
+    def _note(self, result: dict[str, Any]) -> None:
+        """Keep the whole story of a failure, for whoever wants to know more than its reason."""
+        if "story" in result:
+            with (self._conductor.study.folder / "failures.log").open("a") as stream:
+                stream.write(
+                    f"candidate {Plan.from_json(result['config']['plan']).hash}\n{result['story']}\n"
+                )
+
+    def _arrive(self, record: TrialRecord) -> None:
+        """Fetch what a node that does not see the study's folder has made."""
+        if record.status == "finished":
+            folder = self._conductor.study.folder
+            fetch_candidate(self._conductor.storage, candidate_path(folder, record.plan))
+            if isinstance(self._conductor.storage, LocalStorage):
+                (folder / "candidates" / f"{record.hash}.tar").unlink(missing_ok=True)
+
+    def _death(self, number: int, asked: str | None, trouble: str | None, *, killed: bool) -> Death:
+        if trouble is not None:
+            return Death(trouble=trouble)
         study = self._conductor.study
         plan = next((record.plan for record in study.running() if record.number == number), None)
         held, total = (plan and last_seen(trial_folder(study.folder, plan))) or (None, total_memory())
@@ -115,6 +149,8 @@ class StudyScheduler(_Unsaved, FIFOScheduler):
             figures = Figures(**json.loads(result["figures"]))
             rung = Rung(**json.loads(result["rung"])) if "rung" in result else None
             number = self._searcher.numbers[trial.trial_id]
+            for text in result.get("damaged", ()):
+                self._conductor.progress.line(f"{text}; the trial goes on from what is whole")
             if not self._conductor.judge(number, result["phase"], figures, rung):
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
@@ -165,6 +201,8 @@ def run(
     references: Sequence[Reference] = (),
     foresee: Foresee | None = None,
     classes: int | None = None,
+    workspace: Workspace | None = None,
+    program: Path | None = None,
     trainable: type[tune.Trainable] = CotuneTrial,
 ) -> bool:
     """Run trials until the budget is spent, the time is up, or someone interrupts.
@@ -175,6 +213,7 @@ def run(
         foresee: what a plan will cost, each objective with its interval; a plan that cannot enter the front at the lower ends is
             not started.
         classes: of the data set; a trial that hardly does better than guessing among them is ended at its first rung.
+        workspace, program: go to the nodes, where they are open here already; without, every trial's process opens its own.
         trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
 
     Returns:
@@ -196,14 +235,15 @@ def run(
         return True
     stop = threading.Event()
     progress.status("starting Ray")
-    with cluster(), interruptible(_asks(stop, progress)):
+    with cluster(), interruptible(_asks(stop, progress)), ExitStack() as ended:
         devices = start_devices(settings, study, progress)
-        concurrency, resources = placement(settings)
+        capacity, resources = placement(settings)
+        needs = ended.enter_context(needs_of(settings, workspace, program))
         conductor = Conductor(
             study,
             rungs,
             settings.budget,
-            concurrency,
+            capacity,
             progress,
             after_trial,
             deadline=deadline,
@@ -211,8 +251,10 @@ def run(
             foresee=foresee,
             classes=classes,
             stop=stop,
+            storage=needs.storage,
         )
         context = {
+            "needs": needs,
             "settings": settings,
             "stages": list(rungs.places),
             "devices": devices,
@@ -271,28 +313,49 @@ def start_devices(settings: Settings, study: Study, progress: Listener) -> Devic
     return devices
 
 
-def placement(settings: Settings) -> tuple[int, tune.PlacementGroupFactory]:
-    """How many trials run at a time in the connected cluster, and what one of them asks Tune for.
+def placement(settings: Settings) -> tuple[Callable[[], int], tune.PlacementGroupFactory]:
+    """How many trials the connected cluster has room for, asked again as nodes join and leave, and what one asks Tune for.
 
     Raises:
-        UserError: not even one trial fits.
+        UserError: not even one trial fits into the cluster as it is.
     """
-    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"] and not is_arm(node)]
-    cpus, gpus = (sum(node.get(kind, 0.0) for node in hosts) for kind in ("CPU", "GPU"))
-    cpus = int(cpus)
+    cpus, gpus, largest = _offered()
     workers, wanted = settings.workers_per_trial, settings.gpus_per_trial
     if cpus < workers:
         raise UserError(f"{workers} workers per trial: the cluster has {cpus} CPUs, one per worker is needed")
     if wanted > gpus:
         raise UserError(f"{wanted:g} GPUs per trial: the cluster has {gpus:g}")
-    fits = min(cpus // workers, int(gpus / wanted) if wanted else cpus)
-    concurrency = min(settings.max_concurrent or fits, fits)
+    concurrency = _fit(settings, cpus, gpus, float(workers))
     if workers > 1:
         # The workers ask for their own CPUs and GPUs; the actor that starts them mostly waits. Tune insists on something.
-        return concurrency, _on_a_host({"CPU": 0.0, "memory": 2.0**26})
-    largest = max(int(node.get("CPU", 0)) for node in hosts)
-    share = {"CPU": float(max(1, min(cpus // concurrency, largest)))}
-    return concurrency, _on_a_host({**share, **({"GPU": wanted} if wanted else {})})
+        share, resources = float(workers), _on_a_host({"CPU": 0.0, "memory": 2.0**26})
+    else:
+        share = float(max(1, min(cpus // concurrency, largest)))
+        resources = _on_a_host({"CPU": share, **({"GPU": wanted} if wanted else {})})
+    known, asked = concurrency, time.monotonic()
+
+    def capacity() -> int:
+        nonlocal known, asked
+        if time.monotonic() - asked > CAPACITY_SECONDS:
+            there, accelerators, _ = _offered()
+            known, asked = _fit(settings, there, accelerators, share), time.monotonic()
+        return known
+
+    return capacity, resources
+
+
+def _offered() -> tuple[int, float, int]:
+    """CPUs and GPUs of the living nodes that train, and the CPUs of the largest."""
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"] and not is_arm(node)]
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in hosts) for kind in ("CPU", "GPU"))
+    return int(cpus), gpus, max((int(node.get("CPU", 0)) for node in hosts), default=0)
+
+
+def _fit(settings: Settings, cpus: int, gpus: float, share: float) -> int:
+    """How many trials of so many CPUs each, as far as they are wanted."""
+    wanted = settings.gpus_per_trial
+    fits = min(int(cpus / share), int(gpus / wanted) if wanted else cpus)
+    return min(settings.max_concurrent or fits, fits)
 
 
 def _on_a_host(bundle: dict[str, float]) -> tune.PlacementGroupFactory:

@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import traceback
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
-from foundation.factories import look_in
 from foundation.files import json_text
 from foundation.plan import Plan
+from pipeline.cluster.node import Needs, settle, workspace_here
 from pipeline.cluster.pool import HOSTS
-from pipeline.study.checkpoints import (
-    earlier_record,
-    read_checkpoint,
-    rungs_of,
-    save_checkpoint,
-    trial_folder,
-)
+from pipeline.study.checkpoints import earlier_record, last_checkpoint, save_checkpoint, trial_folder
 from pipeline.study.conductor import DIED, ENDED, PROFILED, RUNG
 from pipeline.study.memory import Watch, refused
 from pipeline.study.records import Figures, Reference, TrialRecord
@@ -31,7 +24,6 @@ if TYPE_CHECKING:
     from pipeline.candidate.bench import Bench
     from pipeline.candidate.stages import CandidateRun
     from pipeline.cluster.pool import DevicePool
-    from pipeline.study.settings import Settings
 
 
 class CotuneTrial(tune.Trainable):
@@ -40,8 +32,8 @@ class CotuneTrial(tune.Trainable):
     Each ``step`` is one stage: first the profile before training, then one step per rung; with the last rung the
     candidate is finished. A step's result has ``phase``: ``profiled`` (with ``figures``), ``rung`` (with ``rung`` and
     ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves alone; or ``died`` (with what it ``asked``
-    for) where it was refused memory. Whatever else goes wrong with a candidate ends it as failed with a one-line reason; the
-    process lives on for the next.
+    for) where it was refused memory, or (with the ``trouble``) where its surroundings failed, a disk or a device say. Whatever
+    else goes wrong with a candidate ends it as failed with a one-line reason; the process lives on for the next.
     """
 
     _bench: Bench | None = None
@@ -55,11 +47,10 @@ class CotuneTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        look_in(config["settings"].modules)  # a plan may name a dimension from there
+        self._needs: Needs = config["needs"]
+        self._text: str = config["plan"]
         self._number: int = config["number"]
-        self._plan = Plan.from_json(config["plan"])
         self._stages = tuple(Stage(*stage) for stage in config["stages"])
-        self._settings: Settings = config["settings"]
         self._devices: DevicePool = config["devices"]
         self._references = tuple(
             Reference(name, Figures(**figures)) for name, figures in config["references"].items()
@@ -69,7 +60,7 @@ class CotuneTrial(tune.Trainable):
         self._stage = -1
         if self._watch is not None:
             self._watch.end()
-        self._watch = Watch(trial_folder(self._settings.folder, self._plan))
+        self._watch = None
 
     def step(self) -> dict[str, Any]:
         try:
@@ -80,12 +71,14 @@ class CotuneTrial(tune.Trainable):
             if (asked := no_memory(error)) is not None:
                 self._run = None
                 return {"phase": DIED, "asked": asked, "done": True}
+            story = traceback.format_exc()
+            if of_surroundings(error):
+                self._run = None
+                return {"phase": DIED, "trouble": one_line(error), "story": story, "done": True}
             curve = self._run.curve if self._run else ()
-            record = TrialRecord(
-                self._number, self._plan, "failed", self._figures, one_line(error), curve=curve
-            )
-            log_failure(self._settings.folder, self._plan)
-            return _ended(record)
+            plan = Plan.from_json(self._text)
+            record = TrialRecord(self._number, plan, "failed", self._figures, one_line(error), curve=curve)
+            return {**_ended(record), "story": story}
 
     def cleanup(self) -> None:
         self._run = None
@@ -98,24 +91,30 @@ class CotuneTrial(tune.Trainable):
 
         self._stage += 1
         if self._stage == 0:
-            known = earlier_record(self._settings.folder, self._plan, self._number)
+            place = settle(self._needs)
+            plan = Plan.from_json(self._text)  # which may name a dimension of a person's own modules
+            self._watch = Watch(trial_folder(place.settings.folder, plan))
+            known = earlier_record(place.storage, plan, self._number)
             if known is not None:
                 return _ended(known)
-            if CotuneTrial._bench is None or CotuneTrial._bench.settings != self._settings:
+            if CotuneTrial._bench is None or CotuneTrial._bench.settings != place.settings:
                 use_threads()
-                CotuneTrial._bench = Bench(self._settings)
-            workers = self._settings.workers_per_trial
+                workspace = workspace_here(self._needs, place.settings)
+                CotuneTrial._bench = Bench(place.settings, workspace, place.program)
+            workers = place.settings.workers_per_trial
             self._run = CandidateRun(
                 CotuneTrial._bench,
-                self._plan,
+                plan,
                 self._number,
                 self._devices,
                 self._references,
-                device="cuda" if self._settings.gpus_per_trial and workers == 1 else "cpu",
+                device="cuda" if place.settings.gpus_per_trial and workers == 1 else "cpu",
                 train=None if workers == 1 else self._train_together,
+                storage=place.storage,
             )
             self._figures = self._run.profile()
-            return {"phase": PROFILED, "figures": json_text(asdict(self._figures))}
+            result = {"phase": PROFILED, "figures": json_text(asdict(self._figures))}
+            return {**result, "damaged": list(self._run.damaged)} if self._run.damaged else result
         assert self._run is not None
         rung = self._run.reach(self._stage - 1, self._stages[self._stage - 1])
         if self._stage == len(self._stages):
@@ -130,22 +129,21 @@ class CotuneTrial(tune.Trainable):
         )
         return {"phase": RUNG, "rung": json_text(asdict(rung)), "figures": figures}
 
-    def _train_together(self, plan: Plan, stage: Stage, checkpoint: Path) -> None:
+    def _train_together(self, plan: Plan, stage: Stage) -> None:
         """Several workers train to the end of a stage. One TorchTrainer per rung: what it costs to start (seconds) is little
         beside a rung that needs several workers, and a stopped trial leaves no worker behind."""
         from ray import train
         from ray.train.torch import TorchTrainer
 
-        settings = self._settings
+        settings = self._needs.settings
         workers, gpus = settings.workers_per_trial, settings.gpus_per_trial
         resources = {"CPU": 1.0, **({"GPU": gpus / workers} if gpus else {})}
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
-                "settings": settings,
+                "needs": self._needs,
                 "plan": plan.to_json(),
                 "stage": stage.place,
-                "checkpoint": str(checkpoint.absolute()),
             },
             scaling_config=train.ScalingConfig(
                 num_workers=workers,
@@ -170,30 +168,28 @@ def train_worker(config: dict[str, Any]) -> None:
     from torch import nn
 
     from pipeline.candidate.stages import cotuning
-    from pipeline.candidate.workspace import Workspace
 
-    look_in(config["settings"].modules)
-    context, path = train.get_context(), Path(config["checkpoint"])
-    device = get_device()
+    context, place = train.get_context(), settle(config["needs"])
+    plan, device = Plan.from_json(config["plan"]), get_device()
     use_threads()
-    saved = read_checkpoint(path) if path.is_file() else None
+    saved = last_checkpoint(place.storage, plan)
 
     def wrap(network: nn.Module) -> nn.Module:
         places = [device] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=places)
 
     run = cotuning(
-        Workspace.open(config["settings"]),
-        Plan.from_json(config["plan"]),
+        workspace_here(config["needs"], place.settings),
+        plan,
         device=device,
         wrap=wrap,
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        state=saved["state"] if saved else None,
+        state=saved.state,
     )
     rung = run.reach(Stage(*config["stage"]))
     if context.get_world_rank() == 0:
-        save_checkpoint(path, run, (*(rungs_of(saved) if saved else ()), rung))
+        save_checkpoint(place.storage, plan, run, (*saved.curve, rung))
     torch.distributed.barrier()  # nobody leaves before the checkpoint lies there
 
 
@@ -208,6 +204,12 @@ def no_memory(error: BaseException) -> str | None:
     return next((asked for asked in found if asked is not None), None)
 
 
+def of_surroundings(error: BaseException) -> bool:
+    """Whether a trial failed for what is around it, a disk, the network or a node: another time or place may be better."""
+    lost = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+    return lost or isinstance(error, OSError)
+
+
 def one_line(error: BaseException) -> str:
     """The reason of a failure in one line; of a group of workers, the first worker's."""
     failures = getattr(error, "worker_failures", None)
@@ -218,12 +220,6 @@ def one_line(error: BaseException) -> str:
         return one_line(cause)
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"
-
-
-def log_failure(folder: Path, plan: Plan) -> None:
-    """Keep the whole story of a failure, for whoever wants to know more than its reason."""
-    with (folder / "failures.log").open("a") as stream:
-        stream.write(f"candidate {plan.hash}\n{traceback.format_exc()}\n")
 
 
 def use_threads() -> None:

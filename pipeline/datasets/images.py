@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import io
 import math
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -100,6 +104,15 @@ class ArrayImages(Images):
         self.image_size = image_size or (pixels.shape[1], pixels.shape[2])
         self.preprocessing = Preprocessing(*self.image_size, "stretch")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With the pixels as numpy's array, which the processes of a node share where they lie in shared memory."""
+        return {**self.__dict__, "_pixels": self._pixels.numpy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with warnings.catch_warnings():  # shared memory cannot be written to, and nobody does
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self.__dict__.update({**state, "_pixels": torch.from_numpy(state["_pixels"])})
+
     def batch(self, indices: Indices) -> Tensor:
         pixels = self._pixels[self._rows[torch.as_tensor(indices, dtype=torch.int64)]]
         return resize(pixels, self.image_size).expand(-1, -1, -1, 3).contiguous()
@@ -134,6 +147,7 @@ class FileImages(Images):
         self.image_size = image_size
         self.preprocessing = Preprocessing.cropping(*image_size)
         self._threads: ThreadPoolExecutor | None = None
+        self._bytes: list[NDArray[np.uint8]] | None = None  # of each file, where they travel
 
     def stretched(self) -> FileImages:
         """The same with both sides resized to the size: nothing is cut off, the aspect is not kept."""
@@ -143,6 +157,22 @@ class FileImages(Images):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_threads": None}  # threads do not travel to another process
+
+    def packed(self) -> FileImages:
+        """The same with the files' bytes in memory, for a node that does not see the folder."""
+        images = copy.copy(self)
+        images._threads = None
+        images._bytes = [np.frombuffer((self._root / name).read_bytes(), np.uint8) for name in self._files]
+        return images
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum((self._root / name).stat().st_size for name in self._files)
+
+    def _content(self, index: int) -> bytes:
+        if self._bytes is None:
+            return (self._root / self._files[index]).read_bytes()
+        return self._bytes[index].tobytes()
 
     def batch(self, indices: Indices) -> Tensor:
         if self._threads is None:
@@ -158,7 +188,7 @@ class FileImages(Images):
     def _decode(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         path = self._root / self._files[index]
         try:
-            return self.preprocessing.read(path)
+            return self.preprocessing.read(path if self._bytes is None else io.BytesIO(self._content(index)))
         except Exception as error:  # damaged images raise nearly anything: the file is at fault
             raise UnreadableImage(path, reason(path) or first_line(error)) from error
 
@@ -168,6 +198,8 @@ class FileImages(Images):
             self._root, [self._files[i] for i in rows.tolist()], self.labels[rows], self.image_size
         )
         images.preprocessing = self.preprocessing
+        if self._bytes is not None:
+            images._bytes = [self._bytes[i] for i in rows.tolist()]
         return images
 
     def names(self) -> list[str]:
@@ -175,10 +207,8 @@ class FileImages(Images):
 
     def digest(self) -> str:
         digest = hashlib.sha256()
-        for name, label in zip(self._files, self.labels.tolist(), strict=True):
-            digest.update(
-                hashlib.sha256((self._root / name).read_bytes()).digest() + label.to_bytes(8, "little")
-            )
+        for index, label in enumerate(self.labels.tolist()):
+            digest.update(hashlib.sha256(self._content(index)).digest() + label.to_bytes(8, "little"))
         return digest.hexdigest()
 
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ SAID = {  # what holds for every image; in a manifest for those who do without t
     "depth": "8 bits; of 16 bits v becomes round(v / 257), of floats in 0..1 round(255 v), other depths are refused",
     "layout": "uint8, row by row, the channels of a pixel side by side; normalization is part of the program",
 }
+
+
+ImageFile = str | os.PathLike[str] | IO[bytes]  # of an image file
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Preprocessing:
         times = f"{self.margin:.6g} times " if self.margin != 1 else ""
         return f"resized, bilinear and antialiased, until it just covers {times}{size}; its centre of {size} is cut out"
 
-    def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-        """The pixels of an image file, uint8 [height, width, 3].
+    def read(self, path: ImageFile) -> NDArray[np.uint8]:
+        """The pixels of an image file, by its path or opened, uint8 [height, width, 3].
 
         Raises:
             Exception: it cannot be decoded, see ``decode``.
@@ -106,7 +109,7 @@ def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
     return rows.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def decode(path: str | os.PathLike[str]) -> Image.Image:
+def decode(path: ImageFile) -> Image.Image:
     """An image file as RGB, 8 bits a channel, as ``SAID`` tells. Of several frames the first is taken.
 
     Raises:

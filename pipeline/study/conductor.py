@@ -21,10 +21,12 @@ from pipeline.study.halving import Decision, Rungs, hopeless
 from pipeline.study.memory import Death
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.remaining import State, usual_seconds
+from pipeline.study.storage import LocalStorage, Storage
 from pipeline.study.study import Candidate, Study
 from pipeline.training.rung import Rung
 
 RETRIES = 2  # times a candidate is tried again after its process died, nobody knows why, and it got no further in between
+TROUBLES = 4  # times in a row that trials may be ended by what is around them before that is given up
 PAUSE = 5.0  # seconds until the memory of a process that was killed is certainly given back
 ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
@@ -62,8 +64,9 @@ def nothing_left(study: Study, budget: int) -> bool:
 class Conductor:
     """Decides for Tune, with the study's and the pure rules' words. Knows nothing of Ray.
 
-    ``concurrency`` trials run at a time, fewer once their processes have died, and none is started for ``pause`` seconds after
-    a kill for memory; whoever sets ``stop`` ends the search in good order.
+    As many trials run at a time as ``concurrency`` says (asked again and again where it is a function, since nodes join and
+    leave), fewer once their processes have died, and none is started for ``pause`` seconds after a kill for memory; whoever sets
+    ``stop`` ends the search in good order.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Conductor:
         study: Study,
         rungs: Rungs,
         budget: int,
-        concurrency: int,
+        concurrency: int | Callable[[], int],
         progress: Listener,
         after_trial: Callable[[], None] = lambda: None,
         *,
@@ -81,11 +84,14 @@ class Conductor:
         classes: int | None = None,
         stop: threading.Event | None = None,
         pause: float = PAUSE,
+        storage: Storage | None = None,
     ) -> None:
-        self.study, self.rungs, self.budget, self.concurrency = study, rungs, budget, concurrency
+        self.study, self.rungs, self.budget, self._capacity = study, rungs, budget, concurrency
+        self._fewer = 0  # than there is room for
         self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
         self.hoped_error, self.foresee, self.classes = hoped_error, foresee, classes
         self.stop = stop or threading.Event()
+        self.storage = storage or LocalStorage(study.folder)
         self.exhausted = False
         self._stopped: dict[int, str] = {}  # trials that are ended from here, and why
         self._paused: dict[int, int] = {}  # trials held back at a rung, by its index, that may go on later
@@ -97,12 +103,19 @@ class Conductor:
         self._deaths: Counter[int] = Counter()
         self._deaths_alone: Counter[int] = Counter()
         self._pause, self._resumes = pause, 0.0
+        self._troubles = 0  # in a row
         self._accompanied: set[int] = set()  # of the trials in flight those beside which another ran
 
     @property
     def complete(self) -> bool:
         """Nothing is left to do: the budget is spent, or the space holds nothing more that is worth it."""
         return self.exhausted or nothing_left(self.study, self.budget)
+
+    @property
+    def concurrency(self) -> int:
+        """How many trials may run at a time now."""
+        room = self._capacity if isinstance(self._capacity, int) else self._capacity()
+        return max(min(1, room), room - self._fewer)
 
     @property
     def closing(self) -> bool:
@@ -183,7 +196,7 @@ class Conductor:
 
     def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
         """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""
-        record = self._running(number)
+        record, self._troubles = self._running(number), 0
         if phase == PROFILED:
             self.study.report_figures(number, figures)
             on = pareto.can_enter(
@@ -241,14 +254,17 @@ class Conductor:
             self._tell(number, record)
 
     def died(self, number: int, death: Death) -> None:
-        """A trial's process has died, or was refused memory. The trial is started again from its last rung, before any other
-        and beside one trial fewer, since memory is the likely cause.
+        """A trial's process has died, or was refused memory, or what is around it failed. The trial is started again from its
+        last rung, before any other; beside one trial fewer where memory is the likely cause, else after a pause that grows.
 
         Raises:
-            UserError: it was killed for memory again although nothing ran beside it.
+            UserError: it was killed for memory again although nothing ran beside it; or what is around trials keeps failing.
         """
         running = next((r for r in self.study.running() if r.number == number), None)
         if running is None or any(candidate.number == number for candidate in self._again):
+            return
+        if death.trouble:
+            self._wait_out(number, running, death)
             return
         alone = number not in self._accompanied
         self._deaths[number] += 1
@@ -265,14 +281,28 @@ class Conductor:
         if death.memory and death.asked is None:
             self._resumes = time.monotonic() + self._pause
         self._again.append(Candidate(number, running.plan))
-        self.concurrency = max(1, self.concurrency - 1)
+        if self.concurrency > 1:
+            self._fewer += 1
         self.progress.line(f"{running.hash} {death}: queued again, {self.concurrency} at a time from now on")
+        self._say()
+
+    def _wait_out(self, number: int, running: TrialRecord, death: Death) -> None:
+        self._troubles += 1
+        if self._troubles > TROUBLES:
+            raise UserError(
+                f"trials cannot go on here: {death.trouble}, {self._troubles} times in a row. Nothing that ended is lost, and "
+                "none of the budget was spent on it; put that right, and the same command goes on"
+            )
+        wait = self._pause * 2 ** (self._troubles - 1)
+        self._resumes = time.monotonic() + wait
+        self._again.append(Candidate(number, running.plan))
+        self.progress.line(f"{running.hash} {death}: queued again, in {wait:.0f} s")
         self._say()
 
     def _tell(self, number: int, record: TrialRecord) -> None:
         self._stopped.pop(number, None)
         self.study.tell(number, record)
-        forget(self.study.folder, record.plan)
+        forget(self.study.folder, self.storage, record.plan)
         told = next(r for r in self.study.records() if r.number == number)
         self.progress.trial(told, self.study.spent)
         self.after_trial()

@@ -28,14 +28,18 @@ class Death:
         asked: what it asked for at last, where it was refused rather than killed.
         held: the most bytes it was seen to hold.
         total: bytes of memory where it ran.
+        trouble: what failed around it, where that ended it: a disk, the network, its node.
     """
 
     memory: bool = False
     asked: str | None = None
     held: int | None = None
     total: int | None = None
+    trouble: str | None = None
 
     def __str__(self) -> str:
+        if self.trouble:
+            return f"could not go on ({self.trouble})"
         there = f" of {show_bytes(self.total)}" if self.total else ""
         if self.asked:
             return f"was refused memory ({self.asked}; it held {show_bytes(self.held)}{there})"

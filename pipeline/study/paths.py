@@ -113,11 +113,17 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(database) if database else None
 
 
+def storage(text: str | Path, folder: Path | None = None) -> str:
+    """A storage's place: a URL as it is, else a folder."""
+    return str(text) if "://" in str(text) else str(absolute(text, folder))
+
+
 RESOLVERS: dict[str, Callable[[Any, Path | None], Any]] = {
     "data": data,
     "weights": weights,
     "out": absolute,
     "modules": absolute,
+    "storage": storage,
     "tracking_uri": tracking_uri,
 }
 

@@ -256,6 +256,13 @@ class Settings:
         "KIND",
     )
     out: Path = _setting(Path("runs"), _path, "folder that holds one folder per study", "results", "DIR")
+    storage: str | None = _setting(
+        None,
+        _text,
+        "folder or URL (s3://BUCKET/FOLDER) that every node reaches: keeps checkpoints and candidates, and a copy of the study",
+        "results",
+        "PLACE",
+    )
     tracking_uri: str | None = _setting(
         None, _text, "MLflow server; without, an sqlite store in the output folder", "results", "URI"
     )
