@@ -256,7 +256,7 @@ def fetch_candidate(storage: Storage, folder: Path) -> bool:
         for member in archive:
             if member.name in ("manifest.json", *FILES) and member.isfile():
                 archive.extract(member, new, filter="data")
-    load_candidate(folder)
+        load_candidate(new)
     return True
 
 

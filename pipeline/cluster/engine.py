@@ -32,13 +32,13 @@ from pipeline.cluster.pool import HOSTS, DeviceError, DevicePool, is_arm
 from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
-from pipeline.study.checkpoints import trial_folder
+from pipeline.study.checkpoints import forget, trial_folder
 from pipeline.study.conductor import DIED, ENDED, Conductor, Foresee, Listener, nothing_left
 from pipeline.study.halving import Rungs, always
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
-from pipeline.study.storage import LocalStorage
+from pipeline.study.storage import DamagedFile, LocalStorage
 from pipeline.study.study import Study
 from pipeline.training.rung import Rung
 from pipeline.training.stages import places
@@ -99,10 +99,12 @@ class StudySearcher(_Unsaved, Searcher):
                 )
             else:
                 record = TrialRecord.from_json(result["record"]) if phase == ENDED else None
-                if record is not None:
-                    self._note(result)
-                    self._arrive(record)
-                self._conductor.end(number, record)
+                self._note(result or {})
+                lost = self._fetch(record) if record is not None and record.status == "finished" else None
+                if lost is None:
+                    self._conductor.end(number, record)
+                else:
+                    self._conductor.died(number, Death(trouble=lost))
 
     def _note(self, result: dict[str, Any]) -> None:
         """Keep the whole story of a failure, for whoever wants to know more than its reason."""
@@ -112,13 +114,17 @@ class StudySearcher(_Unsaved, Searcher):
                     f"candidate {Plan.from_json(result['config']['plan']).hash}\n{result['story']}\n"
                 )
 
-    def _arrive(self, record: TrialRecord) -> None:
-        """Fetch what a node that does not see the study's folder has made."""
-        if record.status == "finished":
-            folder = self._conductor.study.folder
-            fetch_candidate(self._conductor.storage, candidate_path(folder, record.plan))
-            if isinstance(self._conductor.storage, LocalStorage):
-                (folder / "candidates" / f"{record.hash}.tar").unlink(missing_ok=True)
+    def _fetch(self, record: TrialRecord) -> str | None:
+        """Fetch what a node that does not see the study's folder has made. If that fails, why; it is to be made again."""
+        folder, storage = self._conductor.study.folder, self._conductor.storage
+        try:
+            fetch_candidate(storage, candidate_path(folder, record.plan))
+        except (DamagedFile, UserError, OSError) as error:
+            forget(folder, storage, record.plan)
+            return f"its candidate did not arrive: {error}"
+        if isinstance(storage, LocalStorage) and storage.folder == folder:
+            (folder / "candidates" / f"{record.hash}.tar").unlink(missing_ok=True)
+        return None
 
     def _death(self, number: int, asked: str | None, trouble: str | None, *, killed: bool) -> Death:
         if trouble is not None:

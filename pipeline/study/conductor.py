@@ -196,7 +196,7 @@ class Conductor:
 
     def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
         """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""
-        record, self._troubles = self._running(number), 0
+        record = self._running(number)
         if phase == PROFILED:
             self.study.report_figures(number, figures)
             on = pareto.can_enter(
@@ -209,7 +209,9 @@ class Conductor:
         else:
             assert rung is not None
             if all(reached.place != rung.place for reached in record.curve):
-                self._deaths[number] = 0  # it got further: what killed it before is behind it
+                self._deaths[number] = self._troubles = (
+                    0  # it got further: what stood in its way is behind it
+                )
             self.study.report_rung(number, rung, figures)
             index = self.rungs.places.index(rung.place)
             on = self._goes_on(record, index, rung, figures)
@@ -301,6 +303,7 @@ class Conductor:
 
     def _tell(self, number: int, record: TrialRecord) -> None:
         self._stopped.pop(number, None)
+        self._troubles = 0
         self.study.tell(number, record)
         forget(self.study.folder, self.storage, record.plan)
         told = next(r for r in self.study.records() if r.number == number)

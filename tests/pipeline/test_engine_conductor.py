@@ -294,6 +294,59 @@ def test_who_dies_again_and_again_for_no_known_reason_fails(study: Study) -> Non
     assert study.spent == 1
 
 
+def test_what_fails_around_a_trial_costs_nothing_and_is_waited_out(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, now = Silent(), time.monotonic()
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=2, progress=progress, pause=5.0)
+    candidate, other = asked(conductor), asked(conductor)
+    full = Death(trouble="OSError: No space left on device")
+    waited = 0.0
+    for wait in (5, 10, 20, 40):
+        conductor.died(candidate.number, full)
+        assert progress.lines[-1] == (
+            f"{candidate.plan.hash} could not go on (OSError: No space left on device): queued again, in {wait} s"
+        )
+        assert conductor.propose() is None
+        waited += wait + 0.1
+        monkeypatch.setattr(time, "monotonic", lambda then=now + waited: then)
+        # A profile before training is no progress: the disk may be full at every rung.
+        assert asked(conductor) == candidate and conductor.judge(
+            candidate.number, "profiled", figures(None, 1.0, 100)
+        )
+    assert conductor.concurrency == 2 and study.spent == 0
+    conductor.judge(candidate.number, "rung", figures(0.2, 1.0, 100), Rung(1.0, 0.2, 0.5, 1.0))
+    conductor.died(candidate.number, full)
+    assert "in 5 s" in progress.lines[-1], "it had reached a rung since"
+    waited += 5.1
+    monkeypatch.setattr(time, "monotonic", lambda: now + waited)
+    assert asked(conductor) == candidate
+    finish(conductor, other, figures(0.1, 1.0, 100))
+    with pytest.raises(
+        UserError, match=r"No space left on device, 5 times in a row.*the same command goes on"
+    ):
+        for _ in range(5):
+            conductor.died(candidate.number, full)
+            waited += 999
+            assert asked(conductor) == candidate
+    assert [record.number for record in study.running()] == [candidate.number] and study.spent == 1
+
+
+def test_as_many_run_as_there_is_room_for_now(study: Study) -> None:
+    room = 0
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=lambda: room, progress=Silent(), pause=0)
+    assert conductor.propose() is None and not conductor.complete  # no node is there yet
+    room = 2
+    first, _ = asked(conductor), asked(conductor)
+    assert conductor.propose() is None
+    room = 3
+    asked(conductor)
+    conductor.died(first.number, Death(memory=True))
+    assert conductor.concurrency == 2
+    room = 1
+    assert conductor.concurrency == 1 and conductor.propose() is None
+
+
 def test_who_gets_further_is_not_blamed_for_what_killed_it_before(study: Study) -> None:
     conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent())
     candidate = asked(conductor)

@@ -1,0 +1,197 @@
+"""A cluster of three nodes that share nothing: the two that train see neither the study's folder nor the data, the weights and
+the person's own module, have no compiler's cache, and one of them is killed in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipeline.candidate.folder import load_candidate
+from pipeline.study.study import read_records
+
+REPOSITORY = Path(__file__).parents[2]
+TOKEN = "c" * 64
+PORT = 26380
+NETWORK = """
+from torch import nn
+
+def network(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, classes),
+    )
+
+network.normalization = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+"""
+
+
+def private_mounts() -> bool:
+    done = subprocess.run(["unshare", "-m", "true"], capture_output=True) if shutil.which("unshare") else None
+    return done is not None and done.returncode == 0
+
+
+pytestmark = pytest.mark.skipif(
+    not private_mounts(), reason="mount namespaces of one's own are not allowed here"
+)
+
+
+class Cluster:
+    """A head that trains nothing, and nodes on whose file system ``hidden`` is an empty folder."""
+
+    def __init__(self, hidden: Path, elsewhere: Path) -> None:
+        self.hidden, self.elsewhere = hidden, elsewhere
+        self.environment = {
+            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(REPOSITORY),
+            "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "TMPDIR": str(elsewhere),
+        }  # fmt: skip
+        self.environment.pop("RAY_ADDRESS", None)
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        head = [
+            "--head",
+            "--node-ip-address=127.0.0.1",
+            f"--port={PORT}",
+            "--include-dashboard=false",
+            "--num-cpus=0",
+        ]
+        self._start([*self._ray(*head)], self.environment)
+        self._wait_for(1)
+
+    def join(self) -> None:
+        """One more node, of one CPU."""
+        hide = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+        command = ["unshare", "-m", "sh", "-c", hide, str(self.hidden)]
+        own = {"XDG_CACHE_HOME": str(self.elsewhere / f"cache{len(self.nodes)}")}
+        self._start(
+            [*command, *self._ray(f"--address=127.0.0.1:{PORT}", "--num-cpus=1")], {**self.environment, **own}
+        )
+        self._wait_for(len(self.nodes))
+
+    def kill(self, node: int) -> None:
+        """Everything of a node at once, as when its power fails."""
+        process = psutil.Process(self.nodes[node].pid)
+        for one in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+
+    def run(self, code: str) -> str:
+        environment = {**self.environment, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        ).stdout
+
+    def search(self, *flags: str, cwd: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pipeline.search", "--address", f"127.0.0.1:{PORT}", *flags]
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self) -> None:
+        for node in reversed(range(len(self.nodes))):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.kill(node)
+            self.nodes[node].wait()
+
+    def _ray(self, *flags: str) -> list[str]:
+        return [
+            sys.executable,
+            "-c",
+            "from ray.scripts.scripts import main; main()",
+            "start",
+            *flags,
+            "--block",
+        ]
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> None:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.nodes.append(subprocess.Popen(command, env=environment, **quiet, start_new_session=True))
+
+    def _wait_for(self, count: int) -> None:
+        alive = (
+            "import ray; ray.init('auto', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+        )
+        for _ in range(20):
+            if self.run(alive).strip() == str(count):
+                return
+            time.sleep(1)
+        raise AssertionError(f"{count} nodes did not come")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    hidden, elsewhere = tmp_path_factory.mktemp("the driver's own"), tmp_path_factory.mktemp("nodes")
+    (hidden / "mine.py").write_text(NETWORK)
+    chance = np.random.default_rng(0)
+    labels = np.arange(400) % 4
+    pixels = chance.integers(0, 40, (400, 16, 16, 3)) + 60 * labels[:, None, None, None]
+    arrays = {"x_train": pixels[:240], "x_val": pixels[240:], "y_train": labels[:240], "y_val": labels[240:]}
+    arrays = {name: array.astype(np.uint8 if name[0] == "x" else np.int64) for name, array in arrays.items()}
+    np.savez(hidden / "images.npz", **arrays)
+    torch.manual_seed(0)
+    space: dict[str, object] = {}
+    exec(NETWORK, space)
+    network = space["network"](4)  # type: ignore[operator]
+    x = torch.from_numpy(arrays["x_train"]).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
+    y = torch.from_numpy(arrays["y_train"])
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    torch.save(network.state_dict(), hidden / "weights.pt")
+    started = Cluster(hidden, elsewhere)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+FLAGS = (
+    "--model", "mine:network", "--data", "npz:images.npz", "--weights", "weights.pt", "--budget", "3",
+    "--epochs-per-trial", "0.5", "--batch-size", "32", "--bits", "4,8", "--name", "study",
+)  # fmt: skip
+
+
+def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Cluster) -> None:
+    cluster.join()
+    cluster.join()
+    search = cluster.search(*FLAGS, "--out", "runs", cwd=cluster.hidden)
+    study = cluster.hidden / "runs" / "study"
+    deadline = time.monotonic() + 240
+    while (
+        not list(study.glob("trials/*/checkpoint-*"))
+        and search.poll() is None
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.02)
+    cluster.kill(1)
+    said, _ = search.communicate(timeout=400)
+    assert search.returncode == 0 and "Traceback" not in said, said
+    records = read_records(study)
+    assert len({record.hash for record in records if record.status == "finished"}) == 3, said
+    front = json.loads((study / "front.json").read_text())
+    for record in records:
+        candidate = load_candidate(study / "candidates" / record.hash)
+        assert candidate.blob.stat().st_size == record.figures.size_bytes
+    assert front["points"]
+    assert not list(study.glob("candidates/*.tar")) and not list(study.glob("trials/*"))
+    for node in (1, 2):  # nobody compiled or trained the fp32 network there
+        assert not list((cluster.elsewhere / f"cache{node}").rglob("a76-*"))
