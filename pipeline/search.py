@@ -139,7 +139,6 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
 
     from deploy_arm.runtime.program import build_program
     from foundation.files import write_atomically
-    from pipeline.candidate.backup import Backup
     from pipeline.candidate.cost_fit import FittedCost
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
@@ -152,6 +151,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.report import publish
     from pipeline.review.store import check_store
     from pipeline.review.tracking import Tracker
+    from pipeline.shelf.backup import Backup
     from pipeline.study.study import FILE as DATABASE
     from pipeline.study.study import Study
     from quantizers.core.producers import producers_of

@@ -221,6 +221,21 @@ def clone(args: argparse.Namespace) -> Result:
     return DONE, result, f"study    {new}\ngo on    {_resume(new)}"
 
 
+def rebuild(args: argparse.Namespace) -> Result:
+    """a study again, from the copy that a search with --storage keeps"""
+    from pipeline.shelf.backup import rebuild as rebuilt
+    from pipeline.study.settings import named_folder
+    from pipeline.study.storage import below, storage_at
+
+    folder = named_folder(str(args.out / args.study))
+    check_place(folder, f"--out {args.out}")
+    said: list[str] = []
+    count = rebuilt(below(storage_at(paths.storage(args.storage)), folder.name), folder, said.append)
+    result = {"study": str(folder), "candidates": count, "left_out": said, "resume": _resume(folder)}
+    lines = [*said, f"study    {folder}, {counted(count, 'candidate')}", f"go on    {_resume(folder)}"]
+    return DONE, result, "\n".join(lines)
+
+
 def decide(args: argparse.Namespace) -> Result:
     """keep or reject a candidate: promote chooses no rejected one"""
     from pipeline.candidate.named import candidate_name
@@ -373,6 +388,9 @@ def _parser() -> Parser:
     )  # fmt: skip
     pruned.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     add(clone, "study").add_argument("new", metavar="NEW", help="name of the copy, or where it is to lie")
+    add(rebuild, "study").add_argument(
+        "--storage", required=True, metavar="PLACE", help="the folder or URL that the search was given"
+    )
     add(delete, "studies").add_argument("--yes", action="store_true", help="do not ask")
     choice = add(decide, "study")
     choice.add_argument("candidate", metavar="HASH", help="its beginning is enough")

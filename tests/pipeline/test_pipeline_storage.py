@@ -6,7 +6,6 @@ import hashlib
 import json
 import pickle
 import random
-import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ import pytest
 import yaml
 
 from foundation.errors import UserError
-from pipeline.candidate.backup import Backup, rebuild
 from pipeline.candidate.folder import FILES, FORMAT, fetch_candidate, send_candidate
+from pipeline.shelf.backup import Backup, rebuild
 from pipeline.study import paths
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.storage import (
@@ -30,6 +29,7 @@ from pipeline.study.storage import (
 )
 from pipeline.study.study import Study, read_records
 from search_spaces.space import Space
+from tests.s3 import s3_server
 
 Kept = LocalStorage | RemoteStorage
 
@@ -47,21 +47,8 @@ def tiny_candidate(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason="moto is not installed")
-    from pyarrow.fs import FileSystem
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        started = server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-        started.start()
-        url = f"s3://bucket/a%20sweep?endpoint_override=http://127.0.0.1:{port}&region=us-east-1"
-        FileSystem.from_uri(f"{url}&allow_bucket_creation=true")[0].create_dir("bucket")
+    with s3_server() as url:
         yield url
-        started.stop()
 
 
 @pytest.fixture(params=["folder", "file", "s3"])

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -20,10 +21,10 @@ import torch
 
 from pipeline.candidate.folder import load_candidate
 from pipeline.study.study import read_records
+from tests.s3 import s3_server
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "c" * 64
-PORT = 26380
 NETWORK = """
 from torch import nn
 
@@ -53,17 +54,20 @@ class Cluster:
 
     def __init__(self, hidden: Path, elsewhere: Path) -> None:
         self.hidden, self.elsewhere = hidden, elsewhere
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
         self.environment = {
             **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(REPOSITORY),
             "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "TMPDIR": str(elsewhere),
+            "TMPDIR": str(elsewhere), "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
         }  # fmt: skip
         self.environment.pop("RAY_ADDRESS", None)
         self.nodes: list[subprocess.Popen[bytes]] = []
         head = [
             "--head",
             "--node-ip-address=127.0.0.1",
-            f"--port={PORT}",
+            f"--port={self.port}",
             "--include-dashboard=false",
             "--num-cpus=0",
         ]
@@ -76,7 +80,8 @@ class Cluster:
         command = ["unshare", "-m", "sh", "-c", hide, str(self.hidden)]
         own = {"XDG_CACHE_HOME": str(self.elsewhere / f"cache{len(self.nodes)}")}
         self._start(
-            [*command, *self._ray(f"--address=127.0.0.1:{PORT}", "--num-cpus=1")], {**self.environment, **own}
+            [*command, *self._ray(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")],
+            {**self.environment, **own},
         )
         self._wait_for(len(self.nodes))
 
@@ -88,13 +93,13 @@ class Cluster:
                 one.kill()
 
     def run(self, code: str) -> str:
-        environment = {**self.environment, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+        environment = {**self.environment, "RAY_ADDRESS": f"127.0.0.1:{self.port}"}
         return subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True
         ).stdout
 
     def search(self, *flags: str, cwd: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipeline.search", "--address", f"127.0.0.1:{PORT}", *flags]
+        command = [sys.executable, "-m", "pipeline.search", "--address", f"127.0.0.1:{self.port}", *flags]
         return subprocess.Popen(
             command,
             cwd=cwd,
@@ -188,10 +193,47 @@ def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Cluster) -
     records = read_records(study)
     assert len({record.hash for record in records if record.status == "finished"}) == 3, said
     front = json.loads((study / "front.json").read_text())
-    for record in records:
+    for record in (record for record in records if record.status == "finished"):
         candidate = load_candidate(study / "candidates" / record.hash)
         assert candidate.blob.stat().st_size == record.figures.size_bytes
     assert front["points"]
     assert not list(study.glob("candidates/*.tar")) and not list(study.glob("trials/*"))
     for node in (1, 2):  # nobody compiled or trained the fp32 network there
         assert not list((cluster.elsewhere / f"cache{node}").rglob("a76-*"))
+
+
+@pytest.mark.slow
+def test_what_s3_keeps_makes_the_study_again(cluster: Cluster, tmp_path: Path) -> None:
+    """The same with a storage that all nodes reach; then the driver's disk is lost, and the study goes on from the copy."""
+    with s3_server() as url:
+        while len(cluster.nodes) < 3:
+            cluster.join()
+        search = cluster.search(*FLAGS, "--out", "lost", "--storage", url, cwd=cluster.hidden)
+        said, _ = search.communicate(timeout=400)
+        assert search.returncode == 0 and "Traceback" not in said and "warning" not in said, said
+        before = read_records(cluster.hidden / "lost" / "study")
+        shutil.rmtree(cluster.hidden / "lost")
+
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.studies",
+            "rebuild",
+            "study",
+            "--storage",
+            url,
+            "--out",
+            "again",
+        ]
+        done = subprocess.run(
+            command, cwd=cluster.hidden, env=cluster.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and "3 candidates" in done.stdout, done.stderr
+        study = cluster.hidden / "again" / "study"
+        assert read_records(study) == before
+        for record in (record for record in before if record.status == "finished"):
+            load_candidate(study / "candidates" / record.hash)
+        search = cluster.search("--name", "study", "--out", "again", "--budget", "4", cwd=cluster.hidden)
+        said, _ = search.communicate(timeout=400)
+        assert search.returncode == 0 and "Traceback" not in said, said
+        assert read_records(study)[: len(before)] == before and len(read_records(study)) > len(before)

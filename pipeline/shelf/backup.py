@@ -16,15 +16,17 @@ from foundation.errors import UserError
 from foundation.files import write_atomically
 from foundation.foreign_files import first_line
 from pipeline.candidate.folder import fetch_candidate, send_candidate
-from pipeline.candidate.references import REFERENCES
 from pipeline.candidate.sensitivity import FILE as SENSITIVITY
+from pipeline.review.decisions import FILE as DECISIONS
 from pipeline.study.paths import SETTINGS
+from pipeline.study.pruned import FILE as PRUNED
+from pipeline.study.references import REFERENCES
 from pipeline.study.storage import DamagedFile, LocalStorage, RemoteStorage
 from pipeline.study.study import FILE
 
 EVERY = 30.0  # seconds between two copies while a search runs
 KEPT = 2  # copies of the database: where the last is damaged, the one before it is taken
-SMALL = (SETTINGS, "split.json", SENSITIVITY, REFERENCES, "front.json")
+SMALL = (SETTINGS, "split.json", SENSITIVITY, REFERENCES, "front.json", DECISIONS, PRUNED)
 DATABASES = "database"
 
 
