@@ -195,11 +195,11 @@ class PoolActor:
 
         self._states[key] = {"name": key, "source": "unknown", "state": "waiting"}
         # No restarts: a restarting actor refuses calls at once and would burn all attempts. A dead one is replaced.
-        if key == HERE:
-            options: dict[str, Any] = {"num_cpus": 0}
-        else:
-            strategy = NodeAffinitySchedulingStrategy(key, soft=False)
-            options = {"num_cpus": 0, "resources": {"arm_cpu": 1}, "scheduling_strategy": strategy}
+        node = ray.get_runtime_context().get_node_id() if key == HERE else key
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": strategy}
+        if key != HERE:
+            options["resources"] = {"arm_cpu": 1}
         actor: Any = ray.remote(DeviceActor).options(max_restarts=0, **options).remote(self._wanted)
         try:
             name, source = await actor.describe.remote()

@@ -28,13 +28,13 @@ from pipeline.cluster.ray_cluster import cluster
 from pipeline.study.settings import Settings
 
 with cluster():
-    concurrency, wanted = placement(Settings(name="s"))
+    capacity, wanted = placement(Settings(name="s"))
     boards = {node["NodeID"] for node in ray.nodes() if node["Labels"].get("arch") == "aarch64"}
     groups = [wanted.to_placement_group() for _ in range(2)]
     assert groups[0].wait(60)
     strategy = PlacementGroupSchedulingStrategy(groups[0])
     where = ray.remote(lambda: ray.get_runtime_context().get_node_id()).options(num_cpus=1, scheduling_strategy=strategy)
-    print(concurrency, len(boards), ray.get(where.remote()) in boards, groups[1].wait(2))
+    print(capacity(), len(boards), ray.get(where.remote()) in boards, groups[1].wait(2))
 """
 JOINED = """
 from foundation.command import main_guard

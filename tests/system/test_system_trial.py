@@ -24,7 +24,9 @@ from pipeline.candidate.bench import Bench
 from pipeline.candidate.folder import load_candidate
 from pipeline.candidate.stages import CandidateRun
 from pipeline.cluster import engine
+from pipeline.cluster.node import Needs
 from pipeline.cluster.ray_cluster import cluster
+from pipeline.cluster.trial import CotuneTrial
 from pipeline.evaluate import answering
 from pipeline.networks.registry import load_model
 from pipeline.study.checkpoints import Saved, forget, last_checkpoint, save_checkpoint, trial_folder
@@ -228,6 +230,32 @@ def test_a_retried_candidate_goes_on_from_its_checkpoint(settings: Settings) -> 
     assert (settings.folder / "candidates" / plan.hash / "weights.blob").read_bytes() == blob
     error = [(rung.epochs, rung.error, rung.loss) for rung in again.curve]
     assert error == [(rung.epochs, rung.error, rung.loss) for rung in rungs]
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (OSError(28, "No space left on device"), {"phase": "died", "trouble": "OSError: [Errno 28] No space left on device"}),
+        (ValueError("this plan\nis bad"), {"phase": "ended", "status": "failed", "reason": "ValueError: this plan is bad"}),
+    ],
+)  # fmt: skip
+def test_what_is_around_a_trial_is_told_from_what_is_wrong_with_it(
+    settings: Settings, error: Exception, kept: dict[str, str]
+) -> None:
+    class Failing:
+        def profile(self, *given: Any, **rest: Any) -> Any:
+            raise error
+
+    trial, plan = object.__new__(CotuneTrial), plans(settings)[1]
+    given = {"number": 0, "plan": plan.to_json(), "stages": [], "devices": Failing(), "references": {}}
+    trial._begin({"needs": Needs(settings, "word"), **given})
+    result = trial.step()
+    trial.cleanup()
+    found = {**result, **(json.loads(result["record"]) if "record" in result else {})}
+    assert result["done"] and {key: found[key] for key in kept} == kept
+    assert (
+        type(error).__name__ in result["story"] and "profile" in result["story"]
+    )  # the whole of it, for the log
 
 
 @pytest.mark.usefixtures("one_cluster")
