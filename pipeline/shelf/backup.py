@@ -17,7 +17,7 @@ from foundation.files import write_atomically
 from foundation.foreign_files import first_line
 from pipeline.candidate.folder import fetch_candidate, send_candidate
 from pipeline.candidate.sensitivity import FILE as SENSITIVITY
-from pipeline.review.decisions import FILE as DECISIONS
+from pipeline.study.decided import FILE as DECISIONS
 from pipeline.study.paths import SETTINGS
 from pipeline.study.pruned import FILE as PRUNED
 from pipeline.study.references import REFERENCES
