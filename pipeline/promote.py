@@ -1,6 +1,7 @@
 """`python -m pipeline.promote STUDY`: check a candidate's program once more, then make it the champion.
 
-Without --candidate, one is chosen by the figures of the search: of the front's candidates within the accuracy drop of fp32,
+STUDY is a study's name, the path of its folder, or the path of one of its candidates. Without a candidate, one is chosen by
+the figures of the search: of the front's candidates within the accuracy drop of fp32,
 by a standard error where there are such (and within --max-latency-ms, if given), those count as equally fast whose latency
 lies within the interval of the fastest one; of these the smallest is taken, of equally small ones the most accurate. The
 search's last lines and its report recommend by the same rule. Its program then has to pass every gate on the images that
@@ -8,12 +9,14 @@ neither trained nor guided it: a candidate that fails is refused, and no other i
 choosing on the very images that judge.
 
 The accuracy is compared with fp32's on the same images. It fails where even the lower end of the loss's 95 % interval lies
-above the bound; where the images do not settle it, the version is tagged evidence: weak, and --strict refuses it. Exit
-status: 0 promoted (with --check: it would be), 1 refused, 2 mistake.
+above the bound; where the images do not settle it, the version is tagged evidence: weak, and --strict refuses it. What a person
+decided in MLflow (tag `decision`) holds: `reject` is refused. Exit status: 0 promoted (with --dry-run: it would be), 1 refused,
+2 mistake.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -26,14 +29,26 @@ from typing import TYPE_CHECKING, Any
 from deploy_arm.devices.kinds import DEVICES
 from foundation.command import Parser, main_guard, say, shell
 from foundation.errors import UserError
-from foundation.files import json_text
-from pipeline.candidate.named import candidate_name
+from foundation.files import json_text, sha256
+from pipeline.review import audit
 from pipeline.review.fronts import read_front
-from pipeline.review.gates import DROP, Bounds, Evidence, Gate, Refused, choose, figures, judge, tags_of
+from pipeline.review.gates import (
+    DROP,
+    Bounds,
+    Evidence,
+    Gate,
+    Refused,
+    choose,
+    elsewhere,
+    figures,
+    judge,
+    tags_of,
+)
+from pipeline.review.named import named
 from pipeline.review.recommendation import bound_of
 from pipeline.study import paths
 from pipeline.study.decided import read_decisions, without_rejected
-from pipeline.study.settings import Settings, read_config
+from pipeline.study.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.candidate.folder import CandidateFolder
@@ -45,7 +60,7 @@ def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) 
     """Run the program and fp32 on the report half, or its first ``limit`` images, and profile the program anew."""
     import torch
 
-    from pipeline.cluster.pool import devices_at_hand
+    from pipeline.cluster.pool import DevicePool, devices_at_hand
     from pipeline.evaluate import checked, predictions
     from pipeline.study.confidence import Paired
     from pipeline.training import evaluation
@@ -60,10 +75,12 @@ def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) 
     say("profiling")
     image = report.batch(torch.tensor([0])).numpy()[0]
     layers = [layer["layer"] for layer in candidate.manifest["profile"]["layers"]]
+    chooser = candidate.manifest["profile"]["device"]
     with at_hand(candidate.manifest["target"]) as devices:
         files = candidate.program.read_bytes(), candidate.blob.read_bytes()
-        profile = devices.profile(*files, image, layers, anew=True)
-    return Evidence(Paired.of(program, fp32.numpy(), labels), len(report), profile)
+        others = len(devices.devices()) - 1 if isinstance(devices, DevicePool) else 0
+        profile = elsewhere(lambda: devices.profile(*files, image, layers, anew=True), chooser, others)
+    return Evidence(Paired.of(program, fp32.numpy(), labels), len(report), profile, chooser)
 
 
 def sound(folder: Path) -> tuple[CandidateFolder, Gate]:
@@ -77,9 +94,24 @@ def sound(folder: Path) -> tuple[CandidateFolder, Gate]:
     try:
         candidate = load_candidate(folder)
     except UserError as error:
-        raise Refused([Gate("checksums", False, str(error))]) from error
+        raise Refused([Gate("checksums", False, str(error))], folder.name) from error
     return candidate, Gate(
         "checksums", True, f"{len(candidate.manifest['files'])} files are those of the manifest"
+    )
+
+
+def undecided(champions: Champions, candidate: str) -> Gate:
+    """Whether nobody rejected the candidate in MLflow."""
+    from pipeline.review.tags import REJECT, decision_of
+
+    said = decision_of(champions.tracker, candidate)
+    if said == REJECT:
+        return Gate("decision", False, f"{candidate} was rejected in MLflow: its tag `decision` is reject; empty the tag, or "
+                    "choose another by --candidate")  # fmt: skip
+    return Gate(
+        "decision",
+        True,
+        f"its tag `decision` in MLflow is {said}" if said else "nobody has rejected it in MLflow",
     )
 
 
@@ -109,6 +141,7 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     from deploy_arm.runtime.program import build_library
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.bundle import write_bundle
+    from pipeline.review.bundle.archive import archive_of, write_archive
 
     decisions = read_decisions(folder)
     if name:
@@ -117,39 +150,56 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
         chosen, why = choose(without_rejected(read_front(folder), decisions), bounds)
     if (decided := decisions.get(chosen)) is not None and decided.decision == "reject":
         take_back = shell("pipeline.studies", "decide", folder, chosen, "keep")
-        raise Refused([Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back")])
+        raise Refused(
+            [Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back")], chosen
+        )
+    said = undecided(champions, chosen)
+    if not said.passed:
+        raise Refused([said], chosen)
     candidate, checksums = sound(folder / "candidates" / chosen)
     library = build_library(candidate.manifest["target"])  # before the long work, since it can fail
     workspace = Workspace.open(settings, say)
     images = same_images(candidate, workspace)
     evidence = gather(candidate, workspace, limit)
-    gates = [checksums, images, *judge(evidence, bounds)]
+    gates = [said, checksums, images, *judge(evidence, bounds)]
     if not all(gate.passed for gate in gates):
-        raise Refused(gates)
+        raise Refused(gates, chosen)
     told = figures(candidate, evidence, bounds)
-    if check:
-        gone_through = [asdict(gate) for gate in gates]
-        return {"promoted": False, "candidate": chosen, "chosen": why, "gates": gone_through, "figures": told}
-    place = bundle or folder / "promoted" / chosen
-    preprocessing = workspace.data.report.preprocessing
     gone_through = [asdict(gate) for gate in gates]
-    write_bundle(place, candidate, library, told, gone_through, settings.study_name, preprocessing)
-    before = champions.version()
+    place = bundle or folder / "promoted" / chosen
     files = candidate.manifest["files"]
     digest = hashlib.sha256((files["program"] + files["weights.blob"]).encode()).hexdigest()[:16]
-    note = f"{chosen} of study {settings.study_name}: " + "; ".join(gate.text for gate in gates)
-    version = champions.promote(chosen, digest, place, tags_of(candidate, told), note)
-    return {
-        "promoted": True,
+    result = {
         "candidate": chosen,
         "chosen": why,
-        "gates": [asdict(gate) for gate in gates],
+        "gates": gone_through,
         "figures": told,
-        "registry": version.name,
-        "version": version.number,
-        "previous": before.number if before and before.number != version.number else version.replaces,
-        "bundle": str(place),
+        "registry": champions.name,
     }
+    if check:
+        now = champions.version()
+        stays = now is not None and (now.candidate, now.digest) == (chosen, digest)
+        would = {"champion": now and now.number, "champion_candidate": now and now.candidate, "stays": stays}
+        return {
+            "promoted": False,
+            **result,
+            "would": {**would, "bundle": str(place), "archive": str(archive_of(place))},
+        }
+    with champions.alone(say):
+        preprocessing = workspace.data.report.preprocessing
+        write_bundle(place, candidate, library, told, gone_through, settings.study_name, preprocessing)
+        archive = write_archive(place, archive_of(place))
+        before = champions.version()
+        event = audit.Event("promoted", chosen, {})
+        tags = {**tags_of(candidate, told), **event.tags(gone_through), "bundle.sha256": sha256(archive)}
+        note = f"{chosen} of study {settings.study_name}: " + "; ".join(gate.text for gate in gates)
+        version = champions.promote(chosen, digest, place, tags, note)
+        previous = before.number if before and before.number != version.number else version.replaces
+        done = {**result, "version": version.number, "previous": previous}
+        done |= {"bundle": str(place), "archive": str(archive), "sha256": sha256(archive)}
+        kept = {key: value for key, value in done.items() if key not in ("candidate", "chosen")}
+        audit.keep(folder, dataclasses.replace(event, details={"study": settings.study_name, **kept}))
+    return {"promoted": True, **done}
 
 
 def registered_name(settings: Settings) -> str:
@@ -159,18 +209,6 @@ def registered_name(settings: Settings) -> str:
     return f"{settings.model}-{data}-{settings.target}".replace(":", "-").replace("/", "-")
 
 
-def _settings(out: Path, study: str, tracking_uri: str | None) -> tuple[Path, Settings]:
-    folder = out / study
-    if not (folder / paths.SETTINGS).is_file():
-        known = sorted(path.parent.name for path in out.glob(f"*/{paths.SETTINGS}"))
-        raise UserError(
-            f"there is no study {study!r} in {out}; there are: {', '.join(known) or 'none'} (--out names the folder)"
-        )
-    record = {**read_config(folder / paths.SETTINGS), "name": study, "out": str(out)}
-    settings = Settings.from_dict(record, str(folder / paths.SETTINGS))
-    return folder, dataclasses.replace(settings, tracking_uri=tracking_uri or settings.tracking_uri)
-
-
 def _lines(gates: Sequence[dict[str, Any]]) -> list[str]:
     return [f"  {'pass' if gate['passed'] else 'FAIL'}  {gate['name']:<9}  {gate['text']}" for gate in gates]
 
@@ -178,7 +216,7 @@ def _lines(gates: Sequence[dict[str, Any]]) -> list[str]:
 def _promoted_text(result: dict[str, Any]) -> str:
     if not result["promoted"]:
         told = [f"candidate {result['candidate']} ({result['chosen']})", *_lines(result["gates"])]
-        return "\n".join([*told, "it would be promoted; nothing has changed"])
+        return "\n".join([*told, _would(result), "nothing has changed"])
     evidence = result["figures"]["accuracy"]["evidence"]
     before = f"; before: version {result['previous']}, now `previous`" if result["previous"] else ""
     return "\n".join([
@@ -186,13 +224,27 @@ def _promoted_text(result: dict[str, Any]) -> str:
         *_lines(result["gates"]),
         f"promoted: {result['registry']} version {result['version']} is `champion`, on {evidence} evidence{before}",
         f"bundle   {result['bundle']}",
+        f"archive  {result['archive']} (sha256 {result['sha256'][:12]})",
     ])  # fmt: skip
+
+
+def _would(result: dict[str, Any]) -> str:
+    """What a promotion would do now."""
+    would, name = result["would"], result["registry"]
+    if would["stays"]:
+        return f"it is `champion` of {name} already (version {would['champion']}); bundle {would['bundle']}"
+    before = (
+        f"in place of version {would['champion']} ({would['champion_candidate']}), which would become `previous`"
+        if would["champion"]
+        else "its first"
+    )
+    return f"it would be promoted: `champion` of {name}, {before}; bundle {would['bundle']}"
 
 
 def _parser() -> Parser:
     description, _, rules = (__doc__ or "").partition("\n\n")
     parser = Parser(prog="python -m pipeline.promote", description=description, epilog=rules)
-    parser.add_argument("study", help="name of the study")
+    parser.add_argument("study", help="name of the study, path of its folder, or path of a candidate of it")
     parser.add_argument(
         "--candidate",
         metavar="HASH",
@@ -218,7 +270,13 @@ def _parser() -> Parser:
         action="store_true",
         help="refuse where the images do not settle that the accuracy is within its bound",
     )
-    parser.add_argument("--check", action="store_true", help="go through the gates and change nothing")
+    parser.add_argument(
+        "--dry-run",
+        "--check",
+        dest="check",
+        action="store_true",
+        help="go through the gates, say what would be done, and change nothing",
+    )
     parser.add_argument(
         "--limit", type=int, metavar="N", help="judge on the first N images of the report half only"
     )
@@ -255,11 +313,13 @@ def main(argv: list[str] | None = None) -> int:
         ):
             least = "of at least 0" if flag == "max_accuracy_drop" else "above 0"
             raise UserError(f"--{flag.replace('_', '-')} {value:g}: give a number {least}")
-    folder, settings = _settings(args.out, args.study, args.tracking_uri)
+    if args.check and args.rollback:
+        raise UserError("--rollback checks nothing and has no --dry-run; leave one of them out")
+    asked = named(args.study, args.out, args.candidate, args.tracking_uri)
+    folder, settings = asked.folder, asked.settings
     if args.devices:
-        named = {"devices": args.devices, "modules": settings.modules}
-        settings = dataclasses.replace(settings, **paths.settled(named))
-    name = None if args.candidate is None else candidate_name(folder, args.candidate)
+        chosen = {"devices": args.devices, "modules": settings.modules}
+        settings = dataclasses.replace(settings, **paths.settled(chosen))
     drop = bound_of(args.max_accuracy_drop, settings.max_accuracy_drop)
     bounds = Bounds(drop, args.max_latency_ms, args.allow_modelled, args.strict)
     from pipeline.review.champions import Champions
@@ -267,15 +327,21 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.review.tracking import Tracker
 
     try:
-        tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name)
+        tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, looking=args.check)
         champions = Champions(tracker, args.registered_name or registered_name(settings))
         if args.rollback:
-            return _rolled_back(champions, args.bundle, args.format)
-        result = promote(folder, settings, name, bounds, args.limit, args.bundle, champions, check=args.check)
+            return _rolled_back(champions, folder, args.bundle, args.format)
+        result = promote(
+            folder, settings, asked.candidate, bounds, args.limit, args.bundle, champions, check=args.check
+        )
     except TrackingError as error:
         raise UserError(f"{error}; nothing is lost, run the same command again") from error
     except Refused as refusal:
         gates = [asdict(gate) for gate in refusal.gates]
+        if not args.check:
+            details = {"study": settings.study_name, "registry": champions.name, "gates": gates}
+            with contextlib.suppress(OSError):  # a refusal stands, whether or not it can be written down
+                audit.keep(folder, audit.Event("refused", refusal.candidate or "", details))
         refused = {
             "promoted": False,
             "gates": gates,
@@ -287,9 +353,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _rolled_back(champions: Champions, bundle: Path | None, form: str) -> int:
-    now, before = champions.rollback()
-    place = champions.fetch(now, bundle) if bundle else None
+def _rolled_back(champions: Champions, folder: Path, bundle: Path | None, form: str) -> int:
+    with champions.alone(say):
+        now, before = champions.rollback()
+        details = {
+            "registry": now.name,
+            "version": now.number,
+            "from": before.number,
+            "from_candidate": before.candidate,
+        }
+        event = audit.Event("rolled back", now.candidate, details)
+        champions.tag(before, {"rolled_back.by": event.by, "rolled_back.at": event.at})
+        audit.keep(folder, event)
+        place = champions.fetch(now, bundle) if bundle else None
     if form == "json":
         print(
             json_text(

@@ -257,19 +257,13 @@ def decide(args: argparse.Namespace) -> Result:
 
 def _told_mlflow(folder: Path, candidate: str, decision: str) -> str | None:
     """Tag the candidate's run; why that failed, where it did: the folder holds the decision all the same."""
-    from pipeline.review.store import TrackingError, explained
+    from pipeline.review.store import TrackingError
     from pipeline.review.tracking import Tracker
     from pipeline.shelf.view import settings_of
-    from pipeline.study.decided import TAG
 
     try:
         settings = settings_of(folder)
-        tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name)
-        with explained("noting a decision"):
-            for run in tracker.runs(
-                f"tags.study_id = '{tracker.identity}' and tags.candidate = '{candidate}'"
-            ):
-                tracker.client.set_tag(run.info.run_id, TAG, decision)
+        Tracker(settings.tracking_uri, settings.out, settings.study_name).decide(candidate, decision)
     except (TrackingError, UserError) as error:
         return str(error)
     return None

@@ -15,6 +15,8 @@ def candidate_name(folder: Path, given: str) -> str:
     """
     known = sorted(path.name for path in (folder / "candidates").glob("*") if not path.name.startswith("."))
     found = [name for name in known if name.startswith(given)]
+    if given in found:
+        return given
     if len(found) != 1:
         what = "is not a candidate" if not found else "is the beginning of several candidates"
         raise UserError(f"{given!r} {what} of {folder}; there are: {', '.join(found or known) or 'none'}")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
-from foundation.files import folder_atomically
-from pipeline.review.store import allowed, explained
+from foundation.files import cache_directory, folder_atomically
+from pipeline.review.store import TrackingError, allowed, explained
+from pipeline.review.tags import KEEP, PROMOTED
 from pipeline.review.tracking import Tracker
+from pipeline.study.lock import held
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -33,16 +38,36 @@ class Champions:
 
     The champion changes in one call of the registry, and every version remembers in a tag whom it replaced. So a kill
     between two calls leaves the old or the new champion, never none, and ``previous`` can always be set right again.
+
+    Promotions of one model from one machine follow one another (``alone``). Against those from other machines, which a registry
+    cannot lock out, the champion is compared before the alias is set and after.
     """
 
     def __init__(self, tracker: Tracker, name: str) -> None:
-        self.tracker, self.client = tracker, tracker.client
-        self.name = self.safe(name)
+        self.tracker, self.name = tracker, self.safe(name)
+
+    @property
+    def client(self) -> MlflowClient:
+        """The tracker's."""
+        return self.tracker.client
 
     @staticmethod
     def safe(name: str) -> str:
         """The name as every registry, and a file system, takes it."""
         return re.sub(r"[^A-Za-z0-9._ -]+", "-", name)
+
+    @contextmanager
+    def alone(self, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+        """Nobody else on this machine promotes or rolls back this model meanwhile; waits for who does."""
+        name = hashlib.sha256(f"{self.tracker.uri}\n{self.name}".encode()).hexdigest()[:32]
+        file = self.tracker.file
+        place = (
+            cache_directory("locks") / name
+            if file is None
+            else file.with_name(f".{file.name}.{name[:8]}.lock")
+        )
+        with held(place, lambda: say(f"another process is promoting {self.name}: waiting for it")):
+            yield
 
     def version(self, alias: str = "champion") -> Version | None:
         """The version behind an alias."""
@@ -79,11 +104,15 @@ class Champions:
                 if found:
                     self._tell(found, tags, note)
                 chosen = found or self._register(candidate, digest, bundle, tags, note, former)
+                while (now := self._number()) != former:  # promoted from another machine meanwhile
+                    former, chosen = now, self._replacing(chosen, now)
                 self.client.set_registered_model_alias(self.name, "champion", chosen.number)
+                self._check_ours(chosen)
                 champion = chosen
             else:
                 self._tell(champion, tags, note)
             self._set_previous(champion)
+        self._decided(champion.candidate, PROMOTED)
         return champion
 
     def rollback(self) -> tuple[Version, Version]:
@@ -100,9 +129,19 @@ class Champions:
                 f"{self.name!r} version {champion.number} is the first champion: nothing to go back to"
             )
         with explained("rolling back"):
-            before = self._read(self.client.get_model_version(self.name, champion.replaces))
+            before = None
+            with allowed("RESOURCE_DOES_NOT_EXIST"):
+                before = self._read(self.client.get_model_version(self.name, champion.replaces))
+            if before is None:
+                raise UserError(
+                    f"{self.name!r} version {champion.replaces}, which version {champion.number} replaced, was deleted from the "
+                    "registry: nothing to go back to"
+                )
             self.client.set_registered_model_alias(self.name, "champion", before.number)
+            self._check_ours(before)
             self._set_previous(before)
+        self._decided(before.candidate, PROMOTED)
+        self._decided(champion.candidate, KEEP)
         return before, champion
 
     def fetch(self, version: Version, folder: Path) -> Path:
@@ -115,7 +154,39 @@ class Champions:
             Path(local).rmdir()
         return folder
 
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Further tags of a version."""
+        with explained("writing tags"):
+            for key, value in tags.items():
+                self.client.set_model_version_tag(self.name, version.number, key, value)
+
+    def _decided(self, candidate: str, decision: str) -> None:
+        """Say so beside the candidate, where it is one of this study's."""
+        self.tracker.decide(candidate, decision)
+
+    def _number(self) -> str | None:
+        number = self._aliases().get("champion")
+        return None if number is None else str(number)
+
+    def _check_ours(self, chosen: Version) -> None:
+        now = self._number()
+        if now != chosen.number:
+            raise TrackingError(
+                f"version {chosen.number} ({chosen.candidate}) of {self.name!r} is not champion: another promotion made version "
+                f"{now} it at the same time"
+            )
+
+    def _replacing(self, version: Version, former: str | None) -> Version:
+        """The version as one that took the place of another."""
+        if former is None:
+            self.client.delete_model_version_tag(self.name, version.number, "replaces")
+        else:
+            self.client.set_model_version_tag(self.name, version.number, "replaces", former)
+        return replace(version, replaces=former)
+
     def _aliases(self) -> dict[str, str]:
+        if self.tracker.absent:
+            return {}
         with allowed("RESOURCE_DOES_NOT_EXIST"):
             return dict(self.client.get_registered_model(self.name).aliases)
         return {}

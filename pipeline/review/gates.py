@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +49,13 @@ class Evidence:
     Attributes:
         paired: it beside fp32 on images of the report half.
         available: how many images the report half has.
+        chooser: the device whose figure chose the program in the search, where it is known.
     """
 
     paired: Paired
     available: int
     profile: Profile
+    chooser: str | None = None
 
     def strength(self, bounds: Bounds) -> str:
         """``strong`` where the images settle on which side of the bound the accuracy lies, else ``weak``."""
@@ -63,9 +65,20 @@ class Evidence:
 class Refused(Exception):
     """No promotion; ``gates`` says why."""
 
-    def __init__(self, gates: Sequence[Gate]) -> None:
+    def __init__(self, gates: Sequence[Gate], candidate: str | None = None) -> None:
         super().__init__("; ".join(gate.text for gate in gates if not gate.passed))
-        self.gates = list(gates)
+        self.gates, self.candidate = list(gates), candidate
+
+
+def elsewhere(profile: Callable[[], Profile], chooser: str, others: int) -> Profile:
+    """A profile on another device than the ``chooser``, of a pool that goes round its free devices, within so many further
+    tries; else the last one."""
+    found = profile()
+    for _ in range(others):
+        if found.device != chooser:
+            break
+        found = profile()
+    return found
 
 
 def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
@@ -149,7 +162,17 @@ def judge(evidence: Evidence, bounds: Bounds) -> list[Gate]:
             else "; run this on one, or add --allow-modelled"
         ),
     )
-    return [*_accuracy(evidence, bounds), latency, source]
+    return [*_accuracy(evidence, bounds), latency, *_device(evidence), source]
+
+
+def _device(evidence: Evidence) -> list[Gate]:
+    """Whether another device than the one that chose the program says the same; where none is at hand it is only told."""
+    chooser, device = evidence.chooser, evidence.profile.device
+    if chooser is None:
+        return []
+    if chooser == device:
+        return [Gate("device", True, f"{device} chose it in the search too: no other device was at hand")]
+    return [Gate("device", True, f"timed on {device}; it was chosen by its time on {chooser}")]
 
 
 def _accuracy(evidence: Evidence, bounds: Bounds) -> list[Gate]:

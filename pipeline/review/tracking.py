@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -34,17 +35,22 @@ from pipeline.candidate.describe import (
     plan_parameters,
     text_of,
 )
-from pipeline.review.store import check_server, explained, unusable
+from pipeline.review import models
+from pipeline.review.store import allowed, check_server, explained, unusable
+from pipeline.review.tags import DECISION, FRONT, SOURCE, UNDECIDED
+from pipeline.study.credentials import with_secrets
 from pipeline.study.paths import absolute, sqlite_file, sqlite_uri, tracking_uri
 from pipeline.study.records import TrialRecord
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric, Run
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Experiment, LoggedModel, Metric, Run
 
 LONGEST = 500  # characters of a parameter or tag that every server keeps whole; longer texts go to files
 PAGE = 1000
 BATCH = 800  # metrics; a batch of MLflow's holds 1000 entities, parameters and tags included
 TABLE = "front_table.json"
+EXPERIMENT = "dgms-arm-search"  # of all studies in a store, so that MLflow compares them
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 COMMON = ("model", "data", "target", "sampler", "seed", "epochs_per_trial")  # repeated on every trial
 
@@ -65,40 +71,56 @@ class Tracker:
         uri: an MLflow server (``http://host:5000``) or another MLflow store; None is an sqlite file ``mlflow.db`` in ``out``.
             The artifacts of an sqlite file lie in ``mlartifacts`` beside it.
         out: the folder that holds one folder per study.
-        study: the study's name; it names the MLflow experiment.
+        study: the study's name; it names the search's run. All studies share the experiment ``EXPERIMENT``; one that was begun
+            in an experiment of its own, as older versions did, stays there.
         layer_weights: weights per layer, so that mean bits are over weights; without, they are over layers.
+        looking: only look: nothing is made that is not there.
 
     Raises:
         UserError: nothing answers at ``uri``, MLflow cannot use it, or the experiment was deleted there.
     """
 
     def __init__(
-        self, uri: str | None, out: Path, study: str, layer_weights: Mapping[str, int] | None = None
+        self,
+        uri: str | None,
+        out: Path,
+        study: str,
+        layer_weights: Mapping[str, int] | None = None,
+        *,
+        looking: bool = False,
     ) -> None:
         out = absolute(out)
-        (out / study).mkdir(parents=True, exist_ok=True)
+        if not looking:
+            (out / study).mkdir(parents=True, exist_ok=True)
         self.uri = sqlite_uri(out / "mlflow.db") if uri is None else tracking_uri(uri)
         self.study = study
         self.layer_weights = dict(layer_weights or {})
         if self.uri.startswith(("http://", "https://")):
             check_server(self.uri)
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         # Alembic tells every table it makes; that is no news to a person who runs a search.
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        self.identity = _identity(out / study / "tracking_id", make=not looking)
+        self.absent = looking and self.file is not None and not self.file.is_file()
         try:
-            if self.file is not None:
+            if self.file is not None and not looking:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            self.experiment = self._experiment(out)
+            self.experiment = "" if self.absent else self._experiment(out, make=not looking)
         except (MlflowException, OSError) as error:
             raise unusable(self.uri, error) from error
-        self.identity = _identity(out / study / "tracking_id")
         self.common: dict[str, str] = {}
         self._parent: str | None = None
         self._children: dict[tuple[int, str], Written] | None = None
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's own; a database file is made where there is none."""
+        from mlflow import MlflowClient
+
+        whole = with_secrets(self.uri)
+        return MlflowClient(tracking_uri=whole, registry_uri=whole)
 
     @property
     def how_to_look(self) -> str:
@@ -199,7 +221,7 @@ class Tracker:
                         written += 1
                 for key, there in children.items():
                     if there.front != (key[1] in chosen):
-                        self.client.set_tag(there.run, "front", text_of(key[1] in chosen))
+                        self.client.set_tag(there.run, FRONT, text_of(key[1] in chosen))
                         children[key] = dataclasses.replace(there, front=key[1] in chosen)
         except BaseException:
             self._children = None  # what the store holds now is for the store to say
@@ -245,6 +267,7 @@ class Tracker:
             for file in files:
                 if file.is_file():
                     self.client.log_artifact(self.parent, str(file))
+            self._show_models(front["points"])
             rows = self._changed("hypervolume", hypervolume)
             rows += [
                 Metric(key_of(key), float(value), len(hypervolume), 0)
@@ -254,6 +277,27 @@ class Tracker:
                 self.client.log_batch(self.parent, metrics=rows[start : start + BATCH])
             self.client.set_tag(self.parent, "mlflow.note.content", note(front))
             self.client.set_terminated(self.parent, status=status)
+
+    def decide(self, candidate: str, decision: str) -> int:
+        """Show on every run and model of a candidate what a person decided; ``""`` takes it back. How many runs there are.
+
+        Raises:
+            TrackingError: MLflow could not be written.
+        """
+        with explained("noting a decision"):
+            mine = f"tags.study_id = '{self.identity}' and tags.candidate = '{candidate}'"
+            found = list(self.runs(mine))
+            for run in found:
+                self.client.set_tag(run.info.run_id, DECISION, decision)
+            for model in self.models(mine):
+                self.client.set_logged_model_tags(model.model_id, {DECISION: decision})
+        return len(found)
+
+    def _show_models(self, points: Sequence[Mapping[str, Any]]) -> None:
+        inputs = self.client.get_run(self.parent).inputs
+        data = inputs.dataset_inputs[0].dataset if inputs and inputs.dataset_inputs else None
+        runs = {name: there.run for (_, name), there in self._known_children().items()}
+        models.show_front(self, points, runs, data)
 
     def _changed(self, name: str, values: Sequence[tuple[int, float]]) -> list[Metric]:
         """A metric's (step, value) where MLflow has another value or none, later than what it has: writing it twice is the same
@@ -269,9 +313,13 @@ class Tracker:
             if step not in known or known[step][1] != value
         ]
 
-    def _experiment(self, out: Path) -> str:
-        found = self.client.get_experiment_by_name(self.study)
-        if found is None:
+    def _experiment(self, out: Path, *, make: bool) -> str:
+        """Where this study's runs are, or will be; empty where there is none and none is to be made."""
+        own = self.client.get_experiment_by_name(self.study)
+        if own is not None and (own.lifecycle_stage == "deleted" or self._begun_in(own.experiment_id)):
+            return self._there(own)
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None and make:
             kind = {
                 "mlflow.experimentKind": "custom_model_development"
             }  # which of its two faces MLflow shows
@@ -279,19 +327,43 @@ class Tracker:
             if urlsplit(self.uri).scheme.split("+")[0] in DATABASES:
                 # MLflow itself would put a database's artifacts into whatever folder is the current one.
                 folder = out if self.file is None else self.file.parent
-                location = (folder / "mlartifacts" / self.study).as_uri()
-            return self.client.create_experiment(self.study, artifact_location=location, tags=kind)
+                location = (folder / "mlartifacts" / EXPERIMENT).as_uri()
+            with allowed("RESOURCE_ALREADY_EXISTS"):  # another search made it just now
+                return self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=kind)
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+        return self._there(found) if found is not None else ""
+
+    def _begun_in(self, experiment: str) -> bool:
+        mine = f"tags.study_id = '{self.identity}'"
+        return bool(self.identity and self.client.search_runs([experiment], mine, max_results=1))
+
+    def _there(self, found: Experiment) -> str:
         if found.lifecycle_stage == "deleted":
             raise UserError(
-                f"MLflow's experiment {self.study!r} was deleted: restore it with `MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
+                f"MLflow's experiment {found.name!r} was deleted: restore it with `MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
                 f"{shell('mlflow', 'experiments', 'restore', '--experiment-id', found.experiment_id)}` "
-                "or give the study another --name"
+                "or name another store by --tracking-uri"
             )
-        return found.experiment_id
+        return str(found.experiment_id)
+
+    def models(self, filter_string: str) -> list[LoggedModel]:
+        """The models of the studies' candidates that a filter of MLflow's lets through."""
+        if not self.experiment:
+            return []
+        found: list[LoggedModel] = []
+        token = None
+        while True:
+            page = self.client.search_logged_models(
+                [self.experiment], filter_string, max_results=100, page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
 
     def runs(self, filter_string: str) -> Iterator[Run]:
         token = None
-        while True:
+        while self.experiment:
             page = self.client.search_runs(
                 [self.experiment], filter_string, max_results=PAGE, page_token=token
             )
@@ -309,7 +381,7 @@ class Tracker:
                 if tags.get("complete") != "true" or key in children:
                     self.client.delete_run(run.info.run_id)
                 else:
-                    children[key] = Written(run.info.run_id, tags.get("front") == "true", run.data.metrics)
+                    children[key] = Written(run.info.run_id, tags.get(FRONT) == "true", run.data.metrics)
             self._children = children
         return self._children
 
@@ -319,7 +391,7 @@ class Tracker:
 
         now = int(1000 * time.time())
         tags = {"recompiled": f"{datetime.now():%Y-%m-%d %H:%M}"}
-        tags |= {"source": record.figures.source or "", "device": record.figures.device or ""}
+        tags |= {SOURCE: record.figures.source or "", "device": record.figures.device or ""}
         self.client.log_batch(
             run,
             metrics=[Metric(key, value, now, 0) for key, value in values.items()],
@@ -338,7 +410,8 @@ class Tracker:
             "study_id": self.identity,
             "candidate": record.hash,
             "trial_number": str(record.number),
-            "front": text_of(front),
+            FRONT: text_of(front),
+            DECISION: UNDECIDED,
         }
         name = f"{record.number:03d} {record.hash}"
         run: str = self.client.create_run(
@@ -350,7 +423,7 @@ class Tracker:
             self.client.log_text(run, reason, "reason.txt")
             reason = reason[: LONGEST - 20] + " ... (reason.txt)"
         later = {"status": record.status, "reason": reason}
-        later |= {"source": record.figures.source or "", "device": record.figures.device or ""}
+        later |= {SOURCE: record.figures.source or "", "device": record.figures.device or ""}
         params = self.common | plan_parameters(record.plan, self.layer_weights)
         metrics = [Metric(key, value, ended, 0) for key, value in values.items()]
         for step, rung in enumerate(record.curve):
@@ -403,8 +476,10 @@ def _dataset(data: Mapping[str, Any]) -> DatasetInput:
     return DatasetInput(Dataset(name[:200], digest, "local", json_text({"spec": spec})))
 
 
-def _identity(path: Path) -> str:
-    """The study's own id: on a shared server two people may well choose one name."""
+def _identity(path: Path, *, make: bool) -> str:
+    """The study's own id: on a shared server two people may well choose one name. Empty where none was made yet, nor is to be."""
+    if not path.exists() and not make:
+        return ""
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex + "\n")
     identity = path.read_text().strip()

@@ -1,9 +1,11 @@
-"""One driver per study, one writer per table."""
+"""One driver per study, one writer per table, one promotion at a time."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -33,3 +35,16 @@ def lock(folder: Path, what: str = "study") -> IO[str]:
     stream.write(str(os.getpid()))
     stream.flush()
     return stream
+
+
+@contextmanager
+def held(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """The file's lock, waited for; ``waiting`` is called once where another process has it. It ends with the process."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 from foundation.errors import UserError
 from foundation.factories import is_factory
 from pipeline.datasets.registry import DATA
+from pipeline.study.credentials import without_secrets
 
 SETTINGS = "settings.yaml"  # in a study's folder: what it was started with
 BY_NAME = ("model", "data", "quantizer", "sampler", "devices")  # settings that may say package.module:Name
@@ -56,7 +57,8 @@ def weights(text: str, folder: Path | None = None) -> str:
 
 
 def tracking_uri(text: str, folder: Path | None = None) -> str:
-    """An MLflow store: a database file or a folder by its full path, a server as it is.
+    """An MLflow store: a database file or a folder by its full path, a server as it is. Passwords are left out, see
+    ``pipeline.study.credentials``.
 
     Raises:
         UserError: an address that cannot be read.
@@ -67,7 +69,7 @@ def tracking_uri(text: str, folder: Path | None = None) -> str:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return absolute(url2pathname(parts.path), folder).as_uri()
     if "://" in text or text in SERVICES:
-        return text
+        return without_secrets(text)
     if parts.scheme:
         raise UserError(f"tracking-uri {text!r}: give a server as http://HOST:PORT, or {SQLITE_FORM}")
     return absolute(text, folder).as_uri()

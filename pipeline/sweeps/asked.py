@@ -196,7 +196,7 @@ def _asked(
     settled = _kept(problems, where, lambda: paths.settled({"out": "runs", **values}, folder))
     if name is None or settled is None:
         return None
-    if "@" in re.sub(r"^[^/]*//", "", str(settled.get("tracking_uri") or "")).split("/")[0]:
+    if "@" in re.sub(r"^[^/]*//", "", str(values.get("tracking_uri") or "")).split("/")[0]:
         problems.append(
             f"{where}: tracking-uri: a password does not belong in a file; give it as MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD in the environment"

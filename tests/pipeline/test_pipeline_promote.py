@@ -34,6 +34,7 @@ from pipeline.review.champions import Champions
 from pipeline.review.tracking import Tracker
 from pipeline.study.records import Figures
 from pipeline.study.settings import Settings
+from tests.system.own_folder import command_here
 
 MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
 LAYERS = ("0", "3", "8")
@@ -216,6 +217,57 @@ def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
     assert sha256(tmp_path / "back" / "weights.blob") == sha256(again / "candidates" / good / "weights.blob")
     with pytest.raises(UserError, match="first champion"):
         run(again, "--rollback")
+
+
+@needs_tools
+def test_a_dry_run_by_path_changes_nothing_and_two_promotions_give_the_same_bytes(again: Path) -> None:
+    good = json.loads((again / "names.json").read_text())[0]
+
+    def there() -> set[Path]:
+        return set(again.parent.rglob("*"))
+
+    def by_path(*flags: str) -> tuple[int, dict[str, Any]]:
+        done = command_here("promote", f"tiny/candidates/{good}", "--allow-modelled", "--limit", "20", "--format", "json", *flags,
+                            cwd=again.parent)  # fmt: skip
+        return done.returncode, json.loads(done.stdout)
+
+    before = there()
+    status, told = by_path("--dry-run")
+    assert (status, told["promoted"], told["would"]["champion"]) == (0, False, None)
+    assert there() == before and told["would"]["bundle"] == str(again / "promoted" / good)
+    archives = []
+    for _ in range(2):
+        status, told = by_path()
+        assert (status, told["version"], told["candidate"]) == (0, "1", good)
+        archives.append(Path(told["archive"]).read_bytes())
+        Path(told["archive"]).unlink()
+    assert archives[0] == archives[1]
+    assert {gate["name"] for gate in told["gates"]} >= {
+        "decision",
+        "checksums",
+        "images",
+        "accuracy",
+        "latency",
+        "device",
+    }
+    assert by_path("--dry-run")[1]["would"]["stays"]
+    tracker = champions(again).tracker
+    version = tracker.client.get_model_version("promote_networks-tiny-digits-a76", "1")
+    assert version.tags["promoted.by"].count("@") == 1 and "right on" in version.tags["gate.accuracy"]
+    lines = [json.loads(line) for line in (again / "promotions.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["promoted", "promoted"]
+    assert (
+        lines[-1]["figures"]["accuracy"]["images"] == 20
+        and lines[-1]["sha256"] == version.tags["bundle.sha256"]
+    )
+    tracker.client.create_run(
+        tracker.experiment, tags={"kind": "trial", "study_id": tracker.identity, "candidate": good}
+    )
+    tracker.decide(good, "reject")
+    status, told = by_path()
+    assert status == 1 and failed(told) == {"decision"}
+    last = json.loads((again / "promotions.jsonl").read_text().splitlines()[-1])
+    assert (last["event"], last["candidate"]) == ("refused", good)
 
 
 @needs_tools

@@ -56,7 +56,8 @@ def record(number: int, status: Any = "finished", reason: str | None = None, bit
 
 
 def runs(tracker: Tracker, kind: str = "trial") -> list[Any]:
-    return list(tracker.client.search_runs([tracker.experiment], f"tags.kind = '{kind}'", max_results=1000))
+    mine = f"tags.kind = '{kind}' and tags.study_id = '{tracker.identity}'"
+    return list(tracker.client.search_runs([tracker.experiment], mine, max_results=1000))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_trial_is_one_run_with_everything_in_it(store: Path) -> None:
     )
     assert metrics["zeros_mean"] == 0.25 and metrics["mean_bits"] == 6 and metrics["seconds"] == 13
     assert (params["bits.layer1.0.conv1"], params["bits_mean"], params["sampler"]) == ("4", "6", "tpe")
-    assert (tags["status"], tags["reason"], tags["front"]) == ("stopped", HOSTILE, "true")
+    assert (tags["status"], tags["reason"], tags["pareto.front"]) == ("stopped", HOSTILE, "true")
     assert tags["mlflow.parentRunId"] == tracker.parent and run.info.end_time == 1_013_000
     assert (metrics["divergence"], metrics["divergence_standard_error"]) == (0.25, 0.02)
     for name, values in (
@@ -176,7 +177,8 @@ def test_only_the_front_is_tagged(store: Path) -> None:
     trials = [record(n, bits=b) for n, b in enumerate((2, 3, 4))]
     for front in ([0], [1, 2], []):
         tracker.sync(trials, [trials[i].hash for i in front])
-        found = tracker.client.search_runs([tracker.experiment], "tags.front = 'true'")
+        mine = f"tags.`pareto.front` = 'true' and tags.study_id = '{tracker.identity}'"
+        found = tracker.client.search_runs([tracker.experiment], mine)
         assert {r.data.tags["trial_number"] for r in found} == {str(i) for i in front}
 
 
@@ -234,9 +236,10 @@ def test_two_studies_of_one_name_on_one_server_stay_apart(store: Path, tmp_path:
     assert yours.sync([record(0)]) == 1 and mine.parent != yours.parent
 
 
-def test_user_mistakes_are_explained(store: Path) -> None:
+def test_user_mistakes_are_explained(store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no MLflow server answers"):
         Tracker("http://127.0.0.1:9", store, "none")
+    store = tmp_path  # its only experiment is deleted
     tracker = Tracker(None, store, "deleted")
     tracker.client.delete_experiment(tracker.experiment)
     with pytest.raises(UserError, match="mlflow experiments restore"):

@@ -136,7 +136,7 @@ def test_a_server_holds_each_trial_once_and_the_artifacts(study: Tracker) -> Non
     kept = {item.path for item in study.client.list_artifacts(study.parent)}
     assert {"front.json", "front_table.json", "report.html", "candidates", "settings.json"} <= kept
     best = study.client.search_runs(
-        [study.experiment], "tags.front = 'true'", order_by=["metrics.latency_ms ASC"]
+        [study.experiment], "tags.`pareto.front` = 'true'", order_by=["metrics.latency_ms ASC"]
     )
     assert [run.data.metrics["latency_ms"] for run in best] == sorted(
         run.data.metrics["latency_ms"] for run in best

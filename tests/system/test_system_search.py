@@ -147,7 +147,7 @@ def test_mlflow_holds_every_trial_once(study: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(sqlite_uri(study.parent / "mlflow.db"))
-    experiment = client.get_experiment_by_name("small")
+    experiment = client.get_experiment_by_name("dgms-arm-search")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     trials = [run for run in runs if run.data.tags["kind"] == "trial"]
