@@ -1,7 +1,7 @@
 """What MLflow shows of a candidate as tags of its run and of its model alike.
 
-``pareto.front`` is ``true`` or ``false``, ``source`` is ``measured`` or ``modelled``. ``decision`` is empty, ``keep``, ``reject`` or
-``promoted``: written by ``studies decide`` and ``promote``, or by hand in MLflow's pages, and read back by ``promote``.
+``pareto.front`` is ``true`` or ``false``, ``source`` is ``measured`` or ``modelled``. ``decision`` is empty, ``keep``, ``reject``
+or ``promoted``: written by ``studies decide`` and ``promote``, or by hand in MLflow's pages, and read back by ``promote``.
 """
 
 from __future__ import annotations
