@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.review.store import explained
+from pipeline.study.decided import TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-FRONT, DECISION, SOURCE = "pareto.front", "decision", "source"
+FRONT, DECISION, SOURCE = "pareto.front", TAG, "source"
 UNDECIDED, KEEP, REJECT, PROMOTED = "", "keep", "reject", "promoted"
 
 
