@@ -51,7 +51,7 @@ def _parser() -> Parser:
         "--format", choices=FORMATS, default="state_dict", help="what to write (default %(default)s)"
     )
     parser.add_argument("--out", type=paths.absolute, metavar="FILE",
-                        help="where to (default: MODEL-HASH.safetensors in the current folder); what is there is replaced")  # fmt: skip
+                        help="where to (default: MODEL-HASH.safetensors here); what is there is replaced")  # fmt: skip
     parser.add_argument("--modules", type=paths.absolute, metavar="DIR",
                         help="folder of the module of a package.module:function")  # fmt: skip
     return parser
