@@ -43,6 +43,9 @@ def next_steps(
         lines.append(f"         {words}")
     if place is not None:
         lines.append(f"evaluate {how_to_evaluate(place, settings.devices, settings.modules)}")
+        modules = ("--modules", settings.modules) if settings.modules else ()
+        file = settings.folder / f"{place.name}.safetensors"
+        lines.append(f"export   {shell('pipeline.export', place, '--out', file, *modules)}")
     lines += [
         f"report   {settings.folder / 'report.html'}",
         *(
