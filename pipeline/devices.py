@@ -1,7 +1,7 @@
 """The ARM CPUs that programs can run on.
 
-``python -m pipeline.devices`` lists them; with ``--profile CANDIDATE`` it times a candidate on one. ``add``, ``check`` and
-``remove`` are for boards that are reached by ssh.
+``python -m pipeline.devices`` lists them; with ``--profile CANDIDATE`` it times a candidate on one. ``add``, ``check``,
+``remove`` and ``calibrate`` are for boards that are reached by ssh.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from foundation.command import DONE, REFUSED, Parser, main_guard, say, typed
 from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.show import show_bytes, show_interval, show_latency
-from pipeline.cluster.pool import DeviceError, Wanted, arm_nodes, devices_at_hand
+from pipeline.cluster.nodes import arm_nodes
+from pipeline.cluster.pool import devices_at_hand
+from pipeline.cluster.work import DeviceError, Wanted
 from pipeline.study.paths import absolute, settled
 
 if TYPE_CHECKING:
+    from deploy_arm.boards.board import Board
     from deploy_arm.devices.base import Profile
     from deploy_arm.fleet.boards import Checked
     from pipeline.candidate.devices import AtHand
@@ -61,6 +64,8 @@ def board_rows() -> list[dict[str, str]]:
             "where": board.address,
             "target": board.target,
         }
+        if name in added.calibrations:
+            row["calibration"] = f"{added.calibrations[name].factor:.3g}"
         if name in added.quarantines:
             row |= {"state": "quarantine", "reason": added.quarantines[name].reason}
         rows.append(row)
@@ -140,6 +145,8 @@ def _profile_text(profile: Profile) -> str:
         known = [form.format(value) for value in values if value is not None]
         told += [" to ".join(known)] if known else []
     text += f"{', '.join(told)}\n" if told else ""
+    if len(threads := details.get("threads_ms", {})) > 1:
+        text += f"by threads: {', '.join(f'{count}: {show_latency(ms)}' for count, ms in threads.items())}\n"
     if not details.get("narrow", True):
         text += "warning: the interval did not become narrow in the time allowed\n"
     text += f"peak memory {show_bytes(profile.peak_memory_bytes)}, blob {show_bytes(profile.size_bytes)}\n"
@@ -234,6 +241,33 @@ def _check(arguments: argparse.Namespace) -> int:
     return REFUSED if any(one.fault for one in found) else DONE
 
 
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from deploy_arm.boards.added import read_added
+    from deploy_arm.devices.kinds import open_device
+    from deploy_arm.devices.timed import TimedDevice
+    from deploy_arm.fleet.calibrate import calibrate
+
+    added, found = read_added(), {}
+    boards: list[Board | None] = [added.board(name) for name in arguments.names or added.boards]
+    for board in boards or [None]:
+        device = (
+            open_device(board.target, "ssh", board.name)
+            if board
+            else open_device(arguments.target or "a76", "native")
+        )
+        assert isinstance(device, TimedDevice)
+        say(f"timing known programs on {device.name}, and modelling them")
+        found[device.name] = one = calibrate(device)
+        if arguments.format == "text":
+            print(
+                f"{device.name:<24} measured / modelled {one.core}: {one.factor:.3g} ({one.low:.3g} to {one.high:.3g}, "
+                f"{one.programs} programs)"
+            )
+    if arguments.format == "json":
+        print(json_text({name: asdict(one) for name, one in found.items()}, indent=1))
+    return DONE
+
+
 def _remove(arguments: argparse.Namespace) -> int:
     from deploy_arm.fleet.boards import remove_board
 
@@ -271,7 +305,12 @@ def _checked_text(found: Checked) -> str:
     )
 
 
-ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"add": _add, "check": _check, "remove": _remove}
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "add": _add,
+    "check": _check,
+    "remove": _remove,
+    "calibrate": _calibrate,
+}
 OF_ADD = ("name", "identity", "known_hosts", "runner")
 
 
@@ -287,7 +326,8 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] | None =
         nargs="?",
         choices=("list", *ACTIONS),
         default="list",
-        help="list (default), add ssh://user@board[:port], check [NAME ...], remove NAME",
+        help="list (default), add ssh://user@board[:port], check [NAME ...], remove NAME, "
+        "calibrate [NAME ...]: measured against modelled time",
     )
     parser.add_argument("names", nargs="*", metavar="WHICH", help="a board's name; of add its address")
     parser.add_argument(
@@ -335,6 +375,8 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] | None =
         return 0
     for row in rows:
         write(f"{row['name']:<24} {row['source']:<9} {row['state']:<10} {row['where']}\n")
+        if "calibration" in row:
+            write(f"    measured / modelled: {row['calibration']}\n")
         if "reason" in row:
             write(f"    {row['reason']}\n")
     if arguments.devices is None and all(row["source"] == "modelled" for row in rows):

@@ -338,7 +338,7 @@ def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progr
     from pipeline.candidate.bench import Bench
     from pipeline.candidate.references import references
     from pipeline.candidate.renewal import announcement, renew
-    from pipeline.cluster.pool import DeviceError
+    from pipeline.cluster.work import DeviceError
 
     settings = workspace.settings
     progress.line(announcement(study))

@@ -1,5 +1,7 @@
 """Fits what kernels cost to profiles of single convolutions: ``python -m deploy_arm.fit_costs``.
 
+``--device KIND`` (``native``, ``ssh``, ...) fits to what a real CPU takes instead, in nanoseconds.
+
 Every core's program is profiled as ``deploy_arm.devices.emulated`` does (modelled cycles of executed counts, without caches).
 Less than a minute of one processor per core; run it again when a kernel has changed. Other cores' entries of the table are kept.
 """
@@ -23,6 +25,8 @@ from deploy_arm.costs.choose import TABLE
 from deploy_arm.costs.samples import network, samples
 from deploy_arm.cycles import estimate as cycles
 from deploy_arm.cycles import mca
+from deploy_arm.devices.kinds import open_device
+from deploy_arm.devices.timed import TimedDevice
 from deploy_arm.emulate import emulator
 from deploy_arm.ir import graph as g
 from deploy_arm.runtime.program import build_program
@@ -33,6 +37,7 @@ from foundation.errors import UserError
 from foundation.files import json_text, sha256, write_atomically
 
 SAMPLES = 120
+REPEAT = 20  # of each network on a device
 
 CostRow = tuple[costs.Work, str, float]
 
@@ -52,14 +57,40 @@ def operation_cycles(graph: g.Graph, core: str) -> list[float]:
     return [part.point for part in cycles.estimate(program, counts, CORES[core]).operations]
 
 
-def rows(core: str, count: int) -> Iterator[CostRow]:
-    """The profiles of ``count`` shapes in every setting."""
+def operation_nanoseconds(graph: g.Graph, device: TimedDevice) -> list[float]:
+    """Median times of every operation of one inference, measured on a device.
+
+    Raises:
+        UserError: the device or the program fails.
+    """
+    program = build_program(device.target)
+    with tempfile.TemporaryDirectory() as folder:
+        blob = Path(folder, "weights.blob")
+        blob.write_bytes(write_blob(graph, coded=False))
+        image = np.random.default_rng(0).integers(0, 256, (1, *graph.input.shape), dtype=np.uint8)
+        given, operations = emulator.checked_images(image), len(graph.operations)
+        with device.reserved():
+            times = device.operation_times(program, blob, given, REPEAT, operations)
+    return [float(median) * 1e6 for median in np.median(times, axis=0)]
+
+
+def rows(core: str, count: int, device: TimedDevice | None = None) -> Iterator[CostRow]:
+    """The profiles of ``count`` shapes in every setting: modelled for a core, or measured on a device."""
     for number, sample in enumerate(samples(count)):
         graph = network(sample, number)
-        for operation, found in zip(graph.operations, operation_cycles(graph, core), strict=True):
+        costs_found = operation_nanoseconds(graph, device) if device else operation_cycles(graph, core)
+        for operation, found in zip(graph.operations, costs_found, strict=True):
             if isinstance(operation, g.Convolution):
                 tensors = graph.tensors[operation.inputs[0]], graph.tensors[operation.output]
                 yield costs.Work.of(operation, *tensors), operation.kernel, found
+
+
+def measuring(target: str, kind: str) -> TimedDevice:
+    """A device that takes the time of each operation. Raises UserError where the kind does not."""
+    device = open_device(target, kind)
+    if not isinstance(device, TimedDevice):
+        raise UserError(f"--device {kind!r} takes no times of operations; give native or ssh")
+    return device
 
 
 def fit(found: Sequence[CostRow]) -> dict[str, costs.CostModel]:
@@ -72,13 +103,17 @@ def fit(found: Sequence[CostRow]) -> dict[str, costs.CostModel]:
     }
 
 
-def entry(core: str, models: Mapping[str, costs.CostModel], count: int) -> dict[str, Any]:
+def entry(
+    core: str, models: Mapping[str, costs.CostModel], count: int, device: TimedDevice | None = None
+) -> dict[str, Any]:
     """A core's part of the table: models, and the conditions they were fitted under."""
-    analyser = mca.find_tools()
+    model = (
+        f"llvm-mca {mca.version()} {CORES[core].scheduler}" if mca.find_tools() else "own throughput table"
+    )
     return {
-        "kernels": {kernel: asdict(model) for kernel, model in models.items()},
-        "unit": "modelled cycles",
-        "model": f"llvm-mca {mca.version()} {CORES[core].scheduler}" if analyser else "own throughput table",
+        "kernels": {kernel: asdict(found) for kernel, found in models.items()},
+        "unit": f"{device.source} nanoseconds" if device else "modelled cycles",
+        "model": device.name if device else model,
         "program": sha256(build_program(CORES[core].target))[:12],
         "kernel_code": timed_digest(),
         "shapes": count,
@@ -109,14 +144,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--shapes", type=int, default=SAMPLES, help="how many layer shapes are profiled")
     parser.add_argument("--output", type=Path, default=TABLE, help="the table")
+    parser.add_argument(
+        "--device", metavar="KIND", help="measure on such a device, for the one core that it is"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.shapes < 1:
             raise UserError(f"--shapes {options.shapes}: at least one shape is needed")
+        if options.device and len(options.cores) != 1:
+            raise UserError("--device measures for one core: name it by --cores")
         record = earlier(options.output)
         for core in options.cores:
-            models = fit(list(rows(core, options.shapes)))
-            record["cores"][core] = entry(core, models, options.shapes)
+            device = measuring(CORES[core].target, options.device) if options.device else None
+            models = fit(list(rows(core, options.shapes, device)))
+            record["cores"][core] = entry(core, models, options.shapes, device)
             errors = ", ".join(f"{kernel} {100 * model.error:.1f} %" for kernel, model in models.items())
             print(f"{core}: mean relative error {errors}")
             write_atomically(options.output, json_text(record, indent=1, sort_keys=True) + "\n")

@@ -115,11 +115,13 @@ class Device(ABC):
 
     Attributes:
         name: of this device, as it stands beside its figures.
+        exclusive: whether only one program at a time may run on it, and it may fail; an emulated one is never short.
         of_the_node: whether it is the CPU of the machine it is opened on: then each ARM node of a Ray cluster has one.
     """
 
     name: str
     target: str
+    exclusive: ClassVar[bool] = True
     of_the_node: ClassVar[bool] = False
     _reserved = False
 
@@ -136,6 +138,10 @@ class Device(ABC):
     def named(cls, target: str, name: str) -> Device:
         """One of ``names``."""
         return cls(target)
+
+    @classmethod  # noqa: B027  # most have nobody to tell
+    def report(cls, name: str, reason: str) -> None:
+        """Keep for others why one of ``names`` is not to be used; with an empty reason, that it may be again."""
 
     @property
     @abstractmethod
@@ -208,8 +214,7 @@ class Device(ABC):
             UserError: as ``run``.
         """
         self.check(program, blob, expected)
-        path = cache_directory("profiles") / f"{self.cache_key(program, blob)}.json"
-        profile = read_cached(path) if cached else None
+        profile = self.remembered(program, blob) if cached else None
         if profile is None:
             with self.reserved():
                 profile = self.measure(program, blob, image)
@@ -218,8 +223,15 @@ class Device(ABC):
                     f"{self.name} says its figures are {self.source} and gave {profile.source} ones"
                 )
             if profile.steady:
-                write_atomically(path, profile.to_json())
+                write_atomically(self._cache_file(program, blob), profile.to_json())
         return with_layers(profile, layers)
+
+    def remembered(self, program: Path, blob: Path) -> Profile | None:
+        """The profile that is kept, None where there is none."""
+        return read_cached(self._cache_file(program, blob))
+
+    def _cache_file(self, program: Path, blob: Path) -> Path:
+        return cache_directory("profiles") / f"{self.cache_key(program, blob)}.json"
 
     def check(self, program: Path, blob: Path, expected: Mapping[str, str] | None) -> None:
         """Raises UserError where a file is missing or is not the expected one."""

@@ -25,6 +25,7 @@ class EmulatedDevice(Device):
     """
 
     source: Source = "modelled"
+    exclusive = False
 
     def __init__(
         self, target: str = "a76", *, under: emulator.EmulatorName | None = None, use_mca: bool | None = None

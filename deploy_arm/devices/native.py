@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy_arm.boards.conditions import CpuConditions, conditions, fastest_cpus, read_tree
 from deploy_arm.devices import canary
 from deploy_arm.devices.base import Source
-from deploy_arm.devices.timed import DRIFT, TimedDevice
+from deploy_arm.devices.timed import DRIFT, TimedDevice, threads_of
 from deploy_arm.target.fault import DeviceBusy
 from deploy_arm.target.host import execute
 from deploy_arm.target.toolchain import is_arm
@@ -39,9 +39,9 @@ class NativeDevice(TimedDevice):
         if launcher:
             self.source = "modelled"
         allowed = sorted(os.sched_getaffinity(0))
-        self.cpu = fastest_cpus(allowed, read_tree())[0] if cpu is None else cpu
-        if self.cpu not in allowed:
-            raise UserError(f"CPU {self.cpu} is not among those this process may use: {allowed}")
+        if cpu is not None and cpu not in allowed:
+            raise UserError(f"CPU {cpu} is not among those this process may use: {allowed}")
+        self.cpus = fastest_cpus(allowed, read_tree()) if cpu is None else [cpu]
         self.name = f"{platform.node()} cpu{self.cpu}"
 
     def identity(self) -> str:
@@ -70,9 +70,9 @@ class NativeDevice(TimedDevice):
             yield
 
     def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
-        """Runs on the pinned CPU. The program inherits the affinity of the thread that starts it."""
+        """Runs on the pinned CPU, of several threads on as many. It inherits the affinity of the thread that starts it."""
         before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {self.cpu})
+        os.sched_setaffinity(0, self.cpus[: threads_of(arguments)])
         try:
             command = [*self.launcher, str(program), *arguments]
             return execute(command, given, timeout, f"{program.name} {arguments[0]} on {self.name}")

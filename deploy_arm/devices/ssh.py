@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deploy_arm.boards.added import read_added
+from deploy_arm.boards.added import quarantine, read_added, release
 from deploy_arm.boards.board import Board
 from deploy_arm.boards.conditions import SCRIPT, CpuConditions, conditions, fastest_cpus, parse_tree
 from deploy_arm.boards.connection import MISSING, ask, held, keep, printable, run_there
 from deploy_arm.boards.facts import PINNING, Cpu, Facts, read_facts
 from deploy_arm.devices import canary
 from deploy_arm.devices.base import Device, Source
-from deploy_arm.devices.timed import DRIFT, TimedDevice
+from deploy_arm.devices.timed import DRIFT, TimedDevice, threads_of
 from deploy_arm.target.fault import DeviceFault
 from deploy_arm.target.targets import TARGETS
 from foundation.command import typed
@@ -49,6 +49,13 @@ class SshDevice(TimedDevice):
     def named(cls, target: str, name: str) -> Device:
         return cls(target, read_added().board(name))
 
+    @classmethod
+    def report(cls, name: str, reason: str) -> None:
+        if reason:
+            quarantine(name, reason)
+        else:
+            release(name)
+
     @property
     def facts(self) -> Facts:
         """Asked once; raises DeviceFault as ``read_facts`` does."""
@@ -57,13 +64,9 @@ class SshDevice(TimedDevice):
         return self._facts
 
     @property
-    def cpus(self) -> list[int]:
+    def cpus(self) -> list[int]:  # type: ignore[override]  # known once it has answered
         """Those a login may use, the fastest first."""
         return fastest_cpus(self.facts.allowed, self.facts.tree)
-
-    @property
-    def cpu(self) -> int:  # type: ignore[override]  # known once it has answered
-        return self.cpus[0]
 
     @property
     def core(self) -> Cpu | None:
@@ -128,8 +131,7 @@ class SshDevice(TimedDevice):
 
     def _launcher(self, arguments: list[str]) -> list[str]:
         """What is put before the program: its CPUs, as many as it has threads, and the emulator."""
-        threads = int(arguments[arguments.index("--threads") + 1]) if "--threads" in arguments else 1
-        mask = sum(1 << cpu for cpu in self.cpus[:threads])
+        mask = sum(1 << cpu for cpu in self.cpus[: threads_of(arguments)])
         return [*([PINNING, f"{mask:x}"] if self.pinned else []), *self.board.runner]
 
 

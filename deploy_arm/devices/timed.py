@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deploy_arm.boards.conditions import CpuConditions
 from deploy_arm.devices import canary
-from deploy_arm.devices.base import Device, Profile
+from deploy_arm.devices.base import Device, LayerProfile, Profile
 from deploy_arm.emulate import emulator
 from deploy_arm.target.fault import DeviceFault
 
@@ -29,6 +29,11 @@ LONGEST_S = 30.0  # stop repeating then, whatever the width
 RESAMPLES = 1000
 DRIFT = 0.03  # of the canary's median: when it differs by more before and after, the measurement is repeated
 ATTEMPTS = 3  # then the steadiest is taken and marked
+THREADS = (2, 4)  # besides one: how many share an inference, where there are so many CPUs
+SHORT_REPEAT, SHORT_S = (
+    20,
+    2.0,
+)  # repetitions per operation and per number of threads, and about how long they may take
 CANARY_REPEAT, CANARY_WARM_UP = 200, 200  # long enough for a clock that was asleep to rise
 
 
@@ -65,10 +70,20 @@ def median_interval(samples: NDArray[np.float64], resamples: int = RESAMPLES) ->
     return float(low), float(high)
 
 
+def threads_of(arguments: list[str]) -> int:
+    """How many threads a program's command line asks for."""
+    return int(arguments[arguments.index("--threads") + 1]) if "--threads" in arguments else 1
+
+
 class TimedDevice(Device):
     """A device whose programs take their time themselves."""
 
-    cpu: int
+    cpus: list[int]
+
+    @property
+    def cpu(self) -> int:
+        """That a program of one thread runs on."""
+        return self.cpus[0]
 
     @abstractmethod
     def conditions(self) -> CpuConditions:
@@ -87,11 +102,16 @@ class TimedDevice(Device):
             attempts.append(self.attempt(program, blob, image, canary_time))
             canary_time = attempts[-1].canary_after
         best = min(attempts, key=lambda attempt: attempt.drift)
+        given, repeat = (
+            emulator.checked_images(image[None]),
+            int(np.clip(SHORT_S * 1000 / best.median, 5, SHORT_REPEAT)),
+        )
         details = {
             **self.told(),
             **({"caution": EMULATED} if self.source == "modelled" else {}),
             "cpu": self.cpu,
             "repetitions": len(best.samples),
+            "threads_ms": {"1": best.median, **self.time_threads(program, blob, given, repeat)},
             "narrow": best.narrow,
             "minimum_ms": float(best.samples.min()),
             "before": best.before,
@@ -113,6 +133,7 @@ class TimedDevice(Device):
             instructions=None,
             peak_memory_bytes=int(information["memory_bytes"]),
             size_bytes=blob.stat().st_size,
+            layers=self.time_layers(program, blob, given, repeat, information["operations"]),
             details=details,
         )
 
@@ -134,11 +155,57 @@ class TimedDevice(Device):
         after = self.conditions()
         return Attempt(samples, low, high, before, after, canary_before, self.time_canary(program))
 
+    def time_threads(self, program: Path, blob: Path, given: bytes, repeat: int) -> dict[str, float]:
+        """Median ms by the number of threads that share an inference, each on a CPU of its own."""
+        return {
+            str(count): float(
+                np.median(self.bench(program, blob, given, repeat, WARM_UP, "--threads", str(count)))
+            )
+            for count in THREADS
+            if count <= len(self.cpus)
+        }
+
+    def time_layers(
+        self, program: Path, blob: Path, given: bytes, repeat: int, operations: list[dict[str, Any]]
+    ) -> tuple[LayerProfile, ...]:
+        """Each operation's median with its 95 % confidence interval. Taking the time adds some 50 ns to each."""
+        times = self.operation_times(program, blob, given, repeat, len(operations))
+        intervals = [median_interval(column) for column in times.T]
+        return tuple(
+            LayerProfile(
+                number,
+                operation["operation"],
+                operation.get("kernel", ""),
+                "",
+                float(np.median(times[:, number])),
+                *intervals[number],
+                None,
+                operation.get("multiplications", 0),
+            )
+            for number, operation in enumerate(operations)
+        )
+
+    def operation_times(
+        self, program: Path, blob: Path, given: bytes, repeat: int, operations: int
+    ) -> NDArray[np.float64]:
+        """Times in ms [repeat, operations]."""
+        arguments = ["bench", str(blob), "--repeat", str(repeat), "--warmup", str(WARM_UP), "--layers"]
+        answer = self.execute(program, arguments, given, 600.0)
+        try:
+            times = np.array(json.loads(answer)["layers"], dtype=np.float64) / 1e6
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DeviceFault(f"{self.name} answered no times of operations: {answer[:80]!r}") from error
+        if times.shape != (repeat, operations) or not (np.isfinite(times) & (times >= 0)).all():
+            raise DeviceFault(
+                f"{self.name} answered times {list(times.shape)} of {repeat} x {operations} operations"
+            )
+        return times
+
     def bench(
-        self, program: Path, blob: Path, given: bytes, repeat: int, warm_up: int
+        self, program: Path, blob: Path, given: bytes, repeat: int, warm_up: int, *further: str
     ) -> NDArray[np.float64]:
         """Times in ms that the program takes of itself."""
-        arguments = ["bench", str(blob), "--repeat", str(repeat), "--warmup", str(warm_up)]
+        arguments = ["bench", str(blob), "--repeat", str(repeat), "--warmup", str(warm_up), *further]
         answer = self.execute(program, arguments, given, 600.0)
         try:
             times = np.array(json.loads(answer)["ns"], dtype=np.float64) / 1e6
@@ -155,6 +222,8 @@ class TimedDevice(Device):
         try:
             record = super().information(program, blob)
             int(record["memory_bytes"])
+            record["operations"] = [dict(operation) for operation in record["operations"]]
+            [str(operation["operation"]) for operation in record["operations"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DeviceFault(f"{self.name} answered no information about the network") from error
         return record

@@ -9,6 +9,7 @@
  *   program bench BLOB [OPTIONS]          one image; standard output: JSON {"ns": [...]}, one figure per repetition; standard
  *                                         error: the same in words
  *     --repeat N, --warmup N              repetitions (10) and runs before them that are not timed (1)
+ *     --layers                            and "layers": [[...]], of each repetition the time of every operation
  *     --mark                              for emulators: one repetition, and a harmless system call, getsid(-(1000000 + i)),
  *                                         before operation i and once after the last
  *   program help                          this in short
@@ -37,7 +38,7 @@ static const char USAGE[] =
     "usage: program info BLOB [--memory MIB]\n"
     "       program run BLOB [--threads N] [--portable] < images > results\n"
     "       program classify BLOB [--top K] [--labels FILE] [--threads N] [--portable] < images\n"
-    "       program bench BLOB [--repeat N] [--warmup N] [--mark] [--threads N] [--portable] < image\n"
+    "       program bench BLOB [--repeat N] [--warmup N] [--layers] [--mark] [--threads N] [--portable] < image\n"
     "images: raw uint8, height x width x channels, back to back; results: float32\n"
     "all take --memory MIB, the most memory that the network may have (1024)\n";
 
@@ -45,7 +46,7 @@ struct options {
     const char *labels; /* a file's path */
     const char *part;   /* I/N, see parse_part */
     long repeat, warmup, threads, top, memory; /* memory in MiB */
-    int marked, portable;
+    int marked, portable, layers;
 };
 
 static int send_bytes(const void *bytes, size_t count) {
@@ -230,6 +231,10 @@ static int64_t now(void) {
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
+static int64_t *stamps; /* of the present run: before each operation, and after the last */
+
+static void stamp(int32_t operation) { stamps[operation] = now(); }
+
 static int ascending(const void *a, const void *b) {
     int64_t left = *(const int64_t *)a, right = *(const int64_t *)b;
     return (left > right) - (left < right);
@@ -245,7 +250,8 @@ static void summarize(int64_t *times, long count, const struct options *options)
 
 static int command_bench(struct network *network, const struct options *options) {
     long count = options->marked ? 1 : options->repeat;
-    int64_t *times = calloc((size_t)count + 1, sizeof *times);
+    size_t marks = options->layers ? (size_t)network->blob.operation_count + 1 : 0;
+    int64_t *times = calloc(((size_t)count + 1) * (1 + marks), sizeof *times), *all = times + count + 1;
     if (!times)
         return complain(NETWORK_MEMORY, "%s\n", network_status_text(NETWORK_MEMORY));
     int status = read_image(network) == 1 ? 0 : image_missing(network);
@@ -253,14 +259,21 @@ static int command_bench(struct network *network, const struct options *options)
         for (long i = 0; i < options->warmup; i++)
             network_run(network);
         for (long i = 0; i < count; i++) {
+            stamps = all + (size_t)i * marks;
             int64_t start = now();
-            network_run_marked(network, options->marked ? mark : NULL);
+            network_run_marked(network, options->marked ? mark : options->layers ? stamp : NULL);
             times[i] = now() - start;
         }
         status = print("{\"ns\": [");
         for (long i = 0; i < count && !status; i++)
             status = print("%s%lld", i ? ", " : "", (long long)times[i]);
-        if (status || print("]}\n"))
+        status = status ? status : print("]");
+        for (long i = 0; i < count && marks > 1 && !status; i++)
+            for (size_t j = 0; j + 1 < marks && !status; j++) {
+                const int64_t *run = all + (size_t)i * marks;
+                status = print("%s%lld", j ? ", " : i ? "], [" : ", \"layers\": [[", (long long)(run[j + 1] - run[j]));
+            }
+        if (status || print(marks > 1 && count ? "]]}\n" : "}\n"))
             status = output_failed();
         else if (count && !options->marked)
             summarize(times, count, options);
@@ -326,6 +339,8 @@ int main(int count, char **arguments) {
             options.portable = 1;
         } else if (!strcmp(option, "--mark") && is_bench) {
             options.marked = 1;
+        } else if (!strcmp(option, "--layers") && is_bench) {
+            options.layers = 1;
         } else if (!strcmp(option, "--part") && is_bench) {
             options.part = arguments[++i];
         } else if (!strcmp(option, "--labels") && is_classify) {

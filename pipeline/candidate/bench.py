@@ -100,7 +100,7 @@ class Bench:
             raise ProgramDiffers(
                 f"the program differs from the reference in {show_percent(float(wrong))} of its outputs"
             )
-        profile = self._profile(blob, graph, devices)
+        profile = self._profile(blob, graph, devices, urgent=True)
         cycles = foreseen(graph, self.settings.target)
         return Compiled(self.program, blob, figures_of(answers, profile), profile, tuple(references), cycles)
 
@@ -110,9 +110,9 @@ class Bench:
         graph = choose_kernels(graph, self.settings.target)
         return write_blob(graph), graph
 
-    def _profile(self, blob: bytes, graph: Graph, devices: Devices) -> Profile:
+    def _profile(self, blob: bytes, graph: Graph, devices: Devices, *, urgent: bool = False) -> Profile:
         layers = [operation.layer for operation in graph.operations]
-        return devices.profile(self.program_bytes, blob, self.images[0], layers)
+        return devices.profile(self.program_bytes, blob, self.images[0], layers, urgent=urgent)
 
 
 def figures_of(answers: Figures, profile: Profile) -> Figures:

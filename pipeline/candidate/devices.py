@@ -27,12 +27,14 @@ class Devices(Protocol):
         layers: Sequence[str] = (),
         *,
         anew: bool = False,
+        urgent: bool = False,
     ) -> Profile:
         """What one inference of a uint8 image [H, W, C] costs, on whichever device is free first.
 
         Args:
             layers: the layer of each operation, for the breakdown.
             anew: do not take a profile of the same program that is remembered.
+            urgent: before others that are not, as a finished candidate that may enter the front.
         """
 
     def run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -28,12 +28,14 @@ from foundation.errors import UserError
 from foundation.plan import Plan
 from pipeline.candidate.folder import candidate_path, fetch_candidate
 from pipeline.cluster.node import needs_of
-from pipeline.cluster.pool import HOSTS, DeviceError, DevicePool, is_arm
+from pipeline.cluster.nodes import HOSTS, is_arm
+from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
+from pipeline.cluster.work import DeviceError
 from pipeline.study.checkpoints import forget, trial_folder
-from pipeline.study.conductor import DIED, ENDED, Conductor, Foresee, Listener, nothing_left
+from pipeline.study.conductor import DIED, ENDED, WAITED, Conductor, Foresee, Listener, nothing_left
 from pipeline.study.halving import Rungs, always
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
@@ -90,6 +92,11 @@ class StudySearcher(_Unsaved, Searcher):
     ) -> None:
         with self._guard:
             number, phase = self.numbers[trial_id], (result or {}).get("phase")
+            if phase == WAITED:
+                raise UserError(
+                    f"no device to profile on: {result['reason']}. Nothing that ended is lost; the same command goes on when "
+                    "there is one"
+                )
             if error or phase == DIED:
                 found = result if result and phase == DIED else {}
                 self._note(found)

@@ -13,9 +13,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.cluster.node import Needs, settle, workspace_here
-from pipeline.cluster.pool import HOSTS
+from pipeline.cluster.nodes import HOSTS
+from pipeline.cluster.work import NoDevice
 from pipeline.study.checkpoints import earlier_record, last_checkpoint, save_checkpoint, trial_folder
-from pipeline.study.conductor import DIED, ENDED, PROFILED, RUNG
+from pipeline.study.conductor import DIED, ENDED, PROFILED, RUNG, WAITED
 from pipeline.study.memory import Watch, refused
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.training.stages import Stage
@@ -31,9 +32,10 @@ class CotuneTrial(tune.Trainable):
 
     Each ``step`` is one stage: first the profile before training, then one step per rung; with the last rung the
     candidate is finished. A step's result has ``phase``: ``profiled`` (with ``figures``), ``rung`` (with ``rung`` and
-    ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves alone; or ``died`` (with what it ``asked``
-    for) where it was refused memory, or (with the ``trouble``) where its surroundings failed, a disk or a device say. Whatever
-    else goes wrong with a candidate ends it as failed with a one-line reason; the process lives on for the next.
+    ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves alone; ``died`` (with what it ``asked`` for)
+    where it was refused memory, or (with the ``trouble``) where its surroundings failed, a disk say; or ``waited`` (with the
+    ``reason``) where for long there was no device. Whatever else goes wrong with a candidate ends it as failed with a one-line
+    reason; the process lives on for the next.
     """
 
     _bench: Bench | None = None
@@ -71,6 +73,8 @@ class CotuneTrial(tune.Trainable):
             if (asked := no_memory(error)) is not None:
                 self._run = None
                 return {"phase": DIED, "asked": asked, "done": True}
+            if isinstance(error, NoDevice):
+                return {"phase": WAITED, "reason": str(error), "done": True}
             story = traceback.format_exc()
             if of_surroundings(error):
                 self._run = None

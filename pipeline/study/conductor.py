@@ -32,7 +32,8 @@ ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
 WORSE, HOPELESS = "worse than others", "hardly better than guessing"
 CANNOT_ENTER = "slower and larger than the front even with the best error so far"
-PROFILED, RUNG, ENDED, DIED = "profiled", "rung", "ended", "died"  # what a stage of a trial reports
+# What a stage of a trial reports; ``waited``: for a device, in vain.
+PROFILED, RUNG, ENDED, DIED, WAITED = "profiled", "rung", "ended", "died", "waited"
 
 
 class Interval(Protocol):

@@ -226,6 +226,11 @@ def test_native_timing_repeats_and_reports_its_conditions(
     assert 0 < profile.low_ms <= profile.latency_ms <= profile.high_ms
     assert profile.details["minimum_ms"] <= profile.latency_ms
     assert set(profile.details["before"]) == {"frequency_ghz", "temperature_c", "governor"}
+    assert [part.kind for part in profile.layers] == [
+        operation["operation"] for operation in native.information(*built.files)["operations"]
+    ]
+    assert all(0 <= part.low_ms <= part.ms <= part.high_ms for part in profile.layers)
+    assert list(profile.details["threads_ms"]) == ["1", *(str(n) for n in (2, 4) if n <= len(native.cpus))]
     told = profile.details["canary"]
     apart = abs(told["after_ms"] - told["before_ms"]) / min(told["after_ms"], told["before_ms"])
     assert profile.steady == (apart <= told["allowed"]) and 1 <= told["attempts"] <= 3

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from deploy_arm.blob.write import write_blob
+from deploy_arm.boards.added import read_added
 from deploy_arm.boards.conditions import conditions, fastest_cpus, parse_tree, read_tree
+from deploy_arm.costs import fit
+from deploy_arm.costs.samples import network, samples
 from deploy_arm.devices import canary
+from deploy_arm.devices.base import Profile
+from deploy_arm.devices.emulated import EmulatedDevice
 from deploy_arm.devices.kinds import DEVICES, open_device
 from deploy_arm.devices.native import NativeDevice
 from deploy_arm.devices.timed import ATTEMPTS, DRIFT, median_interval
+from deploy_arm.fleet.calibrate import calibrate
+from deploy_arm.ir.graph import Convolution, Graph
 from deploy_arm.ir.reference import run
 from foundation.errors import UserError
 from pipeline.review.gates import Bounds, Evidence, judge
@@ -105,7 +114,11 @@ class FakeDevice(NativeDevice):
 
     def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
         if arguments[0] == "info":
-            return b'{"memory_bytes": 4096}'
+            return b'{"memory_bytes": 4096, "operations": [{"operation": "table"}, {"operation": "convolution"}]}'
+        if "--layers" in arguments:
+            return json.dumps({"ns": [3e6] * 20, "layers": [[1e6, 2e6]] * 20}).encode()
+        if "--threads" in arguments:
+            return json.dumps({"ns": [5e6 / int(arguments[-1])] * 20}).encode()
         is_canary = arguments[1] == str(canary.canary_blob())
         self.calls.append("canary" if is_canary else "network")
         repeat, warm_up = (int(arguments[arguments.index(name) + 1]) for name in ("--repeat", "--warmup"))
@@ -116,6 +129,74 @@ class FakeDevice(NativeDevice):
             milliseconds = (0.1 if is_canary else 5.0) / self.speed(self.done)
             times += [1e6 * milliseconds * (1 + 0.001 * (i % 3))] if i >= warm_up else []
         return json.dumps({"ns": times}).encode()
+
+
+class Modelled(EmulatedDevice):
+    """A model whose answer is known without an emulator."""
+
+    def profile(self, program: Path, blob: Path, *_: Any, **__: Any) -> Profile:
+        return Profile(2.0 + blob.stat().st_size / 1e6, 1.0, 9.0, "modelled", self.name, 1, 1, 1)
+
+
+class Slower(FakeDevice):
+    """It takes thrice the model's time, and computes."""
+
+    def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
+        if arguments[0] == "run":
+            return run(canary.canary_graph(), canary.IMAGE[None]).tobytes()
+        modelled = Modelled("a76").profile(program, Path(arguments[1])).latency_ms
+        return json.dumps({"ns": [3e6 * modelled] * int(arguments[3])}).encode()
+
+
+def test_calibration_finds_the_factor_between_measured_and_modelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    device = Slower(lambda _: 1.0)
+    found = calibrate(device, Modelled("a76"))
+    assert (found.factor, found.low, found.high) == pytest.approx((3.0, 3.0, 3.0)) and found.programs == 4
+    assert read_added().calibrations == {device.name: found} and found.core == "a76"
+    device.source = "modelled"
+    with pytest.raises(UserError, match="its times are modelled; only what is measured"):
+        calibrate(device)
+
+
+def test_costs_of_kernels_are_fitted_to_what_a_device_takes() -> None:
+    """Which takes two nanoseconds for every multiplication of a dense convolution."""
+
+    class Exact(FakeDevice):
+        graphs: list[Graph]
+
+        def execute(self, program: Path, arguments: list[str], given: bytes, timeout: float) -> bytes:
+            graph = self.graphs.pop(0)
+            products = [
+                math.prod(operation.weights.indices.shape)
+                * math.prod(graph.tensors[operation.output].shape[:2])
+                if isinstance(operation, Convolution)
+                else 1
+                for operation in graph.operations
+            ]
+            return json.dumps({"ns": [1] * 20, "layers": [[2 * count for count in products]] * 20}).encode()
+
+    device = Exact(lambda _: 1.0)
+    device.graphs = [network(sample, number) for number, sample in enumerate(samples(5))]
+    expected = [network(sample, number) for number, sample in enumerate(samples(5))]
+    found = list(fit.rows("a76", 5, device))
+    convolutions = [
+        (operation, graph)
+        for graph in expected
+        for operation in graph.operations
+        if isinstance(operation, Convolution)
+    ]
+    assert len(found) == len(convolutions)
+    for (work, kernel, cost), (operation, graph) in zip(found, convolutions):
+        size = math.prod(graph.tensors[operation.output].shape[:2])
+        assert kernel == operation.kernel and cost == 2 * math.prod(operation.weights.indices.shape) * size
+        assert work.bits == operation.weights.bits
+    record = fit.entry("a76", fit.fit(found), 5, device)
+    assert (record["unit"], record["model"]) == ("measured nanoseconds", device.name)
+    with pytest.raises(UserError, match="takes no times of operations"):
+        fit.measuring("a76", "emulated")
 
 
 @pytest.fixture
@@ -134,6 +215,13 @@ def test_a_steady_cpu_is_measured_once_between_two_canaries(files: tuple[Path, P
     profile = device.profile(*files, IMAGE)
     assert device.calls == ["canary", "network", "canary"]
     assert profile.steady and profile.warning == "" and profile.details["narrow"]
+    assert [(part.kind, part.ms, part.low_ms) for part in profile.layers] == [
+        ("table", 1, 1),
+        ("convolution", 2, 2),
+    ]
+    most = len(device.cpus)
+    threads = {"1": profile.latency_ms, "2": 2.5, "4": 1.25}
+    assert profile.details["threads_ms"] == {key: threads[key] for key in threads if int(key) <= most}
     told = profile.details["canary"]
     assert told["before_ms"] == pytest.approx(0.1001) and told["attempts"] == 1
     assert told["after_ms"] == pytest.approx(0.1001 / 0.98)

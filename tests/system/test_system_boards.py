@@ -17,10 +17,14 @@ from deploy_arm.boards.added import edit_added, read_added
 from deploy_arm.devices import canary
 from deploy_arm.devices.kinds import open_device
 from deploy_arm.devices.ssh import SshDevice
+from deploy_arm.ir import reference
 from deploy_arm.runtime.program import build_program
 from deploy_arm.target.fault import DeviceBusy, DeviceFault
 from deploy_arm.target.toolchain import is_arm
 from foundation.errors import UserError
+from pipeline.cluster.broker import Limits
+from pipeline.cluster.pool import DevicePool
+from pipeline.cluster.ray_cluster import cluster
 from tests.conformance.devices import DeviceConformance
 from tests.local_board import LocalBoard, local_board
 
@@ -307,6 +311,22 @@ def test_what_is_found_out_is_kept_for_all(
     board.mode("")
     good = command_here("devices", "check", cwd=tmp_path)
     assert good.returncode == 0 and read_added().quarantines == {}
+
+
+def test_boards_are_a_pool(board: LocalBoard, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which one is lost."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with edit_added() as added:
+        added.boards["other"] = board.added("other", port=1)  # nobody listens there
+    with cluster():
+        pool = DevicePool.start("a76", "ssh", limits=Limits(patience=60.0))
+        assert pool.source == ("measured" if is_arm() else "modelled")
+        answer = pool.run(program.read_bytes(), canary.canary_blob().read_bytes(), canary.IMAGE[None])
+        assert answer.tobytes() == reference.run(canary.canary_graph(), canary.IMAGE[None]).tobytes()
+        rows = {row["name"]: row for row in pool.devices()}
+        assert rows["local"]["state"] == "free"
+        assert rows["other"]["state"] == "quarantine" and "no ssh server listens" in rows["other"]["reason"]
+    assert list(read_added().quarantines) == ["other"]  # for whoever comes next
 
 
 def test_a_board_is_profiled_and_says_under_what_conditions(device: SshDevice, program: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,11 @@ from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
 from foundation.plan import LayerPlan, Plan
 from pipeline import devices
-from pipeline.cluster.pool import LABELS, DeviceError, DevicePool, arm_nodes
+from pipeline.cluster.broker import Limits
+from pipeline.cluster.nodes import LABELS, arm_nodes
+from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
+from pipeline.cluster.work import DeviceError, NoDevice
 from quantizers.network import harden, quantize
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -80,11 +86,139 @@ def test_without_arm_nodes_there_is_one_emulated_device(
     several = ray.remote(lambda: pool.run(program, made["blob"], made["images"])).options(num_cpus=0)
     answers = ray.get([several.remote() for _ in range(4)])
     assert all(answer.tobytes() == made["expected"].tobytes() for answer in answers)
-    # A device whose process is killed is replaced.
-    mine = psutil.Process().children(recursive=True)
-    [process] = [p for p in mine if "ray::DeviceActor" in " ".join(p.cmdline())]
-    process.kill()
-    assert pool.run(program, made["blob"], made["images"]).tobytes() == made["expected"].tobytes()
+
+
+def process_of(name: str) -> psutil.Process:
+    """The process of a Ray task or actor that is at work; waits for it."""
+    for _ in range(600):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if f"ray::{name}" in " ".join(process.cmdline()):
+                    return process
+        time.sleep(0.05)
+    raise AssertionError(f"no process of {name}")
+
+
+def test_whatever_dies_or_hangs_under_the_work_the_answer_comes(local: None, made: dict[str, Any]) -> None:
+    pool = DevicePool.start("a76", limits=Limits(silence=4.0, beat=0.5, rest=0.5))
+    program, images = made["program"].read_bytes(), np.repeat(made["images"], 2000, axis=0)
+    for harm in ("the task dies", "the task hangs", "the broker dies"):
+        work = ThreadPoolExecutor().submit(pool.run, program, made["blob"], images)
+        task = process_of("serve")
+        if harm == "the task dies":
+            task.kill()
+        elif harm == "the task hangs":
+            task.suspend()
+        else:
+            process_of("Broker").kill()
+        answer = work.result(timeout=180)
+        assert answer.tobytes() == np.repeat(made["expected"], 2000, axis=0).tobytes(), harm
+        if harm == "the task hangs":
+            task.wait(60)  # nobody is left behind who holds memory, or the board
+    assert [row["state"] for row in pool.devices()] == ["free"] and pool.source == "modelled"
+
+
+FLAKY = """
+import dataclasses, os, signal
+from pathlib import Path
+from deploy_arm.devices.emulated import EmulatedDevice
+from deploy_arm.target.fault import DeviceFault
+from foundation.files import sha256
+
+FOLDER = Path(__file__).parent
+
+class Flaky(EmulatedDevice):
+    exclusive, name = True, "one"
+
+    @classmethod
+    def names(cls, target):
+        return ["one", "two"]
+
+    @classmethod
+    def named(cls, target, name):
+        device = cls(target)
+        device.name = name
+        return device
+
+    @classmethod
+    def report(cls, name, reason):
+        with (FOLDER / "reports").open("a") as file:
+            file.write(f"{name}: {reason}\\n")
+
+    def execute(self, program, arguments, given, timeout):
+        mode = FOLDER / self.name
+        with (FOLDER / "log").open("a") as file:
+            file.write(f"{self.name} {arguments[0]} {sha256(Path(arguments[1]))}\\n")
+        told = mode.read_text() if mode.exists() else ""
+        if told == "fault":
+            raise DeviceFault("it is on fire")
+        answer = super().execute(program, arguments, given, timeout)
+        return bytes(len(answer)) if told == "rubbish" else answer
+
+    def measure(self, program, blob, image):
+        found = super().measure(program, blob, image)
+        told = FOLDER / self.name
+        if told.exists() and told.read_text() == "drift":
+            canary = {"before_ms": 1.0, "after_ms": 2.0, "allowed": 0.03, "attempts": 3}
+            found = dataclasses.replace(found, details={**found.details, "steady": False, "canary": canary})
+        return found
+"""
+
+
+def test_work_goes_on_where_a_device_fails_and_is_shared_and_ordered(
+    local: None, made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "flaky.py").write_text(FLAKY)
+    pool = DevicePool.start("a76", "flaky:Flaky", tmp_path, Limits(patience=12.0, rest=1.0, beat=0.5))
+    program = build_program("a76").read_bytes()
+    states = {row["name"]: row["state"] for row in pool.devices()}
+    assert "free" in states.values() and set(states) == {"one", "two"}
+
+    def reports() -> list[str]:
+        return (tmp_path / "reports").read_text().splitlines() if (tmp_path / "reports").exists() else []
+
+    for mode, reason in (("fault", "it is on fire"), ("rubbish", "answers otherwise than the reference")):
+        (tmp_path / "one").write_text(mode)
+        answers = list(
+            ThreadPoolExecutor(4).map(lambda _: pool.run(program, made["blob"], made["images"]), range(4))
+        )
+        assert all(answer.tobytes() == made["expected"].tobytes() for answer in answers), mode
+        for _ in range(200):  # until it had its turn
+            if any(reason in line for line in reports()):
+                break
+            pool.run(program, made["blob"], made["images"])
+        assert any(line.startswith("one: ") and reason in line for line in reports()), mode
+        assert not any(line.startswith("two: ") for line in reports()), mode
+        (tmp_path / "one").unlink()
+        for _ in range(600):  # it proves that it works, and is used again
+            if all(row["state"] == "free" for row in pool.devices()):
+                break
+            time.sleep(0.1)
+        assert reports()[-1] == "one: "
+
+    # Asked for by several at once, and once more: done once.
+    image, layers = made["images"][0], made["layers"]
+    (tmp_path / "log").unlink()
+    profiles = list(
+        ThreadPoolExecutor(4).map(lambda _: pool.profile(program, made["blob"], image, layers), range(4))
+    )
+    assert all(profile == profiles[0] for profile in profiles)
+    infos = [line for line in (tmp_path / "log").read_text().splitlines() if " info " in line]
+    assert len(infos) == 1
+
+    # A device that drifts is left to rest; where there is no other, its profile says so itself.
+    (tmp_path / "one").write_text("drift")
+    (tmp_path / "two").write_text("drift")
+    profile = pool.profile(program, made["blob"], image, layers, anew=True)
+    assert "not steady" in profile.warning
+    assert any("not steady" in line for line in reports())
+
+    # None left: told after a while, with the reasons, and not as the candidate's failure.
+    (tmp_path / "one").write_text("fault")
+    (tmp_path / "two").write_text("fault")
+    with pytest.raises(NoDevice, match=r"no device for 12 s: .*one is quarantine: it is on fire"):
+        pool.run(program, made["blob"], made["images"])
 
 
 def test_arm_nodes_share_the_work_and_one_may_die(

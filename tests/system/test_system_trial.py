@@ -319,7 +319,9 @@ class _Local:
 
         self.device, self.folder = open_device("a76"), folder
 
-    def profile(self, program: bytes, blob: bytes, image: Any, layers: Any = ()) -> Any:
+    def profile(
+        self, program: bytes, blob: bytes, image: Any, layers: Any = (), *, urgent: bool = False
+    ) -> Any:
         return self.device.profile(*self._paths(program, blob), image, layers=layers)
 
     def run(self, program: bytes, blob: bytes, images: Any) -> Any:
