@@ -22,7 +22,7 @@ KNOWN = 4096  # profiles that are remembered, by program
 FRONT, OTHER = 0, 1  # priorities: candidates that may enter the front are waited for by all
 
 
-class Limits(NamedTuple):
+class PoolLimits(NamedTuple):
     """Seconds, but ``attempts``.
 
     Attributes:
@@ -42,7 +42,7 @@ class Limits(NamedTuple):
     attempts: int = 3
 
 
-LIMITS = Limits()
+LIMITS = PoolLimits()
 
 
 @dataclass
@@ -85,7 +85,7 @@ class DeviceJob:
 class Broker:
     """The actor."""
 
-    def __init__(self, wanted: Wanted, limits: Limits) -> None:
+    def __init__(self, wanted: Wanted, limits: PoolLimits) -> None:
         self._wanted, self._limits = wanted, limits
         self._queue: asyncio.PriorityQueue[DeviceJob] = asyncio.PriorityQueue()
         self._slots: dict[tuple[str, str | None], Slot] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
-from pipeline.cluster.broker import LIMITS, Broker, Limits
+from pipeline.cluster.broker import LIMITS, Broker, PoolLimits
 from pipeline.cluster.nodes import arm_nodes
 from pipeline.cluster.work import DeviceError, DeviceWork, NoDevice, Wanted, WorkOutcome
 
@@ -80,7 +80,7 @@ class DevicePool(_Called):
 
     @classmethod
     def start(
-        cls, target: str, kind: str | None = None, modules: Path | None = None, limits: Limits = LIMITS
+        cls, target: str, kind: str | None = None, modules: Path | None = None, limits: PoolLimits = LIMITS
     ) -> DevicePool:
         """Start the pool in the Ray cluster this process is connected to; see ``Wanted``.
 

@@ -22,7 +22,7 @@ from deploy_arm.runtime.program import build_program
 from deploy_arm.target.fault import DeviceBusy, DeviceFault
 from deploy_arm.target.toolchain import is_arm
 from foundation.errors import UserError
-from pipeline.cluster.broker import Limits
+from pipeline.cluster.broker import PoolLimits
 from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
 from tests.conformance.devices import DeviceConformance
@@ -319,7 +319,7 @@ def test_boards_are_a_pool(board: LocalBoard, program: Path, monkeypatch: pytest
     with edit_added() as added:
         added.boards["other"] = board.added("other", port=1)  # nobody listens there
     with cluster():
-        pool = DevicePool.start("a76", "ssh", limits=Limits(patience=60.0))
+        pool = DevicePool.start("a76", "ssh", limits=PoolLimits(patience=60.0))
         assert pool.source == ("measured" if is_arm() else "modelled")
         answer = pool.run(program.read_bytes(), canary.canary_blob().read_bytes(), canary.IMAGE[None])
         assert answer.tobytes() == reference.run(canary.canary_graph(), canary.IMAGE[None]).tobytes()

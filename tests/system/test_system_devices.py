@@ -25,7 +25,7 @@ from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
 from foundation.plan import LayerPlan, Plan
 from pipeline import devices
-from pipeline.cluster.broker import Limits
+from pipeline.cluster.broker import PoolLimits
 from pipeline.cluster.nodes import LABELS, arm_nodes
 from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
@@ -100,7 +100,7 @@ def process_of(name: str) -> psutil.Process:
 
 
 def test_whatever_dies_or_hangs_under_the_work_the_answer_comes(local: None, made: dict[str, Any]) -> None:
-    pool = DevicePool.start("a76", limits=Limits(silence=4.0, beat=0.5, rest=0.5))
+    pool = DevicePool.start("a76", limits=PoolLimits(silence=4.0, beat=0.5, rest=0.5))
     program, images = made["program"].read_bytes(), np.repeat(made["images"], 2000, axis=0)
     for harm in ("the task dies", "the task hangs", "the broker dies"):
         work = ThreadPoolExecutor().submit(pool.run, program, made["blob"], images)
@@ -170,7 +170,7 @@ def test_work_goes_on_where_a_device_fails_and_is_shared_and_ordered(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "flaky.py").write_text(FLAKY)
-    pool = DevicePool.start("a76", "flaky:Flaky", tmp_path, Limits(patience=12.0, rest=1.0, beat=0.5))
+    pool = DevicePool.start("a76", "flaky:Flaky", tmp_path, PoolLimits(patience=12.0, rest=1.0, beat=0.5))
     program = build_program("a76").read_bytes()
     states = {row["name"]: row["state"] for row in pool.devices()}
     assert "free" in states.values() and set(states) == {"one", "two"}
