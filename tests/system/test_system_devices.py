@@ -126,6 +126,7 @@ from deploy_arm.target.fault import DeviceFault
 from foundation.files import sha256
 
 FOLDER = Path(__file__).parent
+os.environ["XDG_CACHE_HOME"] = str(FOLDER / "cache")  # of the workers too, which remember no profile of an earlier run
 
 class Flaky(EmulatedDevice):
     exclusive, name = True, "one"
