@@ -36,7 +36,9 @@ IMAGE_SIZE = 64
 LARGER = {"inception_v3": 75}  # the smallest it takes
 CLASSES = 10
 TARGET = "a76"
-REFUSED = re.compile(r"operator (\S+) in layer (\S+) is not supported")
+REFUSED = re.compile(
+    r"operator (\S+) in layers? ([^\s,;]+).* not supported"
+)  # the first of all that are named
 
 
 @dataclass(frozen=True)

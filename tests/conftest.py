@@ -80,6 +80,7 @@ COVERING = (
     "test_compiler_",
     "test_pipeline_confidence",
     "test_pipeline_gates",
+    "test_pipeline_recommendation",
     "test_pipeline_remaining",
     "test_registries",
     "test_examples_extending",

@@ -9,7 +9,7 @@ import pytest
 
 from deploy_arm.devices.base import Profile
 from foundation.errors import UserError
-from pipeline.review.gates import Bounds, Evidence, Refused, choose, judge
+from pipeline.review.gates import Bounds, Evidence, Refused, choose, elsewhere, judge
 from pipeline.review.recommendation import recommend
 from pipeline.study.confidence import Paired
 
@@ -149,3 +149,25 @@ def test_where_none_is_near_the_flag_that_accepts_the_closest_is_named() -> None
     assert choose(shown, Bounds(float(flag.split()[1])))[0] == "far"
     assert recommend(front(), 2.0).hash is None and not recommend(front(), 2.0).flags
     assert recommend({"points": [], "references": []}, None).hash is None
+
+
+def test_another_device_is_asked_where_there_is_one() -> None:
+    def pool(*names: str) -> Any:
+        rest = [*names]
+        return lambda: dataclasses.replace(MODELLED, device=rest.pop(0))
+
+    assert elsewhere(pool("a", "b"), "a", 1).device == "b"
+    assert elsewhere(pool("b"), "a", 1).device == "b"
+    assert elsewhere(pool("a", "a"), "a", 1).device == "a"
+    assert elsewhere(pool("a"), "a", 0).device == "a"
+
+
+def test_whether_another_device_says_the_same_is_told_and_never_refuses() -> None:
+    def device(chooser: str | None) -> list[str]:
+        gates = judge(Evidence(Paired(1000, 900, 5, 5), 1000, MODELLED, chooser), Bounds())
+        assert all(gate.passed for gate in gates if gate.name == "device")
+        return [gate.text for gate in gates if gate.name == "device"]
+
+    assert device(None) == []
+    assert device("emulated a76") == ["emulated a76 chose it in the search too: no other device was at hand"]
+    assert device("desk") == ["timed on emulated a76; it was chosen by its time on desk"]

@@ -191,7 +191,7 @@ def test_mlflow_keeps_its_files_beside_each_other_and_nowhere_else(typed: bool, 
     database = folder / ("tracked.db" if typed else "mlflow.db")
     with contextlib.closing(sqlite3.connect(database)) as connection:
         assert connection.execute("select count(*) from runs").fetchone() == (1,)
-    (kept,) = (folder / "mlartifacts" / "study").rglob("folder/file.txt")
+    (kept,) = (folder / "mlartifacts" / "dgms-arm-search").rglob("folder/file.txt")
     assert kept.read_text() == "text"
     expected = {folder, here, out} if typed else {folder, here}
     assert set(tmp_path.iterdir()) == expected and not list(here.iterdir())

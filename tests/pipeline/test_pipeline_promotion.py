@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from foundation.plan import LayerPlan, Plan
 from pipeline.review import audit
 from pipeline.review.bundle.archive import archive_of, write_archive
 from pipeline.review.champions import Champions
-from pipeline.review.gates import elsewhere
 from pipeline.review.named import named
 from pipeline.review.tags import decision_of
 from pipeline.review.tracking import Tracker
@@ -233,17 +231,6 @@ def test_the_trail_keeps_every_line(tmp_path: Path) -> None:
     assert [line["candidate"] for line in lines] == ["c0", "c1", "c2"]
     assert all(line["by"].count("@") == 1 and line["at"].endswith("Z") for line in lines)
     assert event.tags([{"name": "images", "text": "t" * 9000}])["gate.images"] == "t" * 500
-
-
-def test_another_device_is_asked_where_there_is_one() -> None:
-    def pool(*names: str) -> object:
-        rest = [*names]
-        return lambda: replace(PROFILE, device=rest.pop(0))
-
-    assert elsewhere(pool("a", "b"), "a", 1).device == "b"
-    assert elsewhere(pool("b"), "a", 1).device == "b"
-    assert elsewhere(pool("a", "a"), "a", 1).device == "a"
-    assert elsewhere(pool("a"), "a", 0).device == "a"
 
 
 def test_a_typed_password_stays_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
