@@ -22,7 +22,10 @@ PAUSE = 1.0  # seconds between looks at whether the study has changed
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("python -m pipeline.report", description=__doc__)
     parser.add_argument(
-        "study", metavar="STUDY", type=Path, help="folder of a study, like runs/NAME; it may have been moved"
+        "study",
+        metavar="STUDY",
+        type=_folder,
+        help="a study's name in runs/, or its folder, which may have been moved",
     )
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help=f"where the page is written (default STUDY/{PAGE})"
@@ -40,6 +43,12 @@ def main(argv: list[str] | None = None) -> int:
         help="folder that package.module:Name of the study's dimensions is looked up in",
     )
     return run(parser.parse_args(argv))
+
+
+def _folder(text: str) -> Path:
+    """The folder that is typed, or that of the study with this name."""
+    typed, named = Path(text), Path("runs", text)
+    return named if "/" not in text and not typed.exists() and named.is_dir() else typed
 
 
 def run(asked: argparse.Namespace) -> int:

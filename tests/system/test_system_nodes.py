@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,13 +137,15 @@ class Cluster:
         for _ in range(20):
             if self.run(alive).strip() == str(count):
                 return
+            assert all(node.poll() is None for node in self.nodes), "a node ended as it started"
             time.sleep(1)
         raise AssertionError(f"{count} nodes did not come")
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    hidden, elsewhere = tmp_path_factory.mktemp("the driver's own"), tmp_path_factory.mktemp("nodes")
+    hidden = tmp_path_factory.mktemp("the driver's own")
+    elsewhere = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # short: sockets lie there
     (hidden / "mine.py").write_text(NETWORK)
     chance = np.random.default_rng(0)
     labels = np.arange(400) % 4
@@ -167,6 +170,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
     finally:
         started.end()
+        shutil.rmtree(elsewhere, ignore_errors=True)
 
 
 FLAGS = (

@@ -228,11 +228,14 @@ def test_what_a_search_printed_is_there_and_runs_as_printed(
         elif label == "MLflow":
             with served(value, elsewhere) as address:
                 named = urlopen(
-                    f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={study.name}"
+                    f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=dgms-arm-search"
                 )
                 experiment = json.load(named)["experiment"]["experiment_id"]
                 wanted = json.dumps(
-                    {"experiment_ids": [experiment], "filter": "tags.kind = 'search'"}
+                    {
+                        "experiment_ids": [experiment],
+                        "filter": f"tags.kind = 'search' and tags.study = '{study.name}'",
+                    }
                 ).encode()
                 asked = Request(
                     f"{address}/api/2.0/mlflow/runs/search", wanted, {"Content-Type": "application/json"}
