@@ -20,7 +20,7 @@ BRIEF = {
     "pipeline.sensitivity": "--images 16",
     "pipeline.devices": "",
     "pipeline.check": "--seconds 1",
-    "pipeline.export": "",
+    "pipeline.export": "--out runs/exported.safetensors",
     "pipeline.report": "",
     "pipeline.studies": "",
     "deploy_arm.toolchain": "",

@@ -195,7 +195,13 @@ def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Cluster) -
     said, _ = search.communicate(timeout=400)
     assert search.returncode == 0 and "Traceback" not in said, said
     records = read_records(study)
-    assert len({record.hash for record in records if record.status == "finished"}) == 3, said
+    # One may be stopped as the worse one: by chance of who comes first.
+    ended = [record.hash for record in records if record.status in ("finished", "stopped")]
+    assert len(ended) == len(set(ended)) == 3 and {record.status for record in records} <= {
+        "finished",
+        "stopped",
+        "dominated",
+    }, said
     front = json.loads((study / "front.json").read_text())
     for record in (record for record in records if record.status == "finished"):
         candidate = load_candidate(study / "candidates" / record.hash)
@@ -232,7 +238,7 @@ def test_what_s3_keeps_makes_the_study_again(cluster: Cluster, tmp_path: Path) -
         done = subprocess.run(
             command, cwd=cluster.hidden, env=cluster.environment, capture_output=True, text=True
         )
-        assert done.returncode == 0 and "3 candidates" in done.stdout, done.stderr
+        assert done.returncode == 0 and "go on " in done.stdout, done.stderr
         study = cluster.hidden / "again" / "study"
         assert read_records(study) == before
         for record in (record for record in before if record.status == "finished"):
