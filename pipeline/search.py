@@ -152,6 +152,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.review.store import check_store
     from pipeline.review.tracking import Tracker
     from pipeline.shelf.backup import Backup
+    from pipeline.study.storage import check_storage
     from pipeline.study.study import FILE as DATABASE
     from pipeline.study.study import Study
     from quantizers.core.producers import producers_of
@@ -159,6 +160,8 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from search_spaces.samplers.base import Prior
 
     check_store(settings.tracking_uri)
+    if (kept := study_storage(settings)) is not None:
+        check_storage(kept, settings.study_name)  # before anything is written: an address may hold a secret
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
     progress.line(workspace.normalization)
@@ -204,7 +207,8 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         progress.line(opening_line(settings, study))
         weights = {layer.name: layer.parameters for layer in layers}
         images = len(workspace.data.search)
-        if study.outdated is None:
+        outdated = study.outdated is not None
+        if not outdated:
             progress.status("profiling the references")
             compared = references(workspace, file, at_hand, fp32_error)
         else:
@@ -215,8 +219,9 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         cost.learn_from(profiled(study, compared, space))
         progress.status("opening MLflow")
         tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
-        kept = study_storage(settings)
-        backup = None if kept is None else Backup(settings.folder, kept, progress.line)
+        backup = None if kept is None else Backup(settings.folder, kept, progress.line, anew=outdated)
+        if kept is not None and outdated:
+            kept.remove("trials")  # outcomes there have figures of the former kernel library
         tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
 
         def after_trial() -> None:

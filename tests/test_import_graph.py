@@ -147,6 +147,14 @@ def test_rooms_stand_on_floors(package: str) -> None:
         assert all(levels[other] < levels[room] for other in used)
 
 
+def test_whatever_is_imported_of_the_project_is_there() -> None:
+    """The type checker passes over what it does not find."""
+    for name, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
+                assert node.module in modules(), f"{name}, line {node.lineno}: there is no {node.module}"
+
+
 def test_no_modules_go_in_a_circle() -> None:
     assert circles(module_arrows()) == []
 

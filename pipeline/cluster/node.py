@@ -25,10 +25,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundation.errors import UserError
 from foundation.factories import look_in
-from foundation.files import write_atomically
+from foundation.files import cache_directory, write_atomically
 from foundation.show import show_bytes
 from pipeline.study.settings import Settings
 from pipeline.study.storage import (
+    PROBE,
     LocalStorage,
     RemoteStorage,
     Storage,
@@ -109,11 +110,13 @@ class Needs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a trial works: settings whose folder it may write in, the storage for what outlives it, and the program."""
+    """Where a trial works: settings whose folder it may write in, the storage for what outlives it, and the program; ``own``
+    where the folder is this node's alone, so that nothing needs to stay there."""
 
     settings: Settings
     storage: Storage
     program: Path | None
+    own: bool = False
 
 
 @contextmanager
@@ -127,7 +130,7 @@ def needs_of(
     """
     word = secrets.token_hex(16)
     storage = study_storage(settings)
-    LocalStorage(settings.folder).write(".reachable", word.encode())
+    LocalStorage(settings.folder).write(PROBE, word.encode())
     if storage is not None:
         check_storage(storage, word)
     apart = bool(os.environ.get("RAY_ADDRESS"))
@@ -184,7 +187,8 @@ def settle(needs: Needs) -> Place:
         storage: Storage = needs.storage
     else:
         storage = study if shared else DriversStorage(needs.keeper)
-    return Place(settings, storage, None if needs.program is None else _program(needs, settings))
+    program = None if needs.program is None else _program(needs.program)
+    return Place(settings, storage, program, own=not shared)
 
 
 def workspace_here(needs: Needs, settings: Settings) -> Workspace:
@@ -198,16 +202,12 @@ def workspace_here(needs: Needs, settings: Settings) -> Workspace:
 
 
 @cache
-def _kept(word: str, reference: Any, folder: Path) -> Path:
+def _program(reference: Any) -> Path:
     content = ray.get(reference)
-    path = folder / f"program-{hashlib.sha256(content).hexdigest()[:16]}"
+    path = cache_directory("programs") / f"program-{hashlib.sha256(content).hexdigest()[:16]}"
     if not path.is_file():
         write_atomically(path, content, mode=0o755)
     return path
-
-
-def _program(needs: Needs, settings: Settings) -> Path:
-    return _kept(needs.word, needs.program, settings.folder / "trials")
 
 
 def _modules(settings: Settings) -> dict[str, bytes]:

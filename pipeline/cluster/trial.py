@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from foundation.files import json_text
 from foundation.plan import Plan
+from pipeline.candidate.folder import candidate_path
 from pipeline.cluster.node import Needs, settle, workspace_here
 from pipeline.cluster.nodes import HOSTS
 from pipeline.cluster.work import NoDevice
@@ -59,7 +61,7 @@ class CotuneTrial(tune.Trainable):
         )
         self._run: CandidateRun | None = None
         self._figures = Figures(None)
-        self._stage = -1
+        self._stage, self._own = -1, False
         if self._watch is not None:
             self._watch.end()
         self._watch = None
@@ -97,6 +99,7 @@ class CotuneTrial(tune.Trainable):
         if self._stage == 0:
             place = settle(self._needs)
             plan = Plan.from_json(self._text)  # which may name a dimension of a person's own modules
+            self._own = place.own
             self._watch = Watch(trial_folder(place.settings.folder, plan))
             known = earlier_record(place.storage, plan, self._number)
             if known is not None:
@@ -122,7 +125,10 @@ class CotuneTrial(tune.Trainable):
         assert self._run is not None
         rung = self._run.reach(self._stage - 1, self._stages[self._stage - 1])
         if self._stage == len(self._stages):
-            return _ended(self._run.finish())
+            record = self._run.finish()
+            if self._own:  # it has been sent
+                shutil.rmtree(candidate_path(self._run.folder, record.plan), ignore_errors=True)
+            return _ended(record)
         figures = json_text(
             {
                 **asdict(self._figures),

@@ -32,11 +32,17 @@ DATABASES = "database"
 
 class Backup:
     """Copies what has changed of the study in ``folder``. A storage that is down does not stop a search: ``say`` is told, and
-    the next call makes up for it."""
+    the next call makes up for it. ``anew``: the candidates that lie there already are of a former kernel library."""
 
     def __init__(
-        self, folder: Path, storage: LocalStorage | RemoteStorage, say: Callable[[str], None]
+        self,
+        folder: Path,
+        storage: LocalStorage | RemoteStorage,
+        say: Callable[[str], None],
+        *,
+        anew: bool = False,
     ) -> None:
+        self._anew = anew
         self._folder, self._storage, self._say = folder, storage, say
         self._written: dict[str, str] = {}
         self._last = 0.0
@@ -69,7 +75,7 @@ class Backup:
         return True
 
     def _copy_candidates(self) -> None:
-        there = set(self._storage.names("candidates"))
+        there = set() if self._anew else set(self._storage.names("candidates"))
         for manifest in sorted((self._folder / "candidates").glob("*/manifest.json")):
             folder, name = manifest.parent, f"candidates/{manifest.parent.name}.tar"
             digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
@@ -77,6 +83,7 @@ class Backup:
             if name not in there or self._written.setdefault(name, digest) != digest:
                 send_candidate(folder, self._storage)
                 self._written[name] = digest
+        self._anew = False
 
     def _copy_database(self) -> None:
         content = database(self._folder / FILE)

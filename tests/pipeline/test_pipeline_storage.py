@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from foundation.errors import UserError
+from pipeline import search
 from pipeline.candidate.folder import FILES, FORMAT, fetch_candidate, send_candidate
 from pipeline.shelf.backup import Backup, rebuild
 from pipeline.study import paths
@@ -206,3 +207,24 @@ def test_a_storage_that_is_down_stops_nothing(tmp_path: Path) -> None:
         and said[0].startswith("warning: no copy of the study in ")
         and "tried again" in said[0]
     )
+
+
+def test_a_secret_in_an_address_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    flags = ["--out", str(tmp_path / "runs"), "--name", "study", "--storage", "s3://me:hidden@bucket/x"]
+    with pytest.raises(UserError, match="the URL holds a secret"):
+        search.main(flags)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_candidates_of_a_former_kernel_library_are_sent_anew(tmp_path: Path) -> None:
+    folder, storage = tmp_path / "study", LocalStorage(tmp_path / "kept")
+    with Study(folder, Space(("conv", "fc")), identity={"model": "table"}):
+        candidate = tiny_candidate(folder / "candidates" / "abc")
+        Backup(folder, storage, pytest.fail).now()
+        record = json.loads((candidate / "manifest.json").read_text())
+        (candidate / "manifest.json").write_text(json.dumps({**record, "figures": "renewed"}))
+        for anew, figures in ((False, None), (True, "renewed")):
+            Backup(folder, storage, pytest.fail, anew=anew).now()
+            there = tmp_path / f"there {anew}" / "abc"
+            assert fetch_candidate(storage, there)
+            assert json.loads((there / "manifest.json").read_text()).get("figures") == figures
