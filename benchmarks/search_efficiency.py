@@ -30,6 +30,7 @@ from benchmarks.record_trials import RESULT as TABLE
 from benchmarks.record_trials import add_network, known_of
 from benchmarks.trial_accuracy import add
 from foundation.command import Parser, main_guard
+from foundation.files import write_atomically
 from foundation.plan import Plan
 
 if TYPE_CHECKING:
@@ -223,6 +224,11 @@ def setting(args: argparse.Namespace) -> dict[str, Any]:
         f"{100 * off.mean():.2f}), rank correlation {rank:.3f}; the proxy's {proxy:.3f}",
         flush=True,
     )
+    about = {
+        "trials": str(len(rows)), "images": str(args.judged),
+        "off_median": f"{np.median(off):.4f}", "off_mean": f"{off.mean():.4f}",
+        "rank": f"{rank:.3f}", "proxy_rank": f"{proxy:.3f}",
+    }  # fmt: skip
     surrogate, cost = Surrogate.fit(inputs, errors, *best), known["cost"]
 
     def judge(plan: Plan) -> tuple[float, ...]:
@@ -231,7 +237,9 @@ def setting(args: argparse.Namespace) -> dict[str, Any]:
 
     space = known["space"]
     prior = Prior(known["layers"], cost, known["harm"], error=float(errors.min()), images=args.judged)
-    return {"space": space, "prior": prior, "judge": judge, "cost": cost, "starts": plans}
+    return {
+        "space": space, "prior": prior, "judge": judge, "cost": cost, "starts": plans, "about": about, "known": known,
+    }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -259,7 +267,12 @@ def main(argv: list[str] | None = None) -> int:
     volumes = [hypervolume(evolved(space, judge, known["starts"], seed), reference) for seed in (0, 1)]
     near = max(volumes)
     print(
-        f"near-exact fronts: {volumes[0]:.6g} and {volumes[1]:.6g}, the second seed {volumes[1] / volumes[0]:.4f} of the first"
+        f"near-exact fronts: {volumes[0]:.6g} and {volumes[1]:.6g}, the second seed {volumes[1] / volumes[0]:.4f} of the first",
+        flush=True,
+    )
+    said = {**known["about"], "fronts_differ": f"{1 - min(volumes) / near:.4f}"}
+    write_atomically(
+        args.out.with_name(f"{args.out.stem}_surrogate.csv"), f"{','.join(said)}\n{','.join(said.values())}\n"
     )
     done = set()
     if args.out.exists():

@@ -129,6 +129,10 @@ def test_shares_of_a_near_exact_front_by_trials(
     assert float(rows["random"]["share_5"]) >= float(rows["uniform"]["share_5"]), (
         "it begins with the same plans"
     )
+    with out.with_name("efficiency_surrogate.csv").open(newline="") as file:
+        [said] = csv.DictReader(file)
+    assert said["trials"] == "30" and 0 <= float(said["fronts_differ"]) < 1
+    assert 0 < float(said["off_median"]) < 0.1 and 0.9 < float(said["proxy_rank"]) <= 1
     before = out.read_bytes()
     assert search_efficiency.main([*words, "--samplers", "uniform"]) == 0
     assert out.read_bytes() == before
