@@ -3,14 +3,14 @@
     python -m benchmarks.search_live [--network vgg_tiny --data digits] --budget 30 --seeds 3 [--kept FOLDER]
 
 Every run is a study with the conductor of ``python -m pipeline.search``, in this process and one trial at a time: what is
-proposed, filtered, held back and resumed is decided by the same code. Only trials are shared: what a plan comes to follows from the
-plan (trials of all runs have one seed), so each is rebuilt, tuned, compiled, compared and profiled once, and kept in
-``trials.csv``; the next run that asks for it is told, and its epochs count all the same, as far as that run let it go. Runs are kept
-too, in ``runs/``: the same command goes on, and every time it writes ``--out`` anew from all of them.
+proposed, filtered, held back and resumed is decided by the same code. Only trials are shared. What a plan comes to follows from
+the plan (trials of all runs have one seed), so each is rebuilt, tuned, compiled, compared and profiled once, and kept in
+``trials.csv``; the next run that asks for it is told, and its epochs count as far as that run lets it go. Runs are kept too, in
+``runs/``: the same command goes on, and every time it writes ``--out`` anew from all of them.
 
-A run is a sampler with a suffix: ``tpe``; ``tpe+halving`` compares trials at rungs whatever the budget; ``tpe-filter`` trains also what
-costs more than the front even with the best error. ``uniform`` is every uniform plan, ``tpe-before`` TPE on every parameter by itself,
-which begins with the space's own warm starts.
+A run is a sampler with a suffix: ``tpe``; ``tpe+halving`` compares trials at rungs whatever the budget; ``tpe-filter`` trains
+also what costs more than the front even with the best error. ``uniform`` is every uniform plan, ``tpe-before`` TPE on every
+parameter by itself, which begins with the space's own warm starts.
 
 Hypervolume is that of error (search half), latency and size below the reference (fp32's error and ``WORST`` more, the costs of 8
 bits and 5 % more), as a share of that of all trials of all runs together.
@@ -22,9 +22,7 @@ import argparse
 import csv
 import dataclasses
 import json
-import os
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.trial_accuracy import add
 from foundation.command import Parser, main_guard
-from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
-from foundation.plan import LayerPlan, Plan
+from foundation.plan import Plan
 
 if TYPE_CHECKING:
     from pipeline.candidate.bench import Bench

@@ -214,8 +214,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      lambda: (detection("8bit", "program_val_ap50"), detection("fp32", "val_ap50"), detection("8bit", "train_ap50"),
               detection("fp32", "train_ap50"))),
     ("docs/accuracy.md", "it does not yet work: {} after refitting", lambda: (detection("4bit-refitted", "val_ap50"),)),
-    ("docs/search.md", "the surrogate is of {} trials. Of those that it has not seen it is off by {} points (median; {} on average), "
-     "with a rank correlation of {}; that of the harms alone is {}", surrogate),
+    ("docs/search.md", "the surrogate is of {} trials. Of those that it has not seen it is off by {} points (median; {} on "
+     "average), with a rank correlation of {}; that of the harms alone is {}", surrogate),
     ("docs/search.md", "Two evolutions differ by {} % of the hypervolume", fronts_differ),
     ("docs/speed.md", "upper ends lie at {} times the point for all runtimes in that table", flat),
     ("docs/speed.md", "`equal` is within {} %", lambda: (f"{100 * (documents.EQUAL - 1):.0f}",)),
