@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.paths import SETTINGS
 from pipeline.study.references import REFERENCES
 from pipeline.study.settings import Settings, parse
+from pipeline.study.unsent import note_unsent
 
 DRY_SECONDS = 10.0  # that a dry run evaluates for
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.candidate.devices import AtHand
     from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.workspace import Workspace
-    from pipeline.review.tracking import Tracker
+    from pipeline.review.background import Background
     from pipeline.study.records import Figures, Reference
     from pipeline.study.study import Study
     from search_spaces.samplers.base import Prior
@@ -149,8 +150,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.cluster.node import study_storage
     from pipeline.cluster.pool import devices_at_hand
     from pipeline.report import publish
-    from pipeline.review.store import check_store
-    from pipeline.review.tracking import Tracker
+    from pipeline.review.store import address, check_store, how_to_look
     from pipeline.shelf.backup import Backup
     from pipeline.study.storage import check_storage
     from pipeline.study.study import FILE as DATABASE
@@ -159,13 +159,19 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from search_spaces.layers import layers_of
     from search_spaces.samplers.base import Prior
 
-    check_store(settings.tracking_uri)
+    store = address(settings.tracking_uri, settings.out)
+    file, new = settings.folder / REFERENCES, not (settings.folder / DATABASE).exists()
+    try:
+        check_store(settings.tracking_uri)
+    except UserError as error:
+        if new:  # else it was there when the study began, and may come back
+            raise
+        progress.line(f"warning: {error}")
     if (kept := study_storage(settings)) is not None:
         check_storage(kept, settings.study_name)  # before anything is written: an address may hold a secret
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
     progress.line(workspace.normalization)
-    file, new = settings.folder / REFERENCES, not (settings.folder / DATABASE).exists()
     if new:
         file.unlink(missing_ok=True)  # of one that was broken off before it was a study
     fp32_error = fp32_error_in(file)
@@ -217,48 +223,54 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         if not new:
             show_references(compared, workspace, progress)
         cost.learn_from(profiled(study, compared, space))
-        progress.status("opening MLflow")
-        tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights)
         backup = None if kept is None else Backup(settings.folder, kept, progress.line, anew=outdated)
         if kept is not None and outdated:
             kept.remove("trials")  # outcomes there have figures of the former kernel library
-        tracker.start(settings.as_dict(), {"spec": settings.data, "name": workspace.data.name})
+        progress.status("loading MLflow")
+        with in_background(settings, weights, workspace.data.name, progress) as mlflow:
 
-        def after_trial() -> None:
-            publish.check_folders(
-                settings.folder, study.front()
-            )  # files that do not arrive end the search at once
+            def after_trial() -> None:
+                publish.check_folders(
+                    settings.folder, study.front()
+                )  # files that do not arrive end the search at once
+                if backup is not None:
+                    backup.now_and_then()
+                records, front = study.records(), [record.hash for record in study.front()]
+                mlflow.put(partial(publish.track, settings.folder, records, front))
+
+            after_trial()
+            complete = engine.run(
+                settings,
+                study,
+                progress,
+                after_trial,
+                references=compared,
+                foresee=cost.foresee,
+                classes=len(workspace.data.classes),
+                workspace=workspace,
+                program=program,
+            )
+            progress.status("writing the front")
+            review = publish.write_front(settings, study, compared, weights, images)
             if backup is not None:
-                backup.now_and_then()
-            copy_to_mlflow(settings, tracker, study, progress)
-
-        after_trial()
-        complete = engine.run(
-            settings,
-            study,
-            progress,
-            after_trial,
-            references=compared,
-            foresee=cost.foresee,
-            classes=len(workspace.data.classes),
-            workspace=workspace,
-            program=program,
-        )
-        progress.status("writing the front")
-        front = publish.publish(settings, study, compared, tracker, weights, complete=complete, images=images)
-    if backup is not None:
-        backup.now()
+                backup.now()
+            last = partial(publish.send, settings.folder, study.records(), review, complete=complete)
+            missing = mlflow.close(last, progress.status)
+            note_unsent(settings.folder, missing)
+    front = review.front
     look = next_steps(
         settings,
         without_rejected(front, read_decisions(settings.folder)),
-        tracker.how_to_look,
+        how_to_look(store),
         complete=complete,
         others=others_like(settings.folder),
+        unsent=missing,
     )
     return {
         "study": str(settings.folder),
         "complete": complete,
         **front,
+        "mlflow": {"store": store, "missing": missing},
         "text": f"{front_table(front)}\n\n{look}",
     }
 
@@ -361,15 +373,23 @@ def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progr
     return compared
 
 
-def copy_to_mlflow(settings: Settings, tracker: Tracker, study: Study, progress: Progress) -> None:
-    """Copy what ended to MLflow; a tracker that is down does not stop a search, the next call makes up for it."""
-    from pipeline.report import publish
-    from pipeline.review.store import TrackingError
+def in_background(
+    settings: Settings, weights: Mapping[str, int], images: str, progress: Progress
+) -> Background:
+    """What writes the study to MLflow while trials run. ``weights`` is by layer, ``images`` the name of the data set."""
+    import mlflow  # noqa: F401  (here, since two threads that load the same libraries at once may each find them half loaded)
 
-    try:
-        publish.track(settings, study.records(), [record.hash for record in study.front()], tracker)
-    except TrackingError as error:
-        progress.line(f"warning: {error}; nothing is lost, it is tried again")
+    from pipeline.review.background import FILE, SERVER, Background
+    from pipeline.review.tracking import Tracker
+    from pipeline.study.paths import sqlite_file
+
+    def opened(told: Callable[[], None]) -> Tracker:
+        tracker = Tracker(settings.tracking_uri, settings.out, settings.study_name, weights, told=told)
+        tracker.start(settings.as_dict(), {"spec": settings.data, "name": images})
+        return tracker
+
+    own = settings.tracking_uri is None or sqlite_file(settings.tracking_uri) is not None
+    return Background(opened, progress.line, FILE if own else SERVER)
 
 
 def opening_line(settings: Settings, study: Study) -> str:

@@ -67,6 +67,7 @@ def show(args: argparse.Namespace) -> Result:
     from pipeline.shelf.view import look
     from pipeline.study.decided import read_decisions, without_rejected
     from pipeline.study.settings import Settings
+    from pipeline.study.unsent import unsent
 
     view = look(_found(args))
     usual = {**Settings().as_dict(), "name": view.name, "out": str(view.folder.parent)}
@@ -88,7 +89,12 @@ def show(args: argparse.Namespace) -> Result:
         left = without_rejected(view.front, decisions)
         lines.append(
             next_steps(
-                view.settings, left, None, complete=view.state != "resumable", others=others_like(view.folder)
+                view.settings,
+                left,
+                None,
+                complete=view.state != "resumable",
+                others=others_like(view.folder),
+                unsent=unsent(view.folder),
             )
         )
     elif view.state == "resumable":
@@ -234,6 +240,22 @@ def rebuild(args: argparse.Namespace) -> Result:
     result = {"study": str(folder), "candidates": count, "left_out": said, "resume": _resume(folder)}
     lines = [*said, f"study    {folder}, {counted(count, 'candidate')}", f"go on    {_resume(folder)}"]
     return DONE, result, "\n".join(lines)
+
+
+def send(args: argparse.Namespace) -> Result:
+    """write to MLflow what it lacks of a study"""
+    from pipeline.report.send import send as sent
+    from pipeline.review.store import TrackingError, how_to_look
+
+    folder = _found(args)
+    try:
+        tracker, count = sent(folder, args.tracking_uri)
+    except TrackingError as error:
+        again = f"{error}; the study has it all, and the same command tries again"
+        return INCOMPLETE, {"study": str(folder), "sent": False, "why": str(error)}, again
+    look = how_to_look(tracker.uri)
+    result = {"study": str(folder), "sent": True, "store": tracker.uri, "trials": count}
+    return DONE, result, f"MLflow has all of {folder}, {counted(count, 'trial')}\nMLflow   {look}"
 
 
 def decide(args: argparse.Namespace) -> Result:
@@ -384,6 +406,9 @@ def _parser() -> Parser:
     add(clone, "study").add_argument("new", metavar="NEW", help="name of the copy, or where it is to lie")
     add(rebuild, "study").add_argument(
         "--storage", required=True, metavar="PLACE", help="the folder or URL that the search was given"
+    )
+    add(send, "study").add_argument(
+        "--tracking-uri", type=paths.tracking_uri, metavar="URI", help="another MLflow store than the study's"
     )
     add(delete, "studies").add_argument("--yes", action="store_true", help="do not ask")
     choice = add(decide, "study")

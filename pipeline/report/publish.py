@@ -41,44 +41,34 @@ class Review(NamedTuple):
     history: list[tuple[int, float]]
 
 
-def publish(
-    settings: Settings,
-    study: Study,
-    references: Sequence[Reference],
-    tracker: Tracker,
-    layer_weights: Mapping[str, int],
-    *,
-    complete: bool,
-    images: int | None = None,
-) -> dict[str, Any]:
-    """Write front.json and report.html, and all of it to MLflow; what was there is replaced.
+def send(
+    folder: Path, records: Sequence[TrialRecord], review: Review, tracker: Tracker, *, complete: bool
+) -> None:
+    """Write a study to MLflow with all that a person reviews; what was there is replaced.
 
     Args:
+        folder: the study's.
+        records: all trials that ended.
         complete: whether the search ran to its end; MLflow shows an interrupted one as killed.
-        images: how many images an error is a share of; with them, errors have a standard error.
-
-    Returns:
-        The content of front.json.
 
     Raises:
-        UserError: a candidate of the front has no complete folder; nothing is written.
+        TrackingError: MLflow could not be written; it may be called again.
     """
-    front, page, history = write_front(settings, study, references, layer_weights, images)
-    records, hashes = study.records(), [point["hash"] for point in front["points"]]
-    track(settings, records, hashes, tracker)
+    front, page, history = review
+    hashes = [point["hash"] for point in front["points"]]
+    track(folder, records, hashes, tracker)
     counts = {f"trials_{status}": 0.0 for status in ("finished", "stopped", "dominated", "failed")}
     for record in records:
         counts[f"trials_{record.status}"] += 1
     tracker.finish(
         front,
         page,
-        {name: settings.folder / "candidates" / name for name in hashes},
-        files=[settings.folder / FILE],
+        {name: folder / "candidates" / name for name in hashes},
+        files=[folder / FILE],
         metrics={**counts, "front_points": float(len(hashes))},
         hypervolume=history,
         status="FINISHED" if complete else "KILLED",
     )
-    return front
 
 
 def write_front(
@@ -88,7 +78,14 @@ def write_front(
     layer_weights: Mapping[str, int],
     images: int | None = None,
 ) -> Review:
-    """Write front.json and report.html; arguments and errors are those of ``publish``."""
+    """Write front.json and report.html; what was there is replaced.
+
+    Args:
+        images: how many images an error is a share of; with them, errors have a standard error.
+
+    Raises:
+        UserError: a candidate of the front has no complete folder; nothing is written.
+    """
     records = study.records()
     chosen = chosen_front(records, references, settings, read_pruned(settings.folder))
     check_folders(settings.folder, chosen)
@@ -168,14 +165,12 @@ def check_folders(folder: Path, front: Sequence[TrialRecord]) -> None:
         )
 
 
-def track(settings: Settings, records: Sequence[TrialRecord], front: Sequence[str], tracker: Tracker) -> None:
-    """Copy the trials that ended to MLflow, with what only the candidates' folders know.
+def track(folder: Path, records: Sequence[TrialRecord], front: Sequence[str], tracker: Tracker) -> None:
+    """Copy the trials that ended of the study in ``folder`` to MLflow, with what only the candidates' folders know.
 
     Raises:
         TrackingError: MLflow could not be written; the next call makes up for it.
     """
-    shares = {
-        r.hash: mean_zeros(settings.folder / "candidates" / r.hash) for r in records if r.status == "finished"
-    }
+    shares = {r.hash: mean_zeros(folder / "candidates" / r.hash) for r in records if r.status == "finished"}
     known = {name: {"zeros_mean": share} for name, share in shares.items() if share is not None}
     tracker.sync(records, front, known)

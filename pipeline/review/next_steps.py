@@ -25,12 +25,14 @@ def next_steps(
     *,
     complete: bool,
     others: Sequence[str] = (),
+    unsent: str | None = None,
 ) -> str:
     """The recommendation of a front and the commands for it, to be pasted into a shell of any folder.
 
     Args:
         mlflow: what a person opens or types to see the runs.
         others: studies of the same output folder to compare with.
+        unsent: why MLflow does not have everything, where it has not.
     """
     name, out = settings.study_name, settings.out
     found = recommend(front, settings.max_accuracy_drop)
@@ -58,6 +60,11 @@ def next_steps(
         *(f"         {flag}: {why}" for flag, why in found.flags),
         *([f"MLflow   {mlflow}"] if mlflow else []),
     ]
+    if unsent is not None:
+        lines += [
+            f"MLflow lacks what ended last ({unsent}); the study has it all",
+            f"send     {shell('pipeline.studies', 'send', name, '--out', out)}",
+        ]
     if not complete:
         resume = shell("pipeline.search", "--name", name, "--out", out)
         lines.insert(0, f"not complete; nothing that finished is lost\nresume   {resume}")

@@ -6,13 +6,19 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+from foundation.command import shell
 from foundation.errors import UserError
-from pipeline.study.paths import sqlite_file
+from pipeline.study.paths import absolute, sqlite_file, sqlite_uri, tracking_uri
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+# Who writes here tries again later; MLflow's own client would keep a call to a dead server for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault(
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
 )  # two lines per run; stdout may be JSON
@@ -43,6 +49,18 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         raise TrackingError(f"MLflow, {doing}: {error}") from error
+
+
+def address(uri: str | None, out: Path) -> str:
+    """The store that a person named, or the one that an output folder has of its own."""
+    return sqlite_uri(absolute(out) / "mlflow.db") if uri is None else tracking_uri(uri)
+
+
+def how_to_look(uri: str) -> str:
+    """What a person opens or types to see the runs of a store."""
+    if sqlite_file(uri) is None and not uri.startswith("file:"):
+        return uri
+    return shell("mlflow", "ui", "--backend-store-uri", uri)
 
 
 def check_store(uri: str | None) -> None:

@@ -14,7 +14,7 @@ import re
 import shlex
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -36,10 +36,11 @@ from pipeline.candidate.describe import (
     text_of,
 )
 from pipeline.review import models
-from pipeline.review.store import allowed, check_server, explained, unusable
+from pipeline.review.background import heard
+from pipeline.review.store import address, allowed, check_server, explained, unusable
 from pipeline.review.tags import DECISION, FRONT, SOURCE, UNDECIDED
 from pipeline.study.credentials import with_secrets
-from pipeline.study.paths import absolute, sqlite_file, sqlite_uri, tracking_uri
+from pipeline.study.paths import absolute, sqlite_file
 from pipeline.study.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Tracker:
             in an experiment of its own, as older versions did, stays there.
         layer_weights: weights per layer, so that mean bits are over weights; without, they are over layers.
         looking: only look: nothing is made that is not there.
+        told: is called after each answer of the store.
 
     Raises:
         UserError: nothing answers at ``uri``, MLflow cannot use it, or the experiment was deleted there.
@@ -88,11 +90,13 @@ class Tracker:
         layer_weights: Mapping[str, int] | None = None,
         *,
         looking: bool = False,
+        told: Callable[[], None] | None = None,
     ) -> None:
         out = absolute(out)
         if not looking:
             (out / study).mkdir(parents=True, exist_ok=True)
-        self.uri = sqlite_uri(out / "mlflow.db") if uri is None else tracking_uri(uri)
+        self.uri = address(uri, out)
+        self._told_of_answers = told
         self.study = study
         self.layer_weights = dict(layer_weights or {})
         if self.uri.startswith(("http://", "https://")):
@@ -120,14 +124,7 @@ class Tracker:
         from mlflow import MlflowClient
 
         whole = with_secrets(self.uri)
-        return MlflowClient(tracking_uri=whole, registry_uri=whole)
-
-    @property
-    def how_to_look(self) -> str:
-        """What a person opens or types to see the runs."""
-        if self.file is None and not self.uri.startswith("file:"):
-            return self.uri
-        return shell("mlflow", "ui", "--backend-store-uri", self.uri)
+        return heard(MlflowClient(tracking_uri=whole, registry_uri=whole), self._told_of_answers)
 
     @property
     def file(self) -> Path | None:

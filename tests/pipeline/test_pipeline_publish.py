@@ -12,7 +12,7 @@ import pytest
 from foundation.errors import UserError
 from foundation.files import sha256
 from foundation.plan import LayerPlan, Plan
-from pipeline.report.publish import check_folders, publish
+from pipeline.report.publish import check_folders, write_front
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.settings import Settings
 
@@ -64,8 +64,7 @@ def test_a_front_without_its_files_is_not_published(tmp_path: Path) -> None:
     settings.folder.mkdir()
     (settings.folder / "front.json").write_text("an earlier front")
     study: Any = SimpleNamespace(records=lambda: [record(0)], objectives=("error", "latency", "size"))
-    tracker: Any = SimpleNamespace()  # is not asked for anything
     with pytest.raises(UserError, match="1 of the 1 candidates"):
-        publish(settings, study, [], tracker, {}, complete=True)
+        write_front(settings, study, [], {})
     assert [path.name for path in settings.folder.iterdir()] == ["front.json"]
     assert (settings.folder / "front.json").read_text() == "an earlier front"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foundation.command import main_guard
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
+from pipeline import studies
 from pipeline.candidate.describe import figures, flat, key_of, mean_bits, note, plan_parameters
+from pipeline.review.background import FILE, Background
 from pipeline.review.champions import Champions
 from pipeline.review.store import TrackingError, check_installation
 from pipeline.review.tracking import TABLE, Tracker
 from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.unsent import note_unsent, unsent
 from pipeline.training.rung import Rung
+from tests.pipeline.test_pipeline_studies import make
 
 HOSTILE = "<script>alert('x')</script> | `; DROP TABLE runs; -- ü\n"
 FRONT: dict[str, Any] = {
@@ -372,3 +378,35 @@ def test_an_installation_from_which_no_database_opens_is_refused() -> None:
         UserError, match=r"installed \(/home/a%20b/\.venv/mlflow/__init__\.py: .* another folder"
     ):
         check_installation("/home/a%20b/.venv/mlflow/__init__.py")
+
+
+def test_what_is_written_in_the_background_is_there_when_it_ends(store: Path) -> None:
+    background = Background(lambda told: Tracker(None, store, "all", told=told), lambda text: None, FILE)
+    for ended in range(1, 6):
+        background.put(partial(lambda count, tracker: tracker.sync([record(n) for n in range(count)]), ended))
+    assert background.close() is None and background._answers > 5
+    found = runs(Tracker(None, store, "all"))
+    assert sorted(run.data.tags["trial_number"] for run in found) == [str(n) for n in range(5)]
+
+
+def test_what_mlflow_lacks_is_sent_later(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make(store, "late", count=3, budget=3)
+    note_unsent(folder, "it was down")
+
+    def typed(*words: str) -> int:
+        return main_guard(lambda: studies.main([*words, "--out", str(store)]))
+
+    assert typed("show", "late") == 0
+    shown = capsys.readouterr().out
+    assert "MLflow lacks what ended last (it was down)" in shown and "studies send late" in shown
+    for _ in range(2):  # again: nothing is there twice
+        assert typed("send", "late") == 0, capsys.readouterr()
+    assert "3 trials" in capsys.readouterr().out and unsent(folder) is None
+    tracker = Tracker(None, store, "late")
+    assert len(runs(tracker)) == 3 and len(runs(tracker, "search")) == 1
+    parent = tracker.client.get_run(tracker.parent)
+    kept = {item.path for item in tracker.client.list_artifacts(tracker.parent)}
+    assert {"front.json", "report.html", "candidates"} <= kept and parent.info.status == "FINISHED"
+    assert parent.data.metrics["trials_finished"] == 3
+    assert typed("send", "late", "--tracking-uri", "http://127.0.0.1:9") == 2
+    assert "no MLflow server answers at http://127.0.0.1:9" in capsys.readouterr().err
