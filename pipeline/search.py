@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.background import Background
+    from pipeline.review.tracking import Tracker
     from pipeline.study.records import Figures, Reference
     from pipeline.study.study import Study
     from search_spaces.samplers.base import Prior
@@ -375,7 +376,7 @@ def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progr
 
 def in_background(
     settings: Settings, weights: Mapping[str, int], images: str, progress: Progress
-) -> Background:
+) -> Background[Tracker]:
     """What writes the study to MLflow while trials run. ``weights`` is by layer, ``images`` the name of the data set."""
     import mlflow  # noqa: F401  (here, since two threads that load the same libraries at once may each find them half loaded)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from foundation.errors import UserError
 from foundation.foreign_files import first_line
@@ -20,10 +20,7 @@ from foundation.show import counted, show_seconds
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from pipeline.review.tracking import Tracker
-
-Job = Callable[["Tracker"], object]
-"""Writes something; may be repeated, and then does no more than once."""
+Opened = TypeVar("Opened")
 
 STEP = 0.1  # seconds between two looks at the thread
 LONGEST_PAUSE = 60.0
@@ -46,24 +43,24 @@ SERVER = Patience(30.0, 180.0)
 FILE = Patience(180.0, 900.0)  # nobody but the disk can be slow; another process may hold the lock
 
 
-class Background:
-    """Writes to MLflow while a search goes on.
+class Background(Generic[Opened]):
+    """Writes to MLflow while a search goes on. A job may be repeated, and then does no more than once.
 
     Args:
-        opened: makes the tracker, in the thread; it is handed what is to be called after every answer. It is called again
-            after it has failed.
+        opened: makes what jobs are handed, a study's tracker, in the thread; it gets what is to be called after every answer, and
+            is called again after it has failed.
         say: is told of trouble once, and when it is over.
     """
 
     def __init__(
         self,
-        opened: Callable[[Callable[[], None]], Tracker],
+        opened: Callable[[Callable[[], None]], Opened],
         say: Callable[[str], None],
         patience: Patience = SERVER,
     ) -> None:
         self._opened, self._say, self._patience = opened, say, patience
         self._changed = threading.Condition()
-        self._waiting: Job | None = None
+        self._waiting: Callable[[Opened], object] | None = None
         self._busy = self._closing = self._left_alone = False
         self._trouble: str | None = None
         self._failures = self._answers = 0
@@ -72,7 +69,7 @@ class Background:
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> Background[Opened]:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -80,7 +77,7 @@ class Background:
         if missing is not None and error is not None:
             self._say(f"MLflow lacks what ended last ({missing}); the study has it, and a resume writes it")
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Callable[[Opened], object]) -> None:
         """Have it written, in place of what waits; returns at once."""
         with self._changed:
             if not self._closing:
@@ -88,7 +85,9 @@ class Background:
                 self._changed.notify_all()
 
     def close(
-        self, job: Job | None = None, waiting: Callable[[Callable[[], str]], None] = lambda text: None
+        self,
+        job: Callable[[Opened], object] | None = None,
+        waiting: Callable[[Callable[[], str]], None] = lambda text: None,
     ) -> str | None:
         """Write what waits, or ``job``, and end; None, or why MLflow does not have everything. Ctrl-C ends the waiting.
 
@@ -124,7 +123,7 @@ class Background:
         return None
 
     def _run(self) -> None:
-        tracker: Tracker | None = None
+        tracker: Opened | None = None
         while (job := self._next()) is not None:
             try:
                 if tracker is None:
@@ -136,7 +135,7 @@ class Background:
             else:
                 self._written()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> Callable[[Opened], object] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._closing)
             job, self._waiting = self._waiting, None
@@ -154,7 +153,7 @@ class Background:
             if over and not self._left_alone:
                 self._say("MLflow can be written again")
 
-    def _again(self, job: Job, error: Exception) -> bool:
+    def _again(self, job: Callable[[Opened], object], error: Exception) -> bool:
         """Wait until another try is due; False where that was the last."""
         with self._changed:
             self._busy, self._waiting = False, self._waiting or job

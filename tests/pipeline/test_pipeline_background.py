@@ -45,7 +45,7 @@ class Store:
         return write
 
 
-def quickly(store: Store, said: list[str] | None = None, patience: Patience = SERVER) -> Background:
+def quickly(store: Store, said: list[str] | None = None, patience: Patience = SERVER) -> Background[Any]:
     patience = replace(patience, pause=0.01)
     return Background(store.open, (said if said is not None else []).append, patience)
 
