@@ -218,9 +218,9 @@ def agree(hardened: Hardened, images: np.ndarray, mean: tuple[float, ...], std: 
         ("vgg_small", 16, 2),
         ("tiny_darknet", 64, 4),
         ("mobilenet_v2_cifar", 32, 8),
-        ("resnet18", 64, 4),
+        pytest.param("resnet18", 64, 4, marks=pytest.mark.slow),
         pytest.param("resnet50", 64, 3, marks=pytest.mark.slow),
-        ("mobilenet_v2", 64, 8),
+        pytest.param("mobilenet_v2", 64, 8, marks=pytest.mark.slow),
         ("squeezenet1_1", 64, 8),
     ],
 )

@@ -110,7 +110,7 @@ def defined_and_used(nm: str, file: Path) -> tuple[set[str], set[str]]:
     return defined, used
 
 
-@pytest.mark.parametrize("target", ["a76", "a72"])
+@pytest.mark.parametrize("target", ["a76", pytest.param("a72", marks=pytest.mark.slow)])
 def test_no_kernel_file_needs_one_that_needs_it(target: str, tmp_path: Path) -> None:
     compiler, nm = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("aarch64-linux-gnu-nm")
     if not compiler or not nm:

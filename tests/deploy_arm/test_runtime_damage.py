@@ -122,8 +122,10 @@ def test_damaged_blobs_under_sanitizers(sanitized: Path, tmp_path: Path, part: i
     assert refused > 800 / part and ran > 400 / part  # both sides of the checks were reached
 
 
-def build_vector_replay(folder: Path) -> Path:
-    program = folder / "replay"
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The replay with the vector kernels, for the emulator."""
+    program = tmp_path_factory.mktemp("vectors") / "replay"
     command = compile_command(TARGETS["a76"], choose_compiler())
     subprocess.run([*command, *sources("replay.c"), "-o", str(program)], check=True)
     return program
@@ -135,23 +137,21 @@ def test_what_the_fuzzer_kept_under_sanitizers(sanitized: Path, tmp_path: Path) 
     assert refused > 50 and ran > 10 and refused + ran >= len(blobs) > 100
 
 
-def test_what_the_fuzzer_kept_with_the_vector_kernels(tmp_path: Path) -> None:
-    program = build_vector_replay(tmp_path)
+def test_what_the_fuzzer_kept_with_the_vector_kernels(vectors: Path, tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
-    refused, ran = replay([*QEMU, str(program)], *unpack_corpus(tmp_path / "corpus"))
+    refused, ran = replay([*QEMU, str(vectors)], *unpack_corpus(tmp_path / "corpus"))
     assert refused > 50 and ran > 10
 
 
 @PARTS
-def test_damaged_blobs_with_the_vector_kernels(tmp_path: Path, part: int) -> None:
-    program = build_vector_replay(tmp_path)
+def test_damaged_blobs_with_the_vector_kernels(vectors: Path, tmp_path: Path, part: int) -> None:
     refused = ran = 0
     for number, graph in enumerate(network_graphs()):
         blob = tmp_path / f"{number}.blob"
         blob.write_bytes(write_blob(graph))
         if number % 2:
             blob.write_bytes(with_kernel(blob.read_bytes(), GROUPED))
-        results = replay([*QEMU, str(program)], "--damage", str(300 // part), str(100 + number), blob)
+        results = replay([*QEMU, str(vectors)], "--damage", str(300 // part), str(100 + number), blob)
         refused, ran = refused + results[0], ran + results[1]
     assert refused > 400 / part and ran > 200 / part
 

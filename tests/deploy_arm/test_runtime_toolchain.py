@@ -120,6 +120,7 @@ def check_program(program: Path, folder: Path) -> None:
         np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), run(graph, images).ravel())
 
 
+@pytest.mark.slow
 def test_gcc_builds_it_too(tmp_path: Path) -> None:
     path = shutil.which("aarch64-linux-gnu-gcc")
     if path is None:

@@ -245,7 +245,9 @@ def test_where_nothing_can_be_held_no_step_is_taken(digits: ImageData, trained: 
     assert run.step == run.steps_per_epoch
 
 
-@pytest.mark.parametrize("place", [1, 2, 3])
+@pytest.mark.parametrize(
+    "place", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_trial_cut_off_after_a_stage_ends_as_the_uninterrupted_one(
     digits: ImageData, trained: nn.Module, place: int
 ) -> None:
@@ -381,6 +383,7 @@ def _worker(rank: int, world: int, place: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_cotune_as_one_does(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(  # type: ignore[attr-defined]
         _worker, args=(2, str(tmp_path)), nprocs=2

@@ -19,11 +19,12 @@ from pipeline.training.settings import pretraining_settings
 from pipeline.training.stages import places, stages
 from quantizers.network import layer_names
 from search_spaces.space import Space
+from tests.own_cache import own_cache
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", own_cache(tmp_path))
     generator = np.random.default_rng(0)
     arrays = {
         f"x_{split}": generator.integers(0, 256, (32, 16, 16, 3), dtype=np.uint8)
@@ -31,7 +32,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     }
     np.savez(tmp_path / "data.npz", **arrays, y_train=np.arange(32) % 2, y_val=np.arange(32) % 2)
     settings = Settings(
-        model="resnet8", data=f"npz:{tmp_path / 'data.npz'}", batch_size=8, epochs_per_trial=1, budget=6
+        model="vgg_tiny", data=f"npz:{tmp_path / 'data.npz'}", batch_size=8, epochs_per_trial=1, budget=6
     )
     return Workspace.open(settings, trained=False)
 
@@ -39,7 +40,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 def test_every_part_is_counted_and_nothing_is_kept(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(workspace.settings.data[4:]).parent / "cache"))
     before = {key: value.clone() for key, value in workspace.model.state_dict().items()}
     threads, folder = torch.get_num_threads(), sorted(Path(workspace.settings.data[4:]).parent.iterdir())
     space = Space(tuple(layer_names(workspace.model)))
@@ -49,7 +49,7 @@ def test_every_part_is_counted_and_nothing_is_kept(
     whole = found["pretraining_seconds"] + found["start_seconds"] + PUBLISHING
     assert found["total_seconds"] > whole + found["trial_seconds"]
     more = dataclasses.replace(
-        workspace, settings=dataclasses.replace(workspace.settings, epochs_per_trial=50)
+        workspace, settings=dataclasses.replace(workspace.settings, epochs_per_trial=5000)
     )
     assert estimate(more, space)["trial_seconds"] > found["trial_seconds"]
     assert all(torch.equal(value, workspace.model.state_dict()[key]) for key, value in before.items())
@@ -62,7 +62,7 @@ def test_training_first_costs_nothing_where_it_is_done(workspace: Workspace) -> 
     assert pretraining_seconds(workspace) > 0
     recipe = pretraining_settings(len(workspace.data.train))
     mean, std = workspace.mean, workspace.std
-    file = pretrained_file(workspace.model, workspace.data, mean, std, "resnet8", recipe)
+    file = pretrained_file(workspace.model, workspace.data, mean, std, "vgg_tiny", recipe)
     file.parent.mkdir(parents=True)
     file.touch()
     assert pretraining_seconds(workspace) == 0

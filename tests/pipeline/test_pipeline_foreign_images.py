@@ -251,11 +251,9 @@ def test_the_dry_run_names_all_images_that_cannot_be_decoded(
 ) -> None:
     root = folder(tmp_path / "set", lambda path: Image.new("RGB", (32, 32)).save(path), "png", 10)
     monkeypatch.chdir(tmp_path)
-    command = ["--dry-run", "--model", "resnet8", "--data", "imagefolder:set"]
+    command = ["--dry-run", "--model", "vgg_tiny", "--data", "imagefolder:set"]
     assert main_guard(lambda: pipeline.search.main([*command, "--format", "json"])) == 0
     assert json.loads(capsys.readouterr().out)["images_seen"]["seen"] == 40
-    assert main_guard(lambda: pipeline.search.main(command)) == 0
-    assert "all 40 images were decoded" in capsys.readouterr().out
     broken = [root / "val" / "bee" / "3.png", root / "train" / "ant" / "7.png"]
     for path in broken:
         path.write_bytes(path.read_bytes()[:40])

@@ -33,6 +33,7 @@ from quantizers.network import harden, quantize
 from search_spaces.layers import layers_of
 from search_spaces.sensitivity import Harm, Sensitivity
 from search_spaces.space import Space
+from tests.own_cache import own_cache
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 LOSS = """
@@ -79,7 +80,7 @@ def typed(
     """What the command prints, typed in a folder."""
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", own_cache(place))
     assert sensitivity.main([*words]) == 0
     return capsys.readouterr().out
 
@@ -90,7 +91,7 @@ WORDS = ("--data", "npz:few.npz", "--weights", "./vgg.pt", "--bits", "2,8", "--i
 def test_as_it_is_typed_from_another_folder(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = {"PYTHONPATH": str(Path(__file__).parents[2]), "XDG_CACHE_HOME": str(place / "cache")}
+    where = {"PYTHONPATH": str(Path(__file__).parents[2]), "XDG_CACHE_HOME": own_cache(place)}
     command = [sys.executable, "-m", "pipeline.sensitivity", *WORDS, "--format", "csv"]
     done = subprocess.run(command, cwd=place, text=True, capture_output=True, env={**os.environ, **where})
     assert done.returncode == 0, done.stderr

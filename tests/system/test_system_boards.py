@@ -27,6 +27,7 @@ from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
 from tests.conformance.devices import DeviceConformance
 from tests.local_board import LocalBoard, local_board
+from tests.own_cache import own_cache
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBoard]:
 def board(server: LocalBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalBoard]:
     """One that was added, behaves, and is asked for short."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", own_cache(tmp_path))
     monkeypatch.setattr("deploy_arm.devices.timed.CANARY_REPEAT", 9)
     monkeypatch.setattr("deploy_arm.devices.timed.CANARY_WARM_UP", 1)
     monkeypatch.setattr("deploy_arm.devices.timed.LONGEST_S", 0.1)

@@ -31,6 +31,7 @@ from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.work import DeviceError, NoDevice
 from quantizers.network import harden, quantize
+from tests.own_cache import own_cache
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -169,7 +170,7 @@ class Flaky(EmulatedDevice):
 def test_work_goes_on_where_a_device_fails_and_is_shared_and_ordered(
     local: None, made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", own_cache(tmp_path))
     (tmp_path / "flaky.py").write_text(FLAKY)
     pool = DevicePool.start("a76", "flaky:Flaky", tmp_path, PoolLimits(patience=12.0, rest=1.0, beat=0.5))
     program = build_program("a76").read_bytes()
