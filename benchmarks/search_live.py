@@ -56,7 +56,7 @@ RUNS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LiveOutcome:
     """What a plan came to: its costs as they were known before training, its record, and its error on the report half."""
 
     known: Figures
@@ -72,7 +72,7 @@ class Outcome:
         }  # fmt: skip
 
     @classmethod
-    def from_row(cls, row: Mapping[str, str]) -> Outcome:
+    def from_row(cls, row: Mapping[str, str]) -> LiveOutcome:
         from pipeline.study.records import Figures, TrialRecord
 
         known = Figures(**json.loads(row["known"]))
@@ -84,13 +84,13 @@ class Trials:
 
     def __init__(self, bench: Bench, devices: Devices, file: Path) -> None:
         self._bench, self._devices, self._file = bench, devices, file
-        self.known: dict[str, Outcome] = {}
+        self.known: dict[str, LiveOutcome] = {}
         if file.exists():
             with file.open(newline="") as stream:
                 for row in csv.DictReader(stream):
-                    self.known[Plan.from_json(row["plan"]).hash] = Outcome.from_row(row)
+                    self.known[Plan.from_json(row["plan"]).hash] = LiveOutcome.from_row(row)
 
-    def __call__(self, plan: Plan) -> Outcome:
+    def __call__(self, plan: Plan) -> LiveOutcome:
         if plan.hash not in self.known:
             self.known[plan.hash] = self._made(plan)
             add(self._file, self.known[plan.hash].as_row())
@@ -106,7 +106,7 @@ class Trials:
         images = workspace.data.report
         return Judge(workspace.model, images, arange(len(images)), workspace.mean, workspace.std, 256)
 
-    def _made(self, plan: Plan) -> Outcome:
+    def _made(self, plan: Plan) -> LiveOutcome:
         from pipeline.candidate.folder import candidate_path
         from pipeline.candidate.stages import CandidateRun
         from pipeline.study.checkpoints import trial_folder
@@ -120,7 +120,7 @@ class Trials:
         report = self._report(run.cotuning.hardened().network).error
         for left in (trial_folder(settings.folder, plan), candidate_path(settings.folder, plan)):
             shutil.rmtree(left, ignore_errors=True)
-        return Outcome(known, record, report)
+        return LiveOutcome(known, record, report)
 
 
 class Silent:
@@ -134,7 +134,7 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunName:
     """A run's name taken apart."""
 
     name: str
@@ -143,7 +143,7 @@ class Asked:
     filtered: bool
 
     @classmethod
-    def of(cls, name: str) -> Asked:
+    def of(cls, name: str) -> RunName:
         sampler = name.removesuffix(HALVING).removesuffix(UNFILTERED)
         return cls(name, sampler, name.endswith(HALVING), not name.endswith(UNFILTERED))
 
@@ -165,7 +165,7 @@ class Setting:
         return self.prior.error
 
 
-def run(setting: Setting, asked: Asked, seed: int, folder: Path) -> list[dict[str, Any]]:
+def run(setting: Setting, asked: RunName, seed: int, folder: Path) -> list[dict[str, Any]]:
     """One search, in ``folder``, which is made anew: what ended, in order, with the epochs that were trained by then."""
     from pipeline.candidate.cost_fit import FittedCost
     from pipeline.search import first_plans, profiled
@@ -277,10 +277,10 @@ def opened(args: argparse.Namespace) -> Setting:
 
 
 @dataclass(frozen=True)
-class Volumes:
+class LiveVolumes:
     """Shares of the hypervolume of all trials."""
 
-    trials: Mapping[str, Outcome]
+    trials: Mapping[str, LiveOutcome]
     reference: tuple[float, ...]
 
     def of(self, plans: Sequence[str]) -> float:
@@ -300,7 +300,7 @@ class Volumes:
 
 
 def row_of(
-    name: str, seed: int, log: Sequence[Mapping[str, Any]], volumes: Volumes, epochs: float
+    name: str, seed: int, log: Sequence[Mapping[str, Any]], volumes: LiveVolumes, epochs: float
 ) -> dict[str, str]:
     """What one run found by so many trials, and by so many whole trials' epochs."""
     finished = [each for each in log if each["status"] == "finished"]
@@ -351,7 +351,7 @@ def main(argv: list[str] | None = None) -> int:
             if file.exists() or (name == "uniform" and seed):
                 continue
             begun, before = time.process_time(), len(setting.trials.known)
-            log = run(setting, Asked.of(name), seed, args.kept / "study")
+            log = run(setting, RunName.of(name), seed, args.kept / "study")
             write_atomically(file, json_text(log, indent=1))
             new = len(setting.trials.known) - before
             print(
@@ -368,7 +368,7 @@ def write(args: argparse.Namespace, setting: Setting) -> None:
     eight = next(r.figures for r in setting.references if r.name == "int8")
     assert eight.latency_ms is not None and eight.size_bytes is not None
     corner = (setting.fp32_error + WORST, 1.05 * eight.latency_ms, 1.05 * eight.size_bytes)
-    volumes = Volumes(setting.trials.known, corner)
+    volumes = LiveVolumes(setting.trials.known, corner)
     rows = []
     for file in sorted((args.kept / "runs").glob("*.json")):
         name, seed, budget = file.stem.rsplit(".", 2)

@@ -25,10 +25,13 @@ from pipeline.study.settings import Settings, parse
 from pipeline.study.unsent import note_unsent
 
 DRY_SECONDS = 10.0  # that a dry run evaluates for
+TAKEN_UP = 4  # plans of an earlier study that a search begins with
 
 if TYPE_CHECKING:
+    from foundation.dimension import Layer
     from foundation.plan import Plan
     from pipeline.candidate.devices import AtHand
+    from pipeline.candidate.learned import TakenUp
     from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.background import Background
@@ -144,6 +147,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.candidate.cost_fit import FittedCost
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
+    from pipeline.candidate.learned import write_learned
     from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.references import fp32_error_in, references
     from pipeline.candidate.sensitivity import FILE
@@ -188,14 +192,16 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         progress.status("profiling the references")
         show_references(references(workspace, file, at_hand, fp32_error), workspace, progress)
     layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
-    sensitivity = looked_at(workspace, space, progress)
+    like = taken_up(settings, layers, space, progress)
+    sensitivity = looked_at(workspace, space, progress) or like.sensitivity
     estimate = PlanCost(workspace, sensitivity.harms if sensitivity else None)
     if sensitivity is not None:
         price(estimate, sensitivity, space, progress)
-    cost = FittedCost(estimate)
+    cost = FittedCost(estimate, like.costs)
     prior = Prior(
         tuple(layers), cost, sensitivity,
         error=fp32_error, images=len(workspace.data.search), limits=limits_of(settings, fp32_error),
+        errors=like.errors, plans=like.plans,
     )  # fmt: skip
     with Study(
         settings.folder,
@@ -252,6 +258,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
                 program=program,
             )
             progress.status("writing the front")
+            write_learned(study, prior, cost, layers)
             review = publish.write_front(settings, study, compared, weights, images)
             if backup is not None:
                 backup.now()
@@ -296,6 +303,28 @@ def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensiti
         return None
 
 
+def taken_up(settings: Settings, layers: Sequence[Layer], space: Space, progress: Progress) -> TakenUp:
+    """What the study that this one is ``--like`` has learned; nothing where none was named.
+
+    Raises:
+        UserError: it has kept nothing.
+    """
+    from pipeline.candidate.learned import TakenUp, take_up
+
+    if settings.like is None:
+        return TakenUp()
+    by_name = settings.out / settings.like.name
+    folder = by_name if by_name.is_dir() and not settings.like.is_dir() else settings.like
+    found = take_up(folder, settings.folder, layers, space)
+    alike, count = found.matched
+    rule = "the rule from harm to error, " if found.errors is not None else ""
+    progress.line(
+        f"like {folder}: {rule}what programs cost beside their layers, {counted(len(found.plans), 'plan')} of its front; "
+        f"{alike} of {count} layers are of a kind that it has"
+    )
+    return found
+
+
 def price(cost: PlanCost, sensitivity: Sensitivity, space: Space, progress: Progress) -> None:
     """Estimate what every choice of every layer costs, which the first proposal would take its time for."""
     from pipeline.candidate.sensitivity import remaining
@@ -328,8 +357,10 @@ def first_plans(space: Space, prior: Prior, sampler: str) -> list[Plan] | None:
 
     if prior.proxy is None:
         return None
-    # The programme itself goes on from the uniform plans.
-    return uniform_starts(space) + ([] if sampler == "programme" else programme_starts(space, prior))
+    if sampler == "programme":  # it goes on from the uniform plans, and knows the earlier ones
+        return uniform_starts(space)
+    plans = [*uniform_starts(space), *programme_starts(space, prior), *prior.plans[:TAKEN_UP]]
+    return list({plan.hash: plan for plan in plans}.values())
 
 
 def profiled(

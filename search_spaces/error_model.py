@@ -15,6 +15,8 @@ POWER, POWER_DEVIATION = 0.8, 0.25  # harm grows faster than what training leave
 PART_DEVIATION = 0.5  # by how much a part of the network may matter more or less, a factor e ** so much
 MISFIT = 0.15  # deviation of what a plan adds, relative, from any such rule
 LEAST = 0.002  # deviation of an error at least
+# Deviations by which another network differs from one that is like it: of the log scale, the power, a log factor.
+OTHER = (0.5, 0.1, 0.25)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class ErrorModel:
     covariance: Floats
 
     @classmethod
-    def fit(cls, harms: Floats, errors: Floats, images: Floats, floor: float) -> ErrorModel:
+    def fit(
+        cls, harms: Floats, errors: Floats, images: Floats, floor: float, like: ErrorModel | None = None
+    ) -> ErrorModel:
         """From trials.
 
         Args:
@@ -44,16 +48,22 @@ class ErrorModel:
             errors: [n].
             images: how many images each error is of, [n]; fewer count less.
             floor: the fp32 network's error.
+            like: the rule of a network like this one, of as many parts; it is where to begin.
         """
         parts = harms.shape[1]
         prior = np.array([LOG_SCALE, POWER, *np.zeros(parts)])
-        spread = np.array([LOG_SCALE_DEVIATION, POWER_DEVIATION, *np.full(parts, PART_DEVIATION)])
+        spread = np.diag([LOG_SCALE_DEVIATION, POWER_DEVIATION, *np.full(parts, PART_DEVIATION)])
+        if like is not None:
+            prior = like.mean
+            other = np.array([*OTHER[:2], *np.full(parts, OTHER[2])])
+            spread = np.linalg.cholesky(like.covariance + np.diag(other**2))
+        narrow = np.linalg.inv(spread)
         share = np.clip(errors, 1 / (images + 2), 1 - 1 / (images + 2))
         noise = share * (1 - share) / images + LEAST**2 + (MISFIT * np.maximum(errors - floor, 0)) ** 2
 
         def residuals(point: Floats) -> Floats:
             off = (_errors(point, harms, floor) - errors) / np.sqrt(noise)
-            return np.concatenate([off, (point - prior) / spread])
+            return np.concatenate([off, narrow @ (point - prior)])
 
         found = least_squares(residuals, prior, method="lm", max_nfev=2000)
         return cls(floor, found.x, np.linalg.inv(found.jac.T @ found.jac))

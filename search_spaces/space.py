@@ -293,6 +293,13 @@ class Space:
         return record
 
 
+def nearest_choice(wanted: LayerPlan, own: Sequence[LayerPlan]) -> LayerPlan:
+    """The plan of a layer that was wanted, or the first of its own that shares most values with it, bits before all else."""
+    if wanted in own:
+        return wanted
+    return max(own, key=lambda o: (o.bits == wanted.bits, len(wanted.values.items() & o.values.items())))
+
+
 def in_order(dimensions: Iterable[Dimension]) -> list[Dimension]:
     """Each after those that it looks at, else by name.
 

@@ -14,6 +14,7 @@ from pipeline.study.records import Figures
 
 FACTOR = 0.1  # deviation, from 1, of a real cost to its estimate, before anything was profiled
 REST = 0.3  # share of a program's cost that may be no layer's, likewise
+LIKE = 0.03  # deviation of either from that of a network like this one
 NOISE = 0.02  # deviation, relative to the cost, of a program from the line
 TRUST = 4.0  # profiles that this assumption of the noise weighs as much as
 
@@ -42,14 +43,18 @@ class CostFit:
     noise: float
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[float, float]]) -> CostFit:
-        """From (estimate, real) pairs, all positive; from none it takes estimates as they are, with a wide interval."""
+    def of(cls, pairs: Sequence[tuple[float, float]], like: tuple[float, float] | None = None) -> CostFit:
+        """From (estimate, real) pairs, all positive; from none it takes estimates as they are, with a wide interval.
+
+        Args:
+            like: what share of the cost is no layer's, and the factor, of a network like this one.
+        """
         unit = float(np.median([real for _, real in pairs])) if pairs else 1.0
         estimates, reals = np.array(pairs, dtype=np.float64).reshape(-1, 2).T / unit
         sizes = np.maximum(reals, 1e-12)
         rows = np.stack([np.ones_like(estimates), estimates], 1) / sizes[:, None]
-        prior = np.diag([REST**-2, FACTOR**-2])
-        start = np.array([0.0, 1.0])
+        prior = np.diag([REST**-2, FACTOR**-2] if like is None else [LIKE**-2] * 2)
+        start = np.array([0.0, 1.0] if like is None else like)
         noise = NOISE
         for _ in range(3):  # the noise and the line depend on each other
             precision = prior + rows.T @ rows / noise**2
@@ -59,6 +64,10 @@ class CostFit:
         scale = np.array([unit, 1.0])
         covariance = np.linalg.inv(prior + rows.T @ rows / noise**2) * np.outer(scale, scale)
         return cls(float(mean[0]) * unit, float(mean[1]), covariance, noise)
+
+    def shares(self, estimate: float) -> tuple[float, float]:
+        """What share of the cost of a program of this estimate is no layer's, and the factor on what is."""
+        return self.rest / max(self.foresee(estimate).point, 1e-12), self.factor
 
     def foresee(self, estimate: float) -> Foreseen:
         """What a program of this estimate will cost."""
@@ -76,10 +85,15 @@ class FittedCost:
 
     Args:
         estimate: of a plan, ``latency`` in milliseconds and ``size`` in bytes (``pipeline.candidate.plan_cost.PlanCost``).
+        like: of each of them ``CostFit.shares`` of a network like this one.
     """
 
-    def __init__(self, estimate: Callable[[Plan], Mapping[str, float]]) -> None:
-        self._estimate = estimate
+    def __init__(
+        self,
+        estimate: Callable[[Plan], Mapping[str, float]],
+        like: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        self._estimate, self._like = estimate, like or {}
         self._profiles: Profiles = tuple
         self._seen: int | None = None
         self._fits: dict[str, CostFit] = {}
@@ -91,11 +105,19 @@ class FittedCost:
     def __call__(self, plan: Plan) -> Mapping[str, float]:
         return {name: foreseen.point for name, foreseen in self.foresee(plan).items()}
 
-    def foresee(self, plan: Plan) -> dict[str, Foreseen]:
-        """``latency`` and ``size`` of a plan, each with its interval."""
+    def shares(self, plan: Plan) -> dict[str, tuple[float, float]]:
+        """``CostFit.shares`` of a plan, as they stand by now."""
+        self._refit()
+        return {name: self._fits[name].shares(value) for name, value in self._estimate(plan).items()}
+
+    def _refit(self) -> None:
         profiles = self._profiles()
         if len(profiles) != self._seen:
             self._seen, self._fits = len(profiles), self._fitted(profiles)
+
+    def foresee(self, plan: Plan) -> dict[str, Foreseen]:
+        """``latency`` and ``size`` of a plan, each with its interval."""
+        self._refit()
         return {name: self._fits[name].foresee(value) for name, value in self._estimate(plan).items()}
 
     def _fitted(self, profiles: Sequence[tuple[Plan, Figures]]) -> dict[str, CostFit]:
@@ -106,4 +128,4 @@ class FittedCost:
                 found = real[name]
                 if found:
                     pairs[name].append((value, float(found)))
-        return {name: CostFit.of(known) for name, known in pairs.items()}
+        return {name: CostFit.of(known, self._like.get(name)) for name, known in pairs.items()}

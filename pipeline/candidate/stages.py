@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from foundation.files import json_text
@@ -17,6 +18,7 @@ from pipeline.study.checkpoints import forget_checkpoints, last_checkpoint, save
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.storage import LocalStorage, Storage
 from pipeline.training.cotuning import Cotuning
+from pipeline.training.early import HOPELESS, given_up
 from pipeline.training.rung import Rung
 from pipeline.training.stages import REBUILT, SMALL, Stage
 from quantizers.network import synthetic
@@ -68,7 +70,7 @@ class CandidateRun:
         if place < len(self.curve):
             return self.curve[place]
         if self._train is None or stage.name in (SMALL, REBUILT):
-            reached = self.cotuning.reach(stage)
+            reached = self.cotuning.reach(stage, may_give_up=True)
             save_checkpoint(self.storage, self.plan, self.cotuning, (*self.curve, reached))
             self.curve = (*self.curve, reached)
         else:
@@ -77,6 +79,20 @@ class CandidateRun:
             self.cotuning.load_state_dict(saved.state or {})
             self.curve = saved.curve
         return self.curve[place]
+
+    def given_up(self, figures: Figures) -> TrialRecord | None:
+        """How the trial ends where it is hardly better than guessing although it was trained, beside ``figures``; else None."""
+        if not given_up(
+            self.curve, self.cotuning.judges.rung.fp32_error, len(self.bench.workspace.data.classes)
+        ):
+            return None
+        last = self.curve[-1]
+        found = replace(
+            figures, error=last.error, divergence=last.divergence,
+            divergence_standard_error=last.divergence_standard_error,
+        )  # fmt: skip
+        reason = f"{HOPELESS} after {self.cotuning.step} steps"
+        return TrialRecord(self.number, self.plan, "stopped", found, reason, curve=self.curve)
 
     def finish(self) -> TrialRecord:
         """Take the network of the best rung, judge it on all of the search half, compile it, compare with the reference bit for

@@ -124,6 +124,8 @@ class CotuneTrial(tune.Trainable):
             return {**result, "damaged": list(self._run.damaged)} if self._run.damaged else result
         assert self._run is not None
         rung = self._run.reach(self._stage - 1, self._stages[self._stage - 1])
+        if (useless := self._run.given_up(self._figures)) is not None:
+            return _ended(useless)
         if self._stage == len(self._stages):
             record = self._run.finish()
             if self._own:  # it has been sent
@@ -197,7 +199,7 @@ def train_worker(config: dict[str, Any]) -> None:
         world=context.get_world_size(),
         state=saved.state,
     )
-    rung = run.reach(Stage(*config["stage"]))
+    rung = run.reach(Stage(*config["stage"]), may_give_up=True)
     if context.get_world_rank() == 0:
         save_checkpoint(place.storage, plan, run, (*saved.curve, rung))
     torch.distributed.barrier()  # nobody leaves before the checkpoint lies there

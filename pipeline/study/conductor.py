@@ -17,12 +17,13 @@ from foundation.errors import UserError
 from foundation.plan import Plan
 from pipeline.study import pareto
 from pipeline.study.checkpoints import forget
-from pipeline.study.halving import Decision, Rungs, hopeless
+from pipeline.study.halving import Decision, Rungs
 from pipeline.study.memory import Death
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.remaining import State, usual_seconds
 from pipeline.study.storage import LocalStorage, Storage
 from pipeline.study.study import Candidate, Study
+from pipeline.training.early import HOPELESS, given_up
 from pipeline.training.rung import Rung
 
 RETRIES = 2  # times a candidate is tried again after its process died, nobody knows why, and it got no further in between
@@ -30,7 +31,7 @@ TROUBLES = 4  # times in a row that trials may be ended by what is around them b
 PAUSE = 5.0  # seconds until the memory of a process that was killed is certainly given back
 ALIKE = 5  # trials that may fail one after another for the same reason
 DOMINATED_PER_BUDGET = 20  # a search ends when so many times its budget were not worth training
-WORSE, HOPELESS = "worse than others", "hardly better than guessing"
+WORSE = "worse than others"
 CANNOT_ENTER = "slower and larger than the front even with the best error so far"
 # What a stage of a trial reports; ``waited``: for a device, in vain.
 PROFILED, RUNG, ENDED, DIED, WAITED = "profiled", "rung", "ended", "died", "waited"
@@ -224,8 +225,8 @@ class Conductor:
     def _goes_on(self, record: TrialRecord, index: int, rung: Rung, figures: Figures) -> bool:
         """Whether a trial goes on at a rung; if not, it is noted whether it is held back or ended."""
         number = record.number
-        trained = rung.epochs > 0  # what is only rebuilt may yet recover
-        if trained and self.classes is not None and hopeless(rung.error, self.hoped_error, self.classes):
+        curve = (*(known for known in record.curve if known.place != rung.place), rung)
+        if self.classes is not None and given_up(curve, self.hoped_error, self.classes):
             self._stopped[number] = HOPELESS
         elif (
             (number in self._resumed and any(known.place == rung.place for known in record.curve))

@@ -103,15 +103,6 @@ def standings(points: Sequence[Point]) -> list[float]:
     return found
 
 
-def hopeless(error: float, hoped: float | None, classes: int) -> bool:
-    """Whether a trial that is trained a little, or rebuilt, has no use: less than twice as often right as guessing is, where the
-    fp32 network is right far more often than that; or no number at all."""
-    if not math.isfinite(error):
-        return True
-    guessing = 2 / classes
-    return hoped is not None and 1 - hoped > 2 * guessing and 1 - error < guessing
-
-
 def always(budget: int, warm_starts: int) -> int:
     """How many trials go on at a rung whatever they show: all of a small search, else as many as there are warm starts."""
     return budget if budget < MANY else max(Rungs.at_least, warm_starts)

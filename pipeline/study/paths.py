@@ -125,6 +125,7 @@ RESOLVERS: dict[str, Callable[[Any, Path | None], Any]] = {
     "weights": weights,
     "out": absolute,
     "modules": absolute,
+    "like": absolute,
     "storage": storage,
     "tracking_uri": tracking_uri,
 }

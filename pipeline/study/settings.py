@@ -199,6 +199,13 @@ class Settings:
         "search",
         "NAME",
     )
+    like: Path | None = _setting(
+        None,
+        _path,
+        "earlier study of this network or a similar one, its name or a path to its folder: begin with what it learned",
+        "search",
+        "STUDY",
+    )
     quantizer: str = _setting(
         "gaussian_mixture",
         _text,

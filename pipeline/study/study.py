@@ -103,6 +103,7 @@ class Study:
                 such sampler.
         """
         self.folder, self.space, self.objectives = folder, space, tuple(objectives)
+        self._ids: dict[int, int] = {}  # of trials in the database, by number
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -374,9 +375,10 @@ class Study:
         }
 
     def _write(self, number: int, record: TrialRecord) -> None:
-        study = self._storage.get_study_id_from_name(NAME)
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study, number)
-        self._storage.set_trial_user_attr(trial_id, tables.RECORD, record.to_json())
+        if number not in self._ids:  # each is a question to the database
+            study = self._storage.get_study_id_from_name(NAME)
+            self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        self._storage.set_trial_user_attr(self._ids[number], tables.RECORD, record.to_json())
         self._records[number] = record
         if record.status == "finished":
             self._front = None

@@ -17,6 +17,7 @@ from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import normalize
+from pipeline.training.early import STEPS, hopeless
 from pipeline.training.evaluation import divergence, few_batches, fixed_sample, reestimate_batch_norm
 from pipeline.training.judges import Judgement, Judges
 from pipeline.training.loop import Diverged, Loop, OnStep, Wrap, one_cycle
@@ -125,7 +126,7 @@ class Cotuning(Loop):
         rate = self.settings.held_rate / self.settings.learning_rate
         return rate * one_cycle(self.step / self.before, self.settings.warm_up)
 
-    def reach(self, stage: Stage, progress: OnLayer | None = None) -> Rung:
+    def reach(self, stage: Stage, progress: OnLayer | None = None, *, may_give_up: bool = False) -> Rung:
         """Go through one stage, after those before it, and judge the network at its end. ``settle`` takes up the best of them.
 
         Where training fails for good (``Loop.run_until``), the best network before it is taken up, and ``diverged`` says why;
@@ -133,6 +134,8 @@ class Cotuning(Loop):
 
         Args:
             progress: while layers are rebuilt, called with those that are done and all of them.
+            may_give_up: a network that hardly does better than guessing after ``STEPS`` steps, and was no better before, is
+                trained no further in this stage.
 
         Raises:
             Diverged: and there was no network before it.
@@ -152,6 +155,10 @@ class Cotuning(Loop):
             target = self.before if stage.name == HELD else self.step_of(stage.epochs)
             moves, first = Moves(self.network), self.step
             try:
+                before = self._best is None or self._useless(self._best)
+                if may_give_up and first < STEPS < target and before:
+                    self.run_to(STEPS)
+                    target = STEPS if self._useless(None) else target
                 for look in range(1, LOOKS + 1):
                     self.run_to(first + round(look * (target - first) / LOOKS))
                     moves.look()
@@ -161,6 +168,15 @@ class Cotuning(Loop):
                 self.diverged, moves = str(error), None
                 self.settle()
         return self._judged(stage, loss, moves)
+
+    def _useless(self, best: dict[str, Any] | None) -> bool:
+        """Whether the best network before, or where there is none the present one, is of no use; of an older checkpoint's that is
+        not known."""
+        if best is None:
+            error = self.judges.rung(self._hard().network, self.rank, self.world).error
+        else:
+            error = best.get("error", 0.0)
+        return hopeless(error, self.judges.rung.fp32_error, len(self.data.classes))
 
     def train_until(self, epochs: float) -> Rung:
         """Train up to ``epochs`` with free weights, counted from the start, and judge the network there; as ``reach``, without
@@ -213,6 +229,7 @@ class Cotuning(Loop):
             state = {key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()}
             self._best = {
                 "divergence": distance,
+                "error": rung.error,
                 "network": state,
                 "share": self.share,
                 "step": self.step,

@@ -70,6 +70,11 @@ class Judge:
         """Log-probabilities [N, classes] of the fp32 network and of this one, on all of the images."""
         return self._wanted, self._log_probabilities(network, self._indices)
 
+    @cached_property
+    def fp32_error(self) -> float:
+        """Share of the images that the fp32 network gets wrong."""
+        return float((self._wanted.argmax(1) != self.labels).double().mean())
+
     @property
     def labels(self) -> Tensor:
         """Of the images [N]; negative where there is none."""

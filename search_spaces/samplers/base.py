@@ -20,6 +20,7 @@ from foundation.registry import Registry
 
 if TYPE_CHECKING:
     from foundation.dimension import Layer
+    from search_spaces.error_model import ErrorModel
     from search_spaces.space import Space
 
 
@@ -62,6 +63,8 @@ class Prior:
         error: the fp32 network's (share of wrong answers, 0..1).
         images: how many images an error is a share of.
         limits: by objective, more than which a plan is of no use.
+        errors: the rule from harm to error that an earlier search of a network like this one arrived at.
+        plans: what was good there, on this network's layers.
     """
 
     layers: tuple[Layer, ...] = ()
@@ -70,6 +73,8 @@ class Prior:
     error: float | None = None
     images: int | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    errors: ErrorModel | None = None
+    plans: tuple[Plan, ...] = ()
 
 
 UNKNOWN = Prior()

@@ -3,6 +3,7 @@
 What a layer's choices do to the error (``Prior.proxy``) and cost (``Prior.cost``) is known before any trial; the pool holds the
 plans that are best at some price of time and bytes. After each result the rule from harm to error is fitted anew, and the plan
 whose expected gain in hypervolume is largest is next, once a programme has been solved for the best plan of its time and bytes.
+While that is evaluated the same is done for those that come next, one programme at a time.
 Where nothing is known beforehand, neighbours of the best plans so far are tried.
 """
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
+from search_spaces.ahead import Ahead
 from search_spaces.error_model import ErrorModel
 from search_spaces.hypervolume import expected_gain
 from search_spaces.programme import HARM, ChoiceTable, Picks, measures_of, solve, sweep
@@ -27,7 +29,7 @@ PLAIN = {"bits", "components"}  # dimensions of a choice whose harm is all by we
 IMAGES = 300  # that an error is taken to be of, where nobody knows
 UNFINISHED = 0.25  # weight of an error at a rung beside one at the end
 WORST = 0.1  # more errors than fp32 than that are hardly of use, unless 2 bits make as many
-PROGRAMMES = 2  # solved for one proposal
+AHEAD = 4  # programmes that are solved while a trial goes on
 NODES = 20  # of each one's search tree: a proposal is not worth waiting seconds for
 NEIGHBOURS = 64  # looked at where the pool holds nothing new
 TRIES = 32
@@ -44,6 +46,7 @@ class Programme(Sampler):
         self._pool: dict[str, Plan] = {}
         self._harms: dict[str, Floats | None] = {}
         self._costs: dict[str, dict[str, float]] = {}
+        self._ahead: Ahead[list[Plan]] = Ahead()
 
     def propose(self) -> Plan | None:
         records = self.context.records()
@@ -54,21 +57,28 @@ class Programme(Sampler):
         if not self._pool:
             for table in self._tables:
                 self._add(table.plan(chosen) for chosen in sweep(table, self._priced))
+            self._add(plan for plan in self.context.prior.plans if self._fits(plan))
+        self._add(self._ahead.take() or ())
         model = self._model(records)
-        for _ in range(PROGRAMMES):
-            best = self._best(model, records, known)
-            if best is None or not self._improve(best, model):
-                break
-        best = self._best(model, records, known)
+        ranked = self._ranked(model, records, known)
+        if ranked:
+            before = len(self._pool)
+            self._add(self._solved(ranked[0], model))
+            if len(self._pool) > before:
+                ranked = self._ranked(model, records, known)
         for _ in range(ROUNDS):
-            if best is not None:
+            if ranked:
                 break
             before = len(self._pool)  # whatever programmes find is known
             self._add(self._neighbour(records, known) for _ in range(NEIGHBOURS))
             if len(self._pool) == before:  # and so is what is near
                 break
-            best = self._best(model, records, known)
-        return best or self._neighbour(records, known)
+            ranked = self._ranked(model, records, known)
+        if not ranked:
+            return self._neighbour(records, known)
+        best, *later = ranked[: 1 + AHEAD]
+        self._ahead.start(lambda: [found for plan in later for found in self._solved(plan, model)])
+        return best
 
     # ---- what is known beforehand
 
@@ -133,6 +143,10 @@ class Programme(Sampler):
 
     # ---- what trials came to
 
+    def learned(self) -> ErrorModel | None:
+        """The rule from harm to error as trials have it by now; None where harms are not known."""
+        return self._model(self.context.records()) if self._tables else None
+
     def _model(self, records: Sequence[Record]) -> ErrorModel:
         harms, errors, images = [], [], []
         for record in records:
@@ -147,16 +161,18 @@ class Programme(Sampler):
         if floor is None:
             floor = min(errors, default=0.0)
         width = 2 * (max(self._part_of.values()) + 1)
+        like = self.context.prior.errors
         return ErrorModel.fit(
-            np.array(harms).reshape(-1, width), np.array(errors), np.array(images), float(floor)
-        )
+            np.array(harms).reshape(-1, width), np.array(errors), np.array(images), float(floor),
+            like if like is not None and len(like.mean) == 2 + width else None,
+        )  # fmt: skip
 
-    def _best(self, model: ErrorModel, records: Sequence[Record], known: set[str]) -> Plan | None:
-        """The plan of the pool with the largest expected gain; None where none is left that is new and of use."""
+    def _ranked(self, model: ErrorModel, records: Sequence[Record], known: set[str]) -> list[Plan]:
+        """The plans of the pool that are new and of use, that with the largest expected gain first."""
         prior = self.context.prior
         plans = [plan for name, plan in self._pool.items() if name not in known and self._allowed(plan)]
         if not plans:
-            return None
+            return []
         costs = np.array([[self._cost(plan)[name] for name in self._priced] for plan in plans])
         errors, deviations = model.predict(np.stack([self._known_features(plan) for plan in plans]))
         front = self._front(model, records)
@@ -168,8 +184,7 @@ class Programme(Sampler):
         over = np.array([unit, *scale])
         gains = expected_gain(front / over, reference, errors / unit, deviations / unit, costs / scale)
         gains[_shut_out(front, costs, model.floor)] = 0.0
-        best = int(np.argmax(gains))
-        return plans[best] if gains[best] > 0 else None
+        return [plans[place] for place in np.argsort(-gains, kind="stable") if gains[place] > 0]
 
     @cached_property
     def _harshest(self) -> Floats:
@@ -208,8 +223,9 @@ class Programme(Sampler):
                 return other
         return plan
 
-    def _improve(self, plan: Plan, model: ErrorModel) -> bool:
-        """Solve for the best plan of this one's costs, as harms are by now; whether it is a new one."""
+    def _solved(self, plan: Plan, model: ErrorModel) -> list[Plan]:
+        """The best plan of this one's costs, as harms are by now; none where none was found. Changes nothing: it may go on in
+        another thread."""
         table = next(t for t in self._tables if t.base.activation_bits == plan.activation_bits)
         parts = max(self._part_of.values()) + 1
         weights = [
@@ -226,10 +242,7 @@ class Programme(Sampler):
         limits = {name: table.total(name, place) * (1 + 1e-6) for name in self._priced}
         table = table.weighted(weights).undominated()
         chosen: Picks | None = solve(table, limits, nodes=NODES)
-        before = len(self._pool)
-        if chosen is not None:
-            self._add([table.plan(chosen)])
-        return len(self._pool) > before
+        return [] if chosen is None else [table.plan(chosen)]
 
     def _cost(self, plan: Plan) -> dict[str, float]:
         if plan.hash not in self._costs:

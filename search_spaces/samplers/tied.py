@@ -13,6 +13,7 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from search_spaces.programme import ChoiceTable, measures_of
 from search_spaces.samplers.by_optuna import OptunaSampler
+from search_spaces.space import nearest_choice
 
 GROUPS = 5
 
@@ -56,10 +57,7 @@ class TiedSampler(OptunaSampler):
         """With a layer's plainest plan of as many bits where the group's choice is none of its own; and the most activation bits
         that cost no more."""
         own = self.context.space.layer_plans()
-        layers = {
-            name: layer if layer in own[name] else _nearest(layer, own[name])
-            for name, layer in plan.layers.items()
-        }
+        layers = {name: nearest_choice(layer, own[name]) for name, layer in plan.layers.items()}
         plan, cost = plan.replace(layers=layers), self.context.prior.cost
         if cost is not None and len(self._activation_bits) > 1:
             wide = plan.replace(activation_bits=max(self._activation_bits))
@@ -106,8 +104,3 @@ class TiedSampler(OptunaSampler):
             base = base.replace(activation_bits=min(self._activation_bits))
         table = ChoiceTable.of(space, base, measures).undominated()
         return dict(zip(base.layers, map(list, table.plans)))
-
-
-def _nearest(layer: LayerPlan, own: list[LayerPlan]) -> LayerPlan:
-    """The first of a layer's plans that shares most values."""
-    return max(own, key=lambda other: len(layer.values.items() & other.values.items()))

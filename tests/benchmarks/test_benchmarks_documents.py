@@ -11,6 +11,7 @@ import pytest
 from benchmarks import documents
 from benchmarks.documents import OURS, ROOT, peers, rows, speedup, times
 from deploy_arm.target.cores import CORES
+from pipeline.training.early import STEPS
 
 README = (ROOT / "README.md").read_text()
 GOOD = README[README.index("## How good it is") : README.index("## The house")]
@@ -214,6 +215,7 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      lambda: (detection("8bit", "program_val_ap50"), detection("fp32", "val_ap50"), detection("8bit", "train_ap50"),
               detection("fp32", "train_ap50"))),
     ("docs/accuracy.md", "it does not yet work: {} after refitting", lambda: (detection("4bit-refitted", "val_ap50"),)),
+    ("docs/search.md", "After {} steps of training", lambda: (str(STEPS),)),
     ("docs/search.md", "the surrogate is of {} trials. Of those that it has not seen it is off by {} points (median; {} on "
      "average), with a rank correlation of {}; that of the harms alone is {}", surrogate),
     ("docs/search.md", "Two evolutions differ by {} % of the hypervolume", fronts_differ),

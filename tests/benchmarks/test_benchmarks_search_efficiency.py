@@ -4,6 +4,7 @@ it has not seen."""
 from __future__ import annotations
 
 import csv
+import random
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.networks.registry import load_model
 from search_spaces.layers import layers_of
 from search_spaces.programme import ChoiceTable
 from search_spaces.samplers.base import Prior
+from search_spaces.sensitivity import Harm, Sensitivity
 from search_spaces.space import Space
 from search_spaces.warm_starts import uniform_starts
 
@@ -90,6 +92,44 @@ def test_the_surrogate_foresees_what_it_has_not_seen() -> None:
     assert np.abs(whole(inputs) - errors).max() < 0.03
 
 
+def test_plans_as_rows_of_numbers_cost_and_harm_what_they_do_one_by_one() -> None:
+    harms = {
+        name: {plan: Harm(2.0**-plan.bits, plan.zero_share or 0.0) for plan in plans}
+        for name, plans in SPACE.layer_plans().items()
+    }
+
+    def cost(plan: Plan) -> dict[str, float]:
+        zeros = sum((layer.zero_share or 0.0) * n for n, layer in enumerate(plan.layers.values()))
+        return {"latency": 9 - zeros - (plan.activation_bits == 7), "size": 100 + bits_of(plan)}
+
+    coded = search_efficiency.Coded(SPACE, Sensitivity(harms), cost)
+    rng = random.Random(0)
+    plans = [*SPACE.warm_starts(), *(SPACE.random(rng) for _ in range(5))]
+    rows = coded.rows(plans)
+    assert coded.costs(rows) == pytest.approx(np.array([[*cost(plan).values()] for plan in plans]))
+    for plan, found in zip(plans, coded.raw(rows)):
+        pairs = [harms[name][layer][:2] for name, layer in plan.layers.items()]
+        sums = [sum(first for first, _ in pairs), sum(second for _, second in pairs)]
+        wanted = [*(value for pair in pairs for value in pair), *sums, sum(sums)]
+        assert found == pytest.approx([*np.log(1e-5 + np.array(wanted)), plan.activation_bits])
+
+
+def test_samplers_are_compared_with_the_one_that_matters() -> None:
+    row = {
+        "seed": "0",
+        **{f"{kind}_{mark}": "" for kind in ("share", "useful") for mark in search_efficiency.MARKS},
+    }
+    rows = [
+        {**row, "sampler": name, "share_8": str(value + shift)}
+        for name, shift in (("programme", 0.5), ("tpe", 0.0), ("twin", 0.5))
+        for value in (0.1, 0.2, 0.3, 0.4)
+    ]
+    found = {each["sampler"]: each for each in search_efficiency.compared(rows)}
+    assert found.keys() == {"tpe", "twin"} and {each["trials"] for each in found.values()} == {"8"}
+    assert found["tpe"]["median"] == "0.2500" and found["tpe"]["programme"] == "0.7500"
+    assert float(found["tpe"]["p"]) < 0.05 < float(found["twin"]["p"])
+
+
 def test_a_search_on_it_tries_each_plan_once_and_begins_as_a_search_does() -> None:
     tried: list[Plan] = []
 
@@ -98,11 +138,13 @@ def test_a_search_on_it_tries_each_plan_once_and_begins_as_a_search_does() -> No
         return (harm_of(plan), 1.0, bits_of(plan))
 
     prior = Prior(proxy=harm_of, cost=lambda plan: {"latency": 1.0, "size": bits_of(plan)}, error=0.0)
-    for name in ("random-bare", "metropolis"):
+    for name in ("random-bare", "metropolis", "tpe-before"):
         tried.clear()
         assert len(search_efficiency.searched(name, 0, 9, SPACE, prior, judge)) == 9
         assert len({plan.hash for plan in tried}) == 9
-    assert tried[:3] == uniform_starts(SPACE)
+    assert tried[:2] == SPACE.warm_starts()[:2], "as before: with many nearly uniform plans"
+    search_efficiency.searched("metropolis", 0, 3, SPACE, prior, judge)
+    assert tried[-3:] == uniform_starts(SPACE)
     assert len(search_efficiency.searched("uniform", 0, 9, SPACE, prior, judge)) == 3
 
 
@@ -131,7 +173,7 @@ def test_shares_of_a_near_exact_front_by_trials(
     )
     with out.with_name("efficiency_surrogate.csv").open(newline="") as file:
         [said] = csv.DictReader(file)
-    assert said["trials"] == "30" and 0 <= float(said["fronts_differ"]) < 1
+    assert said["trials"] == "30" and 0 <= float(said["fronts_differ_share"]) < 1
     assert 0 < float(said["off_median"]) < 0.1 and 0.9 < float(said["proxy_rank"]) <= 1
     before = out.read_bytes()
     assert search_efficiency.main([*words, "--samplers", "uniform"]) == 0

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.errors import UserError
-from pipeline.study.halving import Rungs, always, hopeless, standings
+from pipeline.study.halving import Rungs, always, standings
 from pipeline.study.pareto import dominates
+from pipeline.training.early import given_up, hopeless
 from pipeline.training.rung import Rung, best_of
 from pipeline.training.stages import stages
 
@@ -138,6 +139,24 @@ def test_the_worst_error_has_no_privilege() -> None:
 )
 def test_who_is_hopeless(error: float, hoped: float | None, classes: int, no_use: bool) -> None:
     assert hopeless(error, hoped, classes) == no_use
+
+
+def test_who_was_of_use_once_is_not_given_up() -> None:
+    guesses, works = 0.9, 0.3
+
+    def curve(**errors: float) -> list[Rung]:
+        return [Rung(float(stage == "free"), error, 0.0, 0.0, stage) for stage, error in errors.items()]
+
+    assert given_up(curve(rebuilt=guesses, held=guesses, free=guesses), 0.1, 10)
+    assert given_up(curve(free=float("nan")), 0.1, 10)
+    for kept in (
+        curve(),
+        curve(rebuilt=guesses),
+        curve(rebuilt=guesses, held=guesses),  # it may yet recover
+        curve(rebuilt=works, held=guesses, free=guesses),  # it keeps what it was
+        curve(rebuilt=guesses, held=guesses, free=works),
+    ):
+        assert not given_up(kept, 0.1, 10)
 
 
 def test_small_searches_stop_nobody() -> None:

@@ -27,11 +27,12 @@ from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import find_network, load_model
 from pipeline.train import main
 from pipeline.training.cotuning import Cotuning
+from pipeline.training.early import given_up
 from pipeline.training.evaluation import error_of
 from pipeline.training.judges import Judges
 from pipeline.training.loop import Diverged
 from pipeline.training.pretraining import pretrain
-from pipeline.training.rung import best_of
+from pipeline.training.rung import Rung, best_of
 from pipeline.training.settings import TrainSettings, pretraining_settings
 from pipeline.training.stages import Stage, stages
 from quantizers.network import hard_state, layer_names, load_hard
@@ -306,6 +307,33 @@ def test_training_that_fails_for_good_costs_nothing_of_what_was_reached(
     directly = Cotuning(trained, harsh_plan(trained), digits, STAGED, MEAN, STD)
     with pytest.raises(Diverged):
         directly.train_until(1.0)
+
+
+def test_a_network_that_only_guesses_is_trained_no_further(
+    digits: ImageData, trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.cotuning.STEPS", 3)
+    ruinous = dataclasses.replace(STAGED, learning_rate=1.0, warm_up=0.0, gradient_clip=None)
+    end = Stage("free", 1.0)
+
+    def run(
+        settings: TrainSettings, *, rebuilt: bool = False, may_give_up: bool = True
+    ) -> tuple[Cotuning, list[Rung]]:
+        found = Cotuning(trained, harsh_plan(trained), digits, settings, MEAN, STD)
+        first = [found.reach(Stage("rebuilt"))] if rebuilt else []
+        monkeypatch.setattr(
+            found, "_check", found._pending.clear
+        )  # it would be noticed first that the loss blew up
+        return found, [*first, found.reach(end, may_give_up=may_give_up)]
+
+    useless, curve = run(ruinous)
+    assert useless.step == 3 and given_up(curve, useless.judges.rung.fp32_error, 10)
+    asked_for, _ = run(ruinous, may_give_up=False)
+    assert asked_for.step == asked_for.steps_per_epoch, "what a person trains goes to its end"
+    kept, curve = run(ruinous, rebuilt=True)
+    assert kept.step == kept.steps_per_epoch and not given_up(curve, kept.judges.rung.fp32_error, 10)
+    fine, _ = run(STAGED)
+    assert fine.step == fine.steps_per_epoch
 
 
 def test_zeros_that_are_asked_for_are_there_at_every_end(digits: ImageData, trained: nn.Module) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
+from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.plan import Plan
+from search_spaces.ahead import Ahead
 from search_spaces.error_model import ErrorModel
 from search_spaces.hypervolume import expected_gain
 from search_spaces.programme import HARM, ChoiceTable, measures_of, solve, sweep
@@ -252,6 +256,44 @@ def test_the_programme_is_ahead_of_chance() -> None:
     ours = volume(searched("programme", 8))
     chance = [volume(searched("random", 24, seed=seed)) for seed in range(5)]
     assert ours > np.median(chance)  # with a third of the trials
+
+
+def test_programmes_for_what_comes_next_are_solved_beside_a_trial_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by, at_once = Counter[str](), []
+    running = threading.Lock()
+
+    def watched(*args: Any, **named: Any) -> Any:
+        at_once.append(not running.acquire(blocking=False))
+        by[threading.current_thread().name] += 1
+        try:
+            return solve(*args, **named)
+        finally:
+            running.release()
+
+    monkeypatch.setattr("search_spaces.samplers.programme.solve", watched)
+    first = searched("programme", 8)
+    for thread in threading.enumerate():
+        if thread.name == "ahead":  # of the last proposal
+            thread.join()
+    assert by["ahead"] > by[threading.current_thread().name] > 0 and not any(at_once)
+    assert by[threading.current_thread().name] <= 8 - 3, "at most one for a proposal"
+    again = searched("programme", 8)
+    assert list(first.trials) == list(again.trials), "however long threads take"
+
+
+def test_work_goes_on_beside_the_caller_and_its_mistakes_are_seen() -> None:
+    beside: Ahead[int] = Ahead()
+    assert beside.take() is None
+    beside.start(lambda: 7)
+    assert beside.take() == 7 and beside.take() is None
+    beside.start(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        beside.take()
+    beside.start(lambda: 8)
+    beside.start(lambda: 9)
+    assert beside.take() == 9
 
 
 def test_the_programme_proposes_nothing_beyond_a_limit() -> None:
