@@ -121,6 +121,7 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
     ):
         registry[name]  # an unknown name is refused here, not after minutes
     asked(settings.dimensions)
+    settings.like_folder  # noqa: B018  likewise a study that is not there
     workspace = Workspace.open(settings, trained=False)
     budgets = [stage.epochs for stage in settings.stages if stage.name == FREE]
     check_rungs(budgets, settings.training(), len(workspace.judges.taught))
@@ -313,14 +314,14 @@ def taken_up(settings: Settings, layers: Sequence[Layer], space: Space, progress
 
     if settings.like is None:
         return TakenUp()
-    by_name = settings.out / settings.like.name
-    folder = by_name if by_name.is_dir() and not settings.like.is_dir() else settings.like
+    folder = settings.like_folder or settings.folder  # what it took up stays with it
     found = take_up(folder, settings.folder, layers, space)
     alike, count = found.matched
     rule = "the rule from harm to error, " if found.errors is not None else ""
+    costs = "what programs cost beside their layers, " if found.costs else ""
     progress.line(
-        f"like {folder}: {rule}what programs cost beside their layers, {counted(len(found.plans), 'plan')} of its front; "
-        f"{alike} of {count} layers are of a kind that it has"
+        f"like {folder}: {rule}{costs}{counted(len(found.plans), 'plan')} of its front; {alike} of {count} layers are of a "
+        "kind that it has"
     )
     return found
 

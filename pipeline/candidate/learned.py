@@ -12,6 +12,7 @@ from foundation.files import write_atomically
 from foundation.plan import Plan
 from pipeline.candidate.cost_fit import FittedCost
 from pipeline.candidate.sensitivity import read_sensitivity
+from pipeline.study.paths import LIKE
 from pipeline.study.study import Study
 from search_spaces.error_model import ErrorModel
 from search_spaces.samplers.base import Context, Prior
@@ -21,7 +22,6 @@ from search_spaces.space import Space
 from search_spaces.transfer import Learned, kind_of, matched, moved, moved_sensitivity, usable
 
 LEARNED = "learned.json"  # in a study's folder: for others
-LIKE = "like.json"  # what it began with itself, so that it goes on when the earlier study is gone
 
 
 @dataclass(frozen=True)

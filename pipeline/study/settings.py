@@ -286,6 +286,25 @@ class Settings:
         return self.out / self.study_name
 
     @property
+    def like_folder(self) -> Path | None:
+        """The folder of the study that ``like`` names, by its path or as in ``out``; None where none is named, or this one has
+        taken up what it learned and it is gone.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.like is None:
+            return None
+        for folder in (self.like, self.out / self.like.name):
+            if folder.is_dir():
+                return folder
+        if self.name is not None and (self.folder / paths.LIKE).is_file():
+            return None
+        raise UserError(
+            f"--like {self.like}: there is no such folder, nor a study {self.like.name!r} in {self.out}"
+        )
+
+    @property
     def concurrency(self) -> int:
         """Trials at a time: as asked, or one per core and worker."""
         return self.max_concurrent or max(1, (os.cpu_count() or 1) // self.workers_per_trial)

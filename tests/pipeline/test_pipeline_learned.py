@@ -11,11 +11,13 @@ from foundation.errors import UserError
 from foundation.files import write_atomically
 from foundation.plan import Plan
 from pipeline.candidate.cost_fit import FittedCost
-from pipeline.candidate.learned import LEARNED, LIKE, take_up, write_learned
+from pipeline.candidate.learned import LEARNED, take_up, write_learned
 from pipeline.candidate.sensitivity import FILE
 from pipeline.networks.registry import load_model
 from pipeline.search import first_plans
+from pipeline.study.paths import LIKE
 from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from search_spaces.layers import layers_of
 from search_spaces.samplers.base import Context, Prior
@@ -114,3 +116,17 @@ def test_a_study_that_kept_nothing_is_refused_with_what_to_do(earlier: Path, tmp
     (earlier / LEARNED).write_text(kept)
     (earlier / FILE).unlink()  # an older one without: the rest is of use all the same
     assert take_up(earlier, tmp_path / "own", LONG, space).sensitivity is None
+
+
+def test_the_earlier_study_is_named_by_its_path_or_as_in_the_output_folder(
+    earlier: Path, tmp_path: Path
+) -> None:
+    settings = Settings(like=earlier, out=tmp_path / "elsewhere", name="later")
+    assert Settings().like_folder is None and settings.like_folder == earlier
+    by_name = Settings(like=Path("/nowhere") / earlier.name, out=earlier.parent, name="later")
+    assert by_name.like_folder == earlier
+    gone = Settings(like=tmp_path / "gone", out=tmp_path, name="later")
+    with pytest.raises(UserError, match=r"--like .*gone: there is no such folder, nor a study 'gone' in"):
+        _ = gone.like_folder
+    write_atomically(tmp_path / "later" / LIKE, "{}")  # it has taken up what it needs
+    assert gone.like_folder is None
