@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy_arm.devices.kinds import DEVICES
-from foundation.command import Parser, main_guard, say, shell
+from foundation.command import DISTRIBUTION, Parser, main_guard, say, shell
+from foundation.command import version as release
 from foundation.errors import UserError
 from foundation.files import json_text, sha256
 from pipeline.review import audit
+from pipeline.review.card import card
 from pipeline.review.fronts import read_front
 from pipeline.review.gates import (
     DROP,
@@ -142,6 +144,8 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.bundle import write_bundle
     from pipeline.review.bundle.archive import archive_of, write_archive
+    from pipeline.review.served import shapes
+    from pipeline.review.tags import source_run
 
     decisions = read_decisions(folder)
     if name:
@@ -192,7 +196,12 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
         before = champions.version()
         event = audit.Event("promoted", chosen, {})
         tags = {**tags_of(candidate, told), **event.tags(gone_through), "bundle.sha256": sha256(archive)}
-        note = f"{chosen} of study {settings.study_name}: " + "; ".join(gate.text for gate in gates)
+        image, outputs = shapes(candidate.blob.read_bytes())
+        note = card(
+            candidate.manifest, candidate.plan, told, gone_through,
+            name=champions.name, study=settings.study_name, source_run=source_run(champions.tracker, chosen),
+            code=f"{DISTRIBUTION} {release()}, kernel library {files['program'][:12]}", image=image, outputs=outputs,
+        )  # fmt: skip
         version = champions.promote(chosen, digest, place, tags, note)
         previous = before.number if before and before.number != version.number else version.replaces
         done = {**result, "version": version.number, "previous": previous}

@@ -19,6 +19,7 @@ from pipeline.study.confidence import show_error
 from pipeline.study.records import TrialRecord
 
 LAYERS = 64  # networks of up to this many layers get a parameter per layer: one batch of MLflow's holds 100
+ROWS = 40  # of the table in a run's description, which holds 8000 characters
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "dgms-arm-search")
 
 
@@ -128,17 +129,23 @@ def _recommended(front: Mapping[str, Any]) -> list[str]:
     return [f"Recommended: {found['hash'] or 'none'}, {found['why']}.", ""] if found else []
 
 
-def note(front: Mapping[str, Any]) -> str:
-    """The front as the run's description, in Markdown."""
+def note(front: Mapping[str, Any], picture: str | None = None) -> str:
+    """The front as the run's description, in Markdown: picture, recommendation and table.
+
+    Args:
+        picture: its address, as seen from MLflow's page.
+    """
+    entries = [*front["references"], *front["points"]]
     lines = [
         f"**{len(front['points'])} candidates on the front** of {', '.join(front['objectives'])}. Open the artifact "
         "`report.html` to choose one.",
         "",
         *_recommended(front),
+        *([f'<img src="{picture}">', ""] if picture else []),
         "| | error | latency | size | source |",
         "|---|---|---|---|---|",
     ]
-    for point in [*front["references"], *front["points"]]:
+    for point in entries[:ROWS]:
         error, latency, size = (point.get(key) for key in ("error", "latency_ms", "size_bytes"))
         name = re.sub(r"[^A-Za-z0-9 ._-]", "", str(point.get("hash") or point.get("name")))
         cells = [
@@ -148,4 +155,6 @@ def note(front: Mapping[str, Any]) -> str:
             re.sub(r"[^A-Za-z0-9 ._-]", "", f"{point.get('source') or ''} {point.get('device') or ''}"),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    if len(entries) > ROWS:
+        lines.append(f"| and {len(entries) - ROWS} more in front_table.json | | | | |")
     return "\n".join(lines) + f"\n\nWritten {datetime.now():%Y-%m-%d %H:%M}."

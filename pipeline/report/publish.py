@@ -17,6 +17,7 @@ from pipeline.report.data import ReportData, hypervolume_history
 from pipeline.report.page import render
 from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import bound_of, recommend
+from pipeline.shelf.picture import picture
 from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.importance import importance
 from pipeline.study.limits import chosen_front
@@ -68,6 +69,7 @@ def send(
         metrics={**counts, "front_points": float(len(hashes))},
         hypervolume=history,
         status="FINISHED" if complete else "KILLED",
+        picture=picture(front, folder.name),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
 from foundation.files import cache_directory, folder_atomically
+from pipeline.review import served
 from pipeline.review.store import TrackingError, allowed, explained
 from pipeline.review.tags import KEEP, PROMOTED
 from pipeline.review.tracking import Tracker
@@ -152,6 +154,8 @@ class Champions:
             for path in Path(local).iterdir():
                 path.rename(new / path.name)
             Path(local).rmdir()
+            for name in served.FILES:  # MLflow's own, of no bundle
+                (new / name).unlink(missing_ok=True)
         return folder
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
@@ -226,6 +230,7 @@ class Champions:
         marks |= {"study": tracker.study, "candidate": candidate}
         info = self.client.create_run(tracker.experiment, tags=marks, run_name=f"promotion {candidate}").info
         self.client.log_artifacts(info.run_id, str(bundle), "bundle")
+        self._make_loadable(info.run_id, bundle)
         self.client.set_terminated(info.run_id)
         with allowed("RESOURCE_ALREADY_EXISTS"):
             self.client.create_registered_model(self.name)
@@ -236,6 +241,15 @@ class Champions:
             self.name, f"{info.artifact_uri}/bundle", run_id=info.run_id, tags=kept, description=note
         )
         return self._read(made)
+
+    def _make_loadable(self, run: str, bundle: Path) -> None:
+        """Lay beside the bundle what ``mlflow.pyfunc.load_model`` asks for."""
+        blob = bundle / served.BLOB
+        if not blob.is_file():
+            return
+        with tempfile.TemporaryDirectory() as place:
+            served.write_model(Path(place), blob.read_bytes(), run)
+            self.client.log_artifacts(run, place, "bundle")
 
     def _read(self, version: ModelVersion) -> Version:
         tags = version.tags

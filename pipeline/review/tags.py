@@ -50,6 +50,17 @@ def decision_of(tracker: Tracked, candidate: str) -> str:
     return REJECT if REJECT in words else next(filter(None, words), UNDECIDED)
 
 
+def source_run(tracker: Tracked, candidate: str) -> str | None:
+    """The run of the trial that made a candidate, where MLflow has it.
+
+    Raises:
+        TrackingError: MLflow failed.
+    """
+    with explained("looking for the trial's run"):
+        runs, _ = _of(tracker, candidate)
+    return str(runs[0].info.run_id) if runs else None
+
+
 def _of(tracker: Tracked, candidate: str) -> tuple[list[Any], list[Any]]:
     """The candidate's runs and models in this study."""
     if not tracker.identity:

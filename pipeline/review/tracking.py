@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 LONGEST = 500  # characters of a parameter or tag that every server keeps whole; longer texts go to files
 PAGE = 1000
 BATCH = 800  # metrics; a batch of MLflow's holds 1000 entities, parameters and tags included
-TABLE = "front_table.json"
+TABLE, PICTURE = "front_table.json", "front.svg"
 EXPERIMENT = "dgms-arm-search"  # of all studies in a store, so that MLflow compares them
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 COMMON = ("model", "data", "target", "sampler", "seed", "epochs_per_trial")  # repeated on every trial
@@ -234,6 +234,7 @@ class Tracker:
         hypervolume: Sequence[tuple[int, float]] = (),
         status: str = "FINISHED",
         files: Sequence[Path] = (),
+        picture: str = "",
     ) -> None:
         """Write what a person reviews to the search's run and close it; an earlier version is replaced.
 
@@ -245,6 +246,7 @@ class Tracker:
             hypervolume: (trial number, hypervolume after it).
             status: FINISHED, or KILLED or FAILED for a search that ended otherwise.
             files: further ones of the study, those that exist.
+            picture: of the front, an SVG file's content.
         """
         from mlflow.entities import Metric
 
@@ -259,6 +261,8 @@ class Tracker:
             )
             self.client.log_text(self.parent, json_text(front, indent=1), "front.json")
             self.client.log_text(self.parent, report, "report.html")
+            if picture:
+                self.client.log_text(self.parent, picture, PICTURE)
             for name, folder in candidates.items():
                 self.client.log_artifacts(self.parent, str(folder), f"candidates/{name}")
             for file in files:
@@ -272,7 +276,8 @@ class Tracker:
             ]
             for start in range(0, len(rows), BATCH):
                 self.client.log_batch(self.parent, metrics=rows[start : start + BATCH])
-            self.client.set_tag(self.parent, "mlflow.note.content", note(front))
+            shown = f"get-artifact?path={PICTURE}&run_uuid={self.parent}" if picture else None
+            self.client.set_tag(self.parent, "mlflow.note.content", note(front, shown))
             self.client.set_terminated(self.parent, status=status)
 
     def decide(self, candidate: str, decision: str) -> int:

@@ -33,6 +33,9 @@ th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: l
 td { white-space: nowrap; } tbody tr { border-top: 1px solid var(--line); } .note, .reference { color: var(--soft); }
 td svg { width: 12px; height: 12px; }"""
 
+ALONE = """text { fill: #5a6274; font: 11px system-ui, sans-serif; } .grid { stroke: #d5d9e2; }
+.step { fill: none; stroke-width: 1.5; opacity: .55; } .span { stroke-width: 1; opacity: .5; }"""
+
 Axis = tuple[str, str, Callable[[float], str]]
 LATENCY: Axis = ("latency_ms", "latency", show_latency)
 SIZE: Axis = ("size_bytes", "size", show_bytes)
@@ -73,6 +76,19 @@ interval. Hollow marks are fp32 and int8. Written {escape(written)}.</p>
 </body>
 </html>
 """
+
+
+def picture(front: Mapping[str, Any], study: str) -> str:
+    """One front as an SVG file of its own, error over latency, or over size where no latency is known; empty where neither is."""
+    fronts = [{**front, "study": study}]
+    axis = next((axis for axis in (LATENCY, SIZE) if _placed(fronts[0], "points", axis[0])), None)
+    if axis is None:
+        return ""
+    whole = _panel(fronts, axis).removeprefix("<figure>").removesuffix("</figure>")
+    tag, _, inside = whole.partition(">")
+    own = f'{tag} xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}">'
+    back = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
+    return f"{own}<style>{ALONE}</style>{back}{inside}\n"
 
 
 def _panel(fronts: Sequence[Mapping[str, Any]], axis: Axis) -> str:

@@ -170,6 +170,28 @@ def failed(result: dict[str, Any]) -> set[str]:
     return {gate["name"] for gate in result["gates"] if not gate["passed"]}
 
 
+def answers_as_its_program_does(registry: Champions, folder: Path) -> None:
+    """MLflow's own loader gives what the ARM program gives, bit for bit, and unpickles nothing."""
+    import mlflow
+
+    from pipeline.datasets.registry import load_data
+
+    images = load_data("digits").report.batch(torch.arange(3)).numpy()
+    given = open_device("a76").run(folder / "program", folder / "weights.blob", images)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(registry.tracker.uri)
+    try:
+        network = mlflow.pyfunc.load_model(f"models:/{registry.name}@champion")
+        place = Path(mlflow.artifacts.download_artifacts(f"models:/{registry.name}@champion"))
+    finally:
+        mlflow.set_tracking_uri(before)
+    np.testing.assert_array_equal(network.predict(images), given)
+    with pytest.raises(mlflow.exceptions.MlflowException):  # the signature keeps what is no image out
+        network.predict(images.astype(np.float32))
+    names = {path.name for path in place.rglob("*")}
+    assert "mlflow_model.py" in names and not [name for name in names if name.endswith((".pkl", ".pt"))]
+
+
 @needs_tools
 def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
     good, better, _ = json.loads((again / "names.json").read_text())
@@ -215,6 +237,11 @@ def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
     status, back = run(again, "--rollback", "--bundle", str(tmp_path / "back"))
     assert (status, back["champion"]["candidate"], back["before"]["candidate"]) == (0, good, better)
     assert sha256(tmp_path / "back" / "weights.blob") == sha256(again / "candidates" / good / "weights.blob")
+    assert {path.name for path in (tmp_path / "back").iterdir()} == {path.name for path in bundle.iterdir()}
+    answers_as_its_program_does(champions(again), again / "candidates" / good)
+    shown = champions(again).client.get_model_version(version.name, "1").description
+    assert good in shown and "299 images it was never chosen on" in shown and "uint8 [N, 8, 8, 3]" in shown
+    assert f"models:/{version.name}@champion" in shown and "| 0 |" in shown and "dgms-arm-search" in shown
     with pytest.raises(UserError, match="first champion"):
         run(again, "--rollback")
 
