@@ -67,7 +67,8 @@ def test_what_a_name_holds_is_no_markup() -> None:
     assert "<" not in text and "\n| row" not in text
     front: dict[str, Any] = {
         "objectives": ["error", "latency"], "images": 100, "recommended": {"hash": HOSTILE},
-        "references": [{"name": "fp32", **{k: v for k, v in point(1).items() if k != "hash"}}], "points": [{**point(0), "hash": HOSTILE, "low": None, "high": None}],
+        "references": [{"name": "fp32", **{k: v for k, v in point(1).items() if k != "hash"}}],
+        "points": [{**point(0), "hash": HOSTILE, "low": None, "high": None}],
     }  # fmt: skip
     root = ElementTree.fromstring(picture(front, HOSTILE))
     assert {child.tag.rpartition("}")[2] for child in root.iter()} <= {

@@ -1,0 +1,1 @@
+"""Compiled networks in the formats of others."""
