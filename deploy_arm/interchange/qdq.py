@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deploy_arm.interchange.windows import regular
 from deploy_arm.ir import graph as g
+from deploy_arm.ir.float_graph import FloatConcatenate
 from foundation.errors import UserError
 
 NEAR = 1e-5  # of a step: what rounding to fixed point leaves of it
@@ -259,6 +260,11 @@ def _(op: g.Concatenate, made: Model) -> None:
         made.looked_up(table.astype(kind), made.integer(name)) for table, name in zip(op.tables, op.inputs)
     ]
     made.put_integers(op.output, made.node("Concat", parts, axis=1))
+
+
+@translate.register
+def _(op: FloatConcatenate, made: Model) -> None:
+    made.put_floats(op.output, made.node("Concat", [made.real(name) for name in op.inputs], axis=1))
 
 
 @translate.register

@@ -13,6 +13,7 @@ from deploy_arm.fuzz.networks import random_convolution, random_network
 from deploy_arm.interchange.windows import Regular, regular
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import run
+from deploy_arm.lowering.requantize import convolution_bound
 from deploy_arm.lowering.windows import pool_windows
 from foundation.errors import UserError
 
@@ -37,38 +38,52 @@ def answers(graph: g.Graph, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any
     return np.asarray(found)
 
 
-def close(graph: g.Graph, images: np.ndarray[Any, Any], seed: int, steps: float = 1.001) -> float:
-    """The share of outputs that are the reference's; none is more than a step away."""
+def near(graph: g.Graph, images: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """The share of outputs within an integer of the reference's, and of those that are as good as equal."""
     wanted, found = run(graph, images), answers(graph, images)
     assert found.shape == wanted.shape and found.dtype == np.float32
-    span = np.abs(wanted).max(initial=1.0)
-    off = np.abs(found - wanted)
-    floats = any(isinstance(getattr(op, "finish", None), g.Dequantize) for op in graph.operations)
-    assert off.max(initial=0.0) <= (1e-4 * span if floats else steps), (
-        seed,
-        [type(op).__name__ for op in graph.operations],
-    )
-    return float((off < 1e-3 * max(span, 1.0)).mean()) if off.size else 1.0
+    if not wanted.size:
+        return 1.0, 1.0
+    off, alike = np.abs(found - wanted), 1e-4 * np.abs(wanted).max(initial=1.0)
+    floats = graph.operations[-1].output == graph.output and not isinstance(graph.operations[-1], g.Output)
+    return float((off <= alike + (0.0 if floats else 1.001)).mean()), float((off <= alike).mean())
+
+
+def proven(graph: g.Graph) -> bool:
+    """Whether no sum saturates before it is rounded, which the compiler proves of what it compiles and a random graph may do."""
+    for op in graph.operations:
+        if isinstance(op, g.Convolution) and isinstance(op.finish, g.Requantize):
+            source = graph.tensors[op.inputs[0]]
+            bound = convolution_bound(op.weights, source.low, source.high) << op.finish.left
+            factors = np.abs(op.finish.multiplier.astype(np.float64)) * 2.0**-31
+            if max(bound, (bound * factors + np.abs(op.finish.offset)).max()) >= 2**31:
+                return False
+    return True
 
 
 @needs_onnx
 def test_single_convolutions_are_within_an_integer() -> None:
-    shares = [close(*random_convolution(seed), seed) for seed in range(60)]
-    assert np.mean(shares) > 0.99  # and nearly all are the same
+    tried = [graph for graph in map(random_convolution, range(80)) if proven(graph[0])]
+    shares = [near(*one) for one in tried]
+    assert len(tried) > 30 and all(within == 1 for within, _ in shares), shares
+    assert np.mean([alike for _, alike in shares]) > 0.99  # and nearly all are the same
 
 
 @needs_onnx
-def test_single_operations_are_within_an_integer() -> None:
+def test_every_operation_means_there_what_it_means_here() -> None:
     kinds: set[str] = set()
-    for seed in range(80):
+    for seed in range(140):
         graph, images = random_network(seed, 1)
+        if not proven(graph):
+            continue
         try:
-            close(graph, images, seed)
+            within, _ = near(graph, images)
         except UserError as error:
             assert "windows of different sizes" in str(error), error
             continue
+        assert within > 0.97, (seed, [type(op).__name__ for op in graph.operations])
         kinds |= {type(op).__name__ for op in graph.operations}
-    assert kinds >= {
+    wanted = {
         "Convolution",
         "Add",
         "Multiply",
@@ -78,7 +93,9 @@ def test_single_operations_are_within_an_integer() -> None:
         "Table",
         "Slice",
         "Pad",
-    }, kinds
+        "Reshape",
+    }
+    assert kinds >= wanted | {"Gather", "LayerNorm", "FloatTable", "Limit"}, kinds
 
 
 @needs_onnx
@@ -90,11 +107,11 @@ def test_a_negative_scale_and_a_constant_channel(residual: bool) -> None:
     if residual:
         last = builder.add(last, source, -128, 127)
     graph = builder.done(last)
-    place, op = next((i, op) for i, op in enumerate(graph.operations) if isinstance(op, g.Convolution))
+    op = next(op for op in graph.operations if isinstance(op, g.Convolution))
     assert isinstance(op.finish, g.Requantize)
     op.finish.multiplier[:2] = -np.abs(op.finish.multiplier[:2])
     op.finish.multiplier[3] = 0
-    close(graph, builder.images(4), place)
+    assert near(graph, builder.images(4))[0] == 1
 
 
 def test_regular_windows_are_found_and_others_are_not() -> None:
@@ -112,5 +129,5 @@ def test_regular_windows_are_found_and_others_are_not() -> None:
                         min(size, i * found.stride - found.before + found.kernel) for i in range(len(windows))
                     ]
                     assert [(w.start, w.end) for w in windows] == list(zip(starts, ends))
-    assert regular([g.Window(0, 2, 1), g.Window(1, 4, 1), g.Window(3, 5, 1)], 5) is None
+    assert regular([g.Window(0, 2, 1), g.Window(2, 4, 1), g.Window(3, 5, 1)], 5) is None
     assert regular([g.Window(0, 7, 7)], 7) == Regular(7, 1, 0, 0)

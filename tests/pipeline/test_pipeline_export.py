@@ -90,7 +90,7 @@ def test_an_onnx_model_answers_as_the_program(tmp_path: Path, capsys: pytest.Cap
     from pipeline.datasets.registry import load_data
 
     torch.manual_seed(1)
-    data = load_data("digits")
+    data = load_data("digits", (8, 8))
     images = data.train.batch(torch.arange(64)).float().permute(0, 3, 1, 2) / 255
     plan = Plan.uniform(("0", "3", "8"), LayerPlan(3, 4))
     hardened = harden(quantize(tiny().eval(), plan, (images - 0.5) / 0.5))
