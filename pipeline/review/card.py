@@ -43,7 +43,9 @@ def card(
     size = figures["size"]["value"]
     smaller = f", {fp32 / size:.1f} times smaller than fp32" if fp32 and size else ""
     data = manifest["data"]
-    halves = ", ".join(f"{half} {part['count']}" for half, part in data.get("splits", {}).items())
+    halves = ", ".join(
+        f"{half} {part['count']}" for half, part in data.get("splits", {}).items() if "count" in part
+    )
     rows = [
         ("accuracy", f"{show_percent(accuracy['value'])} on {accuracy['images']} images it was never chosen on; fp32 "
                      f"{show_percent(accuracy['fp32'])}"),
