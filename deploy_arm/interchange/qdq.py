@@ -79,12 +79,12 @@ class Model:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
-    def constant(self, value: NDArray[Any]) -> str:
+    def constant(self, value: NDArray[Any] | np.generic) -> str:
         """Add a constant; its name."""
         from onnx import numpy_helper
 
         name = self._fresh("constant")
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def real(self, tensor: str, step: float | None = None) -> str:
@@ -200,18 +200,18 @@ def _(op: g.Convolution, made: Model) -> None:
             step = op.residual.multipliers[0] * target.step / 2.0**op.residual.right
         scale, bias = factor(finish) * step / source.step, shift(finish) * step
     outputs = op.weights.integers.shape[0]
-    scale, bias = (np.broadcast_to(value, outputs).astype(np.float32) for value in (scale, bias))
+    scale, bias = (np.broadcast_to(value, outputs) for value in (scale, bias))
     # A scale is above 0 there: its sign goes to the weights, and a channel that is a constant has no weights.
     weights = op.weights.integers.transpose(0, 3, 1, 2) * np.sign(scale).astype(np.int8)[:, None, None, None]
-    scale = np.where(scale == 0, np.float32(1), np.abs(scale))
+    size = np.where(scale == 0, 1.0, np.abs(scale)).astype(np.float32)
     kernel = made.node(
         "DequantizeLinear",
-        [made.constant(weights), made.constant(scale), made.constant(np.zeros(outputs, np.int8))],
+        [made.constant(weights), made.constant(size), made.constant(np.zeros(outputs, np.int8))],
         axis=0,
     )
     found = made.node(
         "Conv",
-        [made.real(op.inputs[0]), kernel, made.constant(bias)],
+        [made.real(op.inputs[0]), kernel, made.constant(bias.astype(np.float32))],
         strides=list(op.stride), pads=list(op.padding), dilations=list(op.dilation), group=op.groups,
         kernel_shape=list(weights.shape[2:]),
     )  # fmt: skip
@@ -381,9 +381,9 @@ def _(op: g.LayerNorm, made: Model) -> None:
         scale, offset = finish.scale.astype(np.float64), finish.offset.astype(np.float64)
     else:
         scale, offset = factor(finish) * target.step, shift(finish) * target.step
-    scale, offset = (np.broadcast_to(value, count).astype(np.float32) for value in (scale * 2.0**16, offset))
+    scale, offset = (np.broadcast_to(value, count) for value in (scale * 2.0**16, offset))
     found = made.nchw(made.node(
-        "LayerNormalization", [made.nhwc(made.real(op.inputs[0])), made.constant(scale), made.constant(offset)], axis=-1,
+        "LayerNormalization", [made.nhwc(made.real(op.inputs[0])), made.constant(scale.astype(np.float32)), made.constant(offset.astype(np.float32))], axis=-1,
         epsilon=op.epsilon / count**2 * source.step**2,
     ))  # fmt: skip
     if isinstance(finish, g.Dequantize):

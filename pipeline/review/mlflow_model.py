@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 Answer = Callable[[Any], Any]
 
 
-class CompressedNetwork(PythonModel):  # type: ignore[misc]
+class CompressedNetwork(PythonModel):
     """Outputs float32 [N, K] of images uint8 [N, H, W, C], raw pixels: the network normalizes by itself."""
 
     def load_context(self, context: Any) -> None:

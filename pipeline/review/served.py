@@ -37,11 +37,11 @@ def write_model(folder: Path, blob: bytes, run: str) -> Model:
 
     image, outputs = shapes(blob)
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, *image), "images")]),
+        Schema([TensorSpec(np.dtype(np.uint8), (-1, *image))]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, outputs))]),
     )
     model = Model(artifact_path="bundle", run_id=run, signature=signature)
-    add_to_model(
+    add_to_model(  # type: ignore[no-untyped-call]
         model,
         loader_module="mlflow.pyfunc.model",
         model_code_path=CODE,

@@ -72,7 +72,7 @@ def test_single_convolutions_are_within_an_integer() -> None:
 @needs_onnx
 def test_every_operation_means_there_what_it_means_here() -> None:
     kinds, shares = set[str](), list[float]()
-    for seed in range(140):
+    for seed in range(100):
         graph, images = random_network(seed, 1)
         if not proven(graph):
             continue
@@ -81,7 +81,8 @@ def test_every_operation_means_there_what_it_means_here() -> None:
         except UserError as error:
             assert "windows of different sizes" in str(error), error
             continue
-        assert within > 0.8, (seed, [type(op).__name__ for op in graph.operations])
+        rounded = sum(hasattr(op, "finish") for op in graph.operations)
+        assert within == 1 or rounded > 1, (seed, [type(op).__name__ for op in graph.operations])
         shares.append(within)
         kinds |= {type(op).__name__ for op in graph.operations}
     wanted = {
@@ -96,7 +97,7 @@ def test_every_operation_means_there_what_it_means_here() -> None:
         "Pad",
         "Reshape",
     }
-    assert kinds >= wanted | {"Gather", "LayerNorm", "FloatTable", "Limit"}, kinds
+    assert kinds >= wanted | {"Gather", "LayerNorm", "Limit"}, kinds
 
 
 @needs_onnx
@@ -113,6 +114,19 @@ def test_a_negative_scale_and_a_constant_channel(residual: bool) -> None:
     op.finish.multiplier[:2] = -np.abs(op.finish.multiplier[:2])
     op.finish.multiplier[3] = 0
     assert near(graph, builder.images(4))[0] == 1
+
+
+@needs_onnx
+@pytest.mark.parametrize("low", [0, -128])
+def test_tables_are_exact(low: int) -> None:
+    for last in ("look_up", "look_up_floats"):
+        builder = Builder(np.random.default_rng(5), (3, 4, 2))
+        source = builder.look_up(builder.input(low, low + 255), low, low + 255)
+        found = (
+            builder.look_up_floats(source) if last == "look_up_floats" else builder.look_up(source, -64, 63)
+        )
+        graph, images = builder.done(found), builder.images(8)
+        np.testing.assert_array_equal(answers(graph, images), run(graph, images))
 
 
 def test_regular_windows_are_found_and_others_are_not() -> None:

@@ -23,7 +23,7 @@ FIGURES: dict[str, Any] = {
 }  # fmt: skip
 MANIFEST: dict[str, Any] = {
     "hash": "abcdef", "model": "resnet20", "target": "a76", "classes": ["a", "b"],
-    "data": {"spec": "cifar10:DIR", "name": "cifar10", "splits": {"search": {"count": 5000}, "report": {"count": 4999}, "rule": "halves"}},
+    "data": {"name": "cifar10", "splits": {"search": {"count": 5000}, "report": {"count": 4999}, "rule": "halves"}},
     "references": {"fp32": {"size": {"value": 512000}}},
 }  # fmt: skip
 

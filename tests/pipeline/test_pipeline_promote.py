@@ -240,7 +240,7 @@ def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "back").iterdir()} == {path.name for path in bundle.iterdir()}
     answers_as_its_program_does(champions(again), again / "candidates" / good)
     shown = champions(again).client.get_model_version(version.name, "1").description
-    assert good in shown and "299 images it was never chosen on" in shown and "uint8 [N, 8, 8, 3]" in shown
+    assert good in shown and "299 images it was never chosen on" in shown and "uint8 [N, 32, 32, 3]" in shown
     assert f"models:/{version.name}@champion" in shown and "| 0 |" in shown and "dgms-arm-search" in shown
     with pytest.raises(UserError, match="first champion"):
         run(again, "--rollback")
