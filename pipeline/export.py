@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from deploy_arm.interchange.compare import Likeness
+    from deploy_arm.interchange.compare import Agreement
     from pipeline.candidate.folder import CandidateFolder
 
 FORMATS = {"state_dict": "safetensors", "onnx": "onnx"}
@@ -76,7 +76,7 @@ def _parser() -> Parser:
     return parser
 
 
-def onnx(candidate: CandidateFolder, spec: str | None, limit: int | None) -> tuple[bytes, Likeness]:
+def onnx(candidate: CandidateFolder, spec: str | None, limit: int | None) -> tuple[bytes, Agreement]:
     """The candidate's program as an ONNX model, and how it compares with the integer reference on the report half.
 
     Raises:

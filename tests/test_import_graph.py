@@ -59,6 +59,12 @@ LATE = {
         "pipeline.study.importance",
         "optuna",
     ): "that part of Optuna brings scikit-learn and SciPy; a report of few trials is made without them",
+    ("*", "onnx"): "optional; only who exports to it loads it",
+    ("*", "onnxruntime"): "optional; only who exports to ONNX loads it",
+    (
+        "pipeline.review.mlflow_model",
+        "*",
+    ): "the file also lies in a registry, and on an ARM machine nothing of the project need be installed",
     ("*", "unicorn"): "optional: where QEMU counts, it is not installed",
     ("*", "safetensors"): "only who reads such a file loads it",
     ("*", "timm"): "optional; only who takes one of its networks loads it",

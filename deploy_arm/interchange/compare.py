@@ -15,7 +15,7 @@ from foundation.errors import UserError
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Agreement:
     """How the answers compare.
 
     Attributes:
@@ -58,7 +58,7 @@ def output_step(graph: g.Graph) -> float:
     return graph.tensors[last.inputs[0]].step
 
 
-def compare(model: bytes, graph: g.Graph, batches: Iterable[NDArray[np.uint8]]) -> Likeness:
+def compare(model: bytes, graph: g.Graph, batches: Iterable[NDArray[np.uint8]]) -> Agreement:
     """Run both on uint8 images [N, H, W, C]; onnxruntime on one thread, without its graph optimizations.
 
     Raises:
@@ -81,4 +81,4 @@ def compare(model: bytes, graph: g.Graph, batches: Iterable[NDArray[np.uint8]]) 
         seen, clear = seen + len(images), clear + int(apart.sum())
         differing, unclear = differing + int((other & apart).sum()), unclear + int((other & ~apart).sum())
         largest = max(largest, float(np.abs(wanted - found).max(initial=0.0)) / step)
-    return Likeness(seen, clear, differing, unclear, largest, step)
+    return Agreement(seen, clear, differing, unclear, largest, step)

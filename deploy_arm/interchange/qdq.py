@@ -382,10 +382,12 @@ def _(op: g.LayerNorm, made: Model) -> None:
     else:
         scale, offset = factor(finish) * target.step, shift(finish) * target.step
     scale, offset = (np.broadcast_to(value, count) for value in (scale * 2.0**16, offset))
-    found = made.nchw(made.node(
-        "LayerNormalization", [made.nhwc(made.real(op.inputs[0])), made.constant(scale.astype(np.float32)), made.constant(offset.astype(np.float32))], axis=-1,
-        epsilon=op.epsilon / count**2 * source.step**2,
-    ))  # fmt: skip
+    parts = [
+        made.nhwc(made.real(op.inputs[0])),
+        *(made.constant(v.astype(np.float32)) for v in (scale, offset)),
+    ]
+    epsilon = op.epsilon / count**2 * source.step**2
+    found = made.nchw(made.node("LayerNormalization", parts, axis=-1, epsilon=epsilon))
     if isinstance(finish, g.Dequantize):
         made.put_floats(op.output, found)
     else:

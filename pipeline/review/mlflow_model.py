@@ -16,7 +16,7 @@ import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-Answer = Callable[[Any], Any]
+Outputs = Callable[[Any], Any]
 
 
 class CompressedNetwork(PythonModel):
@@ -34,17 +34,17 @@ class CompressedNetwork(PythonModel):
         return self.answer(np.ascontiguousarray(images if images.ndim == 4 else images[None]))
 
 
-def _of_program(blob: Path) -> Answer:
+def _of_program(blob: Path) -> Outputs:
     found = importlib.util.spec_from_file_location("network", blob.with_name("network.py"))
     if found is None or found.loader is None:
         raise ImportError(f"{blob.parent} holds no network.py; take the bundle again")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    answer: Answer = module.Network(blob).run
+    answer: Outputs = module.Network(blob).run
     return answer
 
 
-def _of_reference(blob: Path) -> Answer:
+def _of_reference(blob: Path) -> Outputs:
     try:
         from deploy_arm.blob.read import read_graph
         from deploy_arm.ir.reference import run
