@@ -12,7 +12,7 @@ from pipeline.networks.from_torchvision import torchvision_names
 
 # What these have and others have not; resnet, mobilenet_v2 and squeezenet are in test_compiler_networks.py, the layer norms
 # of convnext in test_runtime_exact.py.
-QUICK = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "regnet_y_400mf", "fastestdet")
+QUICK = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "fastestdet")
 FAMILIES = {
     *("alexnet", "convnext", "densenet", "efficientnet", "efficientnet_v2", "googlenet", "inception_v3"),
     *(
@@ -29,7 +29,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [*QUICK, pytest.param("regnet_y_400mf", marks=pytest.mark.slow)])
 def test_networks_are_exact(name: str) -> None:
     row = cover(name, images=1)
     assert (row.compiles, row.exact, row.missing_operator) == ("yes", 1, "")

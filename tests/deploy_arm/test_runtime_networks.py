@@ -25,7 +25,7 @@ QEMU = [] if is_arm() else ["qemu-aarch64", "-cpu", "cortex-a76"]
     [
         ("resnet20", 4, 8, 0.0, {"dense"}),
         ("resnet20", 2, 7, 0.8, {"dense", "level-grouped"}),
-        ("mobilenet_v2", 3, 8, 0.0, {"dense", "depthwise"}),
+        ("mobilenet_v2_cifar", 3, 8, 0.0, {"dense", "depthwise"}),
     ],
 )
 def test_networks_agree_with_the_reference(

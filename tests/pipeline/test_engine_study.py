@@ -93,7 +93,7 @@ def test_one_seed_one_sequence(tmp_path: Path, sampler: str) -> None:
     sequences = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         with open_study(tmp_path / name, sampler=sampler, seed=seed, warm_starts=[]) as study:
-            sequences.append(run(study, 12))
+            sequences.append(run(study, 11))  # the samplers of Optuna draw at random first
     assert sequences[0] == sequences[1] != sequences[2]
 
 

@@ -472,6 +472,7 @@ def test_small_weights_that_a_batch_norm_makes_up_for_are_no_fault(factor: float
     assert len(check(model)) == 3
 
 
+@pytest.mark.slow
 def test_random_weights_that_fade_from_layer_to_layer_are_no_fault() -> None:
     """An untrained EfficientNet's values are 1e-9 of its input's at the end: batch-norms that saw nothing do not keep them up."""
     model = load_model("efficientnet_b0", classes=10, image_size=32)

@@ -55,7 +55,7 @@ def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("when", ["eat", "start_eat"])
+@pytest.mark.parametrize("when", ["eat", pytest.param("start_eat", marks=pytest.mark.slow)])
 def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path, when: str) -> None:
     """One trial takes far more than there is to be, once: Ray's own memory monitor kills it in the middle of its work, or while
     it starts."""

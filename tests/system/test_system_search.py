@@ -21,7 +21,7 @@ from tests.system.own_folder import command, command_here, said
 
 SMALL = (
     "--model",
-    "resnet8",
+    "vgg_tiny",
     "--data",
     "digits",
     "--epochs-per-trial",
@@ -74,7 +74,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[st
 @pytest.fixture(scope="module")
 def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
     """The same, gone on with from elsewhere by what was printed, everything but the name being the study's own: out of time,
-    terminated, killed, and then to its end; its folder."""
+    terminated, and then to its end; its folder. (Killed: test_system_engine.py.)"""
     folder, typed = interrupted
     before = read_records(folder)
     late = command_here("search", *typed[3:], "--time-budget", "0.001s", "--format", "json", cwd=elsewhere)
@@ -82,7 +82,7 @@ def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
     assert "small resumed" in late.stderr and json.loads(late.stdout)["complete"] is False
 
     # SIGTERM to all its processes, as ``timeout`` sends it, Ray's services among them: the same good order.
-    process = started(typed, elsewhere)
+    process = started([*typed, "--time-budget", "1h"], elsewhere)
     said(process, "devices")
     os.killpg(process.pid, signal.SIGTERM)
     output, errors = process.communicate(timeout=300)
@@ -91,18 +91,12 @@ def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
     assert len(errors.splitlines()) <= 3, "nothing of Ray's own"
     assert read_records(folder)[: len(before)] == before and "--name small" in output
 
-    process = started([*typed, "--time-budget", "1h"], elsewhere)
-    said(process, f"{len(before) + 1}/4")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    killed = read_records(folder)
-    assert len(killed) > len(before), "a trial that was told of is kept"
-
+    kept = read_records(folder)
     again = command_here("search", *typed[3:], "--budget", 3, "--format", "json", cwd=elsewhere)
     assert again.returncode == 0, again.stderr
-    assert re.search(rf"resumed: {len(killed)} trials? kept", again.stderr)
+    assert re.search(rf"resumed: {len(kept)} trials? kept", again.stderr)
     after = read_records(folder)
-    assert [record for record in after if record in killed] == killed, "a finished trial was lost or changed"
+    assert [record for record in after if record in kept] == kept, "a finished trial was lost or changed"
     assert len({record.hash for record in after}) == len(after) >= 3, "a trial was doubled"
     assert json.loads(again.stdout)["complete"] is True
     assert not list(elsewhere.iterdir()), "nothing is written where a command happened to be typed"
@@ -204,7 +198,7 @@ def test_dry_run_trains_and_writes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert (
-        plan["parameters"] == sum(layer["parameters"] for layer in plan["layers"]) + 480
+        plan["parameters"] == sum(layer["parameters"] for layer in plan["layers"]) + 352
     )  # batch-norm has the rest
     assert int(plan["plans"]) > 10**12 and plan["trial_seconds"] > 0
     assert not (tmp_path / "runs").exists()

@@ -56,9 +56,9 @@ class Lines:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network's weights: what is tested does not depend on how well it classifies."""
-    path = tmp_path_factory.mktemp("weights") / "resnet8.pt"
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
     torch.manual_seed(0)
-    torch.save(load_model("resnet8", classes=10, image_size=(32, 32)).state_dict(), path)
+    torch.save(load_model("vgg_tiny", classes=10, image_size=(32, 32)).state_dict(), path)
     return path
 
 
@@ -74,7 +74,7 @@ def one_cluster() -> Iterator[None]:
 @pytest.fixture
 def settings(weights: Path, tmp_path: Path) -> Settings:
     return Settings(
-        model="resnet8",
+        model="vgg_tiny",
         name="study",
         out=tmp_path,
         weights=str(weights),
@@ -87,7 +87,7 @@ def settings(weights: Path, tmp_path: Path) -> Settings:
 
 
 def plans(settings: Settings) -> list[Plan]:
-    names = layer_names(load_model("resnet8", classes=10, image_size=(32, 32)))
+    names = layer_names(load_model("vgg_tiny", classes=10, image_size=(32, 32)))
     mixed = {name: LayerPlan(2, 4, zero_share=0.7) for name in names}
     mixed[names[0]], mixed[names[-1]] = LayerPlan(8), LayerPlan(3, 6)
     return [
@@ -258,6 +258,7 @@ def test_what_is_around_a_trial_is_told_from_what_is_wrong_with_it(
     )  # the whole of it, for the log
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_cluster")
 def test_two_workers_train_one_trial_together(settings: Settings) -> None:
     settings = dataclasses.replace(
