@@ -42,13 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in EXAMPLES.glob("*.py"):
         shutil.copy(file, folder)
     first = command(
-        "search", *ASKED, "--epochs-per-trial", 1, "--rungs", 1, "--max-concurrent", 1, "--budget", 3, "--name", "own",
+        "search", *ASKED, "--epochs-per-trial", 1, "--rungs", 1, "--max-concurrent", 1, "--budget", 5, "--name", "own",
         cwd=folder,
     )  # fmt: skip
     assert first.returncode == 0, first.stdout + first.stderr
     assert f"devices: {NAME} (latencies are modelled)" in first.stderr + first.stdout
     assert f"--devices {DEVICE} --modules {folder}" in first.stdout  # what to type next
-    again = command_here("search", "--name", "own", "--out", folder / "runs", "--budget", 5, cwd=elsewhere)
+    again = command_here("search", "--name", "own", "--out", folder / "runs", "--budget", 7, cwd=elsewhere)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"--modules {folder}" in again.stdout
     return folder
@@ -70,7 +70,7 @@ def ternary(folder: Path, records: list[TrialRecord]) -> Path:
 
 def test_the_walk_goes_on_from_what_is_known(records: list[TrialRecord]) -> None:
     plans = [record.plan for record in records]
-    assert len({plan.hash for plan in plans}) == len(plans) >= 5
+    assert len({plan.hash for plan in plans}) == len(plans) >= 7
     for number, plan in enumerate(plans[-2:], start=len(plans) - 2):
         steps = [
             [name for name in plan.layers if plan.layers[name] != before.layers[name]]

@@ -200,5 +200,5 @@ def test_dry_run_trains_and_writes_nothing(tmp_path: Path) -> None:
     assert (
         plan["parameters"] == sum(layer["parameters"] for layer in plan["layers"]) + 352
     )  # batch-norm has the rest
-    assert int(plan["plans"]) > 10**12 and plan["trial_seconds"] > 0
+    assert int(plan["plans"]) > 10**6 and plan["trial_seconds"] > 0
     assert not (tmp_path / "runs").exists()
