@@ -50,6 +50,13 @@ def cluster() -> Iterator[None]:
         logging.CRITICAL
     )  # trials that died are the conductor's to tell of
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    with contextlib.ExitStack() as while_it_is_up:
+        while_it_is_up.callback(ray.shutdown)
+        _connect(common, while_it_is_up)
+        yield
+
+
+def _connect(common: dict[str, Any], while_it_is_up: contextlib.ExitStack) -> None:
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             if address.rpartition(":")[2].isdecimal() and "//" not in address and not _listens(address):
@@ -58,7 +65,7 @@ def cluster() -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             raise UserError(not_connected(address, error)) from error
     else:
-        ray_internals.stay_on_loopback()
+        while_it_is_up.enter_context(ray_internals.on_loopback())
         # Ray 2.60 turns token authentication on by itself when RAY_AUTH_MODE is unset, but writes a secret for all to read.
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             keep_secret(Path.home() / ".ray" / "auth_token")
@@ -67,10 +74,6 @@ def cluster() -> Iterator[None]:
             common["runtime_env"] = {"py_executable": quoted}
         with ray_internals.services_apart():
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def not_connected(address: str, error: Exception) -> str:

@@ -27,11 +27,22 @@ def silence_workers() -> None:
     worker._worker_logs_enabled = False
 
 
-def stay_on_loopback() -> None:
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
     """Ray replaces 127.0.0.1 by a reachable address unless clusters are switched off; this switch does that on every system,
-    whatever its name says. It is read when Ray is imported, so the variable alone would only reach Ray's own processes."""
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    whatever its name says. It is read when Ray is imported, so the variable alone would only reach Ray's own processes.
+    Afterwards both are as they were: a ``ray start`` from this process would refuse other nodes."""
+    name, known = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(name)
+    os.environ[name] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = known
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager

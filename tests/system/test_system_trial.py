@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import re
 import threading
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from ray._private.ray_constants import ENABLE_RAY_CLUSTERS_ENV_VAR
 
 from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.ir.reference import run as run_reference
@@ -67,8 +69,11 @@ def one_cluster() -> Iterator[None]:
     """Of this machine, for all searches here; the user's is left alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        before = dict(os.environ)
         with cluster():
             yield
+        # Nothing that only this cluster needs reaches what is started later: ``ray start`` would refuse other nodes.
+        assert os.environ.get(ENABLE_RAY_CLUSTERS_ENV_VAR) == before.get(ENABLE_RAY_CLUSTERS_ENV_VAR)
 
 
 @pytest.fixture
