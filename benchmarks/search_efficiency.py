@@ -35,6 +35,7 @@ from benchmarks.record_trials import RESULT as TABLE
 from benchmarks.record_trials import add_network, known_of
 from benchmarks.trial_accuracy import add
 from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 from foundation.files import write_atomically
 from foundation.plan import Plan
 
@@ -390,6 +391,11 @@ def main(argv: list[str] | None = None) -> int:
     space, truth, starts = known["space"], known["truth"], known["starts"]
     eight, floor = known["prior"].cost(space.warm_starts()[0]), known["prior"].error
     done = read(args.out)
+    if other := {row["table"] for row in done} - {str(len(starts))}:
+        raise UserError(
+            f"{args.out} has searches of a table of {', '.join(sorted(other))} trials, this one has {len(starts)}: give another "
+            "--out, or remove the file"
+        )
     have = {(row["sampler"], row["seed"], row["trials"]) for row in done}
     for seed in range(args.seeds):
         left = [name for name in args.samplers if (name, str(seed), str(args.trials)) not in have]

@@ -269,7 +269,15 @@ class Plan:
             UserError: not JSON, or not a plan; the message says where. A dimension that cannot be found.
         """
         try:
-            record = dict(json.loads(text))
+            return cls.from_record(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"this is not a plan ({error}); a plan is JSON like {EXAMPLE}") from error
+
+    @classmethod
+    def from_record(cls, values: Any) -> Plan:
+        """A plan of what its JSON holds; ``values`` stay as they are. Raises as ``from_json``."""
+        try:
+            record = dict(values)
             layers = {name: _named_layer(name, layer) for name, layer in record.pop("layers").items()}
             rest = {key: record.pop(key) for key in ("quantizer",) if key in record}
             return cls(layers, **rest, values=_parsed(record, of_network=True))

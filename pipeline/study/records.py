@@ -79,7 +79,7 @@ class TrialRecord:
     @classmethod
     def from_json(cls, text: str) -> TrialRecord:
         record: dict[str, Any] = json.loads(text)
-        record["plan"] = Plan.from_json(json_text(record["plan"]))
+        record["plan"] = Plan.from_record(record["plan"])
         record["figures"] = Figures(**record["figures"])
         record["curve"] = tuple(Rung(**rung) for rung in record["curve"])
         return cls(**record)

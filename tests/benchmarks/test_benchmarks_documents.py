@@ -151,7 +151,7 @@ def surrogate() -> tuple[str, ...]:
 
 def fronts_differ() -> tuple[str]:
     (row,) = rows("search_efficiency_surrogate.csv")
-    return (f"{100 * float(row['fronts_differ']):.1f}",)
+    return (f"{100 * float(row['fronts_differ_share']):.1f}",)
 
 
 def soft() -> tuple[str, str, str]:

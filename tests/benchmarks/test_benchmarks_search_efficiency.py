@@ -178,3 +178,8 @@ def test_shares_of_a_near_exact_front_by_trials(
     before = out.read_bytes()
     assert search_efficiency.main([*words, "--samplers", "uniform"]) == 0
     assert out.read_bytes() == before
+    rows_of = (folder / "table.csv").read_text().splitlines()
+    (folder / "fewer.csv").write_text("\n".join(rows_of[:26]) + "\n")
+    words[words.index("--table") + 1] = str(folder / "fewer.csv")
+    with pytest.raises(UserError, match="has searches of a table of 30 trials, this one has 25"):
+        search_efficiency.main([*words, "--samplers", "uniform"])
