@@ -33,7 +33,10 @@ class NativeDevice(TimedDevice):
 
     def __init__(self, target: str = "a76", *, cpu: int | None = None, launcher: Sequence[str] = ()) -> None:
         if not launcher and not is_arm():
-            raise UserError(f"programs run natively on aarch64 only; this machine is {platform.machine()}")
+            raise UserError(
+                "programs are Linux executables and run natively on aarch64 only; this machine is "
+                f"{platform.machine()} with {platform.system()}: use --devices emulated, or a board by `devices add ssh://...`"
+            )
         self.target = target
         self.launcher = list(launcher)
         if launcher:
