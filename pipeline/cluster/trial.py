@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.candidate.folder import candidate_path
-from pipeline.cluster.node import Needs, settle, workspace_here
+from pipeline.cluster.node import Needs, Place, settle, workspace_here
 from pipeline.cluster.nodes import HOSTS
 from pipeline.cluster.work import NoDevice
 from pipeline.study.checkpoints import earlier_record, last_checkpoint, save_checkpoint, trial_folder
@@ -92,9 +92,6 @@ class CotuneTrial(tune.Trainable):
             self._watch.end()
 
     def _advance(self) -> dict[str, Any]:
-        from pipeline.candidate.bench import Bench
-        from pipeline.candidate.stages import CandidateRun
-
         self._stage += 1
         if self._stage == 0:
             place = settle(self._needs)
@@ -104,21 +101,7 @@ class CotuneTrial(tune.Trainable):
             known = earlier_record(place.storage, plan, self._number)
             if known is not None:
                 return _ended(known)
-            if CotuneTrial._bench is None or CotuneTrial._bench.settings != place.settings:
-                use_threads()
-                workspace = workspace_here(self._needs, place.settings)
-                CotuneTrial._bench = Bench(place.settings, workspace, place.program)
-            workers = place.settings.workers_per_trial
-            self._run = CandidateRun(
-                CotuneTrial._bench,
-                plan,
-                self._number,
-                self._devices,
-                self._references,
-                device="cuda" if place.settings.gpus_per_trial and workers == 1 else "cpu",
-                train=None if workers == 1 else self._train_together,
-                storage=place.storage,
-            )
+            self._run = self._opened(place, plan)
             self._figures = self._run.profile()
             result = {"phase": PROFILED, "figures": json_text(asdict(self._figures))}
             return {**result, "damaged": list(self._run.damaged)} if self._run.damaged else result
@@ -140,6 +123,27 @@ class CotuneTrial(tune.Trainable):
             }
         )
         return {"phase": RUNG, "rung": json_text(asdict(rung)), "figures": figures}
+
+    def _opened(self, place: Place, plan: Plan) -> CandidateRun:
+        """The candidate on its way; data, network and program are opened by the first of them."""
+        from pipeline.candidate.bench import Bench
+        from pipeline.candidate.stages import CandidateRun
+
+        if CotuneTrial._bench is None or CotuneTrial._bench.settings != place.settings:
+            use_threads()
+            workspace = workspace_here(self._needs, place.settings)
+            CotuneTrial._bench = Bench(place.settings, workspace, place.program)
+        workers = place.settings.workers_per_trial
+        return CandidateRun(
+            CotuneTrial._bench,
+            plan,
+            self._number,
+            self._devices,
+            self._references,
+            device="cuda" if place.settings.gpus_per_trial and workers == 1 else "cpu",
+            train=None if workers == 1 else self._train_together,
+            storage=place.storage,
+        )
 
     def _train_together(self, plan: Plan, stage: Stage) -> None:
         """Several workers train to the end of a stage. One TorchTrainer per rung: what it costs to start (seconds) is little
