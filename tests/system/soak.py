@@ -1,5 +1,5 @@
-"""The soak: a search of tiny trials whose workers are killed every few seconds and whose driver is killed again and again, started
-anew each time, until it is complete. `python -m tests.system.soak TRIALS --csv FILE` runs it and adds a row."""
+"""The soak: a search of tiny trials whose workers are killed every few seconds and whose driver is killed again and again, and
+started anew each time, until it is complete. `python -m tests.system.soak TRIALS --csv FILE` runs it and adds a row."""
 
 from __future__ import annotations
 
@@ -162,7 +162,8 @@ def soak(
             found.driver_kills += 1
         found.driver_mib.append(most)
         found.output += driver.finish()
-        print(f"{time.monotonic() - began:.0f} s: {len(records(folder))} of {trials} ended", file=sys.stderr, flush=True)  # fmt: skip
+        done = len(records(folder))
+        print(f"{time.monotonic() - began:.0f} s: {done} of {trials} ended", file=sys.stderr, flush=True)
         if ended:
             assert driver.process.returncode == 0, "\n".join(driver.lines[-40:])
             break
@@ -250,7 +251,7 @@ def disagreements(folder: Path, trials: int, uri: str | None = None) -> list[str
         )
     if [run.info.status for run in runs if run.data.tags["kind"] == "search"] != ["FINISHED"]:
         found.append("MLflow: the search's run is not finished")
-    candidates = [path for path in (folder / "candidates").iterdir()]
+    candidates = list((folder / "candidates").iterdir())
     if sorted(path.name for path in candidates) != sorted(names):
         found.append(f"storage: {len(candidates)} folders of candidates, half-written ones among them")
     for path in candidates:

@@ -1,6 +1,6 @@
-"""A whole search of tiny trials, as `python tiny_search.py FOLDER BUDGET [KEY=VALUE ...]`: the study, Ray, the storage, MLflow and
-the front are the real ones, and so is the way of a trial through them; training and profiling are a table. It is there to be
-killed. After FOLDER/steps.log it is known what each process did."""
+"""A whole search of tiny trials, as `python tiny_search.py FOLDER BUDGET [KEY=VALUE ...]`: the study, Ray, the storage, MLflow
+and the front are the real ones, and so is the way of a trial through them; training and profiling are a table. It is there to
+be killed. FOLDER/steps.log says what each process did."""
 
 from __future__ import annotations
 
