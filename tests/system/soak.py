@@ -131,31 +131,34 @@ def soak(
     Args:
         folder: the study's.
         sessions: where Ray puts its folders; a short path.
-        worker_every: seconds on average between two kills of a worker, from the first trial of a driver on.
-        driver_every: seconds after which a driver is killed, likewise.
+        worker_every: seconds on average until a worker is killed, from when some worker has begun to work since the last kill:
+            where the machine is slow, nobody would get further.
+        driver_every: seconds until a driver is killed, from its first trial on.
     """
     found, chance, mark = Soak(trials), random.Random(seed), f"{os.getpid()}-{time.time_ns()}"
-    environment = {MARK: mark, "RAY_TMPDIR": str(sessions)}
+    environment = {MARK: mark, "RAY_TMPDIR": str(sessions), "RAY_worker_niceness": "0"}
+    log = folder / "steps.log"
     began = time.monotonic()
     while True:
         driver = TinyDriver(folder, trials, environment, max_concurrent=2)
-        most, heard, lines = 0.0, time.monotonic(), 0
+        most, heard, lines, size = 0.0, time.monotonic(), 0, size_of(log)
         worker_at = driver_at = float("inf")
         while driver.process.poll() is None and time.monotonic() < driver_at:
-            time.sleep(0.05)
+            time.sleep(0.2)
             now = time.monotonic()
             with contextlib.suppress(psutil.Error):
                 most = max(most, psutil.Process(driver.process.pid).memory_info().rss / 2**20)
             if len(driver.lines) > lines:
                 heard, lines = now, len(driver.lines)
             assert now < heard + PATIENCE, "the driver hangs:\n" + "\n".join(driver.lines[-20:])
-            if driver_at == float("inf") and driver.workers():
-                driver_at, worker_at = now + driver_every, now + chance.expovariate(1 / worker_every)
+            if worker_at == float("inf") and size_of(log) > size:
+                worker_at = now + chance.expovariate(1 / worker_every)
+                driver_at = min(driver_at, now + driver_every)
             if now >= worker_at and (workers := driver.workers()):
                 with contextlib.suppress(psutil.Error):
                     chance.choice(workers).kill()
                     found.worker_kills += 1
-                worker_at = now + chance.expovariate(1 / worker_every)
+                worker_at, size = float("inf"), size_of(log)
         ended = driver.process.poll() is not None
         if not ended:
             driver.kill()
@@ -174,6 +177,11 @@ def soak(
     found.left_processes = len(left_of(mark))
     found.left_folders = len(session_folders(sessions))
     return found
+
+
+def size_of(log: Path) -> int:
+    """Bytes of what was noted by now."""
+    return log.stat().st_size if log.exists() else 0
 
 
 def records(folder: Path) -> list[object]:
