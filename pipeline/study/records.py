@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,8 +82,25 @@ class TrialRecord:
         record: dict[str, Any] = json.loads(text)
         record["plan"] = Plan.from_record(record["plan"])
         record["figures"] = Figures(**record["figures"])
-        record["curve"] = tuple(Rung(**rung) for rung in record["curve"])
+        record["curve"] = tuple(Rung(**_with_numbers(rung)) for rung in record["curve"])
         return cls(**record)
+
+
+def _with_numbers(rung: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what was none is null there."""
+    return {**rung, **{key: math.nan for key in ("error", "loss", "seconds") if rung[key] is None}}
+
+
+def sound(record: TrialRecord, objectives: tuple[str, ...]) -> TrialRecord:
+    """The record; as that of a failed trial where it says that it finished, with figures that are no numbers: nothing can be
+    compared with them, and one of them would keep the study from being opened."""
+    if record.status != "finished":
+        return record
+    point = record.figures.objectives(objectives)
+    if point is not None and all(map(math.isfinite, point)):
+        return record
+    reason = f"it came to figures that are no numbers ({', '.join(objectives)}: {point or 'not all known'})"
+    return dataclasses.replace(record, status="failed", reason=reason)
 
 
 @dataclass(frozen=True)

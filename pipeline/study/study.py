@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import random
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,21 +31,20 @@ from foundation.foreign_files import first_line
 from foundation.plan import Plan
 from pipeline.study import pareto, paths, tables
 from pipeline.study.changes import differences
+from pipeline.study.database import FILE, NAME, damaged, open_database
 from pipeline.study.lock import lock
 from pipeline.study.pruned import read_pruned
-from pipeline.study.records import OBJECTIVES, Figures, TrialRecord
+from pipeline.study.records import OBJECTIVES, Figures, TrialRecord, sound
 from pipeline.training.rung import Rung
 from search_spaces.samplers.base import SAMPLERS, UNKNOWN, Context, Prior, asking
 from search_spaces.samplers.by_optuna import outcome
 from search_spaces.space import Space
 
-FILE = "study.db"
 INTERRUPTED = "the search ended while this trial ran"
 OTHER_KERNELS = "judged by the figures of a former kernel library"
 VOID = (INTERRUPTED, OTHER_KERNELS)  # reasons of records whose plans may be proposed again
 KERNELS = "kernel_library"  # of a study's identity: the digest of the program that its figures are of
 RENEWING = "renewing"  # attribute of a study while its candidates' folders are of two kernel libraries
-NAME = "search"  # of the one study in the file
 TRIES = 8  # proposals by the sampler before one is drawn from the plans not seen yet
 ENDED = ("finished", "stopped", "dominated", "failed")
 
@@ -111,7 +110,7 @@ class Study:
         self._lock = lock(folder)
         try:
             SAMPLERS[sampler]  # an unknown one before a study is made
-            self._storage, self._study = _open(folder, len(self.objectives))
+            self._storage, self._study = open_database(folder, len(self.objectives))
             self._refuse_changes({**identity, "objectives": list(self.objectives), "space": space.describe()})
             self.created = "warm" not in self._study.user_attrs
             if self.created:
@@ -160,7 +159,7 @@ class Study:
                 if proposed.hash in self._known():
                     continue
                 self._queue(proposed)
-            trial = self._study.ask()
+            trial = self._next()
             text = trial.user_attrs.get(tables.PLAN)  # older studies have a parameter for each choice
             plan = (
                 self.space.suggest(trial)
@@ -174,6 +173,14 @@ class Study:
                 return Candidate(trial.number, plan)
             self._tell_duplicate(trial, known)
         raise AssertionError("unreachable")
+
+    def _next(self) -> optuna.Trial:
+        """The next of the queue, as running. Retries come first, in their former order: they have kept their place."""
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        first = min(waiting, key=lambda t: (t.user_attrs.get("retry_of", math.inf), t.number))
+        trial_id = self._id(first.number)
+        self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return optuna.Trial(self._study, trial_id)
 
     def report_rung(self, number: int, rung: Rung, figures: Figures | None = None) -> None:
         """Note a point of a running trial's curve, and what is known of its figures by now."""
@@ -204,6 +211,7 @@ class Study:
         )
         if record.status == "finished" and record.figures.objectives(self.objectives) is None:
             raise ValueError(f"trial {number} finished without all of {', '.join(self.objectives)}")
+        record = sound(record, self.objectives)
         self._write(number, record)
         self._close(number, record)
 
@@ -244,7 +252,7 @@ class Study:
         """The lowest error at the end or at any rung of any trial."""
         errors = [r.figures.error for r in self._records.values() if r.figures.error is not None]
         errors += [rung.error for r in self._records.values() for rung in r.curve]
-        return min(errors, default=None)
+        return min(filter(math.isfinite, errors), default=None)
 
     def release(self) -> int:
         """Put every trial marked as running back into the queue with its parameters and close it as interrupted.
@@ -312,9 +320,8 @@ class Study:
             {"identity": self._identity, RENEWING: False},
         )
         self._storage.remove_session()
-        self._storage, self._study = _open(
-            self.folder, len(self.objectives)
-        )  # Optuna remembers how trials ended
+        # Optuna remembers how trials ended.
+        self._storage, self._study = open_database(self.folder, len(self.objectives))
         self._records, self.outdated, self._front = self._load(), None, None
         self._propose = self._asking()  # a sampler may have learned from the former figures
         return kept
@@ -369,16 +376,20 @@ class Study:
 
     def _load(self) -> dict[int, TrialRecord]:
         return {
-            trial.number: TrialRecord.from_json(trial.user_attrs[tables.RECORD])
+            trial.number: sound(TrialRecord.from_json(trial.user_attrs[tables.RECORD]), self.objectives)
             for trial in self._study.get_trials(deepcopy=False)
             if tables.RECORD in trial.user_attrs and tables.DUPLICATE not in trial.user_attrs
         }
 
-    def _write(self, number: int, record: TrialRecord) -> None:
-        if number not in self._ids:  # each is a question to the database
+    def _id(self, number: int) -> int:
+        """Optuna's, of a trial; each is a question to the database."""
+        if number not in self._ids:
             study = self._storage.get_study_id_from_name(NAME)
             self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(study, number)
-        self._storage.set_trial_user_attr(self._ids[number], tables.RECORD, record.to_json())
+        return self._ids[number]
+
+    def _write(self, number: int, record: TrialRecord) -> None:
+        self._storage.set_trial_user_attr(self._id(number), tables.RECORD, record.to_json())
         self._records[number] = record
         if record.status == "finished":
             self._front = None
@@ -447,10 +458,7 @@ def read_records(folder: Path, *, interrupted: bool = False, running: bool = Fal
     except UserError:
         raise
     except Exception as error:  # any bytes may lie there
-        raise UserError(
-            f"{path} is no database of a study, or damaged ({first_line(error)}); take it from "
-            "a copy, or begin a study of another name"
-        ) from error
+        raise UserError(damaged(path, first_line(error))) from error
     return [
         r for r in records if (running or r.status != "running") and (interrupted or r.reason not in VOID)
     ]
@@ -458,8 +466,9 @@ def read_records(folder: Path, *, interrupted: bool = False, running: bool = Fal
 
 def front_of(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
     """The finished records that no finished record dominates."""
-    finished = [record for record in records if record.status == "finished"]
-    points = [record.figures.objectives(tuple(objectives)) for record in finished]
+    names = tuple(objectives)
+    finished = [r for r in records if r.status == "finished" and sound(r, names).status == "finished"]
+    points = [record.figures.objectives(names) for record in finished]
     return [finished[i] for i in pareto.front(points)]
 
 
@@ -468,28 +477,3 @@ def _renewed(record: TrialRecord, figures: Figures | None) -> TrialRecord:
     figures = dataclasses.replace(figures or Figures(None), error=record.figures.error)
     reason = OTHER_KERNELS if record.status == "dominated" else record.reason
     return dataclasses.replace(record, figures=figures, reason=reason)
-
-
-def _open(folder: Path, objectives: int) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
-    """The study, and its storage for what a study cannot do: note an attribute of a trial that another call had asked for."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    path = folder / FILE
-    try:
-        tables.let_readers_in(path)
-        storage = optuna.storages.RDBStorage(
-            paths.sqlite_uri(path), engine_kwargs={"connect_args": {"timeout": tables.PATIENCE}}
-        )
-        study = optuna.create_study(
-            study_name=NAME,
-            storage=storage,
-            sampler=optuna.samplers.RandomSampler(),  # never asked: every trial's parameters are given
-            directions=["minimize"] * objectives,
-            load_if_exists=True,
-        )
-        return storage, study
-    except Exception as error:  # any bytes may lie there
-        raise UserError(
-            f"{path} is no database of a study, damaged or in use ({first_line(error)}); take it from a copy, or begin a study "
-            "of another name"
-        ) from error
