@@ -137,7 +137,7 @@ def decided(case: Case, folder: Path, sampler: str, held: int, workers: int) -> 
     chance = random.Random(SEED)
     with Study(folder, case.space, identity={}, sampler=sampler, warm_starts=[], prior=case.prior) as study:
         case.cost.learn_from(lambda: [(r.plan, r.figures) for r in study.records() if r.status == "finished"])
-        rungs = Rungs(places, RUNGS, at_least=0)
+        rungs = Rungs(places, RUNGS, at_least=1)
         conductor = Conductor(
             study, rungs, held + workers, workers, Silent(),
             hoped_error=FP32_ERROR, foresee=case.cost.foresee, classes=CLASSES,

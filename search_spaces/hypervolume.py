@@ -33,6 +33,7 @@ def expected_gain(
         reference = np.append(reference, 1.0)
         costs = np.concatenate([costs, np.zeros((len(costs), 1))], 1)
     front = front[(front < reference).all(1)]
+    front = front[undominated(front)]  # the others add nothing but work, which grows with their cube
     edges = [np.unique(front[:, axis]) for axis in (1, 2)]
     # Below the front's least cost nothing of it is reached; the cell there begins wherever the candidate does.
     starts = [np.concatenate([[-np.inf], edge]) for edge in edges]
@@ -48,6 +49,17 @@ def expected_gain(
     below = _expected_below(height[None], error[:, None, None], deviation[:, None, None])
     gains: Floats = np.einsum("mi,mj,mij->m", width[0], width[1], below)
     return gains
+
+
+def undominated(points: Floats) -> list[int]:
+    """Rows of [n, d] that no other row is nowhere worse than, all to be made small; of equal rows the first."""
+    kept: list[int] = []
+    best = np.empty((0, points.shape[1]))
+    for row in np.lexsort(points.T[::-1]):  # who comes later dominates nobody before
+        if not (best <= points[row]).all(1).any():
+            kept.append(int(row))
+            best = np.concatenate([best, points[row][None]])
+    return sorted(kept)
 
 
 def _expected_below(height: Floats, mean: Floats, deviation: Floats) -> Floats:

@@ -17,6 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
 from foundation.plan import LayerPlan, Plan
+from search_spaces.hypervolume import undominated
 from search_spaces.space import Space
 
 HARM = "harm"
@@ -79,7 +80,7 @@ class ChoiceTable:
 
     def undominated(self) -> ChoiceTable:
         """Without choices that another of the same layer is nowhere worse than; of equal ones the first stays."""
-        kept = [_undominated(np.stack(values, 1)) for values in zip(*self.added.values())]
+        kept = [undominated(np.stack(values, 1)) for values in zip(*self.added.values())]
         return ChoiceTable(
             self.base,
             tuple(tuple(plans[i] for i in keep) for plans, keep in zip(self.plans, kept)),
@@ -112,15 +113,6 @@ class ChoiceTable:
         """The least and the most of a measure that any plan has."""
         low, high = (sum(float(pick(v)) for v in self.added[measure]) for pick in (np.min, np.max))
         return self.totals[measure] + low, self.totals[measure] + high
-
-
-def _undominated(values: NDArray[np.float64]) -> list[int]:
-    """Rows that no other row is nowhere worse than, of equal rows the first."""
-    no_worse = (values[:, None] <= values[None]).all(2)  # [j, i]: row j than row i
-    better = (values[:, None] < values[None]).any(2)
-    before = np.triu(np.ones_like(no_worse), 1)
-    kept: list[int] = np.flatnonzero(~(no_worse & (better | before)).any(0)).tolist()
-    return kept
 
 
 def solve(

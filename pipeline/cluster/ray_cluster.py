@@ -22,6 +22,7 @@ from pipeline.cluster.session import session_folder
 
 NAMESPACE = "dgms-arm-search"
 OBJECT_STORE_BYTES = 2**30
+STARTS = 3  # of a cluster of this machine, before that is given up
 
 
 @contextlib.contextmanager
@@ -84,7 +85,27 @@ def _connect(common: dict[str, Any], while_it_is_up: contextlib.ExitStack) -> No
         common["_temp_dir"] = str(left.enter_context(session_folder()))
         left.callback(ray.shutdown)  # also of what was started when it was interrupted
         with ray_internals.services_apart():
+            _start(common)
+
+
+def _start(common: dict[str, Any]) -> None:
+    """Start a cluster of this machine. Ray gives its services half a minute, which a busy machine may not have for them: then
+    once more.
+
+    Raises:
+        UserError: they do not come up.
+    """
+    for left in reversed(range(STARTS)):
+        try:
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+            return
+        except Exception as error:  # Ray raises just that
+            ray.shutdown()
+            if not left:
+                raise UserError(
+                    f"Ray does not start on this machine, tried {STARTS} times: {' '.join(str(error).split())[:300]} "
+                    "(is it very busy, or /tmp full?). The same command tries again"
+                ) from error
 
 
 def not_connected(address: str, error: Exception) -> str:

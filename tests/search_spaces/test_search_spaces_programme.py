@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from foundation.plan import Plan
 from search_spaces.ahead import Ahead
 from search_spaces.error_model import ErrorModel
-from search_spaces.hypervolume import expected_gain
+from search_spaces.hypervolume import expected_gain, undominated
 from search_spaces.programme import HARM, ChoiceTable, measures_of, solve, sweep
 from search_spaces.samplers.base import SAMPLERS, Context, Prior, asking
 from search_spaces.space import Space
@@ -140,6 +140,18 @@ def test_the_expected_gain_is_that_of_drawn_errors(seed: int, count: int, costs:
         errors = mean[candidate] + deviation[candidate] * draws
         below = np.maximum(height[None] - errors[:, None], 0) * inside
         assert gains[candidate] == pytest.approx(below.mean(), abs=0.03)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=30))
+def test_the_undominated_are_those_that_nothing_is_nowhere_worse_than(points: list[tuple[int, ...]]) -> None:
+    slow = [
+        i
+        for i, a in enumerate(points)
+        if not any(all(x <= y for x, y in zip(b, a)) and (b != a or j < i) for j, b in enumerate(points) if j != i)
+    ]  # fmt: skip
+    found = undominated(np.array(points, dtype=np.float64).reshape(-1, 3))
+    assert found == slow
 
 
 def test_a_gain_beside_three_costs_is_not_guessed() -> None:

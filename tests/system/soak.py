@@ -124,6 +124,7 @@ def soak(
     sessions: Path,
     worker_every: float = 4.0,
     driver_every: float = 60.0,
+    within: float = float("inf"),
     seed: int = 0,
 ) -> Soak:
     """Run it.
@@ -134,35 +135,41 @@ def soak(
         worker_every: seconds on average until a worker is killed, from when some worker has begun to work since the last kill:
             where the machine is slow, nobody would get further.
         driver_every: seconds until a driver is killed, from its first trial on.
+        within: seconds after which no more trials are asked for than there are by then, and some.
     """
     found, chance, mark = Soak(trials), random.Random(seed), f"{os.getpid()}-{time.time_ns()}"
     environment = {MARK: mark, "RAY_TMPDIR": str(sessions), "RAY_worker_niceness": "0"}
     log = folder / "steps.log"
     began = time.monotonic()
     while True:
+        if time.monotonic() > began + within:
+            found.trials = trials = min(trials, len(records(folder)) + 5)
+            within = float("inf")
         driver = TinyDriver(folder, trials, environment, max_concurrent=2)
-        most, heard, lines, size = 0.0, time.monotonic(), 0, size_of(log)
-        worker_at = driver_at = float("inf")
-        while driver.process.poll() is None and time.monotonic() < driver_at:
-            time.sleep(0.2)
-            now = time.monotonic()
-            with contextlib.suppress(psutil.Error):
-                most = max(most, psutil.Process(driver.process.pid).memory_info().rss / 2**20)
-            if len(driver.lines) > lines:
-                heard, lines = now, len(driver.lines)
-            assert now < heard + PATIENCE, "the driver hangs:\n" + "\n".join(driver.lines[-20:])
-            if worker_at == float("inf") and size_of(log) > size:
-                worker_at = now + chance.expovariate(1 / worker_every)
-                driver_at = min(driver_at, now + driver_every)
-            if now >= worker_at and (workers := driver.workers()):
+        try:
+            most, heard, lines, size = 0.0, time.monotonic(), 0, size_of(log)
+            worker_at = driver_at = float("inf")
+            while driver.process.poll() is None and time.monotonic() < driver_at:
+                time.sleep(0.2)
+                now = time.monotonic()
                 with contextlib.suppress(psutil.Error):
-                    chance.choice(workers).kill()
-                    found.worker_kills += 1
-                worker_at, size = float("inf"), size_of(log)
-        ended = driver.process.poll() is not None
-        if not ended:
-            driver.kill()
-            found.driver_kills += 1
+                    most = max(most, psutil.Process(driver.process.pid).memory_info().rss / 2**20)
+                if len(driver.lines) > lines:
+                    heard, lines = now, len(driver.lines)
+                assert now < heard + PATIENCE, "the driver hangs:\n" + "\n".join(driver.lines[-20:])
+                if worker_at == float("inf") and size_of(log) > size:
+                    worker_at = now + chance.expovariate(1 / worker_every)
+                    driver_at = min(driver_at, now + driver_every)
+                if now >= worker_at and (workers := driver.workers()):
+                    with contextlib.suppress(psutil.Error):
+                        chance.choice(workers).kill()
+                        found.worker_kills += 1
+                    worker_at, size = float("inf"), size_of(log)
+        finally:
+            ended = driver.process.poll() is not None
+            if not ended:
+                driver.kill()
+        found.driver_kills += not ended
         found.driver_mib.append(most)
         found.output += driver.finish()
         done = len(records(folder))
@@ -280,13 +287,14 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trials", type=int)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then it ends with fewer trials")
     asked = parser.parse_args(words)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
     with tempfile.TemporaryDirectory(prefix="soak", dir="/tmp") as place:
         folder = Path(place, "out", "soak")
         folder.parent.mkdir()
-        found = soak(folder, asked.trials, sessions=Path(place, "r"))
-        wrong = disagreements(folder, asked.trials)
+        found = soak(folder, asked.trials, sessions=Path(place, "r"), within=60 * asked.minutes)
+        wrong = disagreements(folder, found.trials)
     row = {**found.row(), "disagreements": str(len(wrong))}
     print("\n".join([*wrong, *(f"{key}: {value}" for key, value in row.items())]))
     if asked.csv is not None:
