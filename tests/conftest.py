@@ -6,6 +6,7 @@ import csv
 import os
 import signal
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -91,6 +92,7 @@ LONGEST = ("trial", "search", "readme", "extending", "kernel_library", "engine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--outcomes", metavar="FILE.csv", help="keep what each test came to, and its seconds")
+    parser.addoption("--faults", metavar="FILE.csv", help="keep the rows of the fault table that were made")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
@@ -116,16 +118,45 @@ def begun(file: Path) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    path = config.getoption("--outcomes")
-    if path is None:
-        return
-    with Path(path).open("w", newline="") as file:
+    reports = [
+        (outcome, report)
+        for outcome in ("passed", "failed", "skipped", "error")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call" or outcome != "passed"
+    ]
+    if (path := config.getoption("--outcomes")) is not None:
+        rows = [(report.nodeid, outcome, round(report.duration, 1)) for outcome, report in reports]
+        keep_table(Path(path), ("test", "outcome", "seconds"), rows)
+    if (path := config.getoption("--faults")) is not None:
+        told = [(*row, report.nodeid) for outcome, report in reports if outcome == "passed"
+                for key, row in report.user_properties if key == "fault"]  # fmt: skip
+        before: list[tuple[str, ...]] = []
+        if Path(path).exists():
+            with Path(path).open(newline="") as file:
+                before = [tuple(row) for row in csv.reader(file)][1:]
+        new = {row[0] for row in told}
+        keep_table(Path(path), FAULTS, sorted([*(row for row in before if row[0] not in new), *told]))
+
+
+FAULTS = ("fault", "found", "lost", "test")
+
+
+def keep_table(path: Path, head: tuple[str, ...], body: Sequence[tuple[object, ...]]) -> None:
+    with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["test", "outcome", "seconds"])
-        for outcome in ("passed", "failed", "skipped", "error"):
-            for report in terminalreporter.getreports(outcome):
-                if report.when == "call" or outcome != "passed":
-                    rows.writerow([report.nodeid, outcome, round(report.duration, 1)])
+        rows.writerow(head)
+        rows.writerows(body)
+
+
+@pytest.fixture
+def fault(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+    """Note a row of the fault table: what was done, and what was found afterwards. A test calls it at its end, when it has found
+    it so; ``--faults`` keeps the rows of tests that passed."""
+
+    def note(done: str, found: str) -> None:
+        record_property("fault", [done, found, "nothing"])
+
+    return note
 
 
 @pytest.fixture(scope="session")

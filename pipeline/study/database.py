@@ -87,14 +87,14 @@ def patiently(path: Path, work: Callable[[], Any], patience: float | None = None
                 raise
             if not any(word in said.lower() for word in PASSING):
                 raise UserError(damaged(path, said)) from error
-            if time.monotonic() > end:
+            if time.monotonic() >= end:
                 raise UserError(
                     f"{path} cannot be used: {said}, for {PATIENCE:.0f} s by now. Nothing that ended is lost: see who holds it, "
                     "or make room on its disk, and the same command goes on"
                 ) from error
             if not told:
-                say(f"{path}: {said}; waiting")
                 told = True
+                say(f"{path}: {said}; waiting")
             time.sleep(PAUSE)
 
 
@@ -133,6 +133,7 @@ def open_database(folder: Path, objectives: int) -> tuple[PatientStorage, optuna
     path = folder / FILE
     try:
         patiently(path, lambda: tables.let_readers_in(path))
+        patiently(path, lambda: tables.check(path))
         storage = PatientStorage(path)
         study = optuna.create_study(
             study_name=NAME,

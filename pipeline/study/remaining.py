@@ -72,7 +72,7 @@ class State:
         if self.usual is None:
             return "time left: known after the first trial"
         waiting = max(0, self.budget - self.done - len(self.started))
-        ages = [now - started for started in self.started]
+        ages = [max(0.0, now - started) for started in self.started]  # a clock may be put back
         left = seconds_left(self.usual, ages, waiting, self.concurrency)
         if self.deadline is not None and self.deadline < now + left:
             # What runs then is still ended.

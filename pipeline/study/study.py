@@ -207,7 +207,7 @@ class Study:
             number=number,
             curve=record.curve or running.curve,
             started=running.started,
-            ended=record.ended or time.time(),
+            ended=max(record.ended or time.time(), running.started or 0.0),  # a clock may be put back
         )
         if record.status == "finished" and record.figures.objectives(self.objectives) is None:
             raise ValueError(f"trial {number} finished without all of {', '.join(self.objectives)}")
@@ -282,7 +282,8 @@ class Study:
                 if trial.number not in retried and self._has(record.plan):
                     self._queue(record.plan, retry_of=trial.number)
                 count += 1
-                ended = dataclasses.replace(record, status="failed", reason=INTERRUPTED, ended=time.time())
+                at = max(time.time(), record.started or 0.0)
+                ended = dataclasses.replace(record, status="failed", reason=INTERRUPTED, ended=at)
                 self._write(trial.number, ended)
                 self._close(trial.number, ended)
         return count

@@ -40,6 +40,18 @@ def let_readers_in(path: Path) -> None:
         connection.execute("pragma journal_mode=wal")
 
 
+def check(path: Path) -> None:
+    """See that every page is what sqlite wrote.
+
+    Raises:
+        sqlite3.DatabaseError: one is not.
+    """
+    with opened(path) as connection:
+        found = [row[0] for row in connection.execute("pragma quick_check(1)")]
+    if found != ["ok"]:
+        raise sqlite3.DatabaseError(f"malformed: {found[0]}")
+
+
 def record_texts(path: Path) -> list[str]:
     """The records of all trials but duplicates by number, as JSON texts; empty where the study is being created."""
     with opened(path) as connection:

@@ -1,0 +1,242 @@
+"""What a study goes through without a loss: its database locked, full, damaged; clocks put back; figures that are no numbers.
+Real Optuna, real sqlite; what needs processes and disks of its own is in tests/system/test_system_faults.py."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+from foundation.errors import UserError
+from pipeline.study import database, tables
+from pipeline.study.conductor import Conductor
+from pipeline.study.halving import Rungs
+from pipeline.study.records import Figures
+from pipeline.study.study import FILE, Candidate, Study, read_records
+from pipeline.training.rung import Rung
+from search_spaces.space import Space
+
+SPACE = Space(("conv1", "conv2", "fc"))
+Note = Callable[[str, str], None]
+
+
+def opened(folder: Path) -> Study:
+    return Study(folder, SPACE, identity={"model": "table"})
+
+
+def asked(study: Study) -> Candidate:
+    candidate = study.ask()
+    assert candidate is not None
+    return candidate
+
+
+def tell(study: Study, candidate: Candidate, error: float = 0.1, status: str = "finished") -> None:
+    running = next(record for record in study.running() if record.number == candidate.number)
+    size = sum(layer.bits for layer in candidate.plan.layers.values())
+    figures = Figures(error, 5.0, 4.0, 6.0, "modelled", "table", size)
+    study.tell(candidate.number, dataclasses.replace(running, status=status, figures=figures))  # type: ignore[arg-type]
+
+
+def test_retries_keep_their_place_and_their_order(tmp_path: Path, fault: Note) -> None:
+    """However often a search is killed, those in flight come first again, before what was queued after them."""
+    with opened(tmp_path) as study:
+        flying = [asked(study).plan.hash for _ in range(3)]
+    for _ in range(4):
+        with opened(tmp_path) as study:
+            assert [asked(study).plan.hash for _ in range(3)] == flying
+    with opened(tmp_path) as study:
+        assert [asked(study).plan.hash for _ in range(4)][:3] == flying
+        for record in study.running():
+            tell(study, Candidate(record.number, record.plan))
+    names = [record.hash for record in read_records(tmp_path)]
+    assert len(set(names)) == len(names) == 4
+    fault("search ended 5 times with 3 trials in flight", "the same 3 came first each time, in their order")
+
+
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(90.0, marks=pytest.mark.slow)])
+def test_a_locked_database_is_waited_for(
+    tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fault: Note
+) -> None:  # fmt: skip
+    if seconds < 10:
+        monkeypatch.setattr(database, "BUSY", 0.1)
+        monkeypatch.setattr(database, "PAUSE", 0.1)
+    with opened(tmp_path) as study:
+        tell(study, asked(study))
+        flying = asked(study)
+        held = threading.Event()
+
+        def hold() -> None:
+            with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
+                other.execute("begin immediate")
+                held.set()
+                time.sleep(seconds)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        assert len(read_records(tmp_path)) == 1, "readers are not held up"
+        tell(study, flying)
+        assert not thread.is_alive()
+        thread.join()
+    assert "database is locked; waiting" in capfd.readouterr().err
+    assert len(read_records(tmp_path)) == 2
+    fault(
+        f"study.db locked for {seconds:g} s by another program", "the search waited, both trials there, once"
+    )
+
+
+def test_what_does_not_pass_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("BUSY", 0.05), ("PAUSE", 0.05), ("PATIENCE", 0.3)):
+        monkeypatch.setattr(database, name, value)
+    study = opened(tmp_path)
+    candidate = asked(study)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(
+            UserError, match=r"study\.db cannot be used: database is locked.*the same command goes on"
+        ):
+            tell(study, candidate)
+        began = time.monotonic()
+        with pytest.raises(UserError, match="locked"):
+            study.close()
+        assert time.monotonic() - began < 5, "once given up, nothing is waited for again"
+    with opened(tmp_path) as study:
+        assert study.recovered.requeued == 1
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_half_written(tmp_path: Path, fault: Note) -> None:
+    with opened(tmp_path) as study:
+        tell(study, asked(study))
+        flying = asked(study)
+        engine = study._storage.engine
+        raw = engine.raw_connection()
+        pages = raw.driver_connection.execute("pragma page_count").fetchone()[0]
+        raw.driver_connection.execute(f"pragma max_page_count={pages}")
+        raw.close()
+        threading.Timer(2.0, _room, [engine]).start()
+        for place in range(40):  # until another page is wanted
+            study.report_rung(flying.number, Rung(float(place), 0.1, 1.0, 1.0, "free"))
+        tell(study, flying)
+    assert len(read_records(tmp_path)) == 2 and len(read_records(tmp_path)[1].curve) == 40
+    fault("the disk of study.db full, and freed again", "the search waited and went on; no rung is missing")
+
+
+def _room(engine: object) -> None:
+    raw = engine.raw_connection()  # type: ignore[attr-defined]
+    raw.driver_connection.execute("pragma max_page_count=1000000")
+    raw.close()
+
+
+def test_a_damaged_database_is_said_to_be_so(tmp_path: Path, fault: Note) -> None:
+    with opened(tmp_path) as study:
+        for _ in range(3):
+            tell(study, asked(study))
+    tables.copy(tmp_path / FILE, tmp_path / "copy.db")
+    whole = (tmp_path / "copy.db").read_bytes()
+    for damage in (
+        b"not a database" * 100,
+        whole[:4096] + bytes(4096) + whole[8192:],
+        whole[: len(whole) // 2],
+    ):
+        for end in ("-wal", "-shm"):
+            (tmp_path / (FILE + end)).unlink(missing_ok=True)
+        (tmp_path / FILE).write_bytes(damage)
+        with pytest.raises(UserError, match=r"study\.db .*(damaged|cannot be used).*"):
+            opened(tmp_path).close()
+    (tmp_path / FILE).write_bytes(whole)
+    assert opened(tmp_path).recovered.finished == 3
+    fault(
+        "study.db corrupt: overwritten, a page of zeros, cut in half",
+        "refused in a line that names the copy; whole again from a copy",
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_figure_that_is_no_number_ends_its_trial_alone(tmp_path: Path, value: float) -> None:
+    with opened(tmp_path) as study:
+        tell(study, asked(study))
+        tell(study, asked(study), value)
+        assert [record.status for record in study.records()] == ["finished", "failed"]
+        assert "no numbers" in (study.records()[1].reason or "")
+        before = study.records()
+    with opened(tmp_path) as study:
+        assert [r.status for r in study.records()] == [r.status for r in before]
+        assert len(study.front()) == 1 and study.best_error() == 0.1
+        tell(study, asked(study))
+
+
+def test_a_poisoned_record_of_an_older_version_keeps_no_study_shut(tmp_path: Path, fault: Note) -> None:
+    """The record says that it finished, with NaN; Optuna was never told."""
+    with opened(tmp_path) as study:
+        tell(study, asked(study))
+        poisoned = asked(study)
+        rung = Rung(1.0, math.nan, math.nan, 1.0)
+        study.report_rung(poisoned.number, rung)
+        record = dataclasses.replace(study.running()[0], status="finished", figures=Figures(math.nan, 1.0))
+        study._write(poisoned.number, record)
+        study._lock.close()
+    for text in ("null", "NaN"):
+        with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as other, other:
+            key = "trial_id = (select trial_id from trials where number = 1) and key = 'record'"
+            (stored,) = other.execute(f"select value_json from trial_user_attributes where {key}").fetchone()
+            record_text = json.loads(stored).replace('"error": null', f'"error": {text}')
+            other.execute(
+                f"update trial_user_attributes set value_json = ? where {key}", [json.dumps(record_text)]
+            )
+        with opened(tmp_path) as study:
+            assert [record.status for record in study.records()] == ["finished", "failed"]
+            assert len(study.front()) == 1 and study.best_error() == 0.1
+    plain = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / FILE}")
+    assert [trial.state.name for trial in plain.trials[:2]] == ["COMPLETE", "FAIL"]
+    fault(
+        "a finished trial's record poisoned with NaN",
+        "the study opens; that trial failed, the other is there",
+    )
+
+
+class Silent:
+    def line(self, text: str) -> None: ...
+
+    def status(self, text: str | Callable[[], str]) -> None:
+        self.shown = text() if callable(text) else text
+
+    def trial(self, record: object, done: int) -> None: ...
+
+
+def test_a_clock_that_is_put_back_changes_no_order_and_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Note
+) -> None:
+    """An injected clock that loses an hour while a trial runs."""
+    now = [1_800_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    rungs, heard = Rungs((("free", 1.0),), eta=3, at_least=1), Silent()
+    with opened(tmp_path) as study:
+        conductor = Conductor(study, rungs, 6, 2, heard)
+        for done in range(6):
+            candidate = conductor.propose()
+            assert candidate is not None
+            now[0] += 10
+            if done == 2:
+                now[0] -= 3600
+            figures = Figures(0.1 + 0.01 * done, 5.0, 4.0, 6.0, "modelled", "table", 10)
+            running = next(r for r in study.running() if r.number == candidate.number)
+            conductor.end(candidate.number, dataclasses.replace(running, status="finished", figures=figures))
+            assert "-" not in heard.shown, heard.shown
+        assert conductor.complete
+    records = read_records(tmp_path)
+    assert [record.number for record in records] == list(range(6))
+    assert all((r.ended or 0) >= (r.started or 0) for r in records), "nothing ends before it began"
+    with opened(tmp_path) as study:
+        assert study.recovered.finished == 6
+    fault("the clock an hour back (injected)", "six trials, in their order; none ends before it began")
