@@ -41,7 +41,7 @@ TRIAL_SECONDS = 60.0
 HELD = (100, 500)  # trials that a study holds
 FLYING = (2, 50, 200)  # trials at a time
 SAMPLERS = ("programme", "tpe")
-TIMED = 20  # trials of which the mean is taken
+TIMED = 10  # trials of which the mean is taken
 RUNGS = 3
 
 
@@ -101,26 +101,26 @@ def memory() -> float:
     return round(psutil.Process().memory_info().rss / 2**20)
 
 
-def study_of(case: Case, folder: Path, held: int) -> Path:
-    """A closed study of so many trials that ended."""
+def study_of(case: Case, folder: Path, held: int, waiting: int = 0) -> Path:
+    """A closed study of so many trials that ended, and so many that wait."""
     from pipeline.study.study import Study
 
     chance = random.Random(SEED)
     with Study(folder, case.space, identity={}, warm_starts=[]) as study:
         pass
-    plans = enumerate(case.random_plans(held))
-    filled(study, [case.ended(number, plan, RUNGS, chance) for number, plan in plans])
+    plans = list(case.random_plans(held + waiting))
+    ended = [case.ended(number, plan, RUNGS, chance) for number, plan in enumerate(plans[:held])]
+    filled(study, ended, plans[held:])
     return folder
 
 
 def decisions(case: Case, folder: Path) -> Iterator[OrchestrationRow]:
     """By the number of trials that a study holds, those in flight, and the sampler."""
     for held in HELD:
-        made = study_of(case, folder / f"held{held}", held - TIMED)
         for sampler in SAMPLERS:
-            for workers in FLYING:
+            for workers in FLYING if sampler == SAMPLERS[0] else FLYING[:1]:
                 place = folder / f"{held}-{sampler}-{workers}"
-                shutil.copytree(made, place)
+                study_of(case, place, held - TIMED, workers - 1)
                 yield from decided(case, place, sampler, held, workers)
                 shutil.rmtree(place)
 

@@ -110,10 +110,13 @@ class Case:
 
 
 def filled(
-    study: Study, records: Sequence[TrialRecord], objectives: tuple[str, ...] = ("error", "latency", "size")
+    study: Study,
+    records: Sequence[TrialRecord],
+    waiting: Sequence[Plan] = (),
+    objectives: tuple[str, ...] = ("error", "latency", "size"),
 ) -> None:
-    """Give a new study, which must be closed, trials that ended, all in one transaction: its own way takes a tenth of a second
-    for each."""
+    """Give a new study, which must be closed, trials that ended, and plans that wait, all in one transaction: its own way takes
+    a tenth of a second for each."""
     from pipeline.study.study import FILE
 
     rows: list[tuple[int, TrialRecord, tuple[Any, ...]]] = [
@@ -139,4 +142,12 @@ def filled(
         database.executemany(
             "insert into trial_values (trial_id, objective, value, value_type) values (?, ?, ?, 'FINITE')",
             [(number + 1, place, value) for number, _, values in rows for place, value in enumerate(values)],
+        )
+        database.executemany(
+            "insert into trials (trial_id, number, study_id, state) values (?, ?, 1, 'WAITING')",
+            [(len(rows) + place + 1, len(rows) + place) for place in range(len(waiting))],
+        )
+        database.executemany(
+            "insert into trial_user_attributes (trial_id, key, value_json) values (?, 'plan', ?)",
+            [(len(rows) + place + 1, json_text(plan.to_json())) for place, plan in enumerate(waiting)],
         )
