@@ -66,11 +66,19 @@ class Soak:
 class TinyDriver:
     """One process of a tiny search. Its output is read by a thread, so that whoever starts it can look at other things."""
 
-    def __init__(self, folder: Path, budget: int, environment: dict[str, str], **options: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        budget: int,
+        environment: dict[str, str],
+        before: Sequence[str] = (),
+        **options: int,
+    ) -> None:
+        """``before``: words that the command is started by."""
         words = [f"{key}={value}" for key, value in options.items()]
         path = os.pathsep.join([str(ROOT), str(HERE)])
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "tiny_search.py"), str(folder), str(budget), *words],
+            [*before, sys.executable, str(HERE / "tiny_search.py"), str(folder), str(budget), *words],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "PYTHONPATH": path, **environment},
         )  # fmt: skip

@@ -10,8 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foundation.command import main_guard
 from foundation.files import folder_atomically, json_text, sha256
@@ -26,10 +27,6 @@ from pipeline.study.storage import DamagedFile
 from pipeline.training.rung import Rung
 from pipeline.training.stages import Stage
 from search_spaces.space import Space
-
-if TYPE_CHECKING:
-    from pipeline.review.tracking import Tracker
-    from pipeline.study.study import Study
 
 HERE = Path(__file__).resolve().parent
 SPACE = Space(("conv1", "conv2", "fc"))
@@ -120,36 +117,32 @@ def search(folder: Path, budget: int, **rest: Any) -> bool:
     """As ``pipeline.search`` does, with the table in the place of network and data."""
     from pipeline.cluster import engine
     from pipeline.report import publish
-    from pipeline.review.tracking import Tracker
+    from pipeline.search import in_background
     from pipeline.study.study import Study
 
-    uri = os.environ.get("TRACKING_URI")
+    uri, storage = os.environ.get("TRACKING_URI"), os.environ.get("STORAGE")
     settings = Settings(name=folder.name, out=folder.parent, budget=budget, epochs_per_trial=1.0, rungs=1,
-                        sampler="random", tracking_uri=uri, **rest)  # fmt: skip
+                        sampler="random", tracking_uri=uri, storage=storage, **rest)  # fmt: skip
     references = [Reference("fp32", FP32), Reference("int8", dataclasses.replace(FP32, latency_ms=9.0))]
     weights = dict.fromkeys(SPACE.layers, 100)
     with Study(folder, SPACE, identity={"model": "table"}, sampler="random", seed=settings.seed) as study:
         print("recovered", *dataclasses.astuple(study.recovered), flush=True)
-        tracker = Tracker(uri, settings.out, settings.study_name, weights)
-        tracker.start(settings.as_dict(), {"spec": "table", "name": "table"})
+        with in_background(settings, weights, "table", Lines()) as mlflow:  # type: ignore[arg-type]  # lines are enough
 
-        def after_trial() -> None:
-            publish.check_folders(settings.folder, study.front())
-            copied(settings, tracker, study)
+            def after_trial() -> None:
+                publish.check_folders(settings.folder, study.front())
+                front = [record.hash for record in study.front()]
+                mlflow.put(partial(publish.track, settings.folder, study.records(), front))
 
-        after_trial()
-        complete = engine.run(
-            settings, study, Lines(), after_trial, references=references, trainable=TinyTrial
-        )
-        publish.publish(settings, study, references, tracker, weights, complete=complete)
+            after_trial()
+            complete = engine.run(
+                settings, study, Lines(), after_trial, references=references, trainable=TinyTrial
+            )
+            review = publish.write_front(settings, study, references, weights)
+            last = partial(publish.send, settings.folder, study.records(), review, complete=complete)
+            missing = mlflow.close(last)
+    print("MLflow lacks" if missing else "MLflow has all", missing or "", flush=True)
     return complete
-
-
-def copied(settings: Settings, tracker: Tracker, study: Study) -> None:
-    """To MLflow."""
-    from pipeline.search import copy_to_mlflow
-
-    copy_to_mlflow(settings, tracker, study, Lines())  # type: ignore[arg-type]  # a Progress for people
 
 
 def main() -> int:
