@@ -29,6 +29,14 @@ class Moves:
             self._changes[name] += level != self._last[name]
         self._last = now
 
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """What is known by now."""
+        return {"start": self._start, "last": self._last, "changes": self._changes}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from a ``state_dict``."""
+        self._start, self._last, self._changes = state["start"], state["last"], state["changes"]
+
     @property
     def moved(self) -> float:
         """Share of the weights (0..1) with another level than at first."""

@@ -14,7 +14,13 @@ from pipeline.candidate.deployment import deploy
 from pipeline.candidate.devices import Devices
 from pipeline.candidate.folder import candidate_path, send_candidate
 from pipeline.candidate.workspace import Workspace, as_figures
-from pipeline.study.checkpoints import forget_checkpoints, last_checkpoint, save_checkpoint, save_record
+from pipeline.study.checkpoints import (
+    forget_checkpoints,
+    keep_between,
+    last_checkpoint,
+    save_checkpoint,
+    save_record,
+)
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.storage import LocalStorage, Storage
 from pipeline.training.cotuning import Cotuning
@@ -70,6 +76,7 @@ class CandidateRun:
         if place < len(self.curve):
             return self.curve[place]
         if self._train is None or stage.name in (SMALL, REBUILT):
+            keep_between(self.storage, self.plan, self.cotuning, self.curve)
             reached = self.cotuning.reach(stage, may_give_up=True)
             save_checkpoint(self.storage, self.plan, self.cotuning, (*self.curve, reached))
             self.curve = (*self.curve, reached)

@@ -17,7 +17,13 @@ from pipeline.candidate.folder import candidate_path
 from pipeline.cluster.node import Needs, Place, settle, workspace_here
 from pipeline.cluster.nodes import HOSTS
 from pipeline.cluster.work import NoDevice
-from pipeline.study.checkpoints import earlier_record, last_checkpoint, save_checkpoint, trial_folder
+from pipeline.study.checkpoints import (
+    earlier_record,
+    keep_between,
+    last_checkpoint,
+    save_checkpoint,
+    trial_folder,
+)
 from pipeline.study.conductor import DIED, ENDED, PROFILED, RUNG, WAITED
 from pipeline.study.memory import Watch, refused
 from pipeline.study.records import Figures, Reference, TrialRecord
@@ -203,6 +209,8 @@ def train_worker(config: dict[str, Any]) -> None:
         world=context.get_world_size(),
         state=saved.state,
     )
+    if context.get_world_rank() == 0:
+        keep_between(place.storage, plan, run, saved.curve)
     rung = run.reach(Stage(*config["stage"]), may_give_up=True)
     if context.get_world_rank() == 0:
         save_checkpoint(place.storage, plan, run, (*saved.curve, rung))

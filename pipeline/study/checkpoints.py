@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.training.rung import Rung
 if TYPE_CHECKING:
     from pipeline.training.cotuning import Cotuning
 
+EVERY = 60.0  # seconds of training until what lies between two rungs is kept too
 KEPT = 2  # rungs of a trial: where the last is damaged, the one before it is taken
 
 
@@ -51,8 +53,21 @@ def save_checkpoint(storage: Storage, plan: Plan, run: Cotuning, curve: Sequence
         storage.remove(name)
 
 
+def keep_between(storage: Storage, plan: Plan, run: Cotuning, curve: Sequence[Rung]) -> None:
+    """Keep, every ``EVERY`` seconds of the training to come, how far the run is beyond these rungs: a long one is not lost."""
+    last = time.monotonic()
+
+    def keep() -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            write_checkpoint(storage, f"{_place(plan)}/checkpoint-{len(curve):04d}.within.pt", run, curve)
+            last = time.monotonic()
+
+    run.between = keep
+
+
 def last_checkpoint(storage: Storage, plan: Plan) -> Saved:
-    """The last rung that was kept whole, and what is damaged of those after it.
+    """The last that was kept whole, a rung or what lies between two, and what is damaged of those after it.
 
     Raises:
         OSError: the storage cannot be read.

@@ -45,7 +45,8 @@ class Cotuning(Loop):
     """The co-tuning of one plan.
 
     The loss is cross-entropy with the labels and, by the share ``settings.distillation``, the divergence from what the
-    fp32 network answers. ``reach`` goes from stage to stage; between them the run can be saved and resumed.
+    fp32 network answers. ``reach`` goes from stage to stage; between them, and whenever ``between`` is called, the run
+    can be saved and resumed.
 
     Args:
         model: the trained fp32 network; it is copied, not changed.
@@ -97,6 +98,10 @@ class Cotuning(Loop):
         self._best: dict[str, Any] | None = None
         self._settled: tuple[float, int] | None = None
         self.diverged: str | None = None
+        self._here: tuple[Stage, int, Moves] | None = (
+            None  # the stage that is gone through, its first step, its moves
+        )
+        self._left: dict[str, Any] | None = None  # the same of a run that was left in the middle of a stage
         if state is not None:
             self.load_state_dict(state)
 
@@ -154,19 +159,27 @@ class Cotuning(Loop):
                 self.before = self.settings.held_steps if holds else 0
             target = self.before if stage.name == HELD else self.step_of(stage.epochs)
             moves, first = Moves(self.network), self.step
+            left, self._left = self._left, None
+            if left is not None and (left["stage"], left["epochs"]) == stage.place:
+                first = left["first"]
+                moves.load_state_dict(left["moves"])
+            self._here = stage, first, moves
             try:
                 before = self._best is None or self._useless(self._best)
                 if may_give_up and first < STEPS < target and before:
                     self.run_to(STEPS)
                     target = STEPS if self._useless(None) else target
                 for look in range(1, LOOKS + 1):
-                    self.run_to(first + round(look * (target - first) / LOOKS))
-                    moves.look()
+                    if (place := first + round(look * (target - first) / LOOKS)) >= self.step:
+                        self.run_to(place)
+                        moves.look()
             except Diverged as error:
                 if self._best is None:
                     raise
                 self.diverged, moves = str(error), None
                 self.settle()
+            finally:
+                self._here = None
         return self._judged(stage, loss, moves)
 
     def _useless(self, best: dict[str, Any] | None) -> bool:
@@ -291,7 +304,15 @@ class Cotuning(Loop):
             "best": self._best,
             "before": self.before,
             "diverged": self.diverged,
+            "here": self._within(),
         }
+
+    def _within(self) -> dict[str, Any] | None:
+        """Where in a stage this is; None between two."""
+        if self._here is None:
+            return None
+        stage, first, moves = self._here
+        return {"stage": stage.name, "epochs": stage.epochs, "first": first, "moves": moves.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``.
@@ -306,7 +327,7 @@ class Cotuning(Loop):
         super().load_state_dict(state)
         self.before = state["before"]
         self.rebuilt, self._best, self._hardened = state["rebuilt"], state["best"], None
-        self.diverged = state["diverged"]
+        self.diverged, self._left = state["diverged"], state.get("here")
         if self.diverged is not None:
             self.settle()
 

@@ -82,6 +82,7 @@ class Loop:
         self.before = 0  # steps that are taken before the first epoch, on a schedule of their own
         self.step = 0
         self.seconds = 0.0
+        self.between: Callable[[], None] | None = None  # called after a step where all state is whole
         self.loss_sum, self.loss_count, self.last_loss = 0.0, 0, math.nan
         self._first: list[float] = []
         self._average = math.nan
@@ -123,7 +124,7 @@ class Loop:
 
     def run_to(self, target: int) -> None:
         """Take the steps that are left up to that number of steps; raises as ``run_until``."""
-        started = time.perf_counter()
+        before = time.perf_counter()
         self.called.train()
         interval = STEPS_BETWEEN_CHECKS if self.device.type != "cpu" else 1
         while self.step < target:
@@ -132,7 +133,10 @@ class Loop:
                 self._check()
             if self.progress:
                 self.progress(self.step, self.before + self.total_steps, self.last_loss)
-        self.seconds += time.perf_counter() - started
+            now = time.perf_counter()
+            self.seconds, before = self.seconds + now - before, now
+            if self.between and not self._pending:
+                self.between()
 
     def take_loss(self) -> float:
         """Mean loss of the steps since this was last asked."""

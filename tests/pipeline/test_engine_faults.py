@@ -17,10 +17,11 @@ import optuna
 import pytest
 
 from foundation.errors import UserError
-from pipeline.study import database, tables
+from pipeline.study import checkpoints, database, tables
 from pipeline.study.conductor import Conductor
 from pipeline.study.halving import Rungs
 from pipeline.study.records import Figures
+from pipeline.study.storage import LocalStorage
 from pipeline.study.study import FILE, Candidate, Study, read_records
 from pipeline.training.rung import Rung
 from search_spaces.space import Space
@@ -203,6 +204,42 @@ def test_a_poisoned_record_of_an_older_version_keeps_no_study_shut(tmp_path: Pat
         "a finished trial's record poisoned with NaN",
         "the study opens; that trial failed, the other is there",
     )
+
+
+class Training:
+    """Has of ``Cotuning`` what is kept."""
+
+    between: Callable[[], None] | None = None
+    step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+
+def test_between_two_rungs_what_was_trained_is_kept_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Note
+) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY", 30.0)
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    storage, plan, run = LocalStorage(tmp_path), SPACE.warm_starts()[0], Training()
+    first = (Rung(0.0, 0.2, 1.0, 3.0, "rebuilt"),)
+    checkpoints.save_checkpoint(storage, plan, run, first)  # type: ignore[arg-type]
+    checkpoints.keep_between(storage, plan, run, first)  # type: ignore[arg-type]
+    assert run.between is not None
+    for run.step in range(1, 100):
+        now[0] += 1.0
+        run.between()
+    saved = checkpoints.last_checkpoint(storage, plan)
+    assert saved.curve == first and saved.state == {"step": 90}
+    [within] = (tmp_path / "trials" / plan.hash).glob("*within*")
+    within.write_bytes(within.read_bytes()[:-1])
+    saved = checkpoints.last_checkpoint(storage, plan)
+    assert saved.state == {"step": 0} and len(saved.damaged) == 1, "the rung before it"
+    second = (*first, Rung(1.0, 0.1, 1.0, 6.0))
+    checkpoints.save_checkpoint(storage, plan, run, second)  # type: ignore[arg-type]
+    assert checkpoints.last_checkpoint(storage, plan).curve == second
+    fault("a long rung cut off", "it was kept every so many seconds, and goes on from there")
 
 
 class Silent:

@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,30 @@ def test_a_trial_cut_off_after_a_stage_ends_as_the_uninterrupted_one(
     for run in (whole, second):
         run.settle()
     assert same(hard_state(whole.hardened()), hard_state(second.hardened()))
+
+
+def test_a_trial_cut_off_in_the_middle_of_a_stage_ends_as_the_uninterrupted_one(
+    digits: ImageData, trained: nn.Module, fault: Callable[[str, str], None]
+) -> None:
+    """Wherever that is: among held weights, among free ones, just before a look at the levels or just after."""
+    plan, found = mixed_plan(trained), stages(1.0, 3)
+    whole, kept = Cotuning(trained, plan, digits, STAGED, MEAN, STD), {}
+    whole.between = lambda: kept.update({whole.step: saved_and_loaded(whole.state_dict())})
+    rungs = [whole.reach(stage) for stage in found]
+    untimed = [dataclasses.replace(rung, seconds=0.0) for rung in rungs]
+    whole.settle()
+    assert len(kept) == whole.step > 5
+    for step in (2, 5, 6, max(kept) - 1, max(kept)):
+        reached = 1 if step <= 5 else 2  # five steps are those of the held stage
+        run = Cotuning(trained, plan, digits, STAGED, MEAN, STD, state=kept[step])
+        late = [dataclasses.replace(run.reach(stage), seconds=0.0) for stage in found[reached:]]
+        assert late == untimed[reached:], step
+        run.settle()
+        assert same(hard_state(whole.hardened()), hard_state(run.hardened())), step
+    fault(
+        "a trial's process killed in the middle of a rung",
+        "it went on from what was kept there, and ended bit for bit alike",
+    )
 
 
 def test_the_first_network_is_kept_where_training_spoils_it(digits: ImageData, trained: nn.Module) -> None:
