@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.simulated_studies import CLASSES, FP32_ERROR, SEED, Case, filled
+from benchmarks.simulated_studies import CLASSES, FP32_ERROR, SEED, SimulatedSearch, filled
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import folder_atomically, json_text, sha256, write_atomically
@@ -60,7 +60,7 @@ class OrchestrationRow:
     mib: float = 0.0
 
 
-class Silent:
+class Unheard:
     """Nobody listens."""
 
     def line(self, text: str) -> None: ...
@@ -101,7 +101,7 @@ def memory() -> float:
     return round(psutil.Process().memory_info().rss / 2**20)
 
 
-def study_of(case: Case, folder: Path, held: int, waiting: int = 0) -> Path:
+def study_of(case: SimulatedSearch, folder: Path, held: int, waiting: int = 0) -> Path:
     """A closed study of so many trials that ended, and so many that wait."""
     from pipeline.study.study import Study
 
@@ -114,7 +114,7 @@ def study_of(case: Case, folder: Path, held: int, waiting: int = 0) -> Path:
     return folder
 
 
-def decisions(case: Case, folder: Path) -> Iterator[OrchestrationRow]:
+def decisions(case: SimulatedSearch, folder: Path) -> Iterator[OrchestrationRow]:
     """By the number of trials that a study holds, those in flight, and the sampler."""
     for held in HELD:
         for sampler in SAMPLERS:
@@ -125,7 +125,9 @@ def decisions(case: Case, folder: Path) -> Iterator[OrchestrationRow]:
                 shutil.rmtree(place)
 
 
-def decided(case: Case, folder: Path, sampler: str, held: int, workers: int) -> Iterator[OrchestrationRow]:
+def decided(
+    case: SimulatedSearch, folder: Path, sampler: str, held: int, workers: int
+) -> Iterator[OrchestrationRow]:
     """The last ``TIMED`` trials of a search, ``workers`` of them at a time, by the conductor itself."""
     from pipeline.study.conductor import PROFILED, RUNG, Conductor
     from pipeline.study.halving import Rungs
@@ -139,7 +141,7 @@ def decided(case: Case, folder: Path, sampler: str, held: int, workers: int) -> 
         case.cost.learn_from(lambda: [(r.plan, r.figures) for r in study.records() if r.status == "finished"])
         rungs = Rungs(places, RUNGS, at_least=1)
         conductor = Conductor(
-            study, rungs, held + workers, workers, Silent(),
+            study, rungs, held + workers, workers, Unheard(),
             hoped_error=FP32_ERROR, foresee=case.cost.foresee, classes=CLASSES,
         )  # fmt: skip
         flying: list[Candidate] = []
@@ -173,7 +175,7 @@ def _next(candidate: Candidate | None) -> Candidate:
     return candidate
 
 
-def opening(case: Case, folder: Path, held: int = 10_000) -> Iterator[OrchestrationRow]:
+def opening(case: SimulatedSearch, folder: Path, held: int = 10_000) -> Iterator[OrchestrationRow]:
     """A large study is opened, and gives its next plan."""
     from pipeline.study.study import Study
 
@@ -190,7 +192,7 @@ def opening(case: Case, folder: Path, held: int = 10_000) -> Iterator[Orchestrat
     yield row("opening", "the first plan", asked, 1, **where)
 
 
-def files(case: Case, folder: Path) -> Iterator[OrchestrationRow]:
+def files(case: SimulatedSearch, folder: Path) -> Iterator[OrchestrationRow]:
     """What the driver reads, and a trial's process writes."""
     from pipeline.report.publish import check_folders
     from pipeline.study.study import front_of
@@ -224,7 +226,7 @@ def candidate(folder: Path, record: TrialRecord) -> None:
         (new / "manifest.json").write_text(json_text(manifest))
 
 
-def mlflow(case: Case, folder: Path) -> Iterator[OrchestrationRow]:
+def mlflow(case: SimulatedSearch, folder: Path) -> Iterator[OrchestrationRow]:
     """The 500th trial, into a database file."""
     from pipeline.review.tracking import Tracker
     from pipeline.study.study import front_of
@@ -244,7 +246,7 @@ def mlflow(case: Case, folder: Path) -> Iterator[OrchestrationRow]:
     yield row("mlflow", "a trial", watch, TIMED, held=100)
 
 
-def engine(case: Case, folder: Path) -> Iterator[OrchestrationRow]:
+def engine(case: SimulatedSearch, folder: Path) -> Iterator[OrchestrationRow]:
     """Real Ray, with trials that take no time or a minute."""
     for seconds, trials in ((0.0, 40), (TRIAL_SECONDS, 4)):
         yield from searched(folder / f"engine{seconds:.0f}", seconds, trials)
@@ -302,7 +304,7 @@ def searched(folder: Path, seconds: float, trials: int) -> Iterator[Orchestratio
     try:
         with Study(folder, SPACE, identity={}, sampler="random") as study:
             tune.run(
-                settings, study, Silent(), watched,
+                settings, study, Unheard(), watched,
                 references=[Reference("fp32", Figures(0.01))], trainable=SimulatedTrial,
             )  # fmt: skip
     finally:
@@ -348,7 +350,7 @@ def share(known: Sequence[dict[str, str]]) -> Iterator[OrchestrationRow]:
             yield OrchestrationRow("share", what, "programme", 500, workers, 1, round(value, 5), 0.0)
 
 
-PARTS: dict[str, Callable[[Case, Path], Iterator[OrchestrationRow]]] = {
+PARTS: dict[str, Callable[[SimulatedSearch, Path], Iterator[OrchestrationRow]]] = {
     "decisions": decisions,
     "opening": opening,
     "files": files,
@@ -376,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with args.out.open(newline="") as file:
             rows = [each for each in csv.DictReader(file) if each["part"] not in args.parts]
     with tempfile.TemporaryDirectory(prefix="orchestration") as place:
-        case = Case.of(NETWORK, SIZE, Path(place)) if set(args.parts) & PARTS.keys() else None
+        case = SimulatedSearch.of(NETWORK, SIZE, Path(place)) if set(args.parts) & PARTS.keys() else None
         for part in args.parts:
             (folder := Path(place, part)).mkdir()
             found = share(rows) if case is None or part == "share" else PARTS[part](case, folder)

@@ -26,7 +26,7 @@ DATE = "2026-01-01 00:00:00.000000"
 
 
 @dataclass(frozen=True)
-class Case:
+class SimulatedSearch:
     """What a search of one network knows before its trials."""
 
     network: str
@@ -36,7 +36,7 @@ class Case:
     layers: int
 
     @classmethod
-    def of(cls, network: str, size: int, folder: Path) -> Case:
+    def of(cls, network: str, size: int, folder: Path) -> SimulatedSearch:
         """Of a network with random weights and images, which cost as much to look at as others."""
         import numpy as np
         import torch

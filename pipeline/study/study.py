@@ -31,7 +31,8 @@ from foundation.foreign_files import first_line
 from foundation.plan import Plan
 from pipeline.study import pareto, paths, tables
 from pipeline.study.changes import differences
-from pipeline.study.database import FILE, NAME, damaged, open_database
+from pipeline.study.database import FILE as FILE
+from pipeline.study.database import NAME, damaged, open_database
 from pipeline.study.lock import lock
 from pipeline.study.pruned import read_pruned
 from pipeline.study.records import OBJECTIVES, Figures, TrialRecord, sound
