@@ -166,11 +166,14 @@ class Cotuning(Loop):
             self._here = stage, first, moves
             try:
                 before = self._best is None or self._useless(self._best)
-                if may_give_up and first < STEPS < target and before:
+                # Who was left after that step has been judged there.
+                asked = may_give_up and first < STEPS < target and self.step <= STEPS and before
+                looked = first if asked else self.step
+                if asked:
                     self.run_to(STEPS)
                     target = STEPS if self._useless(None) else target
                 for look in range(1, LOOKS + 1):
-                    if (place := first + round(look * (target - first) / LOOKS)) >= self.step:
+                    if (place := first + round(look * (target - first) / LOOKS)) >= looked:
                         self.run_to(place)
                         moves.look()
             except Diverged as error:
