@@ -6,6 +6,7 @@ written by this process alone. Tune's own state, under ``tune/`` in the study's 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -25,7 +26,6 @@ from ray.tune.stopper import Stopper
 
 from foundation.command import interruptible
 from foundation.errors import UserError
-from foundation.plan import Plan
 from pipeline.candidate.folder import candidate_path, fetch_candidate
 from pipeline.cluster.node import needs_of
 from pipeline.cluster.nodes import HOSTS, is_arm
@@ -99,27 +99,30 @@ class StudySearcher(_Unsaved, Searcher):
                 )
             if error or phase == DIED:
                 found = result if result and phase == DIED else {}
-                self._note(found)
+                self._note(number, found)
                 killed = self.killed.pop(trial_id, False)
                 self._conductor.died(
                     number, self._death(number, found.get("asked"), found.get("trouble"), killed=killed)
                 )
             else:
                 record = TrialRecord.from_json(result["record"]) if phase == ENDED else None
-                self._note(result or {})
+                self._note(number, result or {})
                 lost = self._fetch(record) if record is not None and record.status == "finished" else None
                 if lost is None:
                     self._conductor.end(number, record)
                 else:
                     self._conductor.died(number, Death(trouble=lost))
 
-    def _note(self, result: dict[str, Any]) -> None:
-        """Keep the whole story of a failure, for whoever wants to know more than its reason."""
+    def _note(self, number: int, result: dict[str, Any]) -> None:
+        """Keep the whole story of a failure, for whoever wants to know more than its reason; where the disk is full, that is all
+        there is."""
         if "story" in result:
-            with (self._conductor.study.folder / "failures.log").open("a") as stream:
-                stream.write(
-                    f"candidate {Plan.from_json(result['config']['plan']).hash}\n{result['story']}\n"
-                )
+            name = next((r.hash for r in self._conductor.study.running() if r.number == number), "")
+            with (
+                contextlib.suppress(OSError),
+                (self._conductor.study.folder / "failures.log").open("a") as stream,
+            ):
+                stream.write(f"candidate {name}\n{result['story']}\n")
 
     def _fetch(self, record: TrialRecord) -> str | None:
         """Fetch what a node that does not see the study's folder has made. If that fails, why; it is to be made again."""

@@ -79,6 +79,9 @@ class TinyRun:
         self.note("kept", place)
         return self.curve[-1]
 
+    def given_up(self, figures: Figures) -> None:
+        """Never."""
+
     def finish(self) -> TrialRecord:
         figures = figures_of(self.plan, len(self.curve))
         with folder_atomically(candidate_path(self.folder, self.plan)) as new:
