@@ -51,16 +51,11 @@ def cluster() -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
     )  # trials that died are the conductor's to tell of
-    with contextlib.ExitStack() as left:
-        _connect(left)
-        yield
-
-
-def _connect(left: contextlib.ExitStack) -> None:
-    """Connect, or start and connect; ``left`` gets what undoes it."""
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-    with contextlib.ExitStack() as while_it_is_up:
+    with contextlib.ExitStack() as afterwards, contextlib.ExitStack() as while_it_is_up:
         while_it_is_up.callback(ray.shutdown)
+        if not os.environ.get("RAY_ADDRESS"):
+            common["_temp_dir"] = str(afterwards.enter_context(session_folder()))
         _connect(common, while_it_is_up)
         yield
 
@@ -70,7 +65,6 @@ def _connect(common: dict[str, Any], while_it_is_up: contextlib.ExitStack) -> No
         try:
             if address.rpartition(":")[2].isdecimal() and "//" not in address and not _listens(address):
                 raise ConnectionError("nothing listens there")  # which Ray would try for minutes
-            left.callback(ray.shutdown)
             ray.init(address, **common)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             raise UserError(not_connected(address, error)) from error
@@ -82,8 +76,6 @@ def _connect(common: dict[str, Any], while_it_is_up: contextlib.ExitStack) -> No
         if (quoted := shlex.quote(sys.executable)) != sys.executable:
             # Ray 2.60 pastes the interpreter's path into a shell as it is, and waits for ever for what did not start.
             common["runtime_env"] = {"py_executable": quoted}
-        common["_temp_dir"] = str(left.enter_context(session_folder()))
-        left.callback(ray.shutdown)  # also of what was started when it was interrupted
         with ray_internals.services_apart():
             _start(common)
 
