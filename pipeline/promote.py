@@ -152,20 +152,23 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
         chosen, why = name, "named by --candidate"
     else:
         chosen, why = choose(without_rejected(read_front(folder), decisions), bounds)
+    early: list[Gate] = []
     if (decided := decisions.get(chosen)) is not None and decided.decision == "reject":
         take_back = shell("pipeline.studies", "decide", folder, chosen, "keep")
-        raise Refused(
-            [Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back")], chosen
-        )
-    said = undecided(champions, chosen)
-    if not said.passed:
-        raise Refused([said], chosen)
-    candidate, checksums = sound(folder / "candidates" / chosen)
+        early.append(Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back"))
+    early.append(undecided(champions, chosen))
+    try:
+        candidate, checksums = sound(folder / "candidates" / chosen)
+    except Refused as refusal:  # a damaged program is not run, so this is all that can be known
+        raise Refused([*early, *refusal.gates], chosen) from refusal
+    early.append(checksums)
+    if not check and not all(gate.passed for gate in early):
+        raise Refused(early, chosen)
     library = build_library(candidate.manifest["target"])  # before the long work, since it can fail
     workspace = Workspace.open(settings, say)
     images = same_images(candidate, workspace)
     evidence = gather(candidate, workspace, limit)
-    gates = [said, checksums, images, *judge(evidence, bounds)]
+    gates = [*early, images, *judge(evidence, bounds)]
     if not all(gate.passed for gate in gates):
         raise Refused(gates, chosen)
     told = figures(candidate, evidence, bounds)

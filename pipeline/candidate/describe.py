@@ -37,7 +37,7 @@ def plan_parameters(plan: Plan, layer_weights: Mapping[str, int]) -> dict[str, s
         homes = [plan.values] if DIMENSIONS[name].of_network else layers
         values |= DIMENSIONS[name].summary([home[name] for home in homes if name in home])
     if len(plan.layers) <= LAYERS:
-        values |= {f"bits.{name}": layer.bits for name, layer in plan.layers.items()}
+        values |= {f"layer.{name}.bits": layer.bits for name, layer in plan.layers.items()}
     return {key_of(key): text_of(value) for key, value in values.items()}
 
 
@@ -129,17 +129,19 @@ def _recommended(front: Mapping[str, Any]) -> list[str]:
     return [f"Recommended: {found['hash'] or 'none'}, {found['why']}.", ""] if found else []
 
 
-def note(front: Mapping[str, Any], picture: str | None = None) -> str:
+def note(front: Mapping[str, Any], picture: str | None = None, links: Mapping[str, str] | None = None) -> str:
     """The front as the run's description, in Markdown: picture, recommendation and table.
 
     Args:
         picture: its address, as seen from MLflow's page.
+        links: further pages of MLflow's by what they show, likewise.
     """
     entries = [*front["references"], *front["points"]]
     lines = [
         f"**{len(front['points'])} candidates on the front** of {', '.join(front['objectives'])}. Open the artifact "
         "`report.html` to choose one.",
         "",
+        *([", ".join(f"[{text}]({address})" for text, address in links.items()), ""] if links else []),
         *_recommended(front),
         *([f'<img src="{picture}">', ""] if picture else []),
         "| | error | latency | size | source |",

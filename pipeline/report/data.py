@@ -19,7 +19,6 @@ from pipeline.candidate.reviewed import CandidateReview
 from pipeline.review.gates import DROP
 from pipeline.review.recommendation import Recommendation
 from pipeline.study.confidence import standard_error
-from pipeline.study.pareto import front as pareto_front
 from pipeline.study.pareto import hypervolume
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
 from search_spaces.sensitivity import Sensitivity
@@ -85,12 +84,15 @@ def hypervolume_history(
         given = {"error": 1.0, "latency": fp32.latency_ms, "size": fp32.size_bytes}[name]
         seen = [point[index] for _, point in known if point is not None and math.isfinite(point[index])]
         corner.append(float(given or 1.1 * max(seen, default=1.0) or 1.0))
-    history, points = [], []
+    history, volume = list[tuple[int, float]](), 0.0
+    points: list[list[float]] = []
     for record, point in sorted(known, key=lambda pair: (pair[0].ended or 0, pair[0].number)):
         if point is not None and all(map(math.isfinite, point)):
-            points.append([value / limit for value, limit in zip(point, corner)])
-            points = [points[i] for i in pareto_front(points)]
-        history.append((record.number, hypervolume(points, [1.0] * len(corner))))
+            new = [value / limit for value, limit in zip(point, corner)]
+            if not any(all(a <= b for a, b in zip(old, new)) for old in points):  # else nothing changes
+                points = [old for old in points if not all(a <= b for a, b in zip(new, old))] + [new]
+                volume = hypervolume(points, [1.0] * len(corner))
+        history.append((record.number, volume))
     return history
 
 

@@ -20,7 +20,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from foundation.command import shell
 from foundation.errors import UserError
@@ -277,8 +277,20 @@ class Tracker:
             for start in range(0, len(rows), BATCH):
                 self.client.log_batch(self.parent, metrics=rows[start : start + BATCH])
             shown = f"get-artifact?path={PICTURE}&run_uuid={self.parent}" if picture else None
-            self.client.set_tag(self.parent, "mlflow.note.content", note(front, shown))
+            self.client.set_tag(self.parent, "mlflow.note.content", note(front, shown, self._pages()))
             self.client.set_terminated(self.parent, status=status)
+
+    def _pages(self) -> dict[str, str]:
+        """MLflow's own pages that show this front; its pages for models of other kinds hide what these need."""
+        start, face = f"#/experiments/{self.experiment}", "workflowType=machine_learning"
+        mine = quote(f"tags.`pareto.front` = 'true' and tags.study_id = '{self.identity}'", safe="")
+        order = quote("metrics.`latency_ms`", safe="")
+        by = f"searchFilter={mine}&orderByKey={order}&orderByAsc=true"
+        return {
+            "the front by latency": f"{start}/runs?{face}&{by}",
+            "drawn over each other": f"{start}/runs?{face}&{by}&compareRunsMode=CHART",
+            "its models": f"{start}/models?{face}",
+        }
 
     def decide(self, candidate: str, decision: str) -> int:
         """Show on every run and model of a candidate what a person decided; ``""`` takes it back. How many runs there are.

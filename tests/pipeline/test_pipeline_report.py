@@ -22,7 +22,7 @@ from pipeline.candidate.describe import plan_parameters
 from pipeline.candidate.details import LayerDetail, read_details
 from pipeline.report.data import ReportData, hypervolume_history, payload
 from pipeline.report.page import render
-from pipeline.study.pareto import dominates
+from pipeline.study.pareto import dominates, hypervolume
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
 from pipeline.training.rung import Rung
 
@@ -116,6 +116,22 @@ def result_of(page: str, folder: Path, expression: str, fragment: str = "") -> A
     found = re.search(r'<pre id="result">(.*?)</pre>', dom, re.S)
     assert found, dom[-2000:]
     return json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+
+def test_hypervolumes_are_those_of_all_points_so_far() -> None:
+    """Against the definition: the volume of everything that ended until then, dominated, equal and unfinished ones too."""
+    random = np.random.default_rng(11)
+    figures = random.integers(1, 12, (60, 3)).astype(float)  # many of them equal
+    records = [trial(n, e / 20, latency, int(100 * size)) for n, (e, latency, size) in enumerate(figures)]
+    records[7] = dataclasses.replace(records[7], figures=Figures(None))
+    records[8] = dataclasses.replace(records[8], figures=Figures(0.1, math.inf, size_bytes=100))
+    references = [Reference("fp32", Figures(0.04, 12.0, size_bytes=1200))]
+    for (_, volume), count in zip(hypervolume_history(records, references, OBJECTIVES), range(1, 61)):
+        seen = [r.figures.objectives(OBJECTIVES) for r in records[:count]]
+        points = [
+            [a / b for a, b in zip(p, (1.0, 12.0, 1200.0))] for p in seen if p and all(map(math.isfinite, p))
+        ]
+        assert volume == pytest.approx(hypervolume(points, [1.0] * 3))
 
 
 @browser

@@ -88,7 +88,7 @@ def test_a_trial_is_one_run_with_everything_in_it(store: Path) -> None:
         and metrics["size_bytes"] == 1003
     )
     assert metrics["zeros_mean"] == 0.25 and metrics["mean_bits"] == 6 and metrics["seconds"] == 13
-    assert (params["bits.layer1.0.conv1"], params["bits_mean"], params["sampler"]) == ("4", "6", "tpe")
+    assert (params["layer.layer1.0.conv1.bits"], params["bits_mean"], params["sampler"]) == ("4", "6", "tpe")
     assert (tags["status"], tags["reason"], tags["pareto.front"]) == ("stopped", HOSTILE, "true")
     assert tags["mlflow.parentRunId"] == tracker.parent and run.info.end_time == 1_013_000
     assert (metrics["divergence"], metrics["divergence_standard_error"]) == (0.25, 0.02)
