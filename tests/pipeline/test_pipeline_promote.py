@@ -295,6 +295,10 @@ def test_a_dry_run_by_path_changes_nothing_and_two_promotions_give_the_same_byte
     assert status == 1 and failed(told) == {"decision"}
     last = json.loads((again / "promotions.jsonl").read_text().splitlines()[-1])
     assert (last["event"], last["candidate"]) == ("refused", good)
+    status, told = by_path(
+        "--dry-run", "--max-latency-ms", "0.0001"
+    )  # all that is wrong, not what is found first
+    assert status == 1 and failed(told) == {"decision", "latency"}
 
 
 @needs_tools

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,11 +20,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deploy_arm.blob.write import write_blob
+from deploy_arm.fuzz.networks import random_network
+from deploy_arm.ir.reference import run
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline.report.data import ReportData
 from pipeline.report.page import render
 from pipeline.review.champions import Champions
+from pipeline.review.store import TrackingError
 from pipeline.review.tracking import Tracker
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.training.rung import Rung
@@ -31,12 +36,12 @@ from tests.system.browser import CHROMIUM, Browser
 
 HOSTILE = "<script>alert('x')</script>"
 READY_SECONDS = 300
+PASSWORD = "a-long-secret-1234"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an MLflow server with a store of its own."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
+@contextmanager
+def serving(folder: Path, *flags: str, **variables: str) -> Iterator[str]:
+    """Address of an MLflow server with a store of its own in ``folder``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -51,6 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(port),
         "--workers",
         "1",
+        *flags,
     ]
     stores = [
         "--backend-store-uri",
@@ -61,7 +67,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }  # no helpers that nobody asks for anything
+        **variables,
+    }  # no helpers nobody asks for
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(
         [*serve, *stores], stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
@@ -70,14 +77,75 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         end = time.monotonic() + READY_SECONDS
         while not answers(address):
-            assert process.poll() is None and time.monotonic() < end, (folder / "server.log").read_text()[
-                -2000:
-            ]
+            told = (folder / "server.log").read_text()[-2000:]
+            assert process.poll() is None and time.monotonic() < end, told
             time.sleep(0.2)
         yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that lets everybody in."""
+    with serving(tmp_path_factory.mktemp("mlflow-server")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that asks for a user and a password."""
+    pytest.importorskip("flask_wtf", reason="pip install 'mlflow[auth]' for a server with passwords")
+    folder = tmp_path_factory.mktemp("mlflow-guarded")
+    said = [
+        "[mlflow]",
+        "default_permission = MANAGE",
+        f"database_uri = sqlite:///{folder / 'auth.db'}",
+        "admin_username = admin",
+    ]
+    said += [
+        f"admin_password = {PASSWORD}",
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
+    ]
+    (folder / "auth.ini").write_text("\n".join(said))
+    own = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
+    }
+    with serving(folder, "--app-name", "basic-auth", **own) as address:
+        yield address
+
+
+def test_a_server_with_passwords_holds_a_study_and_serves_its_champion(
+    guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address with user and password as a person types it; MLflow's own loader predicts with the champion."""
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # put back afterwards, whatever is said here
+        monkeypatch.delenv(name)
+    with pytest.raises((UserError, TrackingError), match=r"40[13]|authori[sz]ed|authenticated"):
+        Tracker(guarded, tmp_path, "refused").sync(trials()[:1])
+    tracker = Tracker(guarded.replace("://", f"://admin:{PASSWORD}@"), tmp_path, "guarded")
+    assert PASSWORD not in tracker.uri
+    tracker.start({"model": "resnet8"}, {"spec": "digits"})
+    records = trials()[:2]
+    assert tracker.sync(records, [records[0].hash]) == 2
+    graph, images = random_network(3, 2)
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "weights.blob").write_bytes(write_blob(graph))
+    champions = Champions(tracker, "guarded")
+    champions.promote(records[0].hash, "d", bundle, {"gate": "passed"}, "card")
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(guarded)
+    try:
+        network = mlflow.pyfunc.load_model("models:/guarded@champion")
+    finally:
+        mlflow.set_tracking_uri(before)
+    np.testing.assert_array_equal(network.predict(images), run(graph, images))
 
 
 def answers(address: str) -> bool:
