@@ -102,7 +102,7 @@ class CotuneTrial(tune.Trainable):
         if self._stage == 0:
             place = settle(self._needs)
             plan = Plan.from_json(self._text)  # which may name a dimension of a person's own modules
-            self._own = place.own
+            self._own, self._folder = place.own, place.settings.folder
             self._watch = Watch(trial_folder(place.settings.folder, plan))
             known = earlier_record(place.storage, plan, self._number)
             if known is not None:
@@ -175,7 +175,8 @@ class CotuneTrial(tune.Trainable):
             ),
             run_config=train.RunConfig(
                 name=f"train-{plan.hash}",
-                storage_path=str((settings.folder / "tune").absolute()),
+                # Ray's own marks: of this node, since the checkpoints go where all workers find them.
+                storage_path=str(self._folder / "tune"),
                 failure_config=train.FailureConfig(max_failures=1),
             ),
         )

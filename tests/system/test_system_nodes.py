@@ -3,177 +3,50 @@ the person's own module, have no compiler's cache, and one of them is killed in 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
+import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
 from pipeline.candidate.folder import load_candidate
 from pipeline.study.study import read_records
 from tests.s3 import s3_server
+from tests.system.nodes import Nodes, documented, hiding
 
-REPOSITORY = Path(__file__).parents[2]
-TOKEN = "c" * 64
 NETWORK = """
 from torch import nn
 
-def network(classes):
+def network(classes, width=8):
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(width, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(16, classes),
     )
 
-network.normalization = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+def wider(classes):
+    return network(classes, 16)
+
+network.normalization = wider.normalization = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 """
 
 
-HIDE = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
-STORE = "--object-store-memory=100000000"  # bytes; else each node takes a third of the machine's memory
-
-
-def hiding() -> list[str] | None:
-    """A command after which the folder that it is given is empty for the command that follows, and for nobody else; None where
-    no kind of mount namespace lets one do so."""
-    with tempfile.TemporaryDirectory() as name:
-        file = Path(name, "file")
-        file.touch()
-        for command in (["unshare", "-m"], ["unshare", "-r", "-m"]):
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                probe = [*command, "sh", "-c", HIDE, name, "ls", "-A", name]
-                done = subprocess.run(probe, capture_output=True, timeout=20)
-                if done.returncode == 0 and not done.stdout.strip() and file.is_file():
-                    return [*command, "sh", "-c", HIDE]
-    return None
-
-
-HIDING = hiding()
 pytestmark = pytest.mark.skipif(
-    HIDING is None, reason="no mounts of one's own here, so no node from which a folder is hidden"
+    hiding() is None, reason="no mounts of one's own here, so no node from which a folder is hidden"
 )
 
 
-class Cluster:
-    """A head that trains nothing, and nodes on whose file system ``hidden`` is an empty folder."""
-
-    def __init__(self, hidden: Path, elsewhere: Path) -> None:
-        self.hidden, self.elsewhere = hidden, elsewhere
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.environment = {
-            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(REPOSITORY),
-            "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "TMPDIR": str(elsewhere), "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
-        }  # fmt: skip
-        self.environment.pop("RAY_ADDRESS", None)
-        self.nodes: list[subprocess.Popen[bytes]] = []
-        self.refused: str | None = None  # what the first node said that did not come
-        head = [
-            "--head",
-            "--node-ip-address=127.0.0.1",
-            f"--port={self.port}",
-            "--include-dashboard=false",
-            "--num-cpus=0",
-        ]
-        self._start([*self._ray(*head)], self.environment)
-        if said := self._ended_before(1):
-            raise AssertionError(f"the head did not start:\n{said}")
-
-    def join(self) -> None:
-        """One more node, of one CPU; the test is skipped where it does not come up with mounts of its own."""
-        assert HIDING is not None
-        own = {"XDG_CACHE_HOME": str(self.elsewhere / f"cache{len(self.nodes)}")}
-        if self.refused is None:
-            command = [
-                *HIDING,
-                str(self.hidden),
-                *self._ray(f"--address=127.0.0.1:{self.port}", "--num-cpus=1"),
-            ]
-            self._start(command, {**self.environment, **own})
-            self.refused = self._ended_before(len(self.nodes))
-        if self.refused is not None:
-            pytest.skip(f"no node with mounts of its own comes up here: {self.refused}")
-
-    def kill(self, node: int) -> None:
-        """Everything of a node at once, as when its power fails."""
-        process = psutil.Process(self.nodes[node].pid)
-        for one in [*process.children(recursive=True), process]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-
-    def run(self, code: str) -> str:
-        environment = {**self.environment, "RAY_ADDRESS": f"127.0.0.1:{self.port}"}
-        return subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-        ).stdout
-
-    def search(self, *flags: str, cwd: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipeline.search", "--address", f"127.0.0.1:{self.port}", *flags]
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def end(self) -> None:
-        for node in reversed(range(len(self.nodes))):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self.kill(node)
-            self.nodes[node].wait()
-
-    def _ray(self, *flags: str) -> list[str]:
-        return [
-            sys.executable,
-            "-c",
-            "from ray.scripts.scripts import main; main()",
-            "start",
-            *flags,
-            STORE,
-            "--block",
-        ]
-
-    def _start(self, command: list[str], environment: dict[str, str]) -> None:
-        with self._said(len(self.nodes)).open("wb") as said:
-            process = subprocess.Popen(
-                command, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        self.nodes.append(process)
-
-    def _said(self, node: int) -> Path:
-        return self.elsewhere / f"node{node}.txt"
-
-    def _ended_before(self, count: int) -> str | None:
-        """Wait until the cluster has ``count`` nodes; if it does not come to that, what the last one said."""
-        alive = (
-            "import ray; ray.init('auto', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
-        )
-        for _ in range(20):
-            if self.run(alive).strip() == str(count):
-                return None
-            if self.nodes[-1].poll() is not None:
-                break
-            time.sleep(1)
-        return self._said(len(self.nodes) - 1).read_text(errors="replace")[-2000:] or "nothing"
-
-
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     hidden = tmp_path_factory.mktemp("the driver's own")
     elsewhere = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # short: sockets lie there
     (hidden / "mine.py").write_text(NETWORK)
@@ -183,19 +56,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     arrays = {"x_train": pixels[:240], "x_val": pixels[240:], "y_train": labels[:240], "y_val": labels[240:]}
     arrays = {name: array.astype(np.uint8 if name[0] == "x" else np.int64) for name, array in arrays.items()}
     np.savez(hidden / "images.npz", **arrays)
-    torch.manual_seed(0)
-    space: dict[str, object] = {}
-    exec(NETWORK, space)
-    network = space["network"](4)  # type: ignore[operator]
     x = torch.from_numpy(arrays["x_train"]).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
     y = torch.from_numpy(arrays["y_train"])
-    optimizer = torch.optim.Adam(network.parameters(), 0.02)
-    for _ in range(60):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(x), y).backward()
-        optimizer.step()
-    torch.save(network.state_dict(), hidden / "weights.pt")
-    started = Cluster(hidden, elsewhere)
+    space: dict[str, Any] = {}
+    exec(NETWORK, space)
+    for name in ("network", "wider"):
+        torch.manual_seed(0)
+        network = space[name](4)
+        optimizer = torch.optim.Adam(network.parameters(), 0.02)
+        for _ in range(60):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        torch.save(network.state_dict(), hidden / f"{name}.pt")
+    started = Nodes(hidden, elsewhere)
     try:
         yield started
     finally:
@@ -204,50 +78,140 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 FLAGS = (
-    "--model", "mine:network", "--data", "npz:images.npz", "--weights", "weights.pt", "--budget", "3",
+    "--model", "mine:network", "--data", "npz:images.npz", "--weights", "network.pt", "--budget", "3",
     "--epochs-per-trial", "0.5", "--batch-size", "32", "--bits", "4,8", "--name", "study",
 )  # fmt: skip
 
 
-def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Cluster) -> None:
-    cluster.join()
-    cluster.join()
-    search = cluster.search(*FLAGS, "--out", "runs", cwd=cluster.hidden)
-    study = cluster.hidden / "runs" / "study"
+def until_a_rung(cluster: Nodes, *studies: str, running: subprocess.Popen[str]) -> None:
+    """Wait until a trial of one of the studies has kept its first."""
     deadline = time.monotonic() + 240
-    while (
-        not list(study.glob("trials/*/checkpoint-*"))
-        and search.poll() is None
-        and time.monotonic() < deadline
-    ):
+    while running.poll() is None and time.monotonic() < deadline:
+        if any(list(cluster.hidden.glob(f"runs/{study}/trials/*/checkpoint-*")) for study in studies):
+            return
         time.sleep(0.02)
-    cluster.kill(1)
-    said, _ = search.communicate(timeout=400)
-    assert search.returncode == 0 and "Traceback" not in said, said
+    assert running.poll() is None, running.communicate()[0]
+
+
+def whole(study: Path) -> list[str]:
+    """The hashes of the trials that count, all of them there with their files, once."""
     records = read_records(study)
-    # One may be stopped as the worse one: by chance of who comes first.
-    ended = [record.hash for record in records if record.status in ("finished", "stopped")]
-    assert len(ended) == len(set(ended)) == 3 and {record.status for record in records} <= {
-        "finished",
-        "stopped",
-        "dominated",
-    }, said
-    front = json.loads((study / "front.json").read_text())
+    assert {record.status for record in records} <= {"finished", "stopped", "dominated"}, records
     for record in (record for record in records if record.status == "finished"):
         candidate = load_candidate(study / "candidates" / record.hash)
         assert candidate.blob.stat().st_size == record.figures.size_bytes
-    assert front["points"]
+    assert json.loads((study / "front.json").read_text())["points"]
     assert not list(study.glob("candidates/*.tar")) and not list(study.glob("trials/*"))
-    for node in (1, 2):  # nobody compiled or trained the fp32 network there
-        assert not list((cluster.elsewhere / f"cache{node}").rglob("a76-*"))
+    # One may be stopped as the worse one: by chance of who comes first.
+    ended = [record.hash for record in records if record.status in ("finished", "stopped")]
+    assert len(ended) == len(set(ended))
+    return ended
+
+
+def untouched(cluster: Nodes) -> None:
+    """What the living nodes see where the driver's folder is: nothing was written there."""
+    for node in cluster.living():
+        assert not list(Path(f"/proc/{cluster.nodes[node].pid}/root{cluster.hidden}").iterdir())
+
+
+def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Nodes) -> None:
+    nodes = cluster.need(2)
+    search = cluster.search(*FLAGS, "--out", "runs", cwd=cluster.hidden)
+    until_a_rung(cluster, "study", running=search)
+    cluster.kill(nodes[0])
+    said, _ = search.communicate(timeout=400)
+    assert search.returncode == 0 and "Traceback" not in said, said
+    assert len(whole(cluster.hidden / "runs" / "study")) == 3, said
+    untouched(cluster)
+    for node in nodes:  # nobody compiled or trained the fp32 network there
+        assert not list(cluster.cache(node).rglob("a76-*"))
 
 
 @pytest.mark.slow
-def test_what_s3_keeps_makes_the_study_again(cluster: Cluster, tmp_path: Path) -> None:
+def test_two_nodes_that_share_nothing_train_one_trial_together(cluster: Nodes) -> None:
+    """Each has one processor, so a trial of two workers is on both."""
+    assert len(cluster.need(2)) == 2
+    flags = [*FLAGS, "--workers-per-trial", "2", "--rungs", "2", "--budget", "2"]
+    flags[flags.index("study")] = "together"
+    search = cluster.search(*flags, "--out", "runs", cwd=cluster.hidden)
+    said, _ = search.communicate(timeout=500)
+    assert search.returncode == 0 and "Traceback" not in said, said
+    assert len(whole(cluster.hidden / "runs" / "together")) == 2, said
+    assert all(record.curve for record in read_records(cluster.hidden / "runs" / "together"))
+    untouched(cluster)
+
+
+@pytest.mark.slow
+def test_a_submitted_job_searches_as_the_documented_line_says(cluster: Nodes) -> None:
+    pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed")
+    cluster.need(1)
+    line = documented("job", "submit").replace("http://127.0.0.1:8265", cluster.jobs)
+    line = line.replace("STUDY", "submitted").replace("/shared/runs", f"'{cluster.hidden}/runs'")
+    line = line.removesuffix("--model resnet20")
+    where = str(cluster.hidden)
+    flags = [
+        "--modules",
+        where,
+        "--model",
+        "mine:network",
+        "--data",
+        f"npz:{where}/images.npz",
+        "--weights",
+        f"{where}/network.pt",
+    ]
+    flags += ["--budget", "1", "--epochs-per-trial", "0.5", "--batch-size", "32", "--bits", "4,8"]
+    done = cluster.shell(f"{line} {shlex.join(flags)}")
+    assert done.returncode == 0 and "succeeded" in done.stdout, done.stdout + done.stderr
+    assert len(whole(cluster.hidden / "runs" / "submitted")) == 1
+    untouched(cluster)
+
+
+SWEEP = """
+name: two
+defaults: {data: "npz:images.npz", budget: 2, epochs-per-trial: 0.5, batch-size: 32, bits: "4,8"}
+searches:
+- {model: "mine:network", weights: network.pt}
+- {model: "mine:wider", weights: wider.pt}
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_of_jobs_loses_a_node_and_is_killed_and_goes_on(cluster: Nodes, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed")
+    nodes = cluster.need(2)
+    (cluster.hidden / "two.yaml").write_text(SWEEP)
+    words = ("pipeline.sweep", "two.yaml", "--jobs", cluster.jobs, "--allow-modelled")
+    sweep = cluster.command(*words, cwd=cluster.hidden)
+    until_a_rung(cluster, "two-network", "two-wider", running=sweep)
+    cluster.kill(nodes[0])
+    sweep.kill()
+    said, _ = sweep.communicate()
+    assert "started; job two-" in said and "Traceback" not in said, said
+
+    sweep = cluster.command(*words, cwd=cluster.hidden)
+    said, _ = sweep.communicate(timeout=900)
+    assert sweep.returncode in (0, 1) and "Traceback" not in said, said  # 1: a gate may say no
+    folder = cluster.hidden / "runs" / "sweeps" / "two"
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["word"] for row in results["rows"]] == ["complete", "complete"], said
+    for row in results["rows"]:
+        assert len(whole(cluster.hidden / "runs" / row["study"])) == 2
+        assert row["study"] in (folder / "sweep.html").read_text()
+    assert {one["status"] for one in results["gates"].values()} <= {0, 1} and len(results["gates"]) == 2
+    untouched(cluster)
+
+    # Once more: nothing is to be done, and nothing has changed.
+    said, _ = cluster.command(*words, cwd=cluster.hidden).communicate(timeout=300)
+    assert "2 of 2 searches complete already" in said and "Nothing has changed since the last run." in said, (
+        said
+    )
+
+
+@pytest.mark.slow
+def test_what_s3_keeps_makes_the_study_again(cluster: Nodes, tmp_path: Path) -> None:
     """The same with a storage that all nodes reach; then the driver's disk is lost, and the study goes on from the copy."""
     with s3_server() as url:
-        while len(cluster.nodes) < 3:
-            cluster.join()
+        cluster.need(2)
         search = cluster.search(*FLAGS, "--out", "lost", "--storage", url, cwd=cluster.hidden)
         said, _ = search.communicate(timeout=400)
         assert search.returncode == 0 and "Traceback" not in said and "warning" not in said, said
