@@ -158,6 +158,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.report import publish
     from pipeline.review.store import address, check_store, how_to_look
     from pipeline.shelf.backup import Backup
+    from pipeline.study.lease import leased
     from pipeline.study.storage import check_storage
     from pipeline.study.study import FILE as DATABASE
     from pipeline.study.study import Study
@@ -204,16 +205,19 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         error=fp32_error, images=len(workspace.data.search), limits=limits_of(settings, fp32_error),
         errors=like.errors, plans=like.plans,
     )  # fmt: skip
-    with Study(
-        settings.folder,
-        space,
-        objectives=settings.objectives,
-        identity=identity(settings, workspace, program),
-        sampler=settings.sampler,
-        seed=settings.seed,
-        warm_starts=first_plans(space, prior, settings.sampler),
-        prior=prior,
-    ) as study:
+    with (
+        nullcontext() if kept is None else leased(kept, progress.status) as lease,
+        Study(
+            settings.folder,
+            space,
+            objectives=settings.objectives,
+            identity=identity(settings, workspace, program),
+            sampler=settings.sampler,
+            seed=settings.seed,
+            warm_starts=first_plans(space, prior, settings.sampler),
+            prior=prior,
+        ) as study,
+    ):
         if sensitivity is not None:
             write_atomically(settings.folder / FILE, sensitivity.to_json())
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
@@ -238,6 +242,8 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         with in_background(settings, weights, workspace.data.name, progress) as mlflow:
 
             def after_trial() -> None:
+                if lease is not None:
+                    lease.check()
                 publish.check_folders(
                     settings.folder, study.front()
                 )  # files that do not arrive end the search at once

@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipeline import search
 from pipeline.candidate.folder import FILES, FORMAT, fetch_candidate, send_candidate
 from pipeline.shelf.backup import Backup, rebuild
 from pipeline.study import paths
+from pipeline.study.lease import LeaseLimits, holder_of, leased
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.storage import (
     DamagedFile,
@@ -81,6 +83,17 @@ def test_who_sees_another_place_is_told_apart(storage: Kept, tmp_path: Path) -> 
     check_storage(storage, "the word")
     assert reaches(storage, "the word") and not reaches(storage, "another")
     assert not reaches(LocalStorage(tmp_path / "nothing"), "the word")
+
+
+def test_one_driver_runs_a_study_wherever_it_is_kept(storage: Kept) -> None:
+    with leased(storage, pytest.fail, LeaseLimits(beat=0.05, settle=0.0)):
+        end = time.monotonic() + 60
+        while ((found := holder_of(storage)) is None or found.beats == 0) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert found is not None and found.beats > 0
+        with pytest.raises(UserError, match="is being run by process"), leased(storage):
+            pytest.fail("two drivers")
+    assert holder_of(storage) is None
 
 
 def test_one_bit_or_a_missing_end_is_noticed(tmp_path: Path) -> None:
