@@ -143,9 +143,10 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     progress.status("loading")
     import yaml
 
+    from deploy_arm.devices.kinds import calibrations
     from deploy_arm.runtime.program import build_program
     from foundation.files import write_atomically
-    from pipeline.candidate.cost_fit import FittedCost
+    from pipeline.candidate.cost_fit import FittedCost, PriorFactor
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
     from pipeline.candidate.learned import write_learned
@@ -199,7 +200,9 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     estimate = PlanCost(workspace, sensitivity.harms if sensitivity else None)
     if sensitivity is not None:
         price(estimate, sensitivity, space, progress)
-    cost = FittedCost(estimate, like.costs)
+    known = calibrations(settings.target, settings.devices)
+    believed = PriorFactor.of([(one.factor, one.low, one.high) for one in known])
+    cost = FittedCost(estimate, like.costs, believed)
     prior = Prior(
         tuple(layers), cost, sensitivity,
         error=fp32_error, images=len(workspace.data.search), limits=limits_of(settings, fp32_error),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deploy_arm.boards.added import read_added
+from deploy_arm.boards.added import Calibration, read_added
 from deploy_arm.target.toolchain import is_arm
+from foundation.errors import UserError
 from foundation.registry import Registry
 
 if TYPE_CHECKING:
@@ -46,3 +47,15 @@ def open_device(target: str = "a76", kind: str | None = None, name: str | None =
     device = found(target) if name is None else found.named(target, name)
     device.ready()
     return device
+
+
+def calibrations(target: str = "a76", kind: str | None = None) -> list[Calibration]:
+    """What calibration found of the devices of a kind (None: what is at hand) that would be used here; none is asked for it."""
+    found, known = DEVICES[kind or kind_here(target)], read_added().calibrations
+    if not known:
+        return []
+    try:
+        names = [found.named(target, name).name for name in found.names(target)]
+    except UserError:  # there is none, which is told where one is needed
+        return []
+    return [known[name] for name in names if name in known and known[name].core == target]

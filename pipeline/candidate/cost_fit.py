@@ -19,6 +19,25 @@ NOISE = 0.02  # deviation, relative to the cost, of a program from the line
 TRUST = 4.0  # profiles that this assumption of the noise weighs as much as
 
 
+class PriorFactor(NamedTuple):
+    """By how much real costs are believed to differ from estimates before anything was profiled, and the deviation of that."""
+
+    mean: float = 1.0
+    deviation: float = FACTOR
+
+    @classmethod
+    def of(cls, ratios: Sequence[tuple[float, float, float]]) -> PriorFactor:
+        """From (mean, least, largest) of each device that was calibrated; of none: estimates as they are."""
+        if not ratios:
+            return UNCALIBRATED
+        means, lows, highs = zip(*ratios)
+        mean = float(np.exp(np.mean(np.log(means))))
+        return cls(mean, max(FACTOR * mean, (max(highs) - min(lows)) / 4))
+
+
+UNCALIBRATED = PriorFactor()
+
+
 class Foreseen(NamedTuple):
     """A cost, with an interval that holds about 19 of 20."""
 
@@ -43,18 +62,25 @@ class CostFit:
     noise: float
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[float, float]], like: tuple[float, float] | None = None) -> CostFit:
-        """From (estimate, real) pairs, all positive; from none it takes estimates as they are, with a wide interval.
+    def of(
+        cls,
+        pairs: Sequence[tuple[float, float]],
+        like: tuple[float, float] | None = None,
+        believed: PriorFactor = UNCALIBRATED,
+    ) -> CostFit:
+        """From (estimate, real) pairs, all positive; from none it takes estimates times what is believed, with a wide interval.
 
         Args:
-            like: what share of the cost is no layer's, and the factor, of a network like this one.
+            like: what share of the cost is no layer's, and the factor, of a network like this one; where it is known, calibration
+                says nothing more.
+            believed: of the device, by calibration.
         """
         unit = float(np.median([real for _, real in pairs])) if pairs else 1.0
         estimates, reals = np.array(pairs, dtype=np.float64).reshape(-1, 2).T / unit
         sizes = np.maximum(reals, 1e-12)
         rows = np.stack([np.ones_like(estimates), estimates], 1) / sizes[:, None]
-        prior = np.diag([REST**-2, FACTOR**-2] if like is None else [LIKE**-2] * 2)
-        start = np.array([0.0, 1.0] if like is None else like)
+        prior = np.diag([REST**-2, believed.deviation**-2] if like is None else [LIKE**-2] * 2)
+        start = np.array([0.0, believed.mean] if like is None else like)
         noise = NOISE
         for _ in range(3):  # the noise and the line depend on each other
             precision = prior + rows.T @ rows / noise**2
@@ -86,14 +112,17 @@ class FittedCost:
     Args:
         estimate: of a plan, ``latency`` in milliseconds and ``size`` in bytes (``pipeline.candidate.plan_cost.PlanCost``).
         like: of each of them ``CostFit.shares`` of a network like this one.
+        latency: what calibration found of the devices.
     """
 
     def __init__(
         self,
         estimate: Callable[[Plan], Mapping[str, float]],
         like: Mapping[str, tuple[float, float]] | None = None,
+        latency: PriorFactor = UNCALIBRATED,
     ) -> None:
         self._estimate, self._like = estimate, like or {}
+        self._believed = {"latency": latency}
         self._profiles: Profiles = tuple
         self._seen: int | None = None
         self._fits: dict[str, CostFit] = {}
@@ -128,4 +157,7 @@ class FittedCost:
                 found = real[name]
                 if found:
                     pairs[name].append((value, float(found)))
-        return {name: CostFit.of(known, self._like.get(name)) for name, known in pairs.items()}
+        return {
+            name: CostFit.of(known, self._like.get(name), self._believed.get(name, UNCALIBRATED))
+            for name, known in pairs.items()
+        }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foundation.plan import LayerPlan, Plan
-from pipeline.candidate.cost_fit import CostFit, FittedCost
+from pipeline.candidate.cost_fit import CostFit, FittedCost, PriorFactor
 from pipeline.study.limits import within_costs
 from pipeline.study.records import Figures, TrialRecord
 
@@ -35,6 +35,27 @@ def test_the_first_profile_says_most() -> None:
         assert once.foresee(estimate).point == pytest.approx(real, rel=0.04)
     narrow, wide = (fit.foresee(0.6) for fit in (CostFit.of([(0.57, 0.9), (0.7, 1.04)]), once))
     assert narrow.high - narrow.low < wide.high - wide.low
+
+
+def test_a_calibrated_device_is_foreseen_by_its_factor_and_profiles_win_in_the_end() -> None:
+    """Two devices that take about twice as long as is modelled: unlike a network's rest, that holds for every part of it."""
+    believed = PriorFactor.of([(2.0, 1.9, 2.1), (2.42, 2.2, 2.6)])
+    assert believed.mean == pytest.approx(2.2) and believed.deviation == pytest.approx(0.22)
+    doubted = PriorFactor.of([(2.0, 1.0, 3.0)])  # not trusted more than its programs agree
+    assert doubted.deviation == pytest.approx(0.5)
+    assert PriorFactor.of([]) == PriorFactor()
+    plan = Plan.uniform(("a",), LayerPlan(8))
+    cost = FittedCost(lambda _: {"latency": 0.5, "size": 100.0}, latency=believed)
+    assert dict(cost(plan)) == pytest.approx({"latency": 1.1, "size": 100.0})
+    # One profile of a network whose time is all in its layers: half of the layers takes half of the time.
+    once, blind = CostFit.of([(1.0, 2.2)], believed=believed), CostFit.of([(1.0, 2.2)])
+    assert once.foresee(0.5).point == pytest.approx(1.1, rel=0.05)
+    assert abs(blind.foresee(0.5).point - 1.1) > 0.2
+    rng = np.random.default_rng(0)
+    estimates = rng.uniform(0.3, 1.0, 40)
+    assert CostFit.of([*zip(estimates, 1.2 * estimates)], believed=believed).factor == pytest.approx(
+        1.2, rel=0.02
+    )
 
 
 def test_costs_follow_profiles_as_they_come() -> None:
