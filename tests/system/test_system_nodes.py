@@ -40,6 +40,7 @@ network.normalization = wider.normalization = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.2
 """
 
 
+PATIENCE = 1500.0  # seconds for what takes a minute on an idle machine
 pytestmark = pytest.mark.skipif(
     hiding() is None, reason="no mounts of one's own here, so no node from which a folder is hidden"
 )
@@ -85,12 +86,13 @@ FLAGS = (
 
 def until_a_rung(cluster: Nodes, *studies: str, running: subprocess.Popen[str]) -> None:
     """Wait until a trial of one of the studies has kept its first."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while running.poll() is None and time.monotonic() < deadline:
         if any(list(cluster.hidden.glob(f"runs/{study}/trials/*/checkpoint-*")) for study in studies):
             return
         time.sleep(0.02)
-    assert running.poll() is None, running.communicate()[0]
+    running.kill()
+    raise AssertionError(f"no rung: {running.communicate()[0]}")
 
 
 def whole(study: Path) -> list[str]:
@@ -119,7 +121,7 @@ def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Nodes) -> 
     search = cluster.search(*FLAGS, "--out", "runs", cwd=cluster.hidden)
     until_a_rung(cluster, "study", running=search)
     cluster.kill(nodes[0])
-    said, _ = search.communicate(timeout=400)
+    said, _ = search.communicate(timeout=PATIENCE)
     assert search.returncode == 0 and "Traceback" not in said, said
     assert len(whole(cluster.hidden / "runs" / "study")) == 3, said
     untouched(cluster)
@@ -134,7 +136,7 @@ def test_two_nodes_that_share_nothing_train_one_trial_together(cluster: Nodes) -
     flags = [*FLAGS, "--workers-per-trial", "2", "--rungs", "2", "--budget", "2"]
     flags[flags.index("study")] = "together"
     search = cluster.search(*flags, "--out", "runs", cwd=cluster.hidden)
-    said, _ = search.communicate(timeout=500)
+    said, _ = search.communicate(timeout=PATIENCE)
     assert search.returncode == 0 and "Traceback" not in said, said
     assert len(whole(cluster.hidden / "runs" / "together")) == 2, said
     assert all(record.curve for record in read_records(cluster.hidden / "runs" / "together"))
@@ -189,7 +191,7 @@ def test_a_sweep_of_jobs_loses_a_node_and_is_killed_and_goes_on(cluster: Nodes, 
     assert "started; job two-" in said and "Traceback" not in said, said
 
     sweep = cluster.command(*words, cwd=cluster.hidden)
-    said, _ = sweep.communicate(timeout=900)
+    said, _ = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode in (0, 1) and "Traceback" not in said, said  # 1: a gate may say no
     folder = cluster.hidden / "runs" / "sweeps" / "two"
     results = json.loads((folder / "results.json").read_text())
@@ -201,7 +203,7 @@ def test_a_sweep_of_jobs_loses_a_node_and_is_killed_and_goes_on(cluster: Nodes, 
     untouched(cluster)
 
     # Once more: nothing is to be done, and nothing has changed.
-    said, _ = cluster.command(*words, cwd=cluster.hidden).communicate(timeout=300)
+    said, _ = cluster.command(*words, cwd=cluster.hidden).communicate(timeout=PATIENCE)
     assert "2 of 2 searches complete already" in said and "Nothing has changed since the last run." in said, (
         said
     )
@@ -213,7 +215,7 @@ def test_what_s3_keeps_makes_the_study_again(cluster: Nodes, tmp_path: Path) -> 
     with s3_server() as url:
         cluster.need(2)
         search = cluster.search(*FLAGS, "--out", "lost", "--storage", url, cwd=cluster.hidden)
-        said, _ = search.communicate(timeout=400)
+        said, _ = search.communicate(timeout=PATIENCE)
         assert search.returncode == 0 and "Traceback" not in said and "warning" not in said, said
         before = read_records(cluster.hidden / "lost" / "study")
         shutil.rmtree(cluster.hidden / "lost")
@@ -238,6 +240,6 @@ def test_what_s3_keeps_makes_the_study_again(cluster: Nodes, tmp_path: Path) -> 
         for record in (record for record in before if record.status == "finished"):
             load_candidate(study / "candidates" / record.hash)
         search = cluster.search("--name", "study", "--out", "again", "--budget", "4", cwd=cluster.hidden)
-        said, _ = search.communicate(timeout=400)
+        said, _ = search.communicate(timeout=PATIENCE)
         assert search.returncode == 0 and "Traceback" not in said, said
         assert read_records(study)[: len(before)] == before and len(read_records(study)) > len(before)
