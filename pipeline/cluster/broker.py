@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from foundation.errors import UserError
-from pipeline.cluster.nodes import arm_nodes, host_nodes
+from pipeline.cluster.nodes import arm_nodes, host_nodes, node_name
 from pipeline.cluster.work import DeviceError, NoDevice, Wanted, WorkOutcome, serve
 
 KNOWN = 4096  # profiles that are remembered, by program
@@ -47,9 +47,10 @@ LIMITS = PoolLimits()
 
 @dataclass
 class Slot:
-    """A device's place: its node, and how it is (waiting, free, busy, quarantine, lost, refused)."""
+    """A device's place: its node, that node's name, and how it is (waiting, free, busy, quarantine, lost, refused)."""
 
     node: str
+    host: str
     device: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     name: str = ""
@@ -62,7 +63,7 @@ class Slot:
     def row(self) -> dict[str, str]:
         state = "busy" if self.state == "free" and self.at_work else self.state
         return {
-            "name": self.name or self.device or self.node,
+            "name": self.name or self.device or f"of {self.host}",
             "source": self.source,
             "state": state,
             **({"reason": self.reason} if self.reason else {}),
@@ -219,7 +220,7 @@ class Broker:
         # Only while it works: the next piece of work on the board may be another search's.
         of_the_node = {"resources": {"arm_cpu": 1}} if self._on_nodes else {}
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        return Slot(node, device, {"scheduling_strategy": strategy, **of_the_node})
+        return Slot(node, node_name(node), device, {"scheduling_strategy": strategy, **of_the_node})
 
     async def _serve(self, slot: Slot) -> None:
         """Take from the queue whenever the device is usable, as long as its node lives."""

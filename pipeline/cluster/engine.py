@@ -13,6 +13,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -321,7 +322,8 @@ def start_devices(settings: Settings, study: Study, progress: Listener) -> Devic
             f"this study's latencies are {', '.join(sorted(str(b) for b in before))}, but the devices here give {source} "
             "ones, which cannot stand in one front; resume where the same kind of device is at hand, or choose another name"
         )
-    names = ", ".join(device["name"] for device in devices.devices())
+    found = Counter(device["name"] for device in devices.devices())
+    names = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in found.items())
     kind = f"latencies are {source}"
     if source == "modelled" and settings.devices is None:
         kind = f"no ARM CPU in the cluster: {kind}"

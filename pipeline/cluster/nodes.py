@@ -31,3 +31,11 @@ def host_nodes() -> dict[str, int]:
 def is_arm(node: Mapping[str, Any]) -> bool:
     """Whether a node, as ``ray.nodes()`` tells of it, is an ARM board: it measures, and nothing is trained there."""
     return all(node.get("Labels", {}).get(key) == value for key, value in LABELS.items())
+
+
+def node_name(identity: str) -> str:
+    """How a person calls a node: its host's name."""
+    import ray
+
+    found: Mapping[str, Any] = next((node for node in ray.nodes() if node["NodeID"] == identity), {})
+    return str(found.get("NodeManagerHostname") or found.get("NodeManagerAddress") or identity[:8])

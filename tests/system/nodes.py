@@ -41,13 +41,13 @@ def hiding() -> list[str] | None:
     return None
 
 
-def documented(*words: str) -> str:
-    """The one command of docs/cluster.md in which all the words stand."""
+def documented(*words: str, ending: str = "") -> str:
+    """The one command of docs/cluster.md in which all the words stand, and which ends so."""
     lines = (REPOSITORY / "docs" / "cluster.md").read_text().splitlines()
     [line] = [
         line.strip()
         for line in lines
-        if line.startswith("    ") and all(word in line.split() for word in words)
+        if line.startswith("    ") and line.endswith(ending) and all(word in line.split() for word in words)
     ]
     return line
 
@@ -75,6 +75,7 @@ class Nodes:
             "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
         }  # fmt: skip
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self.boards: list[int] = []
         self.refused: str | None = None  # what the first node said that did not come
         port, board = _free_port(), _free_port()
         self.address, self.jobs = f"127.0.0.1:{port}", f"http://127.0.0.1:{board}"
@@ -89,11 +90,7 @@ class Nodes:
 
     def join(self) -> int:
         """One more node, of one CPU, and its number; the test is skipped where none comes up with mounts of its own."""
-        line = next(
-            line.strip()
-            for line in (REPOSITORY / "docs" / "cluster.md").read_text().splitlines()
-            if line.strip().endswith("ray start --address=HEAD:6379")
-        )
+        line = documented("start", "--address=HEAD:6379", ending="--address=HEAD:6379")
         hide = hiding()
         assert hide is not None
         if self.refused is None:
@@ -107,9 +104,18 @@ class Nodes:
             pytest.skip(f"no node with mounts of its own comes up here: {self.refused}")
         return len(self.nodes) - 1
 
+    def join_board(self) -> int:
+        """A node that says it is an ARM board, and its number."""
+        line = documented("start", "--labels=arch=aarch64").replace("HEAD:6379", self.address)
+        self._start(f"{line} {SMALL}", {}, [])
+        self.boards.append(len(self.nodes) - 1)
+        if said := self._ended_before():
+            raise AssertionError(f"the board did not join:\n{said}")
+        return self.boards[-1]
+
     def living(self) -> list[int]:
         """The nodes that train."""
-        return [number for number, node in enumerate(self.nodes) if number and node.poll() is None]
+        return [n for n, node in enumerate(self.nodes) if n and n not in self.boards and node.poll() is None]
 
     def need(self, count: int) -> list[int]:
         """At least so many nodes that train."""
@@ -180,7 +186,9 @@ class Nodes:
             there = subprocess.run(
                 [sys.executable, "-c", alive], env=environment, capture_output=True, text=True
             )
-            if there.stdout.strip().isdecimal() and int(there.stdout) >= len(self.living()) + 1:
+            if there.stdout.strip().isdecimal() and int(there.stdout) >= sum(
+                node.poll() is None for node in self.nodes
+            ):
                 return None
             if self.nodes[-1].poll() is not None:
                 break

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_folder import command_here
+from own_folder import command, command_here
 
 from deploy_arm.blob.write import write_blob
 from deploy_arm.boards.added import edit_added, read_added
@@ -22,12 +22,14 @@ from deploy_arm.runtime.program import build_program
 from deploy_arm.target.fault import DeviceBusy, DeviceFault
 from deploy_arm.target.toolchain import is_arm
 from foundation.errors import UserError
+from pipeline.candidate.folder import load_candidate
 from pipeline.cluster.broker import PoolLimits
 from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
 from tests.conformance.devices import DeviceConformance
 from tests.local_board import LocalBoard, local_board
 from tests.own_cache import own_cache
+from tests.system.small_task import FLAGS, write_small_task
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +330,28 @@ def test_boards_are_a_pool(board: LocalBoard, program: Path, monkeypatch: pytest
         assert rows["local"]["state"] == "free"
         assert rows["other"]["state"] == "quarantine" and "no ssh server listens" in rows["other"]["reason"]
     assert list(read_added().quarantines) == ["other"]  # for whoever comes next
+
+
+@pytest.mark.slow
+def test_a_whole_search_profiles_on_a_board(
+    board: LocalBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As typed: every figure of the front is the board's, and each program came to it once, by its checksum."""
+    for name in ("RAY_ADDRESS", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    write_small_task(tmp_path)
+    before = board.asked()
+    done = command("search", *FLAGS, "--devices", "ssh", "--out", "runs", cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    source = "measured" if is_arm() else "modelled"
+    assert f"devices: local (latencies are {source})" in done.stderr
+    front = json.loads((tmp_path / "runs" / "study" / "front.json").read_text())
+    assert {point["source"] for point in front["points"]} == {source}
+    for point in front["points"]:
+        candidate = load_candidate(tmp_path / "runs" / "study" / "candidates" / point["hash"])
+        assert candidate.figures.device == "local"
+    assert board.asked() > before
+    assert read_added().quarantines == {}
 
 
 def test_a_board_is_profiled_and_says_under_what_conditions(device: SshDevice, program: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -223,8 +224,37 @@ def test_work_goes_on_where_a_device_fails_and_is_shared_and_ordered(
         pool.run(program, made["blob"], made["images"])
 
 
+LOGGED = """
+import os, time
+from pathlib import Path
+from deploy_arm.devices.emulated import EmulatedDevice
+
+class Logged(EmulatedDevice):
+    of_the_node = True
+
+    def run(self, *arguments, **named):
+        began = time.monotonic()
+        answer = super().run(*arguments, **named)
+        with (Path(__file__).parent / "log").open("a") as file:
+            file.write(f"{began} {time.monotonic()} {os.getpid()}\\n")
+        return answer
+"""
+
+
+def one_after_another(made: dict[str, Any], folder: Path) -> None:
+    """Two searches' pools with one board between them: it is never used by two at a time, and both get their answers."""
+    (folder / "logged.py").write_text(LOGGED)
+    pools = [DevicePool.start("a76", "logged:Logged", folder) for _ in range(2)]
+    program, images = made["program"].read_bytes(), np.repeat(made["images"], 200, axis=0)
+    work: Any = ray.remote(lambda pool: pool.run(program, made["blob"], images)).options(num_cpus=0)
+    for answer in ray.get([work.remote(pool) for _ in range(3) for pool in pools], timeout=240):
+        assert answer.tobytes() == np.repeat(made["expected"], 200, axis=0).tobytes()
+    rows = sorted(tuple(map(float, line.split())) for line in (folder / "log").read_text().splitlines())
+    assert len(rows) == 6 and all(end <= begin for (_, end, _), (begin, _, _) in itertools.pairwise(rows))
+
+
 def test_arm_nodes_share_the_work_and_one_may_die(
-    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nodes of this machine that call themselves ARM; their devices are honest about being emulated."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -249,6 +279,9 @@ def test_arm_nodes_share_the_work_and_one_may_die(
             assert answer.tobytes() == np.repeat(made["expected"], 1000, axis=0).tobytes()
         # Until the cluster has noticed the death, a new actor waits for the dead node.
         assert sorted(row["state"] for row in pool.devices()) in (["free", "lost"], ["free", "waiting"])
+        while len(arm_nodes()) > 1:
+            time.sleep(0.2)
+        one_after_another(made, tmp_path)
     finally:
         ray.shutdown()
         nodes.shutdown()

@@ -4,6 +4,7 @@ the person's own module, have no compiler's cache, and one of them is killed in 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,33 +13,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
+from deploy_arm.target.toolchain import is_arm
 from pipeline.candidate.folder import load_candidate
 from pipeline.study.study import read_records
 from tests.s3 import s3_server
 from tests.system.nodes import Nodes, documented, hiding
-
-NETWORK = """
-from torch import nn
-
-def network(classes, width=8):
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(width, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(16, classes),
-    )
-
-def wider(classes):
-    return network(classes, 16)
-
-network.normalization = wider.normalization = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-"""
-
+from tests.system.small_task import FLAGS, write_small_task
 
 PATIENCE = 1500.0  # seconds for what takes a minute on an idle machine
 pytestmark = pytest.mark.skipif(
@@ -50,38 +33,13 @@ pytestmark = pytest.mark.skipif(
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     hidden = tmp_path_factory.mktemp("the driver's own")
     elsewhere = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # short: sockets lie there
-    (hidden / "mine.py").write_text(NETWORK)
-    chance = np.random.default_rng(0)
-    labels = np.arange(400) % 4
-    pixels = chance.integers(0, 40, (400, 16, 16, 3)) + 60 * labels[:, None, None, None]
-    arrays = {"x_train": pixels[:240], "x_val": pixels[240:], "y_train": labels[:240], "y_val": labels[240:]}
-    arrays = {name: array.astype(np.uint8 if name[0] == "x" else np.int64) for name, array in arrays.items()}
-    np.savez(hidden / "images.npz", **arrays)
-    x = torch.from_numpy(arrays["x_train"]).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
-    y = torch.from_numpy(arrays["y_train"])
-    space: dict[str, Any] = {}
-    exec(NETWORK, space)
-    for name in ("network", "wider"):
-        torch.manual_seed(0)
-        network = space[name](4)
-        optimizer = torch.optim.Adam(network.parameters(), 0.02)
-        for _ in range(60):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(x), y).backward()
-            optimizer.step()
-        torch.save(network.state_dict(), hidden / f"{name}.pt")
+    write_small_task(hidden)
     started = Nodes(hidden, elsewhere)
     try:
         yield started
     finally:
         started.end()
         shutil.rmtree(elsewhere, ignore_errors=True)
-
-
-FLAGS = (
-    "--model", "mine:network", "--data", "npz:images.npz", "--weights", "network.pt", "--budget", "3",
-    "--epochs-per-trial", "0.5", "--batch-size", "32", "--bits", "4,8", "--name", "study",
-)  # fmt: skip
 
 
 def until_a_rung(cluster: Nodes, *studies: str, running: subprocess.Popen[str]) -> None:
@@ -166,6 +124,20 @@ def test_a_submitted_job_searches_as_the_documented_line_says(cluster: Nodes) ->
     assert done.returncode == 0 and "succeeded" in done.stdout, done.stdout + done.stderr
     assert len(whole(cluster.hidden / "runs" / "submitted")) == 1
     untouched(cluster)
+
+
+@pytest.mark.slow
+def test_a_board_joins_by_the_documented_line_and_is_called_by_its_name(cluster: Nodes) -> None:
+    board = cluster.join_board()
+    try:
+        done = cluster.shell(
+            f"RAY_AUTH_MODE=token RAY_ADDRESS={cluster.address} python -m pipeline.devices --format json"
+        )
+        [row] = json.loads(done.stdout)
+        assert row["state"] == "free" and row["source"] == ("measured" if is_arm() else "modelled"), row
+        assert not re.search("[0-9a-f]{16}", row["name"])  # as nodes are called by Ray
+    finally:
+        cluster.kill(board)
 
 
 SWEEP = """
