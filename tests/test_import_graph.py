@@ -79,6 +79,7 @@ LATE = {
         "ray",
     ): "what of Ray is for jobs need not be installed: its absence is told in a line",
     ("pipeline.study.storage", "pyarrow"): "a folder does without it",
+    ("pipeline.study.storage", "psycopg"): "optional: only who keeps studies in PostgreSQL has it",
     (
         "pipeline.cluster.node",
         "pipeline.candidate.workspace",

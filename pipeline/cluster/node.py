@@ -30,8 +30,8 @@ from foundation.show import show_bytes
 from pipeline.study.settings import Settings
 from pipeline.study.storage import (
     PROBE,
+    AnyStorage,
     LocalStorage,
-    RemoteStorage,
     Storage,
     below,
     check_storage,
@@ -101,7 +101,7 @@ class Needs:
 
     settings: Settings
     word: str
-    storage: LocalStorage | RemoteStorage | None = None
+    storage: AnyStorage | None = None
     keeper: Any = None
     workspace: Any = None
     program: Any = None
@@ -157,7 +157,7 @@ def needs_of(
             ray.kill(keeper)
 
 
-def study_storage(settings: Settings) -> LocalStorage | RemoteStorage | None:
+def study_storage(settings: Settings) -> AnyStorage | None:
     """Where ``--storage`` keeps this study; None without."""
     return None if settings.storage is None else below(storage_at(settings.storage), settings.study_name)
 

@@ -21,7 +21,7 @@ from pipeline.study.decided import FILE as DECISIONS
 from pipeline.study.paths import SETTINGS
 from pipeline.study.pruned import FILE as PRUNED
 from pipeline.study.references import REFERENCES
-from pipeline.study.storage import DamagedFile, LocalStorage, RemoteStorage
+from pipeline.study.storage import DamagedFile, Storage
 from pipeline.study.study import FILE
 
 EVERY = 30.0  # seconds between two copies while a search runs
@@ -37,7 +37,7 @@ class Backup:
     def __init__(
         self,
         folder: Path,
-        storage: LocalStorage | RemoteStorage,
+        storage: Storage,
         say: Callable[[str], None],
         *,
         anew: bool = False,
@@ -110,9 +110,7 @@ def database(path: Path) -> bytes:
         return copy.read_bytes()
 
 
-def rebuild(
-    storage: LocalStorage | RemoteStorage, folder: Path, say: Callable[[str], None] = lambda text: None
-) -> int:
+def rebuild(storage: Storage, folder: Path, say: Callable[[str], None] = lambda text: None) -> int:
     """Make the study's ``folder`` again from the copy in its storage; how many candidates it has.
 
     What its settings say of where it lies is true there again, so that the same commands go on with it.
@@ -150,7 +148,7 @@ def rebuild(
     return count
 
 
-def _last_database(storage: LocalStorage | RemoteStorage, say: Callable[[str], None]) -> bytes:
+def _last_database(storage: Storage, say: Callable[[str], None]) -> bytes:
     try:
         names = storage.names(DATABASES)
     except Exception as error:

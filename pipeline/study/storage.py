@@ -1,6 +1,7 @@
-"""Where a study keeps what another node may have to take up: a folder, or a place of one of pyarrow's file systems.
+"""Where a study keeps what another node may have to take up: a folder, a place of one of pyarrow's file systems, or a table of a
+PostgreSQL database.
 
-Every file is there whole or not at all (a rename in a folder; object stores show an object when its upload is closed), and
+Every file is there whole or not at all (a rename in a folder; object stores show an object when its upload is closed; a row), and
 begins with the SHA-256 of what follows, so that whoever reads it knows that it is what was written.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,8 +20,11 @@ from foundation.files import write_atomically
 from foundation.foreign_files import first_line
 
 if TYPE_CHECKING:
+    from psycopg import Connection
     from pyarrow.fs import FileSystem
 
+POSTGRES = "postgresql://"
+TABLE = "dgms_arm_search_files"
 MARK = b"sha256:"
 PROBE = ".reachable"  # holds a word that only this storage knows
 
@@ -149,7 +154,83 @@ class RemoteStorage:
         return files, f"{base}/{name}"
 
 
-def storage_at(place: str) -> LocalStorage | RemoteStorage:
+class PostgresStorage:
+    """Rows of one table of a database, by name; ``prefix`` ends in / or is empty. Who may connect says libpq's environment
+    (PGPASSWORD, ~/.pgpass, PGSSLMODE)."""
+
+    def __init__(self, url: str, prefix: str = "") -> None:
+        self.url, self._prefix = url, prefix
+        self._connection: Connection[Any] | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_prefix": self._prefix, "_connection": None}
+
+    def below(self, folder: str) -> PostgresStorage:
+        return PostgresStorage(self.url, f"{self._prefix}{folder}/")
+
+    def write(self, name: str, content: bytes) -> None:
+        self._do(
+            f"insert into {TABLE} values (%s, %s) on conflict (name) do update set content = excluded.content",
+            self._prefix + name,
+            sealed(content),
+        )
+
+    def read(self, name: str) -> bytes:
+        found = self._do(f"select content from {TABLE} where name = %s", self._prefix + name)
+        if not found:
+            raise FileNotFoundError(f"{self.url} has no {self._prefix}{name}")
+        return unsealed(bytes(found[0][0]), f"{self.url}: {self._prefix}{name}")
+
+    def names(self, folder: str) -> list[str]:
+        start = f"{self._prefix}{folder}/"
+        found = self._do(f"select name from {TABLE} where starts_with(name, %s)", start)
+        inside = (str(name).removeprefix(start) for (name,) in found)
+        return sorted(f"{folder}/{name}" for name in inside if "/" not in name)
+
+    def remove(self, name: str) -> None:
+        name = self._prefix + name
+        self._do(f"delete from {TABLE} where name = %s or starts_with(name, %s)", name, f"{name}/")
+
+    def _do(self, statement: str, *given: str | bytes) -> list[Any]:
+        """One statement, which is its own transaction; a connection that was lost is opened again, once.
+
+        Raises:
+            UserError: there is no client for PostgreSQL here.
+            OSError: the database does not do it.
+        """
+        try:
+            import psycopg
+        except ImportError as error:
+            raise UserError(
+                f'--storage {self.url}: no client for PostgreSQL here; pip install "psycopg[binary]", on every node'
+            ) from error
+        for attempt in range(2):
+            try:
+                if self._connection is None:
+                    limits: dict[str, Any] = {
+                        "connect_timeout": 10,
+                        "tcp_user_timeout": 30_000,
+                    }  # seconds, milliseconds
+                    self._connection = psycopg.connect(self.url, autocommit=True, **limits)
+                    self._connection.execute(
+                        f"create table if not exists {TABLE} (name text primary key, content bytea not null)"
+                    )
+                cursor = self._connection.execute(statement, given)
+                return cursor.fetchall() if cursor.description else []
+            except psycopg.Error as error:
+                lost, self._connection = self._connection, None
+                if attempt or lost is None or not lost.broken:
+                    raise OSError(f"{self.url}: {first_line(error)}") from error
+        raise AssertionError("unreachable")
+
+
+AnyStorage = LocalStorage | RemoteStorage | PostgresStorage
+
+
+def storage_at(place: str) -> AnyStorage:
     """What ``--storage`` names: a folder, or a URL.
 
     Raises:
@@ -158,24 +239,26 @@ def storage_at(place: str) -> LocalStorage | RemoteStorage:
     if "://" not in place:
         return LocalStorage(Path(place).absolute())
     parts = urlsplit(place)
-    if parts.password or "secret" in parts.query.lower():
+    if parts.password or re.search("secret|password", parts.query, re.IGNORECASE):
         shown = place.replace(parts.netloc, parts.netloc.rpartition("@")[2]).partition("?")[0]
         raise UserError(
             f"--storage {shown}: the URL holds a secret, which would be kept with the study; give it in the environment of every "
-            "node instead (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say)"
+            "node instead (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or PGPASSWORD, say)"
         )
-    return RemoteStorage(place)
+    return PostgresStorage(place) if place.startswith(POSTGRES) else RemoteStorage(place)
 
 
-def below(storage: LocalStorage | RemoteStorage, folder: str) -> LocalStorage | RemoteStorage:
+def below(storage: AnyStorage, folder: str) -> AnyStorage:
     """The storage that is a folder of another."""
+    if isinstance(storage, PostgresStorage):
+        return storage.below(folder)
     if isinstance(storage, LocalStorage):
         return LocalStorage(storage.folder / folder)
     base, question, options = storage.url.partition("?")
     return RemoteStorage(f"{base}/{folder}{question}{options}")
 
 
-def check_storage(storage: LocalStorage | RemoteStorage, word: str) -> None:
+def check_storage(storage: Storage, word: str) -> None:
     """See, before any work, that files can be kept; leaves ``word`` there, by which other nodes see that it is the same place.
 
     Raises:
@@ -184,10 +267,12 @@ def check_storage(storage: LocalStorage | RemoteStorage, word: str) -> None:
     try:
         storage.write(PROBE, word.encode())
         storage.read(PROBE)
+    except UserError:
+        raise
     except Exception as error:  # each file system has errors of its own
         raise UserError(
             f"--storage {storage}: nothing can be kept there ({first_line(error)}); name a folder that can be written, or a URL "
-            "like s3://BUCKET/FOLDER with its credentials in the environment"
+            "like s3://BUCKET/FOLDER or postgresql://HOST/DATABASE with its credentials in the environment"
         ) from error
 
 

@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,10 @@ from pipeline.study import paths
 from pipeline.study.lease import LeaseLimits, holder_of, leased
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.storage import (
+    AnyStorage,
     DamagedFile,
     LocalStorage,
-    RemoteStorage,
+    PostgresStorage,
     below,
     check_storage,
     reaches,
@@ -32,9 +34,10 @@ from pipeline.study.storage import (
 )
 from pipeline.study.study import Study, read_records
 from search_spaces.space import Space
+from tests.postgres import postgres_server
 from tests.s3 import s3_server
 
-Kept = LocalStorage | RemoteStorage
+Kept = AnyStorage
 
 
 def tiny_candidate(folder: Path) -> Path:
@@ -54,10 +57,16 @@ def s3() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["folder", "file", "s3"])
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "file", "s3", "postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
     place = {"folder": str(tmp_path / "kept"), "file": f"file://{tmp_path}/kept"}.get(request.param)
-    return below(storage_at(place or request.getfixturevalue("s3")), f"study-{tmp_path.name}")
+    return below(storage_at(place or request.getfixturevalue(request.param)), f"study-{tmp_path.name}")
 
 
 def test_files_are_read_as_they_were_written_listed_and_removed(storage: Kept) -> None:
@@ -83,6 +92,32 @@ def test_who_sees_another_place_is_told_apart(storage: Kept, tmp_path: Path) -> 
     check_storage(storage, "the word")
     assert reaches(storage, "the word") and not reaches(storage, "another")
     assert not reaches(LocalStorage(tmp_path / "nothing"), "the word")
+
+
+def test_a_lost_connection_is_opened_again_and_a_database_that_is_gone_is_told(postgres: str) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    storage = PostgresStorage(postgres).below("lost")
+    storage.write("a/file", b"1")
+    with psycopg.connect(postgres, autocommit=True) as other:
+        other.execute("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()")
+    assert storage.read("a/file") == b"1" and storage.names("a") == ["a/file"]
+    with psycopg.connect(postgres, autocommit=True) as other:
+        other.execute(
+            "update dgms_arm_search_files set content = content || '\\x00' where name = 'lost/a/file'"
+        )
+    with pytest.raises(DamagedFile, match="lost/a/file is damaged"):
+        storage.read("a/file")
+    nobody = PostgresStorage("postgresql://test@127.0.0.1:9/postgres")
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:9/postgres: .*refused"):
+        nobody.write("a", b"")
+    with pytest.raises(UserError, match=r"nothing can be kept there \(.*refused"):
+        check_storage(nobody, "word")
+
+
+def test_without_a_client_for_postgresql_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UserError, match=r'no client for PostgreSQL here; pip install "psycopg\[binary\]"'):
+        check_storage(storage_at("postgresql://somewhere/studies"), "word")
 
 
 def test_one_driver_runs_a_study_wherever_it_is_kept(storage: Kept) -> None:

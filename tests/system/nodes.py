@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 HIDE = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+PATIENCE = 300.0  # seconds for a node to come
+BUSY = "timed out during startup"  # what Ray says where that takes more than 30 s, as on a busy machine
 SMALL = (
     "--object-store-memory=100000000 --block"  # bytes; else each node takes a third of the machine's memory
 )
@@ -84,8 +87,7 @@ class Nodes:
         )
         assert (home / ".ray" / "auth_token").is_file()
         line = documented("start", "--head").replace("ADDRESS", "127.0.0.1").replace("6379", str(port))
-        self._start(f"{line} --num-cpus=0 --dashboard-port={board} {SMALL}", {}, [])
-        if said := self._ended_before():
+        if said := self._started(f"{line} --num-cpus=0 --dashboard-port={board} {SMALL}", {}, []):
             raise AssertionError(f"the head did not start:\n{said}")
 
     def join(self) -> int:
@@ -94,12 +96,11 @@ class Nodes:
         hide = hiding()
         assert hide is not None
         if self.refused is None:
-            self._start(
+            self.refused = self._started(
                 f"{line.replace('HEAD:6379', self.address)} --num-cpus=1 {SMALL}",
                 {"XDG_CACHE_HOME": str(self.cache(len(self.nodes)))},
                 [*hide, str(self.hidden)],
             )
-            self.refused = self._ended_before()
         if self.refused is not None:
             pytest.skip(f"no node with mounts of its own comes up here: {self.refused}")
         return len(self.nodes) - 1
@@ -107,9 +108,8 @@ class Nodes:
     def join_board(self) -> int:
         """A node that says it is an ARM board, and its number."""
         line = documented("start", "--labels=arch=aarch64").replace("HEAD:6379", self.address)
-        self._start(f"{line} {SMALL}", {}, [])
-        self.boards.append(len(self.nodes) - 1)
-        if said := self._ended_before():
+        self.boards.append(len(self.nodes))
+        if said := self._started(f"{line} {SMALL}", {}, []):
             raise AssertionError(f"the board did not join:\n{said}")
         return self.boards[-1]
 
@@ -161,6 +161,17 @@ class Nodes:
                 self.kill(node)
             self.nodes[node].wait()
 
+    def _started(self, line: str, more: dict[str, str], before: list[str]) -> str | None:
+        """Start a node, several times where the machine is too busy for Ray; what it said if it does not come."""
+        for _ in range(3):
+            self._start(line, more, before)
+            said = self._ended_before()
+            if said is None or BUSY not in said:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.nodes.pop().pid, signal.SIGKILL)
+        return said
+
     def _start(self, line: str, more: dict[str, str], before: list[str]) -> None:
         line = re.sub(r"^RAY_AUTH_MODE=token ray", "RAY_AUTH_MODE=token exec ray", line)
         with self._said(len(self.nodes)).open("wb") as said:
@@ -182,18 +193,18 @@ class Nodes:
             "import ray; ray.init('auto', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
         )
         environment = {**self.environment, "RAY_AUTH_MODE": "token", "RAY_ADDRESS": self.address}
-        for _ in range(20):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if self.nodes[-1].poll() is not None:
+                break
             there = subprocess.run(
                 [sys.executable, "-c", alive], env=environment, capture_output=True, text=True
             )
-            if there.stdout.strip().isdecimal() and int(there.stdout) >= sum(
-                node.poll() is None for node in self.nodes
-            ):
+            living = sum(node.poll() is None for node in self.nodes)
+            if there.stdout.strip().isdecimal() and int(there.stdout) >= living:
                 return None
-            if self.nodes[-1].poll() is not None:
-                break
             time.sleep(1)
-        return self._said(len(self.nodes) - 1).read_text(errors="replace")[-2000:] or "nothing"
+        return self._said(len(self.nodes) - 1).read_text(errors="replace")[-3000:] or "nothing"
 
 
 def _free_port() -> int:
