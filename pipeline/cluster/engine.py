@@ -28,6 +28,7 @@ from ray.tune.stopper import Stopper
 from foundation.command import interruptible
 from foundation.errors import UserError
 from pipeline.candidate.folder import candidate_path, fetch_candidate
+from pipeline.cluster.measured import TrialMemory
 from pipeline.cluster.node import needs_of
 from pipeline.cluster.nodes import HOSTS, is_arm
 from pipeline.cluster.pool import DevicePool
@@ -66,9 +67,11 @@ class _Unsaved:
 class StudySearcher(_Unsaved, Searcher):
     """Tune's questions to the conductor."""
 
-    def __init__(self, conductor: Conductor, context: dict[str, Any], guard: Guard) -> None:
+    def __init__(
+        self, conductor: Conductor, context: dict[str, Any], guard: Guard, memory: TrialMemory
+    ) -> None:
         super().__init__()
-        self._conductor, self._context, self._guard = conductor, context, guard
+        self._conductor, self._context, self._guard, self.memory = conductor, context, guard, memory
         self.numbers: dict[str, int] = {}
         self.killed: dict[str, bool] = {}  # whether Ray says that it killed a trial's process for memory
         self._kills = kernel_kills()
@@ -93,6 +96,7 @@ class StudySearcher(_Unsaved, Searcher):
     ) -> None:
         with self._guard:
             number, phase = self.numbers[trial_id], (result or {}).get("phase")
+            self.memory.note((result or {}).get("held", 0))
             if phase == WAITED:
                 raise UserError(
                     f"no device to profile on: {result['reason']}. Nothing that ended is lost; the same command goes on when "
@@ -166,6 +170,7 @@ class StudyScheduler(_Unsaved, FIFOScheduler):
             figures = Figures(**json.loads(result["figures"]))
             rung = Rung(**json.loads(result["rung"])) if "rung" in result else None
             number = self._searcher.numbers[trial.trial_id]
+            self._searcher.memory.note(result.get("held", 0))
             for text in result.get("damaged", ()):
                 self._conductor.progress.line(f"{text}; the trial goes on from what is whole")
             if not self._conductor.judge(number, result["phase"], figures, rung):
@@ -255,12 +260,13 @@ def run(
     with cluster(), interruptible(_asks(stop, progress)), ExitStack() as ended:
         devices = start_devices(settings, study, progress)
         capacity, resources = placement(settings)
+        memory = TrialMemory(progress.line)
         needs = ended.enter_context(needs_of(settings, workspace, program))
         conductor = Conductor(
             study,
             rungs,
             settings.budget,
-            capacity,
+            lambda: memory.limited(capacity()),
             progress,
             after_trial,
             deadline=deadline,
@@ -278,7 +284,7 @@ def run(
             "references": {r.name: dataclasses.asdict(r.figures) for r in references},
         }
         guard = Guard(stop)
-        searcher = StudySearcher(conductor, context, guard)
+        searcher = StudySearcher(conductor, context, guard, memory)
         shutil.rmtree(settings.folder / "tune", ignore_errors=True)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),

@@ -28,6 +28,17 @@ def host_nodes() -> dict[str, int]:
     return {node["NodeID"]: max(1, int(node["Resources"].get("CPU", 0))) for node in nodes}
 
 
+def host_memory() -> list[float]:
+    """Bytes of memory that Ray may give away on each living node that trains."""
+    import ray
+
+    return [
+        float(node["Resources"].get("memory", 0.0))
+        for node in ray.nodes()
+        if node["Alive"] and not is_arm(node)
+    ]
+
+
 def is_arm(node: Mapping[str, Any]) -> bool:
     """Whether a node, as ``ray.nodes()`` tells of it, is an ARM board: it measures, and nothing is trained there."""
     return all(node.get("Labels", {}).get(key) == value for key, value in LABELS.items())

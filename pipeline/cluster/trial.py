@@ -39,11 +39,11 @@ class CotuneTrial(tune.Trainable):
     """Trials one after another in one process, which keeps data and fp32 network (``reuse_actors``).
 
     Each ``step`` is one stage: first the profile before training, then one step per rung; with the last rung the
-    candidate is finished. A step's result has ``phase``: ``profiled`` (with ``figures``), ``rung`` (with ``rung`` and
-    ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves alone; ``died`` (with what it ``asked`` for)
-    where it was refused memory, or (with the ``trouble``) where its surroundings failed, a disk say; or ``waited`` (with the
-    ``reason``) where for long there was no device. Whatever else goes wrong with a candidate ends it as failed with a one-line
-    reason; the process lives on for the next.
+    candidate is finished. A step's result has how many bytes the process ``held`` at most, and ``phase``: ``profiled`` (with
+    ``figures``), ``rung`` (with ``rung`` and ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves
+    alone; ``died`` (with what it ``asked`` for) where it was refused memory, or (with the ``trouble``) where its surroundings
+    failed, a disk say; or ``waited`` (with the ``reason``) where for long there was no device. Whatever else goes wrong with
+    a candidate ends it as failed with a one-line reason; the process lives on for the next.
     """
 
     _bench: Bench | None = None
@@ -74,7 +74,8 @@ class CotuneTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            return self._advance()
+            result = self._advance()
+            return {**result, "held": self._watch.peak} if self._watch else result
         except (
             Exception
         ) as error:  # the reason goes into the record: one bad candidate must not end the others

@@ -61,6 +61,11 @@ class Watch:
         self._note()
         threading.Thread(target=self._run, daemon=True, name="memory").start()
 
+    @property
+    def peak(self) -> int:
+        """Bytes, as they were noted."""
+        return self._peak
+
     def end(self) -> None:
         """Stop looking."""
         self._ended.set()
