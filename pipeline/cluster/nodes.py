@@ -35,7 +35,7 @@ def host_memory() -> list[float]:
     return [
         float(node["Resources"].get("memory", 0.0))
         for node in ray.nodes()
-        if node["Alive"] and not is_arm(node)
+        if node["Alive"] and not is_arm(node) and node["Resources"].get("CPU", 0) >= 1
     ]
 
 

@@ -253,8 +253,23 @@ def one_after_another(made: dict[str, Any], folder: Path) -> None:
     assert len(rows) == 6 and all(end <= begin for (_, end, _), (begin, _, _) in itertools.pairwise(rows))
 
 
-def test_arm_nodes_share_the_work_and_one_may_die(
+@pytest.mark.slow
+def test_two_searches_share_one_arm_node(
     made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes.add_node(num_cpus=0, resources={"arm_cpu": 1}, labels=LABELS, wait=True)
+        ray.init(nodes.address, log_to_driver=False, logging_level=40)
+        one_after_another(made, tmp_path)
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def test_arm_nodes_share_the_work_and_one_may_die(
+    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nodes of this machine that call themselves ARM; their devices are honest about being emulated."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -279,9 +294,6 @@ def test_arm_nodes_share_the_work_and_one_may_die(
             assert answer.tobytes() == np.repeat(made["expected"], 1000, axis=0).tobytes()
         # Until the cluster has noticed the death, a new actor waits for the dead node.
         assert sorted(row["state"] for row in pool.devices()) in (["free", "lost"], ["free", "waiting"])
-        while len(arm_nodes()) > 1:
-            time.sleep(0.2)
-        one_after_another(made, tmp_path)
     finally:
         ray.shutdown()
         nodes.shutdown()

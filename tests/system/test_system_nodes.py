@@ -23,7 +23,7 @@ from tests.s3 import s3_server
 from tests.system.nodes import Nodes, documented, hiding
 from tests.system.small_task import FLAGS, write_small_task
 
-PATIENCE = 1500.0  # seconds for what takes a minute on an idle machine
+PATIENCE = 600.0  # seconds for what takes a minute on an idle machine
 pytestmark = pytest.mark.skipif(
     hiding() is None, reason="no mounts of one's own here, so no node from which a folder is hidden"
 )
