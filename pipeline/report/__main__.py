@@ -42,7 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="folder that package.module:Name of the study's dimensions is looked up in",
     )
-    return run(parser.parse_args(argv))
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the front")
+    asked = parser.parse_args(argv)
+    if asked.watch and asked.format == "json":
+        raise UserError("--watch goes on and prints no result; leave --format json out")
+    return run(asked)
 
 
 def _folder(text: str) -> Path:
@@ -54,6 +58,7 @@ def _folder(text: str) -> Path:
 def run(asked: argparse.Namespace) -> int:
     """Write the page, show it, follow the search: what was asked for."""
     from foundation.factories import look_in
+    from foundation.files import json_text
     from pipeline.report.page import render
     from pipeline.report.stored import read_study
     from pipeline.review.fronts import front_table
@@ -66,7 +71,8 @@ def run(asked: argparse.Namespace) -> int:
     write(file, render(data))
     say(f"{len(data.records)} trials, {len(front['points'])} on the front: {file.absolute().as_uri()}")
     if not asked.watch:
-        print(front_table(front) if front["points"] or front["references"] else "no trial has ended yet")
+        found = front_table(front) if front["points"] or front["references"] else "no trial has ended yet"
+        print(json_text({**front, "page": str(file.absolute())}) if asked.format == "json" else found)
         if asked.open:
             show(file.absolute().as_uri())
         return DONE

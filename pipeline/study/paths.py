@@ -143,13 +143,17 @@ def resolved(record: Mapping[str, Any], folder: Path | None = None) -> dict[str,
     }
 
 
+OURS = "timm:"  # of a network's name, in the form of a module's and none
+
+
 def settled(record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """``resolved``, and beside a ``package.module:factory`` the folder that its module is looked up in."""
     found = resolved(record, folder)
     further = found.get("dimensions") or ()
     words = further.split() if isinstance(further, str) else further
     named = [str(word).partition("=")[0] for word in words]
-    names_one = any(map(is_factory, [*(str(found.get(key)) for key in BY_NAME), *named]))
+    given = [*(str(found.get(key)) for key in BY_NAME), *named]
+    names_one = any(is_factory(name) and not name.startswith(OURS) for name in given)
     if names_one and found.get("modules") is None:
         found["modules"] = folder or Path.cwd()
     return found

@@ -135,3 +135,18 @@ def test_rungs_that_would_train_nothing_are_refused_by_the_dry_run(
         UserError, match="too few for 2 rungs; give more epochs, smaller batches or fewer rungs"
     ):
         pipeline.search.main(command)
+
+
+def test_a_report_prints_its_front_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.report.__main__ import main as report
+
+    recorded, page = str(ROOT / "examples" / "recorded"), tmp_path / "page.html"
+    assert report([recorded, "--out", str(page), "--format", "json"]) == 0
+    told = strict(capsys.readouterr().out)
+    assert (
+        told["page"] == str(page)
+        and len(told["points"]) == 8
+        and {"references", "recommended"} <= told.keys()
+    )
+    with pytest.raises(UserError, match="--watch"):
+        report([recorded, "--out", str(page), "--watch", "--format", "json"])

@@ -297,3 +297,8 @@ def test_a_process_in_another_folder_finds_what_was_named_in_the_current_one(tmp
         cwd="/", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout == "20\n", done.stderr
+
+
+def test_a_network_of_timm_lies_in_no_module_of_the_users() -> None:
+    assert "modules" not in paths.settled({"model": "timm:resnet18"})
+    assert paths.settled({"model": "my.networks:small"})["modules"] == Path.cwd()
