@@ -157,6 +157,16 @@ def searched(sampler: str, trials: int) -> str:
     return f"{statistics.median(shares):.2f}"
 
 
+def useful() -> tuple[str, ...]:
+    """Of the hypervolume below few more errors than fp32's."""
+    (row,) = (
+        row
+        for row in rows("search_efficiency_useful.csv")
+        if (row["sampler"], row["seed"]) == ("programme", "0")
+    )
+    return f"{float(row['useful_12']):.2f}", f"{float(row['useful_30']):.2f}", row["table"]
+
+
 def fronts_differ() -> tuple[str]:
     (row,) = rows("search_efficiency_surrogate.csv")
     return (f"{100 * float(row['fronts_differ_share']):.1f}",)
@@ -232,8 +242,9 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      lambda: (searched("programme", 8), searched("tpe", 100))),
     ("docs/search.md", "at least 0.7 of the front after 12 trials and 0.8 after 30 (missed: {} and {}; {} after 100)",
      lambda: tuple(searched("programme", trials) for trials in (12, 30, 100))),
-    ("docs/search.md", "count plans up to {} % wrong answers", lambda: (f"{100 * search_efficiency.WORST:.0f}",)),
-    ("docs/search.md", "with up to {} points more than fp32", lambda: (f"{100 * programme.WORST:.0f}",)),
+    ("docs/search.md", "with up to {} points more wrong answers than fp32, and these shares count up to {} %",
+     lambda: (f"{100 * programme.WORST:.0f}", f"{100 * search_efficiency.WORST:.0f}")),
+    ("docs/search.md", "({} after 12 trials and {} after 30, on {} trials", useful),
     ("docs/search.md", "Two evolutions differ by {} % of the hypervolume", fronts_differ),
     ("docs/speed.md", "upper ends lie at {} times the point for all runtimes in that table", flat),
     ("docs/speed.md", "`equal` is within {} %", lambda: (f"{100 * (documents.EQUAL - 1):.0f}",)),
