@@ -133,6 +133,7 @@ def soak(
     worker_every: float = 4.0,
     driver_every: float = 60.0,
     within: float = float("inf"),
+    kills: tuple[float, float] = (float("inf"), float("inf")),
     seed: int = 0,
 ) -> Soak:
     """Run it.
@@ -143,6 +144,7 @@ def soak(
         worker_every: seconds on average until a worker is killed, from when some worker has begun to work since the last kill:
             where the machine is slow, nobody would get further.
         driver_every: seconds until a driver is killed, from its first trial on.
+        kills: of drivers and of workers at most: where the machine is slow, it would not come to an end.
         within: seconds after which no more trials are asked for than there are by then, and some.
     """
     found, chance, mark = Soak(trials), random.Random(seed), f"{os.getpid()}-{time.time_ns()}"
@@ -157,7 +159,9 @@ def soak(
         try:
             most, heard, lines, size = 0.0, time.monotonic(), 0, size_of(log)
             worker_at = driver_at = float("inf")
-            while driver.process.poll() is None and time.monotonic() < driver_at:
+            while driver.process.poll() is None and (
+                time.monotonic() < driver_at or found.driver_kills >= kills[0]
+            ):
                 time.sleep(0.2)
                 now = time.monotonic()
                 with contextlib.suppress(psutil.Error):
@@ -166,7 +170,8 @@ def soak(
                     heard, lines = now, len(driver.lines)
                 assert now < heard + PATIENCE, "the driver hangs:\n" + "\n".join(driver.lines[-20:])
                 if worker_at == float("inf") and size_of(log) > size:
-                    worker_at = now + chance.expovariate(1 / worker_every)
+                    if found.worker_kills < kills[1]:
+                        worker_at = now + chance.expovariate(1 / worker_every)
                     driver_at = min(driver_at, now + driver_every)
                 if now >= worker_at and (workers := driver.workers()):
                     with contextlib.suppress(psutil.Error):
