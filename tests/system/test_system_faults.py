@@ -38,17 +38,32 @@ def place() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("trials", "driver_every", "worker_every"),
-    [(30, 4.0, 2.0), pytest.param(500, 60.0, 4.0, marks=pytest.mark.slow)],
+    ("trials", "driver_every", "worker_every", "kills"),
+    [
+        (30, 3.0, 1.5, (3, 6)),
+        pytest.param(500, 60.0, 4.0, (float("inf"), float("inf")), marks=pytest.mark.slow),
+    ],
 )
 def test_a_soak_ends_with_exactly_its_trials(
-    place: Path, trials: int, driver_every: float, worker_every: float, fault: Note
+    place: Path,
+    trials: int,
+    driver_every: float,
+    worker_every: float,
+    kills: tuple[float, float],
+    fault: Note,
 ) -> None:
     folder = place / "out" / "soak"
     folder.parent.mkdir()
-    found = soak(folder, trials, sessions=place / "r", driver_every=driver_every, worker_every=worker_every)
+    found = soak(
+        folder,
+        trials,
+        sessions=place / "r",
+        driver_every=driver_every,
+        worker_every=worker_every,
+        kills=kills,
+    )
     assert found.finished == trials and not disagreements(folder, trials)
-    assert found.driver_kills >= 2 and found.worker_kills >= 2
+    assert found.driver_kills >= 2 and found.worker_kills >= 1
     assert found.rungs_done_again == 0, "what was kept of a rung was taken up"
     assert not found.left_processes and not found.left_folders
     assert max(found.driver_mib) < 1.5 * found.driver_mib[0] + 100, "the driver grows"
