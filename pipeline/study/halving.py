@@ -67,6 +67,9 @@ class Rungs:
             return "go on"
         if any(math.isnan(value) for value in candidate):
             return "stop"
+        others, stopped = (  # nobody is compared with what is no number
+            [point for point in points if not any(map(math.isnan, point))] for points in (others, stopped)
+        )
         everyone = [*others, *stopped, candidate]
         if all(candidate[0] < other[0] for other in everyone[:-1]):
             return "go on"
@@ -98,7 +101,8 @@ def standings(points: Sequence[Point]) -> list[float]:
             others.remove(point)
             found.append(max(0.0, whole - hypervolume(others, corner)))
         else:
-            above = [other for other in scaled if dominates(other, point)]
+            # Of all that dominate it, one that nothing dominates is farthest ahead.
+            above = [other for other in members if dominates(other, point)]
             found.append(-max(sum(p - o for p, o in zip(point, other)) for other in above) / len(point))
     return found
 
