@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,3 +198,20 @@ def test_the_stage_that_is_kept() -> None:
     assert best_of(curve(0.2, 0.1, 0.1)) == 1  # nothing was gained by what followed
     assert best_of(curve(float("nan"), 0.4)) == 1
     assert best_of(curve(None, None)) == 1 and best_of(curve(None, 0.5, None)) == 1
+
+
+def test_nobody_is_compared_with_what_is_no_number() -> None:
+    rungs, mine = Rungs((("free", 1.0), ("free", 3.0)), eta=3, at_least=1), (0.5, 1.0, 1.0)
+    on, off = [(0.4, 1.0, 1.0)], [(0.3, 2.0, 2.0)]
+    poisoned = [(math.nan, 1.0, 1.0), *on], [*off, (0.1, math.nan, 0.5)]
+    assert rungs.decide(0, mine, *poisoned) == rungs.decide(0, mine, on, off) == "stop"
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=2, max_size=30))
+def test_a_point_is_behind_by_the_most_of_all_that_dominate_it(points: list[tuple[int, ...]]) -> None:
+    columns = list(zip(*points))
+    low, span = [min(c) for c in columns], [max(c) - min(c) or 1.0 for c in columns]
+    scaled = [tuple((v - b) / s for v, b, s in zip(point, low, span)) for point in points]
+    for point, standing in zip(scaled, standings(points)):
+        behind = [sum(p - o for p, o in zip(point, other)) / 3 for other in scaled if dominates(other, point)]
+        assert standing == pytest.approx(-max(behind)) if behind else standing >= 0
