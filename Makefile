@@ -30,7 +30,7 @@ test-fast: setup
 	@$(PYTEST) -n auto -m "not system and not emulated and not long and not slow" $(ARGS)
 
 test-slow: setup $(TEST_STAMP)
-	@$(PYTEST) -n auto -m "slow" --outcomes tests/slow.csv $(ARGS)
+	@$(PYTEST) -n auto -m "slow" --outcomes tests/slow.csv --faults benchmarks/results/faults.csv $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
