@@ -174,7 +174,7 @@ def test_shares_of_a_near_exact_front_by_trials(
     with out.with_name("efficiency_surrogate.csv").open(newline="") as file:
         [said] = csv.DictReader(file)
     assert said["trials"] == "30" and 0 <= float(said["fronts_differ_share"]) < 1
-    assert 0 < float(said["off_median"]) < 0.1 and 0.9 < float(said["proxy_rank"]) <= 1
+    assert 0 < float(said["off_median"]) < 0.1 and 0.5 < float(said["proxy_rank"]) <= 1
     before = out.read_bytes()
     assert search_efficiency.main([*words, "--samplers", "uniform"]) == 0
     assert out.read_bytes() == before
