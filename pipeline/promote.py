@@ -156,6 +156,8 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     if (decided := decisions.get(chosen)) is not None and decided.decision == "reject":
         take_back = shell("pipeline.studies", "decide", folder, chosen, "keep")
         early.append(Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back"))
+        if not check:
+            raise Refused(early, chosen)
     early.append(undecided(champions, chosen))
     try:
         candidate, checksums = sound(folder / "candidates" / chosen)

@@ -162,8 +162,14 @@ def factor(finish: g.Requantize) -> NDArray[np.float64]:
 
 
 def shift(finish: g.Requantize) -> NDArray[np.float64]:
-    """What is added then."""
-    return np.asarray(finish.offset.astype(np.float64) * 2.0**-finish.right)
+    """What is added then, in output steps."""
+    return np.asarray(finish.offset.astype(np.float64) * 2.0**-finish.right + ahead(finish.right))
+
+
+def ahead(right: int) -> float:
+    """By how much of an output step a rounding shift by ``right`` rounds up early: what it shifts is rounded to whole numbers
+    itself, and of those a half goes up. A float moved by so much rounds to the same integer, to even or not."""
+    return 2.0 ** -(right + 1) if right else 0.0
 
 
 @functools.singledispatch
@@ -231,7 +237,10 @@ def _sum(op: g.Operation, first: str, second: str, how: g.Add | g.FusedAdd, made
     """The integers of a weighted sum of floats and a tensor."""
     step = made.graph.tensors[op.output].step
     other = made.real(second, how.multipliers[1] * step / 2.0**how.right)
-    return made.quantize(made.node("Add", [first, other]), how.low, how.high, step)
+    found = made.node(
+        "Add", [made.node("Add", [first, other]), made.constant(np.float32(ahead(how.right) * step))]
+    )
+    return made.quantize(found, how.low, how.high, step)
 
 
 @translate.register
