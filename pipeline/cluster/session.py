@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,9 @@ def session_folder() -> Iterator[Path]:
         yield folder
     finally:
         ours.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
+        with held(home / ".lock"):
+            remove_left(home)
 
 
 def remove_left(home: Path) -> None:
@@ -41,4 +44,13 @@ def remove_left(home: Path) -> None:
                 lock(folder, "cluster").close()
             except (UserError, OSError):
                 continue
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
+
+
+def remove(folder: Path, patience: float = 5.0) -> None:
+    """Remove a folder in which processes that are just ending may still write; what resists is the next command's."""
+    end = time.monotonic() + patience
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+        shutil.rmtree(folder, ignore_errors=True)

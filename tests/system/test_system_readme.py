@@ -196,7 +196,7 @@ def commands() -> Iterator[Any]:
     for command in to_run():
         if LARGE.search(command):
             yield pytest.param(command, marks=pytest.mark.slow)
-            yield LARGE.sub("resnet20", command)
+            yield LARGE.sub("resnet18", command)
         elif command == LIKE_THE_FIRST:
             yield pytest.param(command, marks=pytest.mark.slow)
         elif command != shown()[0]:
