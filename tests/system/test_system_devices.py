@@ -116,7 +116,7 @@ def test_whatever_dies_or_hangs_under_the_work_the_answer_comes(local: None, mad
         answer = work.result(timeout=180)
         assert answer.tobytes() == np.repeat(made["expected"], 2000, axis=0).tobytes(), harm
         if harm == "the task hangs":
-            task.wait(60)  # nobody is left behind who holds memory, or the board
+            task.wait(180)  # nobody is left behind who holds memory, or the board
     assert [row["state"] for row in pool.devices()] == ["free"] and pool.source == "modelled"
 
 
