@@ -36,7 +36,7 @@ test-slow: setup $(TEST_STAMP)
 	@$(PYTEST) -n auto -m "slow" --outcomes tests/slow.csv --faults benchmarks/results/faults.csv $(ARGS)
 
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy -n 2
 
 setup: $(STAMP)
 
