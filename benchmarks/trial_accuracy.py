@@ -14,15 +14,20 @@ half. Learning rates are those of ``--rates``, each a cell.
     dkm, lsq, ewgs      differentiable k-means, learned steps, element-wise scaling, trained at once
     dkm-rebuilt, ...    each rebuilt first, from the same images by the same solver, then trained
     rebuilt             Gaussian mixtures, rebuilt alone, whatever it takes
-    kmeans, int8        nothing trained
+    adaround            learned rounding of a uniform grid, layer by layer, a thousand steps each, whatever it takes
+    kmeans, int8        nothing trained; int8-norms rebuilt alone (norms and biases matched)
 
-What is judged: error on the report half, paired with fp32's answers image by image, and the divergence from fp32. A
+What is judged: error on the report half, paired with fp32's answers image by image, and the divergence from fp32. An odd
+seed guides by the half that an even one reports on, so that two seeds together report on all validation images without one
+that guided the network judged on it. ``answers`` says image by image which were right (``right_of``); the columns
+``search_*`` are of the half that guided, from which rates and temperatures may be chosen (``benchmarks.trial_differences``). A
 row is appended when its cell is done; a cell that the file has is passed over, so the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
 import itertools
 import sys
@@ -30,6 +35,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
@@ -45,10 +53,13 @@ METHODS = {
     "lsq-rebuilt": ("learned_step", "staged"),
     "ewgs-rebuilt": ("element_wise_scaling", "staged"),
     "rebuilt": ("gaussian_mixture", "rebuilt"),
+    "adaround": ("adaptive_rounding", "rounded"),
+    "int8-norms": ("gaussian_mixture", "rebuilt"),
     "kmeans": ("gaussian_mixture", "untrained"),
     "int8": ("gaussian_mixture", "untrained"),
 }
-DKM = TemperatureSchedule(0.05, 0.05, "constant")
+DKM = 0.05  # temperature, in standard deviations of a layer's weights
+ROUNDED = 1000  # steps a layer
 PROBED = 4  # steps that are timed, after two
 
 
@@ -63,6 +74,7 @@ class Cell:
     seconds: float
     rate: float
     seed: int
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,15 +95,21 @@ class Row:
     moved: float | None
     flipped: float | None
     images: int
+    search_difference: float
+    search_divergence: float
+    answers: str
 
 
 def plan_of(cell: Cell, names: list[str]) -> Plan:
     """The plan of a cell for layers ``names``."""
-    bits = 8 if cell.method == "int8" else cell.bits
+    bits = 8 if cell.method.startswith("int8") else cell.bits
+    quantizer = METHODS[cell.method][0]
     inner = LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits, zero_share=cell.zero_share)
     layers = dict.fromkeys(names, inner) | {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
-    quantizer = METHODS[cell.method][0]
-    rest: dict[str, Any] = {"temperature": DKM} if quantizer == "differentiable_kmeans" else {}
+    rest: dict[str, Any] = {}
+    if quantizer == "differentiable_kmeans":
+        heat = DKM if cell.temperature is None else cell.temperature
+        rest["temperature"] = TemperatureSchedule(heat, heat, "constant")
     return Plan(layers, quantizer=quantizer, **rest)
 
 
@@ -105,9 +123,12 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     from pipeline.training.rung import best_of
     from pipeline.training.settings import TrainSettings
     from pipeline.training.stages import FREE, HELD, REBUILT, Stage
+    from quantizers.calibration.reconstruction import Reconstruction
     from quantizers.network import layer_names
 
     way = METHODS[cell.method][1]
+    if cell.seed % 2:
+        data = replace(data, search=data.report, report=data.search)
     settings = TrainSettings(
         epochs=1.0, learning_rate=cell.rate, seed=cell.seed, form="paper" if cell.method == "paper" else "straight"
     )  # fmt: skip
@@ -121,6 +142,8 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     run, begun, curve = make(), time.process_time(), []
     if way in ("staged", "rebuilt"):
         curve.append(run.reach(Stage(REBUILT)))
+    elif way == "rounded":
+        run._rebuild(settings.rebuild_images, Reconstruction(steps=ROUNDED, solve=False), None)
     rebuilding = run.seconds and time.process_time() - begun
     steps = max(0, int((cell.seconds - rebuilding) / step)) if trained else 0
     if steps:
@@ -135,6 +158,8 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     hardened = run.hardened()
     half, images = data.report, len(data.report)
     judged = Judge(model, half, torch.arange(images), mean, std, 256)(hardened.network)
+    guided = Judge(model, data.search, torch.arange(len(data.search)), mean, std, 256)
+    guide = guided(hardened.network)
     right, wanted = (
         (predictions(net, half, mean, std) == half.labels).double() for net in (hardened.network, model)
     )
@@ -156,7 +181,20 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
         curve[-1].moved if curve else None,
         curve[-1].flipped if curve else None,
         images,
+        guided.fp32_error - guide.error,
+        guide.divergence,
+        packed(right.bool()),
     )
+
+
+def packed(right: Any) -> str:
+    """Which images were answered rightly, as text."""
+    return base64.b64encode(np.packbits(right.numpy()).tobytes()).decode()
+
+
+def right_of(text: str, images: int) -> NDArray[np.bool_]:
+    """The images of ``packed``, in the order of their half."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=images).astype(bool)
 
 
 def seconds_of_a_step(run: Any) -> float:
@@ -217,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--zero-shares", nargs="+", type=share, default=[None])
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0])
     parser.add_argument("--rates", nargs="+", type=float, default=[0.005])
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[DKM], help="of dkm")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/trial_accuracy.csv"))
     args = parser.parse_args(argv)
@@ -227,15 +266,22 @@ def main(argv: list[str] | None = None) -> int:
     model = load_model(
         args.network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
-    asked = itertools.product(args.seeds, args.bits, args.zero_shares, args.seconds, args.methods, args.rates)
+    asked = itertools.product(
+        args.seeds, args.bits, args.zero_shares, args.seconds, args.methods, args.rates, args.temperatures
+    )
     done = done_in(args.out)
-    for seed, bits, zeros, seconds, method, rate in asked:
-        if zeros is not None and METHODS[method][0] != "gaussian_mixture":
+    for seed, bits, zeros, seconds, method, rate, temperature in asked:
+        quantizer, way = METHODS[method]
+        if zeros is not None and quantizer != "gaussian_mixture":
             continue  # the others have no control of zeros
-        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed)
+        if way not in ("staged", "directly"):
+            rate = args.rates[0]
+        heat = temperature if quantizer == "differentiable_kmeans" else None
+        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat)
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue
+        done.add(tuple(said.values()))
         row = measure(cell, model, data, mean, std)
         add(args.out, {**said, **as_text(asdict(row)), "torch": torch.__version__})
         print(
