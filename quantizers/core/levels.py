@@ -6,6 +6,17 @@ import torch
 from torch import Tensor
 
 HIGH = 127
+CLIPS = torch.linspace(0.3, 1.0, 71)  # shares of the largest magnitude that are tried as a grid's end
+
+
+def best_step(weight: Tensor, low: int, high: int) -> float:
+    """The step whose grid ``step * (low .. high)`` has the least squared error; 1 for zeros."""
+    values = weight.detach().double().flatten()
+    if not float(values.abs().max()) > 0:
+        return 1.0
+    steps = CLIPS.double() * float(values.abs().max()) / (high + 0.5)
+    errors = [((values / step).round().clamp(low, high) * step - values).square().sum() for step in steps]
+    return float(steps[torch.stack(errors).argmin()])
 
 
 @torch.no_grad()

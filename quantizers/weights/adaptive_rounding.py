@@ -13,23 +13,12 @@ from foundation.codebook import Codebook
 from foundation.plan import LayerPlan
 from quantizers.core.base import Rebuilding, WeightQuantizer
 from quantizers.core.grid import WeightGrid
+from quantizers.core.levels import best_step
 
 STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1  # of the sigmoid, before it is cut to 0..1 (equation 23)
 SHARPNESS = (20.0, 2.0)  # the regulariser's exponent, from first to last
 SETTLED = 4.0  # a choice that is made: its sigmoid is cut to 1
 FREE = 0.2  # share of the steps without regulariser
-CLIPS = torch.linspace(0.3, 1.0, 71)  # shares of the largest magnitude that are tried as the grid's end
-
-
-def best_step(weight: Tensor, bits: int) -> float:
-    """The step whose grid ``step * (-2**(bits - 1) .. 2**(bits - 1) - 1)`` has the least squared error; 1 for zeros."""
-    values = weight.detach().double().flatten()
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    steps = CLIPS.double() * float(values.abs().max()) / (high + 0.5)
-    if not float(values.abs().max()) > 0:
-        return 1.0
-    errors = [((values / step).round().clamp(low, high) * step - values).square().sum() for step in steps]
-    return float(steps[torch.stack(errors).argmin()])
 
 
 class AdaptiveRounding(WeightQuantizer):
@@ -47,7 +36,7 @@ class AdaptiveRounding(WeightQuantizer):
         self.register_buffer("step", torch.ones(()))
 
     def start(self, weight: Tensor) -> None:
-        self.step.fill_(best_step(weight, self.bits))
+        self.step.fill_(best_step(weight, self.low, self.high))
         position = weight / self.step
         share = (position - position.floor() - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW)
         self.choice.copy_(torch.logit(share))  # the soft weight starts as the weight

@@ -26,6 +26,7 @@ from quantizers.core.base import RATE, Rebuilding, WeightQuantizer
 from quantizers.core.grid import WeightGrid
 from quantizers.core.levels import integer_levels
 from quantizers.core.uncompiled import uncompiled
+from quantizers.core.zero_ramp import share_at
 from quantizers.mixture.forms import FORMS
 from quantizers.mixture.held import component_of, held_weight
 from quantizers.mixture.regions import Regions, regions
@@ -317,9 +318,8 @@ class GaussianMixture(WeightQuantizer):
         """Zero share wanted at this progress."""
         if self.zero_share is None:
             return None
-        end = self.options.ramp_end
-        left = 1 - min(float(self.progress) / end, 1.0) if end else 0.0
-        return self.zero_share + (float(self.natural_share) - self.zero_share) * left**3
+        end, natural = self.options.ramp_end, float(self.natural_share)
+        return share_at(float(self.progress), end, natural, self.zero_share)
 
     def _share(self, sample: WeightSample) -> float:
         """Share of the sample that component 0 wins."""

@@ -27,9 +27,10 @@ from quantizers.calibration.reconstruction import (
 )
 from quantizers.calibration.shelf import Budget, Shelf
 from quantizers.core.activation import TrainableStep
+from quantizers.core.levels import best_step
 from quantizers.network import harden, layer_names, quantize, quantizers_of
 from quantizers.registry import QUANTIZERS
-from quantizers.weights.adaptive_rounding import AdaptiveRounding, best_step
+from quantizers.weights.adaptive_rounding import AdaptiveRounding
 from quantizers.weights.int8 import Int8
 
 HOW = Reconstruction(steps=400, batch=64, solve=False, positions=64)
@@ -91,9 +92,9 @@ def test_a_single_weight_is_rounded_to_what_the_output_needs(
 
 def test_the_step_is_the_best_that_any_grid_has_to_offer() -> None:
     weight = torch.tensor([-4.0, 3.0, 2.0, -1.0, 0.0]) * 0.37
-    step = best_step(weight, 3)
+    step = best_step(weight, -4, 3)
     assert step == pytest.approx(0.37, rel=0.02)
-    assert best_step(torch.zeros(5), 3) == 1.0
+    assert best_step(torch.zeros(5), -4, 3) == 1.0
 
 
 @pytest.mark.parametrize(
