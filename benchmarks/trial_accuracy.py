@@ -13,6 +13,8 @@ half. Learning rates are those of ``--rates``, each a cell.
     paper               Gaussian mixtures in the published form, trained at once
     dkm, lsq, ewgs      differentiable k-means, learned steps, element-wise scaling, trained at once
     dkm-rebuilt, ...    each rebuilt first, from the same images by the same solver, then trained
+    ecq, ecqx           entropy- and relevance-constrained levels, rebuilt first
+    shrunk              Gaussian mixtures, the zeros' weights shrunk by ``--shrink`` in each step
     rebuilt             Gaussian mixtures, rebuilt alone, whatever it takes
     adaround            learned rounding of a uniform grid, layer by layer, a thousand steps each, whatever it takes
     kmeans, int8        nothing trained; int8-norms rebuilt alone (norms and biases matched)
@@ -52,6 +54,9 @@ METHODS = {
     "dkm-rebuilt": ("differentiable_kmeans", "staged"),
     "lsq-rebuilt": ("learned_step", "staged"),
     "ewgs-rebuilt": ("element_wise_scaling", "staged"),
+    "ecq": ("ecq", "staged"),
+    "ecqx": ("ecqx", "staged"),
+    "shrunk": ("benchmarks.shrinking:Shrinking", "staged"),
     "rebuilt": ("gaussian_mixture", "rebuilt"),
     "adaround": ("adaptive_rounding", "rounded"),
     "int8-norms": ("gaussian_mixture", "rebuilt"),
@@ -75,6 +80,7 @@ class Cell:
     rate: float
     seed: int
     temperature: float | None = None
+    shrink: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class Row:
     moved: float | None
     flipped: float | None
     images: int
+    bytes: int
+    packed_bytes: int
     search_difference: float
     search_divergence: float
     answers: str
@@ -130,7 +138,8 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     if cell.seed % 2:
         data = replace(data, search=data.report, report=data.search)
     settings = TrainSettings(
-        epochs=1.0, learning_rate=cell.rate, seed=cell.seed, form="paper" if cell.method == "paper" else "straight"
+        epochs=1.0, learning_rate=cell.rate, seed=cell.seed, form="paper" if cell.method == "paper" else "straight",
+        options={} if cell.shrink is None else {"shrink": cell.shrink},
     )  # fmt: skip
     plan = plan_of(cell, layer_names(model))
 
@@ -181,10 +190,20 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
         curve[-1].moved if curve else None,
         curve[-1].flipped if curve else None,
         images,
+        *sizes(hardened, data.image_size, mean, std),
         guided.fp32_error - guide.error,
         guide.divergence,
         packed(right.bool()),
     )
+
+
+def sizes(hardened: Any, image_size: Any, mean: Any, std: Any) -> tuple[int, int]:
+    """Bytes of what the ARM program loads: indices coded where that is shorter, and all packed."""
+    from deploy_arm.blob.write import write_blob
+    from deploy_arm.compiler.frontend import compile_graph
+
+    graph = compile_graph(hardened, (3, *image_size), list(mean), list(std))
+    return len(write_blob(graph)), len(write_blob(graph, coded=False))
 
 
 def packed(right: Any) -> str:
@@ -238,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.datasets.registry import load_data
     from pipeline.networks.registry import find_network, load_model
+    from quantizers import QUANTIZERS
 
     def share(text: str) -> float | None:
         return None if text == "none" else float(text)
@@ -256,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0])
     parser.add_argument("--rates", nargs="+", type=float, default=[0.005])
     parser.add_argument("--temperatures", nargs="+", type=float, default=[DKM], help="of dkm")
+    parser.add_argument("--shrink", nargs="+", type=float, default=[0.99], help="of shrunk")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/trial_accuracy.csv"))
     args = parser.parse_args(argv)
@@ -267,17 +288,25 @@ def main(argv: list[str] | None = None) -> int:
         args.network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     asked = itertools.product(
-        args.seeds, args.bits, args.zero_shares, args.seconds, args.methods, args.rates, args.temperatures
+        args.seeds,
+        args.bits,
+        args.zero_shares,
+        args.seconds,
+        args.methods,
+        args.rates,
+        args.temperatures,
+        args.shrink,
     )
     done = done_in(args.out)
-    for seed, bits, zeros, seconds, method, rate, temperature in asked:
+    for seed, bits, zeros, seconds, method, rate, temperature, shrink in asked:
         quantizer, way = METHODS[method]
-        if zeros is not None and quantizer != "gaussian_mixture":
-            continue  # the others have no control of zeros
+        if zeros is not None and "zero_share" not in QUANTIZERS[quantizer].dimensions:
+            continue  # it has no control of zeros
         if way not in ("staged", "directly"):
             rate = args.rates[0]
         heat = temperature if quantizer == "differentiable_kmeans" else None
-        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat)
+        factor = shrink if method == "shrunk" else None
+        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat, factor)
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue
