@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +19,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+from tests.kept import keep_rows
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in its background
@@ -117,6 +118,9 @@ def begun(file: Path) -> int:
     return 0 if file.name.startswith(EMULATED) or file.name in LONG else 1
 
 
+FAULTS = ("fault", "found", "lost", "test")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     reports = [
         (outcome, report)
@@ -126,26 +130,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     ]
     if (path := config.getoption("--outcomes")) is not None:
         rows = [(report.nodeid, outcome, round(report.duration, 1)) for outcome, report in reports]
-        keep_table(Path(path), ("test", "outcome", "seconds"), rows)
+        ran = {report.nodeid for _, report in reports}
+        keep_rows(Path(path), ("test", "outcome", "seconds"), rows, ran, config.rootpath)
     if (path := config.getoption("--faults")) is not None:
         told = [(*row, report.nodeid) for outcome, report in reports if outcome == "passed"
                 for key, row in report.user_properties if key == "fault"]  # fmt: skip
-        before: list[tuple[str, ...]] = []
-        if Path(path).exists():
-            with Path(path).open(newline="") as file:
-                before = [tuple(row) for row in csv.reader(file)][1:]
-        new = {row[0] for row in told}
-        keep_table(Path(path), FAULTS, sorted([*(row for row in before if row[0] not in new), *told]))
-
-
-FAULTS = ("fault", "found", "lost", "test")
-
-
-def keep_table(path: Path, head: tuple[str, ...], body: Sequence[tuple[object, ...]]) -> None:
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(head)
-        rows.writerows(body)
+        ran = {report.nodeid for outcome, report in reports if outcome != "skipped"}
+        keep_rows(Path(path), FAULTS, told, ran, config.rootpath)
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ class Nodes:
             "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
             "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
+            "RAY_worker_niceness": "0",  # or whatever else this machine does comes first, and a node of one CPU seems dead
         }  # fmt: skip
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.boards: list[int] = []

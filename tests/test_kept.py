@@ -1,0 +1,81 @@
+"""A run of a few tests changes their rows of the kept tables and leaves the others."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kept import is_there, keep_rows
+
+HEAD = ("test", "outcome", "seconds")
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_numbers(n):
+    assert n == {n}
+
+def test_of_a_fault(fault):
+    fault("the 2 of {n}", "all, and more")
+    assert {n} < 3
+"""
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_a_row_is_replaced_added_left_or_goes_with_its_test(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text("def test_one() -> None: ...\ndef test_two(n): ...\n")
+    path = tmp_path / "slow.csv"
+    keep_rows(
+        path, HEAD, [("test_a.py::test_two[x,y]", "passed", 1.0)], ["test_a.py::test_two[x,y]"], tmp_path
+    )
+    keep_rows(path, HEAD, [("test_a.py::test_one", "failed", 2.5)], ["test_a.py::test_one"], tmp_path)
+    assert rows(path) == [
+        [*HEAD],
+        ["test_a.py::test_one", "failed", "2.5"],
+        ["test_a.py::test_two[x,y]", "passed", "1.0"],
+    ]
+    (tmp_path / "test_a.py").write_text("def test_one_more() -> None: ...\ndef test_two(n): ...\n")
+    keep_rows(path, HEAD, [], [], tmp_path)
+    assert rows(path) == [[*HEAD], ["test_a.py::test_two[x,y]", "passed", "1.0"]]
+    faults = ("fault", "found", "test")  # what was done is worded otherwise now: no two rows of one test
+    path = tmp_path / "faults.csv"
+    for done in ("3 kills", "2 kills"):
+        keep_rows(
+            path, faults, [(done, "all", "test_a.py::test_two[1]")], ["test_a.py::test_two[1]"], tmp_path
+        )
+    assert rows(path)[1:] == [["2 kills", "all", "test_a.py::test_two[1]"]]
+    assert not is_there("test_b.py::test_two", tmp_path)
+
+
+@pytest.mark.long
+def test_a_run_keeps_its_outcomes_and_its_faults(tmp_path: Path) -> None:
+    """As `make test-slow` gives the options: a part of the tests, then another; what fails has no row among the faults."""
+    (tmp_path / "test_some.py").write_text(TESTS.format(n=1))
+    root = Path(__file__).parents[1]
+
+    def run(*words: str) -> None:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.conftest"]
+        command += ["--rootdir", ".", "--outcomes", "slow.csv", "--faults", "faults.csv", *words]
+        subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(root), "PATH": ""}, capture_output=True)
+
+    run()
+    assert [row[:2] for row in rows(tmp_path / "slow.csv")[1:]] == [
+        ["test_some.py::test_numbers[1]", "passed"],
+        ["test_some.py::test_numbers[2]", "failed"],
+        ["test_some.py::test_of_a_fault", "passed"],
+    ]
+    assert rows(tmp_path / "faults.csv")[1:] == [
+        ["the 2 of 1", "all, and more", "nothing", "test_some.py::test_of_a_fault"]
+    ]
+    (tmp_path / "test_some.py").write_text(TESTS.format(n=3))
+    run("test_some.py::test_of_a_fault")
+    assert rows(tmp_path / "faults.csv")[1:] == []
+    assert [row[1] for row in rows(tmp_path / "slow.csv")[1:]] == ["passed", "failed", "failed"]
