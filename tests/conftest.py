@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from tests.kept import keep_rows
+from tests.kept import Note, keep_rows
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in its background
@@ -140,7 +140,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture
-def fault(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+def fault(record_property: Callable[[str, object], None]) -> Note:
     """Note a row of the fault table: what was done, and what was found afterwards. A test calls it at its end, when it has found
     it so; ``--faults`` keeps the rows of tests that passed."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+
+Note = Callable[[str, str], None]
+"""What the fixture ``fault`` is: notes what was done, and what was found afterwards."""
 
 
 def keep_rows(

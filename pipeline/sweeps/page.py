@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from foundation.show import show_bytes, show_latency, show_percent
+from foundation.show import counted, show_bytes, show_latency, show_percent
 from pipeline.report.page import FOLDER as LOOKS
 from pipeline.sweeps.gates import verdict
 from pipeline.sweeps.results import TITLES, columns, recommended
@@ -19,7 +20,11 @@ STYLE = """.fronts { display: grid; grid-template-columns: repeat(auto-fill, min
 .axis { stroke: var(--line); } .grid { stroke: var(--grid); } svg text { fill: var(--muted); font: 11px var(--sans); }
 .point { fill: var(--accent); } .chosen { fill: none; stroke: var(--pin); stroke-width: 2; } .ref-fp32 { fill: var(--fp32); }
 .ref-int8 { fill: var(--int8); } .span { stroke: var(--other); } td.why, th.name { white-space: normal; overflow-wrap: anywhere; }
-.scroll th { padding: 9px 9px 8px; } ul.said { padding-left: 20px; margin: 10px 0 0; } .no { color: var(--bad); }"""
+.scroll { max-height: none; } .scroll thead th { padding: 9px 9px 8px; } ul.said { padding-left: 20px; margin: 10px 0 0; }
+tbody td, tbody th { border-top: 1px solid var(--grid); vertical-align: top; } tbody th { padding: 5px 9px; text-align: left; }
+th.name { min-width: 130px; } th.name a { color: var(--accent); } td.why { min-width: 280px; } .no { color: var(--bad); }
+td details { border: 0; padding: 0; margin-top: 4px; } summary { cursor: pointer; } .legend svg { overflow: visible; }"""
+LEGEND = (("point", "candidate"), ("chosen", "recommended"), ("ref-fp32", "fp32"), ("ref-int8", "int8"))
 
 
 def render_sweep(name: str, results: Mapping[str, Any], said: Sequence[str], written: str) -> str:
@@ -51,10 +56,11 @@ def render_sweep(name: str, results: Mapping[str, Any], said: Sequence[str], wri
 <p class="lead">{done} of {len(rows)} searches complete. Written {escape(written)}.</p>
 </header>
 <section><h2>What changed</h2><ul class="said">{"".join(f"<li>{escape(text)}</li>" for text in said)}</ul></section>
-{_champions(results["gates"])}
+{_champions(results["gates"], rows)}
 <section id="fronts"><h2>Fronts</h2>
-<p class="hint">Error on the images that guided each search, over latency. The ring is the recommended candidate; bars are the
-intervals of latencies. Studies of one model, data set and target share their axes.</p>
+<p class="hint">Error on the images that guided each search, over latency; bars are the intervals of latencies. Studies of one
+model, data set and target share their axes.</p>
+{_legend()}
 <div class="fronts">{"".join(_charts(rows))}</div></section>
 {_table(rows)}
 </main>
@@ -63,51 +69,102 @@ intervals of latencies. Studies of one model, data set and target share their ax
 """
 
 
-def _champions(gates: Mapping[str, Mapping[str, Any]]) -> str:
+def _legend() -> str:
+    marks = ""
+    for kind, text in LEGEND:
+        circle = f'<circle class="{kind}" cx="6" cy="6" r="{6 if kind == "chosen" else 4}"/>'
+        marks += f'<li><svg width="12" height="12">{circle}</svg>{text}</li>'
+    return f'<ul class="legend">{marks}</ul>'
+
+
+def _champions(gates: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> str:
     if not gates:
         return ""
-    rows = "".join(_champion(name, one) for name, one in gates.items())
+    points = {
+        (row["study"], point["hash"]): point
+        for row in rows
+        for point in (row["front"] or {}).get("points", ())
+    }
+    body = "".join(
+        _champion(name, one, points.get((one.get("study"), one["candidate"]), {}))
+        for name, one in gates.items()
+    )
     head = "".join(
         f"<th scope=col>{title}</th>"
         for title in ("Model", "Champion", "Candidate", "Would it take its place?")
     )
     return f"""<section id="champions"><h2>Champions</h2>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"""
+<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"""
 
 
-def _champion(name: str, one: Mapping[str, Any]) -> str:
+def _champion(name: str, one: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """A row; ``point`` is the candidate's of its front."""
     champion = one["champion"] or {}
-    figures = [champion.get("latency_ms") and f"{champion['latency_ms']} ms {champion.get('latency_source')}"]
-    figures += [champion.get("size_bytes") and f"{champion['size_bytes']} bytes"]
-    below = ", ".join(str(text) for text in figures if text)
-    answer = verdict(one)
+    source = champion.get("latency_source")
+    costs = _costs(_number(champion.get("latency_ms")), source, _number(champion.get("size_bytes")))
+    own = _costs(point.get("latency_ms"), point.get("source"), point.get("size_bytes"))
+    study = one.get("study") or ""
     mark = ' class="no"' if one["status"] else ""
+    answer, why = verdict(one), str(one["why"])
+    told = f"<b{mark}>{escape(answer)}</b>; {escape(why)}" if answer else f"<b{mark}>{escape(why)}</b>"
+    return (
+        f'<tr><th scope=row class="name">{escape(name)}</th>{_cell(champion.get("candidate"), costs)}'
+        f'{_cell(one["candidate"], own, study)}<td class="why">{told}{_gates(one["gates"])}</td></tr>'
+    )
+
+
+def _cell(candidate: Any, *below: str) -> str:
+    lines = "".join(f'<span class="below">{escape(text)}</span>' for text in below if text)
+    return f"<td><code>{escape(str(candidate or 'none'))}</code>{lines}</td>"
+
+
+def _costs(latency: float | None, source: str | None, size: float | None) -> str:
+    return ", ".join(
+        text for text in (latency and show_latency(latency, source), size and show_bytes(size)) if text
+    )
+
+
+def _number(tag: Any) -> float | None:
+    """What the registry keeps as text; None where it is no number, as of a version that another program made."""
+    try:
+        found = float(tag)
+    except (TypeError, ValueError):
+        return None
+    return found if isfinite(found) else None
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> str:
+    """What every gate said, folded where all let the candidate pass."""
+    if not gates:
+        return ""
+    passed = sum(bool(gate["passed"]) for gate in gates)
     told = "".join(
         f"<li{'' if gate['passed'] else ' class=no'}><b>{escape(str(gate['name']))}</b> {escape(str(gate['text']))}</li>"
-        for gate in one["gates"]
+        for gate in gates
     )
-    study = f'<span class="below">{escape(str(one["study"]))}</span>' if one.get("study") else ""
+    shown = "" if passed == len(gates) else " open"
     return (
-        f'<tr><th scope=row class="name">{escape(name)}</th><td><code>{escape(str(champion.get("candidate") or "none"))}</code>'
-        f'<span class="below">{escape(below)}</span></td><td><code>{escape(str(one["candidate"] or "none"))}</code>{study}</td>'
-        f'<td class="why"><b{mark}>{escape(answer)}</b> {escape(str(one["why"]))}<ul class="said small">{told}</ul></td></tr>'
+        f'<details{shown}><summary class="small">{passed} of {counted(len(gates), "gate")} passed</summary>'
+        f'<ul class="said small">{told}</ul></details>'
     )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th scope=col>{escape(title)}</th>" for title in (*TITLES, "why"))
-    body = "".join(_row(row) for row in rows)
+    told = any(row["why"] for row in rows)
+    head = "".join(f"<th scope=col>{escape(title)}</th>" for title in (*TITLES, *["why"] * told))
+    body = "".join(_row(row, told=told) for row in rows)
     return f"""<section id="studies"><h2>Studies</h2>
 <p class="hint">Figures of each study's recommended candidate.</p>
 <div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"""
 
 
-def _row(row: Mapping[str, Any]) -> str:
+def _row(row: Mapping[str, Any], *, told: bool) -> str:
     name, *cells = columns(row)
     report = Path(row["folder"]) / "report.html"
     link = f'<a href="{escape(report.as_uri())}">{escape(name)}</a>' if row["front"] else escape(name)
     shown = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr><th scope=row class="name">{link}</th>{shown}<td class="why">{escape(row["why"])}</td></tr>'
+    why = f'<td class="why">{escape(row["why"])}</td>' if told else ""
+    return f'<tr><th scope=row class="name">{link}</th>{shown}{why}</tr>'
 
 
 def _charts(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -169,7 +226,7 @@ def _chart(front: Mapping[str, Any], limits: tuple[float, float, float]) -> str:
         )
     parts.append(f'<text x="{WIDTH - EDGE}" y="{HEIGHT - 3}" text-anchor="end">latency, ms</text>')
     chosen = (recommended(front) or {}).get("hash")
-    for one in _drawn(front):
+    for one in reversed(_drawn(front)):  # candidates above the references
         at, up = x(one["latency_ms"]), y(one["error"])
         name = str(one.get("hash") or one.get("name"))
         costs = f"{show_latency(one['latency_ms'], one['source'])}, {show_bytes(one['size_bytes'])}"

@@ -25,9 +25,9 @@ from pipeline.study.storage import LocalStorage
 from pipeline.study.study import FILE, Candidate, Study, read_records
 from pipeline.training.rung import Rung
 from search_spaces.space import Space
+from tests.kept import Note
 
 SPACE = Space(("conv1", "conv2", "fc"))
-Note = Callable[[str, str], None]
 
 
 def opened(folder: Path) -> Study:

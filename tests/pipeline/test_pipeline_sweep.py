@@ -510,13 +510,42 @@ def test_the_page_escapes_whatever_stands_in_it_and_runs_nothing(tmp_path: Path)
     assert "default-src 'none'" in page and HOSTILE not in page
 
 
+@pytest.mark.parametrize(
+    "champion", [tags("old", 2.5, 12288), {"candidate": "old", "latency_ms": "fast"}, None]
+)
+def test_champion_and_candidate_stand_beside_each_other_with_what_they_cost(
+    tmp_path: Path, champion: dict[str, str] | None
+) -> None:
+    """Two studies may have the same plan, each with figures of its own. What passed is folded, what did not stands open."""
+    first, second = asked_for(tmp_path, 2)
+    study(first, point("same", 0.03, 1.0, 9216), chosen="same")
+    study(second, point("same", 0.03, 2.0, 10240), chosen="same")
+    found = results((first, second), [0, 0])
+    shut, refused = ({"name": "device", "passed": passed, "text": "told"} for passed in (True, False))
+    for name, asked, gate in (("one", first, shut), ("two", second, refused)):
+        found["gates"][name] = {
+            "champion": champion,
+            "candidate": "same",
+            "study": asked.study,
+            "why": "because",
+            "status": int(gate is refused),
+            "gates": [gate],
+        }
+    page = render_sweep("s", found, [], "now")
+    one, two = (part.split("</tr>")[0] for part in page.split('<tr><th scope=row class="name">')[1:3])
+    assert "1.00 ms modelled, 9.0 KiB" in one and "2.00 ms modelled, 10.0 KiB" in two
+    assert ("2.50 ms modelled, 12.0 KiB" in one) is (champion is not None and "size_bytes" in champion)
+    assert "<details><summary" in one and "1 of 1 gate passed" in one
+    assert "<details open><summary" in two and "0 of 1 gate passed" in two
+
+
 def test_studies_of_one_model_share_their_axes_and_others_do_not(tmp_path: Path) -> None:
     searches = asked_for(tmp_path, 3)
     for one, latency in zip(searches, (2.0, 4.0, 400.0)):
         study(one, point("a", 0.03, latency, 9000), chosen="a")
     found = results(searches, [0, 0, 0])
     found["rows"][2]["registered"] = "another"
-    page = render_sweep("s", found, [], "now")
+    page = render_sweep("s", found, [], "now").split('<div class="fronts">')[1]
     at = [float(x) for x in re.findall(r'<circle class="point" cx="([\d.]+)"', page)]
     left = 52
     assert (at[1] - left) == pytest.approx(2 * (at[0] - left), abs=0.2)

@@ -32,6 +32,7 @@ from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.work import DeviceError, NoDevice
 from quantizers.network import harden, quantize
+from tests.kept import Note
 from tests.own_cache import own_cache
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -101,7 +102,9 @@ def process_of(name: str) -> psutil.Process:
     raise AssertionError(f"no process of {name}")
 
 
-def test_whatever_dies_or_hangs_under_the_work_the_answer_comes(local: None, made: dict[str, Any]) -> None:
+def test_whatever_dies_or_hangs_under_the_work_the_answer_comes(
+    local: None, made: dict[str, Any], fault: Note
+) -> None:
     pool = DevicePool.start("a76", limits=PoolLimits(silence=4.0, beat=0.5, rest=0.5))
     program, images = made["program"].read_bytes(), np.repeat(made["images"], 2000, axis=0)
     for harm in ("the task dies", "the task hangs", "the broker dies"):
@@ -118,6 +121,10 @@ def test_whatever_dies_or_hangs_under_the_work_the_answer_comes(local: None, mad
         if harm == "the task hangs":
             task.wait(180)  # nobody is left behind who holds memory, or the board
     assert [row["state"] for row in pool.devices()] == ["free"] and pool.source == "modelled"
+    fault(
+        "the task on a device SIGKILLed, then hung (SIGSTOP), then its broker SIGKILLed",
+        "the answer came each time, bit for bit; the hung process was ended, and the device is free",
+    )
 
 
 FLAKY = """
@@ -269,7 +276,7 @@ def test_two_searches_share_one_arm_node(
 
 
 def test_arm_nodes_share_the_work_and_one_may_die(
-    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fault: Note
 ) -> None:
     """Nodes of this machine that call themselves ARM; their devices are honest about being emulated."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -294,6 +301,7 @@ def test_arm_nodes_share_the_work_and_one_may_die(
             assert answer.tobytes() == np.repeat(made["expected"], 1000, axis=0).tobytes()
         # Until the cluster has noticed the death, a new actor waits for the dead node.
         assert sorted(row["state"] for row in pool.devices()) in (["free", "lost"], ["free", "waiting"])
+        fault("one of two ARM nodes lost under eight pieces of work", "all eight answers came, bit for bit")
     finally:
         ray.shutdown()
         nodes.shutdown()

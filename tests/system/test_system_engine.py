@@ -15,6 +15,7 @@ import pytest
 from foundation.show import show_bytes
 from pipeline.study.memory import total_memory
 from pipeline.study.study import FILE, INTERRUPTED, read_records
+from tests.kept import Note
 from tests.system.tabulated import SPACE, Driver
 
 
@@ -23,7 +24,7 @@ def states(folder: Path) -> Counter[str]:
     return Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
 
 
-def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path) -> None:
+def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path, fault: Note) -> None:
     """One trial raises, one process is killed once, one while it starts, another again and again; the others go on."""
     folder = tmp_path / "study"
     folder.mkdir()
@@ -52,11 +53,15 @@ def test_a_search_survives_what_happens_to_its_trials(tmp_path: Path) -> None:
     assert starts == {name: {dies_once: 2, dies_always: 3}.get(name, 1) for name in records}
     processes = Counter(pid for _, stage, pid in log if stage == "0")
     assert max(processes.values()) > 1  # processes are reused
+    fault(
+        "nine trials: one raises, one is SIGKILLed once, one while it starts, one each time",
+        "all nine ended, once: those killed once finished, the other two failed with the reason",
+    )
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("when", ["eat", pytest.param("start_eat", marks=pytest.mark.slow)])
-def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path, when: str) -> None:
+def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path, when: str, fault: Note) -> None:
     """One trial takes far more than there is to be, once: Ray's own memory monitor kills it in the middle of its work, or while
     it starts."""
     folder = tmp_path / "study"
@@ -76,6 +81,11 @@ def test_ray_kills_for_memory_and_the_search_goes_on(tmp_path: Path, when: str) 
         line.startswith(f"{hungry} was killed for memory") and "queued again" in line for line in lines
     )
     assert {record.status for record in read_records(folder)} <= {"finished", "stopped"}
+    moment = "while it starts" if when == "start_eat" else "in the middle"
+    fault(
+        f"a trial takes too much memory {moment}: killed by Ray's memory monitor",
+        "it was tried again alone and ended; its neighbours too",
+    )
 
 
 def test_what_does_not_fit_alone_ends_the_search_with_the_reason(tmp_path: Path) -> None:

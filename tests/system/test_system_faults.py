@@ -17,15 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.study.study import read_records
+from tests.kept import Note
 from tests.system.soak import MARK, TinyDriver, disagreements, left_of, rungs_of, session_folders, soak
 
-Note = Callable[[str, str], None]
 QUICK = {"STEP_SECONDS": "0.05", "RAY_worker_niceness": "0"}
 AGREE = "study, storage, MLflow and front agree: every trial there, once"
 

@@ -19,6 +19,7 @@ import pytest
 from deploy_arm.target.toolchain import is_arm
 from pipeline.candidate.folder import load_candidate
 from pipeline.study.study import read_records
+from tests.kept import Note
 from tests.s3 import s3_server
 from tests.system.nodes import Nodes, documented, hiding
 from tests.system.small_task import FLAGS, write_small_task
@@ -74,7 +75,7 @@ def untouched(cluster: Nodes) -> None:
         assert not list(Path(f"/proc/{cluster.nodes[node].pid}/root{cluster.hidden}").iterdir())
 
 
-def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Nodes) -> None:
+def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Nodes, fault: Note) -> None:
     nodes = cluster.need(2)
     search = cluster.search(*FLAGS, "--out", "runs", cwd=cluster.hidden)
     until_a_rung(cluster, "study", running=search)
@@ -85,6 +86,10 @@ def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Nodes) -> 
     untouched(cluster)
     for node in nodes:  # nobody compiled or trained the fp32 network there
         assert not list(cluster.cache(node).rglob("a76-*"))
+    fault(
+        "one of two nodes that train SIGKILLed, its trial after its first rung",
+        "all three trials there, once; the other node went on with it",
+    )
 
 
 @pytest.mark.slow
@@ -106,7 +111,7 @@ def test_a_submitted_job_searches_as_the_documented_line_says(cluster: Nodes) ->
     pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed")
     cluster.need(1)
     line = documented("job", "submit").replace("http://127.0.0.1:8265", cluster.jobs)
-    line = line.replace("STUDY", "submitted").replace("/shared/runs", f"'{cluster.hidden}/runs'")
+    line = line.replace("STUDY", "submitted").replace("/shared/runs", shlex.quote(f"{cluster.hidden}/runs"))
     line = line.removesuffix("--model resnet20")
     where = str(cluster.hidden)
     flags = [
@@ -150,13 +155,13 @@ searches:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_jobs_loses_a_node_and_is_killed_and_goes_on(cluster: Nodes, tmp_path: Path) -> None:
+def test_a_sweep_of_jobs_loses_a_node_and_is_killed_and_goes_on(cluster: Nodes, fault: Note) -> None:
     pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed")
     nodes = cluster.need(2)
     (cluster.hidden / "two.yaml").write_text(SWEEP)
     words = ("pipeline.sweep", "two.yaml", "--jobs", cluster.jobs, "--allow-modelled")
     sweep = cluster.command(*words, cwd=cluster.hidden)
-    until_a_rung(cluster, "two-network", "two-wider", running=sweep)
+    until_a_rung(cluster, "two-mine-network", "two-mine-wider", running=sweep)
     cluster.kill(nodes[0])
     sweep.kill()
     said, _ = sweep.communicate()
@@ -179,10 +184,14 @@ def test_a_sweep_of_jobs_loses_a_node_and_is_killed_and_goes_on(cluster: Nodes, 
     assert "2 of 2 searches complete already" in said and "Nothing has changed since the last run." in said, (
         said
     )
+    fault(
+        "a sweep of two models as jobs on three nodes: one node and the sweep itself SIGKILLed",
+        "both studies complete, each trial there, once; the same command went on, and a third time had nothing to do",
+    )
 
 
 @pytest.mark.slow
-def test_what_s3_keeps_makes_the_study_again(cluster: Nodes, tmp_path: Path) -> None:
+def test_what_s3_keeps_makes_the_study_again(cluster: Nodes, fault: Note) -> None:
     """The same with a storage that all nodes reach; then the driver's disk is lost, and the study goes on from the copy."""
     with s3_server() as url:
         cluster.need(2)
@@ -215,3 +224,7 @@ def test_what_s3_keeps_makes_the_study_again(cluster: Nodes, tmp_path: Path) -> 
         said, _ = search.communicate(timeout=PATIENCE)
         assert search.returncode == 0 and "Traceback" not in said, said
         assert read_records(study)[: len(before)] == before and len(read_records(study)) > len(before)
+    fault(
+        "the driver's disk lost, the study made again from an S3 storage",
+        "every record and candidate there; the search went on",
+    )

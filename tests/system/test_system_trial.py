@@ -39,6 +39,7 @@ from pipeline.study.study import Study
 from pipeline.training.rung import Rung, best_of
 from quantizers.network import layer_names
 from search_spaces.space import Space
+from tests.kept import Note
 
 
 class Lines:
@@ -152,7 +153,7 @@ def test_candidates_are_trained_compiled_checked_and_written(settings: Settings)
 
 @pytest.mark.usefixtures("one_cluster")
 def test_killed_while_it_starts_trains_and_writes_a_trial_is_never_lost(
-    settings: Settings, capfd: pytest.CaptureFixture[str]
+    settings: Settings, capfd: pytest.CaptureFixture[str], fault: Note
 ) -> None:
     chosen = plans(settings)[1:2]
     candidates = settings.folder / "candidates"
@@ -177,6 +178,10 @@ def test_killed_while_it_starts_trains_and_writes_a_trial_is_never_lost(
     # A process that dies before it has taken its work on is replaced by Ray itself.
     assert 2 <= len(deaths) <= 3 and all(
         line.startswith(f"{chosen[0].hash} lost its process") for line in deaths
+    )
+    fault(
+        "SIGKILL of a trial's process while it starts, trains, writes",
+        "it finished with all its rungs, counted once; nothing half-written is left",
     )
 
 
@@ -278,7 +283,7 @@ def test_two_workers_train_one_trial_together(settings: Settings) -> None:
     assert log["hash"] == plan.hash
 
 
-def test_checkpoints_hold_state_and_curve(tmp_path: Path) -> None:
+def test_checkpoints_hold_state_and_curve(tmp_path: Path, fault: Note) -> None:
     class Run:
         def state_dict(self) -> dict[str, Any]:
             return {"weight": torch.arange(3.0), "step": 7}
@@ -304,6 +309,7 @@ def test_checkpoints_hold_state_and_curve(tmp_path: Path) -> None:
     assert last_checkpoint(storage, plan).state is None and len(last_checkpoint(storage, plan).damaged) == 2
     forget(tmp_path, storage, plan)
     assert last_checkpoint(storage, plan) == Saved()
+    fault("24 checkpoints with a bit flipped or cut short", "each was noticed, and the rung before it taken")
 
 
 def test_nothing_is_left_of_a_candidate_that_was_half_written(tmp_path: Path) -> None:
