@@ -20,7 +20,7 @@ from foundation.command import DONE, REFUSED, Parser, main_guard, say, typed
 from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.show import show_bytes, show_interval, show_latency
-from pipeline.cluster.nodes import arm_nodes
+from pipeline.cluster.nodes import arm_devices
 from pipeline.cluster.pool import devices_at_hand
 from pipeline.cluster.work import DeviceError, Wanted
 from pipeline.study.paths import absolute, settled
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from deploy_arm.fleet.boards import Checked
     from pipeline.candidate.devices import AtHand
     from pipeline.candidate.folder import CandidateFolder
+
+JOIN = "RAY_AUTH_MODE=token ray start --address=HEAD:6379 --num-cpus=0 --labels=arch=aarch64 --resources='{\"arm_cpu\": 1}'"
 
 
 def list_devices(wanted: Wanted) -> list[dict[str, str]]:
@@ -43,7 +45,7 @@ def list_devices(wanted: Wanted) -> list[dict[str, str]]:
     from deploy_arm.target.cores import CORES
 
     CORES[wanted.target]
-    if os.environ.get("RAY_ADDRESS") and wanted.of_the_nodes() and (rows := _cluster_devices()):
+    if os.environ.get("RAY_ADDRESS") and wanted.of_the_nodes() and (rows := _cluster_devices(wanted)):
         return rows
     if (wanted.kind or kind_here(wanted.target)) == "ssh":
         return [row for row in board_rows() if row["target"] == wanted.target]
@@ -72,23 +74,11 @@ def board_rows() -> list[dict[str, str]]:
     return rows
 
 
-def _cluster_devices() -> list[dict[str, str]]:
-    import ray
-
+def _cluster_devices(wanted: Wanted) -> list[dict[str, str]]:
     from pipeline.cluster.ray_cluster import cluster
 
     with cluster():
-        free = ray.state.available_resources_per_node()
-        return [
-            {
-                "name": node["NodeManagerHostname"],
-                "source": "measured",
-                "state": "free" if free.get(node["NodeID"], {}).get("arm_cpu", 0) >= 1 else "busy",
-                "where": node["NodeManagerAddress"],
-            }
-            for node in ray.nodes()
-            if node["NodeID"] in set(arm_nodes())
-        ]
+        return arm_devices(wanted)
 
 
 def profile_candidate(folder: Path, target: str | None = None, at_hand: AtHand = devices_at_hand) -> Profile:
@@ -383,8 +373,7 @@ def main(argv: Sequence[str] | None = None, write: Callable[[str], Any] | None =
         write(_meaning(target))
         write(
             "No ARM CPU here: programs are emulated, outputs are exact, times are modelled. To measure, start Ray on an ARM "
-            "machine with `ray start --address=HEAD --labels arch=aarch64 --resources '{\"arm_cpu\": 1}'`, or add a board "
-            f"that is reached by ssh: `{typed('pipeline.devices')} add ssh://user@board`.\n"
+            f"machine with `{JOIN}`, or add a board that is reached by ssh: `{typed('pipeline.devices')} add ssh://user@board`.\n"
         )
     return 0
 

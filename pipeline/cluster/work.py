@@ -191,6 +191,11 @@ def serve(
     yield found[0]
 
 
+def describe(wanted: Wanted) -> WorkOutcome:
+    """Name and source of the device of the node that this runs on, or why there is none; nothing is run on it."""
+    return _outcome(wanted, None, "describe", None)
+
+
 def _outcome(wanted: Wanted, name: str | None, method: str, *arguments: Any, **named: Any) -> WorkOutcome:
     try:
         work = opened(wanted, name)

@@ -24,13 +24,14 @@ from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.devices.kinds import open_device
 from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
+from deploy_arm.target.toolchain import is_arm
 from foundation.plan import LayerPlan, Plan
 from pipeline import devices
 from pipeline.cluster.broker import PoolLimits
-from pipeline.cluster.nodes import LABELS, arm_nodes
+from pipeline.cluster.nodes import LABELS, arm_devices, arm_nodes
 from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
-from pipeline.cluster.work import DeviceError, NoDevice
+from pipeline.cluster.work import DeviceError, NoDevice, Wanted
 from quantizers.network import harden, quantize
 from tests.kept import Note
 from tests.own_cache import own_cache
@@ -287,6 +288,11 @@ def test_arm_nodes_share_the_work_and_one_may_die(
         ]
         ray.init(nodes.address, log_to_driver=False, logging_level=40)
         assert len(arm_nodes()) == 2
+        listed = arm_devices(Wanted("a76"))  # as they say of themselves, not as their label does
+        source = "measured" if is_arm() else "modelled"
+        assert [(row["source"], row["state"]) for row in listed] == [(source, "free")] * 2
+        [strange, _] = arm_devices(Wanted("a76", "nowhere:Board"))
+        assert strange["state"] == "quarantine" and "nowhere" in strange["reason"]
         pool = DevicePool.start("a76")
         program, images = made["program"].read_bytes(), np.repeat(made["images"], 1000, axis=0)
         work = ray.remote(lambda: pool.run(program, made["blob"], images)).options(num_cpus=0)
@@ -295,7 +301,7 @@ def test_arm_nodes_share_the_work_and_one_may_die(
         while most < 2 and ray.wait(pending, num_returns=8, timeout=0.01)[1]:
             most = max(most, sum(row["state"] == "busy" for row in pool.devices()))
         assert most == 2
-        assert pool.source == "modelled" and len({row["name"] for row in pool.devices()}) == 1
+        assert pool.source == source and len({row["name"] for row in pool.devices()}) == 1
         nodes.remove_node(arm[0], allow_graceful=False)
         for answer in ray.get(pending, timeout=120):
             assert answer.tobytes() == np.repeat(made["expected"], 1000, axis=0).tobytes()
@@ -317,3 +323,5 @@ def test_the_command_lists_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.main(["--target", "x1"], write=lines.append) == 0
     text = "".join(lines)
     assert ("modelled" in text) == ("No ARM CPU here" in text)
+    documented = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    assert f"    {devices.JOIN}\n" in documented and (devices.JOIN in text or "modelled" not in text)
