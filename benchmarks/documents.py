@@ -23,7 +23,7 @@ from foundation.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
-DOCUMENTS = ("README.md", "docs/accuracy.md", "docs/search.md", "docs/speed.md")
+DOCUMENTS = ("README.md", "docs/accuracy.md", "docs/cluster.md", "docs/search.md", "docs/speed.md")
 BLOCK = re.compile(r"(<!-- table ([a-z0-9_]+) -->\n\n).*?(\n<!-- end \2 -->)", re.DOTALL)
 # Ratios so near to one are said to be equal: the model is no more exact against real chips (``benchmarks.silicon``).
 EQUAL = 1.15
@@ -264,6 +264,16 @@ def _structures() -> str:
                 [_structure(row), f"{float(row['a76_ms']):.2f}", f"{float(row['x2_ms']):.3f}", size, points]
             )
     return table(["layers between", "A76-class", "X2-class (i8mm)", "bytes", "points"], body)
+
+
+@TABLES.register("faults")
+def _faults() -> str:
+    """What was killed, filled, damaged or silenced, and what was found afterwards, by the tests that did it."""
+    body = [
+        [row["fault"], row["found"], row["lost"]]
+        for row in sorted(rows("faults.csv"), key=lambda row: row["fault"].lower())
+    ]
+    return table(["what was done", "what was found afterwards", "lost"], body)
 
 
 def _structure(row: TableRow) -> str:

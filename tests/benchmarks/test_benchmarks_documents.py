@@ -267,7 +267,7 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
 ]  # fmt: skip
 # Numbers that are no results: names, settings and counts of the experiments themselves.
 SETTINGS = re.compile(
-    r"ResNet-\d+|resnet\d+[-\w.]*|MobileNetV2|CIFAR-?10|FastestDet|A76|X[12]|Raspberry Pi [45]|Snapdragon 855\+|RK3\d+S?|"
+    r"SHA-256|ResNet-\d+|resnet\d+[-\w.]*|MobileNetV2|CIFAR-?10|FastestDet|A76|X[12]|Raspberry Pi [45]|Snapdragon 855\+|RK3\d+S?|"
     r"Cortex-[AX]\d+|fp16|fp32|float32|[Ii]nt8|bfloat16|i8mm|AP50|\b[2348](?: and [348])?[ -]bits?\b|\b5000\b|\b228\b|80 % zeros|"
     r"0\.125|batch 128|2 CPU|2\.36 million|16 components|at 3\b|64 validation|128 training|2 bits"
 )
@@ -276,6 +276,7 @@ SETTINGS = re.compile(
 def prose(name: str) -> str:
     """A document without its tables, code and links, in one line."""
     text = documents.BLOCK.sub("", TEXTS[name])
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
     text = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", text)
     return " ".join(text.split())
 
