@@ -41,6 +41,7 @@ def place() -> Iterator[Path]:
     ("trials", "driver_every", "worker_every", "kills"),
     [
         (30, 3.0, 1.5, (3, 6)),
+        pytest.param(120, 30.0, 4.0, (float("inf"), float("inf")), marks=pytest.mark.slow),
         pytest.param(500, 60.0, 4.0, (float("inf"), float("inf")), marks=pytest.mark.slow),
     ],
 )
