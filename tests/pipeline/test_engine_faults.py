@@ -171,7 +171,7 @@ def test_a_damaged_database_is_said_to_be_so(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_figure_that_is_no_number_ends_its_trial_alone(tmp_path: Path, value: float) -> None:
+def test_a_figure_that_is_no_number_ends_its_trial_alone(tmp_path: Path, value: float, fault: Note) -> None:
     with opened(tmp_path) as study:
         tell(study, asked(study))
         tell(study, asked(study), value)
@@ -182,6 +182,10 @@ def test_a_figure_that_is_no_number_ends_its_trial_alone(tmp_path: Path, value: 
         assert [r.status for r in study.records()] == [r.status for r in before]
         assert len(study.front()) == 1 and study.best_error() == 0.1
         tell(study, asked(study))
+    fault(
+        f"a trial whose error is {value}",
+        "it failed with that reason, alone; the study opens again and goes on",
+    )
 
 
 def test_a_poisoned_record_of_an_older_version_keeps_no_study_shut(tmp_path: Path, fault: Note) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.kept import Note
+
 TOKEN = "a" * 64
 START = """
 from ray.cluster_utils import Cluster
@@ -89,12 +91,14 @@ def test_nothing_is_trained_on_an_arm_board_though_it_offers_more_cpus(address: 
     ],
 )
 def test_a_token_that_is_missing_or_another_is_told_in_a_line(
-    address: str, tmp_path: Path, given: dict[str, str | None], said: str
+    address: str, tmp_path: Path, given: dict[str, str | None], said: str, fault: Note
 ) -> None:
     done = python(JOINED, environment(tmp_path, RAY_ADDRESS=address, **given))
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert said in line and "~/.ray/auth_token of the head" in line and "Traceback" not in done.stderr
+    token = "another token" if given["RAY_AUTH_TOKEN"] else "no token"
+    fault(f"a client with {token}", "refused in a line that names the file to copy")
 
 
 def test_where_nothing_answers_the_token_is_not_blamed(tmp_path: Path) -> None:
