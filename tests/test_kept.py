@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.kept import is_there, keep_rows
 
+pytest_plugins = ["pytester"]
 HEAD = ("test", "outcome", "seconds")
 TESTS = """
 import pytest
@@ -55,27 +54,25 @@ def test_a_row_is_replaced_added_left_or_goes_with_its_test(tmp_path: Path) -> N
     assert not is_there("test_b.py::test_two", tmp_path)
 
 
-@pytest.mark.long
-def test_a_run_keeps_its_outcomes_and_its_faults(tmp_path: Path) -> None:
-    """As `make test-slow` gives the options: a part of the tests, then another; what fails has no row among the faults."""
-    (tmp_path / "test_some.py").write_text(TESTS.format(n=1))
-    root = Path(__file__).parents[1]
+def test_a_run_keeps_its_outcomes_and_its_faults(pytester: pytest.Pytester) -> None:
+    """As `make test-slow` gives the options: all of the tests, then one; what fails has no row among the faults."""
+    folder = pytester.path
 
     def run(*words: str) -> None:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.conftest"]
-        command += ["--rootdir", ".", "--outcomes", "slow.csv", "--faults", "faults.csv", *words]
-        subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(root), "PATH": ""}, capture_output=True)
+        options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "-p", "tests.conftest"]
+        pytester.runpytest_inprocess(*options, "--outcomes", "slow.csv", "--faults", "faults.csv", *words)
 
+    pytester.makepyfile(test_some=TESTS.format(n=1))
     run()
-    assert [row[:2] for row in rows(tmp_path / "slow.csv")[1:]] == [
+    assert [row[:2] for row in rows(folder / "slow.csv")[1:]] == [
         ["test_some.py::test_numbers[1]", "passed"],
         ["test_some.py::test_numbers[2]", "failed"],
         ["test_some.py::test_of_a_fault", "passed"],
     ]
-    assert rows(tmp_path / "faults.csv")[1:] == [
+    assert rows(folder / "faults.csv")[1:] == [
         ["the 2 of 1", "all, and more", "nothing", "test_some.py::test_of_a_fault"]
     ]
-    (tmp_path / "test_some.py").write_text(TESTS.format(n=3))
+    pytester.makepyfile(test_some=TESTS.format(n=3))
     run("test_some.py::test_of_a_fault")
-    assert rows(tmp_path / "faults.csv")[1:] == []
-    assert [row[1] for row in rows(tmp_path / "slow.csv")[1:]] == ["passed", "failed", "failed"]
+    assert rows(folder / "faults.csv")[1:] == []
+    assert [row[1] for row in rows(folder / "slow.csv")[1:]] == ["passed", "failed", "failed"]
