@@ -23,6 +23,7 @@ from benchmarks.cotuning_table import read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import write_atomically
+from foundation.show import ticks
 
 TABLE = Path("benchmarks/results/cotuning_accuracy.csv")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 300, 60, 20, 46, 40
@@ -97,13 +98,6 @@ def panels(rows: Iterable[Mapping[str, str]]) -> dict[Panel, Lines]:
             lines.setdefault(method, []).append(point)
         found[panel] = {method: lines[method] for method in METHODS if method in lines}
     return found
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from about ``low`` to ``high``, three to eight of them."""
-    step = 10 ** math.floor(math.log10(max(high - low, 1e-9)))
-    step = next(s for s in (step / 5, step / 2, step, 2 * step) if (high - low) / s <= 7)
-    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def draw(panel: Panel, lines: Lines, fp32_error: float, x0: float, y0: float) -> list[str]:

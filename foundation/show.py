@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -68,6 +69,15 @@ def show_points(share: float) -> str:
 def decimals(deviation: float) -> int:
     """How many decimals a percentage has whose standard error, as a share, is ``deviation``."""
     return 1 if deviation >= 0.00095 else 2
+
+
+def ticks(low: float, high: float, at_most: int = 8) -> list[float]:
+    """Round numbers between ``low`` and ``high`` for an axis: two or more, up to ``at_most``, which is at least five."""
+    step = 10 ** math.floor(math.log10(max(high - low, 1e-9)))
+    step = next(
+        s for s in (step / 5, step / 2, step, 2 * step, 2.5 * step) if (high - low) / s <= at_most - 1
+    )
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _three(value: float) -> str:

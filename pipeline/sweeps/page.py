@@ -8,13 +8,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from foundation.show import counted, show_bytes, show_latency, show_percent
+from foundation.show import counted, show_bytes, show_latency, show_percent, ticks
 from pipeline.report.page import FOLDER as LOOKS
 from pipeline.sweeps.gates import verdict
 from pipeline.sweeps.results import TITLES, columns, recommended
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-WIDTH, HEIGHT, LEFT, BELOW, EDGE = 340, 230, 52, 36, 12  # of a chart, in pixels
+WIDTH, HEIGHT, LEFT, BELOW, EDGE = 340, 230, 52, 36, 16  # of a chart, in pixels
 STYLE = """.fronts { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 16px; margin-top: 14px; }
 .fronts figcaption { overflow-wrap: anywhere; } .fronts svg { width: 100%; height: auto; }
 .axis { stroke: var(--line); } .grid { stroke: var(--grid); } svg text { fill: var(--muted); font: 11px var(--sans); }
@@ -212,17 +212,15 @@ def _chart(front: Mapping[str, Any], limits: tuple[float, float, float]) -> str:
         return EDGE + (HEIGHT - EDGE - BELOW) * (high - error) / (high - low)
 
     parts = []
-    for share in (0, 0.5, 1):
-        error, latency = low + share * (high - low), share * most
+    for error in ticks(low, high, 5):
+        line = f"{y(error):.1f}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{line}" y2="{line}"/>')
         parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{y(error):.1f}" y2="{y(error):.1f}"/>'
+            f'<text x="{LEFT - 6}" y="{y(error) + 4:.1f}" text-anchor="end">{100 * error:.4g} %</text>'
         )
+    for latency in ticks(0, most, 5):
         parts.append(
-            f'<text x="{LEFT - 6}" y="{y(error) + 4:.1f}" text-anchor="end">{100 * error:.1f} %</text>'
-        )
-        anchor = "end" if share == 1 else "middle"
-        parts.append(
-            f'<text x="{x(latency):.1f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{latency:.3g}</text>'
+            f'<text x="{x(latency):.1f}" y="{HEIGHT - 16}" text-anchor="middle">{latency:.4g}</text>'
         )
     parts.append(f'<text x="{WIDTH - EDGE}" y="{HEIGHT - 3}" text-anchor="end">latency, ms</text>')
     chosen = (recommended(front) or {}).get("hash")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -63,13 +62,6 @@ def test_everything_lies_inside_and_names_are_escaped() -> None:
     assert len(circles) == 4 + 3  # points, and the legend's
     assert all(0 < x < width and 0 < y < height for x, y in circles)
     assert "net&lt;1&gt;" in picture and "kmeans 80.0" in picture
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (8.5, 12.1), (0.013, 0.014), (0, 97)])
-def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    ticks = plot.ticks(low, high)
-    assert 3 <= len(ticks) <= 8 and low <= ticks[0] and ticks[-1] <= high
-    assert all(re.fullmatch(r"\d*\.?\d{0,4}", f"{tick:g}") for tick in ticks)
 
 
 def test_the_kept_table_is_drawn_and_an_empty_one_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from foundation.show import (
     counted,
@@ -12,6 +16,7 @@ from foundation.show import (
     show_percent,
     show_points,
     show_seconds,
+    ticks,
 )
 
 
@@ -68,3 +73,18 @@ def test_shares_have_the_decimals_that_their_error_leaves() -> None:
     assert show_percent(None) == "-" and show_percent(0.0836) == "8.36 %"
     assert show_percent(0.0836, 0.009) == "8.4 +- 0.9 %" and show_percent(0.0836, 0.0004) == "8.36 +- 0.04 %"
     assert show_points(0.0053) == "0.53"
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-3, 1e4), st.integers(5, 9))
+@example(0.4, 8.9, 5)
+@example(8.5, 3.6, 8)
+@example(0.0, 97.0, 8)
+def test_ticks_are_few_round_even_and_inside(low: float, span: float, at_most: int) -> None:
+    found = ticks(low, low + span, at_most)
+    step = found[1] - found[0]
+    slack = 1e-9 * (abs(low) + span)
+    assert 2 <= len(found) <= at_most and low - slack <= found[0] and found[-1] <= low + span + slack
+    assert found == pytest.approx([found[0] + i * step for i in range(len(found))], abs=slack)
+    digits = step / 10 ** math.floor(math.log10(step) + 1e-6)
+    assert min(abs(digits - round_one) for round_one in (1, 2, 2.5, 5)) < 1e-3
+    assert found[0] - step < low + slack and found[-1] + step > low + span - slack  # none is left out
