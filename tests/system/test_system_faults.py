@@ -84,7 +84,7 @@ def test_the_driver_is_killed_at_twenty_random_moments(place: Path, fault: Note)
     seen: dict[str, object] = {}
     moments = 0
     while moments < 20:
-        driver = TinyDriver(folder, 120, environment, max_concurrent=2)
+        driver = TinyDriver(folder, 5000, environment, max_concurrent=2)  # more than it comes to by then
         # A third of the kills come before its first trial, whenever that is on this machine.
         if chance.random() < 0.67:
             driver.until(1)
@@ -97,11 +97,15 @@ def test_the_driver_is_killed_at_twenty_random_moments(place: Path, fault: Note)
         if (folder / "study.db").exists():
             for record in read_records(folder):
                 assert seen.setdefault(record.hash, record) == record, "a trial that ended has changed"
-    driver = TinyDriver(folder, 120, environment, max_concurrent=2)
+    asked = len(read_records(folder)) + 10
+    driver = TinyDriver(folder, asked, environment, max_concurrent=2)
     assert driver.finish()[-1] == "complete", driver.lines[-20:]
-    assert not disagreements(folder, 120) and set(seen) <= {r.hash for r in read_records(folder)}
+    assert not disagreements(folder, asked) and set(seen) <= {r.hash for r in read_records(folder)}
     assert rungs_of(folder)[1] == 0 and not left_of(str(place)) and not session_folders(sessions)
-    fault("SIGKILL of the driver at 20 random moments", f"{AGREE}; rungs that were kept were not done again")
+    fault(
+        f"SIGKILL of the driver at {moments} random moments",
+        f"{AGREE}, {asked} in all; rungs that were kept were not done again",
+    )
 
 
 @pytest.mark.slow
