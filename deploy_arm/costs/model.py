@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from deploy_arm.ir import graph as g
 from deploy_arm.target.kernel_sources import constants
 from foundation.registry import Registry
 
-BAND_BYTES = constants()["BAND_BYTES"]
+BAND_BYTES, PAIRED, MOST_TAPS = (constants()[name] for name in ("BAND_BYTES", "PAIRED", "MOST_TAPS"))
 
 Quantities = dict[str, float]
 
@@ -35,7 +36,8 @@ class Work:
     ``source`` and ``result`` are (height, width, channels); ``padding`` is top, left, bottom, right; ``nonzeros`` counts
     weights, ``pairs`` the pairs of an output channel and a level other than zero that it has weights of; ``narrow`` says that
     activations fit 7 bits, ``floating`` that the result is float32; ``blocks`` counts those of 4 output x 8 input channels of one
-    tap that are not all zero, None where channels are no whole blocks.
+    tap that are not all zero, None where channels are no whole blocks; ``taps`` says of each tap, row by row, whether it has any
+    weights, None where all have or the kernels do not look.
     """
 
     source: tuple[int, int, int]
@@ -50,6 +52,7 @@ class Work:
     narrow: bool
     floating: bool = False
     blocks: int | None = None
+    taps: tuple[bool, ...] | None = None
 
     @classmethod
     def of(cls, operation: g.Convolution, source: g.Tensor, result: g.Tensor) -> Work:
@@ -71,7 +74,17 @@ class Work:
             int(kept_blocks(book.integers).sum())
             if has_blocks(book.indices.shape, operation.groups)
             else None,
+            live_taps(book.integers),
         )
+
+    def runs(self, merged: bool) -> list[int]:  # noqa: FBT001
+        """Lengths, in taps, of the runs of taps with weights that lie side by side; where they are not ``merged``, of 1 each."""
+        height, width = self.kernel
+        there = self.taps or (True,) * (height * width)
+        rows = [there[row * width : (row + 1) * width] for row in range(height)]
+        if not merged:
+            return [1 for row in rows for tap in row if tap]
+        return [len(list(run)) for row in rows for live, run in groupby(row) if live]
 
     def bands(self) -> list[int]:
         """Output rows of each band."""
@@ -83,6 +96,18 @@ class Work:
         count = math.ceil(height / min(max(most, 1), height))
         rows = math.ceil(height / count)
         return [min(rows, height - first) for first in range(0, height, rows)]
+
+
+def live_taps(integers: NDArray[np.int8]) -> tuple[bool, ...] | None:
+    """Which taps of OHWI weights have any, as ``kernels/plan.c`` finds it, one at least; None: all, or it does not look."""
+    _, height, width, depth = integers.shape
+    if depth % PAIRED or height * width > MOST_TAPS:
+        return None
+    there = (integers != 0).any(axis=(0, 3)).flatten()
+    if there.all():
+        return None
+    there[0] |= not there.any()
+    return tuple(there.tolist())
 
 
 @dataclass(frozen=True)

@@ -148,9 +148,21 @@ def in_blocks(graph: g.Graph, random: np.random.Generator) -> g.Graph:
     return dataclasses.replace(graph, operations=[emptied(op) for op in graph.operations])
 
 
-def random_blocks(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
-    """One convolution of random shape with a random mask of blocks."""
-    random = np.random.default_rng((seed, 4))
+def without_taps(graph: g.Graph, random: np.random.Generator) -> g.Graph:
+    """The graph with zeros in all weights of some taps of every convolution, perhaps of all."""
+
+    def emptied(op: g.Operation) -> g.Operation:
+        if not isinstance(op, g.Convolution) or not len(zero := np.flatnonzero(op.weights.levels == 0)):
+            return op
+        indices = op.weights.indices.copy()
+        indices[:, random.random(indices.shape[1:3]) >= random.choice([0, 0.3, 0.6, 1])] = zero[0]
+        return dataclasses.replace(op, weights=dataclasses.replace(op.weights, indices=indices))
+
+    return dataclasses.replace(graph, operations=[emptied(op) for op in graph.operations])
+
+
+def _random_window(random: np.random.Generator, channels: int, outs: int) -> tuple[Builder, str]:
+    """One convolution with a window of random size, stride, dilation and padding, that can have zeros."""
     kernel = (int(random.integers(1, 4)), int(random.integers(1, 4)))
     dilation = (1, 1) if random.random() < 0.7 else (int(random.integers(1, 3)), int(random.integers(1, 3)))
     least = [dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
@@ -159,14 +171,32 @@ def random_blocks(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
     if random.random() < 0.7:
         top, left, bottom, right = (int(value) for value in random.integers(0, 3, 4))
         padding = (top, left, bottom, right)
-    builder = Builder(random, (height, width, OCTET * int(random.integers(1, 6))))
+    builder = Builder(random, (height, width, channels))
     last = builder.convolution(
-        builder.input(*random_range(random)), QUAD * int(random.integers(1, 9)), kernel, dilation=dilation,
+        builder.input(*random_range(random)), outs, kernel, dilation=dilation,
         padding=padding, stride=(int(random.integers(1, 3)), int(random.integers(1, 3))),
         bits=int(random.choice([2, 3, 4, 8])), to=random_range(random) if random.random() < 0.85 else None,
         zeros=float(random.choice([0, 0.3, 0.9])),
     )  # fmt: skip
+    return builder, last
+
+
+def random_blocks(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
+    """One convolution of random shape with a random mask of blocks."""
+    random = np.random.default_rng((seed, 4))
+    builder, last = _random_window(
+        random, OCTET * int(random.integers(1, 6)), QUAD * int(random.integers(1, 9))
+    )
     return in_blocks(builder.done(last), random), builder.images(1)
+
+
+def random_taps(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
+    """One convolution of random shape with a random mask of taps."""
+    random = np.random.default_rng((seed, 5))
+    whole = random.random() < 0.8  # whole tiles belong to a tap: those without weights are left out
+    channels = 8 * int(random.integers(1, 40)) if whole else int(random.integers(1, 40))
+    builder, last = _random_window(random, channels, int(random.integers(1, 40)))
+    return without_taps(builder.done(last), random), builder.images(1)
 
 
 GROUPED = 3  # the kernel's number in the blob

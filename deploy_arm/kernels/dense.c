@@ -167,13 +167,18 @@ static void decode_block(const struct plan *plan, size_t block, const struct seg
     const int32_t unit = plan->matrix ? PAIRED : 4;
     const size_t stride = blocks * 8 * (size_t)unit;
     size_t depth = ((size_t)plan->k + 3) / 4;
-    if (plan->aligned) { /* consecutive segments are consecutive tiles */
-        const struct segment *last = segments + count - 1;
-        size_t first = (size_t)segments->k / 4, end = (size_t)(last->k + last->depth) / 4;
-        if (plan->matrix)
-            unpack_pairs(plan->convolution, block * depth + first, (end - first) / 2, out, stride);
-        else
-            unpack_tiles(plan->convolution, block * depth + first, end - first, out, stride);
+    if (plan->aligned) { /* segments without a gap are consecutive tiles */
+        for (int32_t next; count; count -= next, segments += next) {
+            for (next = 1; next < count && segments[next].k == segments[next - 1].k + segments[next - 1].depth; next++)
+                ;
+            const struct segment *last = segments + next - 1;
+            size_t first = (size_t)segments->k / 4, tiles = (size_t)(last->k + last->depth) / 4 - first;
+            if (plan->matrix)
+                unpack_pairs(plan->convolution, block * depth + first, tiles / 2, out, stride);
+            else
+                unpack_tiles(plan->convolution, block * depth + first, tiles, out, stride);
+            out += tiles / (plan->matrix ? 2 : 1) * stride;
+        }
         return;
     }
     int8_t *rows = temporary + depth * TILE; /* the weights of each channel one after the other */

@@ -43,7 +43,7 @@ static void scan_blocks(struct plan *plan, uint32_t *sums) {
         }
 }
 
-/* Sums of the weights per output channel (modulo 2**32), and the number of zeros. */
+/* Sums of the weights per output channel (modulo 2**32), the number of zeros, and which taps have any weights. */
 static void scan(struct plan *plan, uint32_t *sums) {
     const struct convolution *c = plan->convolution;
     int8_t tile[64 * TILE];
@@ -66,6 +66,8 @@ static void scan(struct plan *plan, uint32_t *sums) {
         return;
     }
     size_t depth = ((size_t)plan->k + 3) / 4;
+    const int whole = plan->depth % PAIRED == 0 && c->kernel_height * c->kernel_width <= MOST_TAPS;
+    uint64_t taps = 0;
     for (int32_t block = 0; block < plan->blocks * c->groups; block++) {
         int32_t inner = block % plan->blocks * 8, rows = plan->outs - inner < 8 ? plan->outs - inner : 8;
         uint32_t *own = sums + block / plan->blocks * plan->outs + inner;
@@ -73,14 +75,21 @@ static void scan(struct plan *plan, uint32_t *sums) {
             size_t count = depth - first < 64 ? depth - first : 64;
             unpack_tiles(c, (size_t)block * depth + first, count, tile, TILE);
             int32_t last = (int32_t)(plan->k - (int32_t)first * 4); /* entries of padding are not counted */
-            for (int32_t o = 0; o < rows; o++)
-                for (size_t i = 0; i < count; i++)
+            for (size_t i = 0; i < count; i++) {
+                int there = 0;
+                for (int32_t o = 0; o < rows; o++)
                     for (int32_t j = 0; j < 4 && (int32_t)i * 4 + j < last; j++) {
                         own[o] += (uint32_t)tile[i * TILE + (size_t)o * 4 + (size_t)j];
                         plan->zeros += tile[i * TILE + (size_t)o * 4 + (size_t)j] == 0;
+                        there |= tile[i * TILE + (size_t)o * 4 + (size_t)j];
                     }
+                if (there && whole)
+                    taps |= (uint64_t)1 << ((int32_t)(first + i) * 4 / plan->depth);
+            }
         }
     }
+    if (whole)
+        plan->taps = taps ? taps : 1; /* something is read, whatever it meets */
 }
 
 /* Takes the rounding of the last shift and the stored zero into the offsets, where both fit and the shift suits: then what is left
@@ -103,33 +112,47 @@ int taps_are_merged(const struct plan *plan) {
     return c->kernel_width == 1 || (c->groups == 1 && c->dilation_width == 1);
 }
 
+/* Does tap ``j`` of row ``i`` have any weights? */
+static int has_weights(const struct plan *plan, int32_t i, int32_t j) {
+    const int32_t tap = i * plan->convolution->kernel_width + j;
+    return tap >= MOST_TAPS || plan->taps >> tap & 1;
+}
+
 int plan_segments(struct plan *plan) {
     const struct convolution *c = plan->convolution;
     const struct pairs *p = &plan->pairs;
     const int together = taps_are_merged(plan) && (!p->line || p->by_output || plan->depth % 8 == 0);
-    const int32_t columns = together ? 1 : c->kernel_width, real = together ? plan->depth * c->kernel_width : plan->depth;
-    const int32_t most = SEGMENT_BYTES / (int32_t)element_bytes(plan->in), pieces = (real + most - 1) / most, unit = p->line ? 8 : 4;
+    const int32_t longest = plan->depth * (together ? c->kernel_width : 1), most = SEGMENT_BYTES / (int32_t)element_bytes(plan->in);
+    const int32_t unit = p->line ? 8 : 4, doubled = p->line ? 2 : 1;
     const int64_t across = p->line ? 2 * p->bytes : plan->in->channels, down = p->line ? p->line : (int64_t)plan->width * plan->in->channels;
-    plan->aligned = real % unit == 0;
+    plan->aligned = longest % unit == 0;
     plan->read = 0;
-    plan->segment_count = c->kernel_height * columns * pieces;
+    plan->segment_count = 0;
     free(plan->segments);
-    plan->segments = malloc((size_t)plan->segment_count * sizeof *plan->segments);
+    /* A run of taps that lie side by side has no more pieces than its taps would have alone. */
+    plan->segments = malloc((size_t)c->kernel_height * (size_t)c->kernel_width * (size_t)((plan->depth + most - 1) / most) * sizeof *plan->segments);
     if (!plan->segments)
         return 0;
     struct segment *segment = plan->segments;
-    int32_t k = 0;
     for (int32_t i = 0; i < c->kernel_height; i++)
-        for (int32_t j = 0; j < columns; j++)
+        for (int32_t j = 0, taps; j < c->kernel_width; j += taps) {
+            taps = 1;
+            if (!has_weights(plan, i, j))
+                continue;
+            while (together && j + taps < c->kernel_width && has_weights(plan, i, j + taps))
+                taps++;
+            const int32_t real = plan->depth * taps;
+            const int64_t start = i * c->dilation_height * down + (together ? (int64_t)doubled * j * plan->depth : j * c->dilation_width * across);
             for (int32_t first = 0; first < real; first += most, segment++) {
                 int32_t length = real - first < most ? real - first : most;
-                segment->offset = (int32_t)(i * c->dilation_height * down + j * c->dilation_width * across + (p->line ? 2 : 1) * first);
+                segment->offset = (int32_t)(start + doubled * first);
                 segment->real = length;
                 segment->depth = (length + unit - 1) / unit * unit;
-                segment->k = k;
-                k += length;
+                segment->k = (i * c->kernel_width + j) * plan->depth + first;
                 plan->read += segment->depth;
+                plan->segment_count++;
             }
+        }
     return 1;
 }
 
@@ -230,7 +253,12 @@ int plan_start(struct plan *plan, const struct convolution *convolution, const s
     plan->compensation = calloc(count, sizeof(int32_t));
     plan->multiplier = calloc(count, sizeof(int32_t));
     plan->offset = calloc(count, sizeof(int32_t));
-    if (!plan->compensation || !plan->multiplier || !plan->offset || !plan_segments(plan))
+    if (!plan->compensation || !plan->multiplier || !plan->offset)
+        return 0;
+    plan->taps = UINT64_MAX;
+    if (!in->floating)
+        scan(plan, (uint32_t *)plan->compensation);
+    if (!plan_segments(plan))
         return 0;
     plan->prepared_bytes += 3 * bytes + (size_t)plan->segment_count * sizeof *plan->segments;
     const struct finish *finish = &convolution->finish;
@@ -240,7 +268,6 @@ int plan_start(struct plan *plan, const struct convolution *convolution, const s
     if (in->floating)
         return 1;
     plan_finish(plan);
-    scan(plan, (uint32_t *)plan->compensation);
     for (int32_t o = 0; o < out->channels; o++) /* stored = real + zero, so real sums are stored sums - zero x weights */
         plan->compensation[o] = (int32_t)(0u - (uint32_t)in->zero * (uint32_t)plan->compensation[o]);
     return 1;

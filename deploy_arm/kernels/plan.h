@@ -40,6 +40,7 @@ struct plan {
     const struct kernel *kernel, *plain;      /* the chosen one, and the one in plain C */
     int32_t depth, outs, k, blocks; /* per group: input channels, output channels, products per output, 8-row blocks */
     int64_t products, zeros;        /* of the whole layer: multiply-accumulates, and weights that are zero */
+    uint64_t taps;                  /* bit i: some weight of tap i is not zero; all bits, where they are not looked at */
     int copied;                     /* the input band is copied with its padding */
     int32_t band, band_rows;        /* output rows per band, input rows of it */
     int32_t width;                  /* of the padded input */

@@ -17,6 +17,7 @@ enum {
     NARROW_PIXELS = 8,
     CHUNK_DEPTH = 2304, /* k; decoded weights of 16 channels, 36 KB, stay in the first-level cache; 3 x 3 x 256 of them are one chunk */
     PAIRED = 8,         /* k that small matrix products take at a time */
+    MOST_TAPS = 64,     /* of a kernel; of a larger one all are read, with weights or without */
 
     /* Level-grouped: outputs side by side, and runs of weights of one level. */
     VECTORS = 4,      /* of 16 outputs each, at most, at a time */

@@ -8,6 +8,7 @@ from deploy_arm.fuzz.networks import (
     random_convolution,
     random_network,
     random_range,
+    random_taps,
     with_checksum,
     with_kernel,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "random_convolution",
     "random_network",
     "random_range",
+    "random_taps",
     "with_checksum",
     "with_kernel",
 ]

@@ -26,6 +26,7 @@ from tests.deploy_arm.runtime_cases import (
     random_blocks,
     random_convolution,
     random_network,
+    random_taps,
     with_kernel,
 )
 
@@ -68,6 +69,14 @@ def check(cases: Iterable[Case], folder: Path, target: str, *options: str, kerne
         ("a72", random_blocks, range(200, 210), 0, ()),
         ("a76", random_blocks, range(300, 310), 0, ("--portable",)),
         ("x2", random_blocks, range(400, 410), 0, ("--threads", "3")),
+        ("a76", random_taps, range(25), 0, ()),
+        ("x2", random_taps, range(100, 125), 0, ()),
+        ("a72", random_taps, range(200, 210), 0, ()),
+        ("a76", random_taps, range(300, 310), 0, ("--portable",)),
+        ("x2", random_taps, range(400, 410), 0, ("--threads", "3")),
+        ("a76", random_taps, range(500, 510), GROUPED, ()),
+        pytest.param("a76", random_taps, range(1000, 1200), 0, (), marks=pytest.mark.slow),
+        pytest.param("x2", random_taps, range(1500, 1700), 0, (), marks=pytest.mark.slow),
         pytest.param("a76", random_blocks, range(1000, 1500), 0, (), marks=pytest.mark.slow),
         pytest.param("x2", random_blocks, range(1500, 2000), 0, (), marks=pytest.mark.slow),
         ("a72", random_network, range(2000, 2020), GROUPED, ()),

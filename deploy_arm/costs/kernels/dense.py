@@ -30,7 +30,11 @@ def in_pairs(work: Work) -> Quantities:
     wide = merged and by_output * wide_record <= by_input * record
     records, size = (by_output, wide_record) if wide else (by_input, record)
     together = wide or (merged and depth % PAIRED == 0)
-    read = work.kernel[0] * (wide_record if together else work.kernel[1] * record)
+    read = (
+        record * sum(work.runs(together))
+        if work.taps
+        else work.kernel[0] * (wide_record if together else work.kernel[1] * record)
+    )
     unaligned = (depth * work.kernel[1] if together else depth) % PAIRED != 0
     tall = (work.kernel[0] - 1) * work.dilation[0] + 1
     rows = sum((band - 1) * work.stride[0] + tall for band in work.bands())
@@ -48,11 +52,14 @@ def quantities(work: Work) -> Quantities:
     """Tiles of channels and pixels in registers, over weights that are decoded once per band."""
     outs, width = work.result[2], work.result[1]
     merged = work.dilation[1] == 1 or work.kernel[1] == 1
+    pieces = [
+        min(SEGMENT_DEPTH, taps * work.source[2] - first)
+        for taps in work.runs(merged)
+        for first in range(0, taps * work.source[2], SEGMENT_DEPTH)
+    ]
     real = work.source[2] * (work.kernel[1] if merged else 1)
-    pieces = [min(SEGMENT_DEPTH, real - first) for first in range(0, real, SEGMENT_DEPTH)]
-    lines = work.kernel[0] * (1 if merged else work.kernel[1])
-    read = lines * sum(-(-piece // 4) * 4 for piece in pieces)
-    read_8 = lines * sum(-(-piece // PAIRED) * PAIRED for piece in pieces)
+    read = sum(-(-piece // 4) * 4 for piece in pieces)
+    read_8 = sum(-(-piece // PAIRED) * PAIRED for piece in pieces)
     chunks = math.ceil(read / CHUNK_DEPTH)
     wide, rest = divmod(outs, WIDE)
     wide, narrow = (wide + 1, 0) if rest > NARROW else (wide, int(rest > 0))
@@ -76,7 +83,7 @@ def quantities(work: Work) -> Quantities:
         "products of 8": float(total * read_8 * lanes),
         "weights loaded": float(loads * read),
         "activations loaded": float(total * read * (wide + narrow)),
-        "segments": float(tiles * lines * len(pieces)),
+        "segments": float(tiles * len(pieces)),
         "tiles": float(tiles),
         "panels": float(len(pixels) * (wide + narrow)),
         "outputs": float(total * lanes * (not work.floating)),
