@@ -283,6 +283,8 @@ def _structure(row: TableRow) -> str:
         "kept_channels": "of inner channels",
     }
     parts = [f"{100 * float(row[name]):.0f} % {what}" for name, what in named.items() if row[name]]
+    if row["taps"]:
+        parts += [f"best {row['taps']} taps" if row["taps"].isdigit() else f"taps: {row['taps']}"]
     return ", ".join([f"{row['bits']} bits", *parts])
 
 

@@ -24,16 +24,18 @@ from typing import Any
 from benchmarks.trial_accuracy import add, as_text, done_in
 from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan
+from search_spaces.dimensions.taps import Taps
 
 RESULT = Path(__file__).parent / "results" / "structures.csv"
-# bits, share of zeros anywhere, shares of blocks and of inner channels that are kept
-CHOICES: Sequence[tuple[int, float | None, float | None, float | None]] = (
-    (4, None, None, None), (4, None, 0.5, None), (4, None, None, 0.5), (2, 0.8, None, None), (4, None, 0.75, None),
-    (4, None, None, 0.75), (2, 0.9, None, None), (2, None, None, None), (2, None, 0.6, None), (3, None, 0.6, None),
-    (8, None, 0.5, None), (8, None, None, None),
+# bits, share of zeros anywhere, shares of blocks and of inner channels that are kept, taps of 3x3
+CHOICES: Sequence[tuple[int, float | None, float | None, float | None, str | None]] = (
+    (4, None, None, None, None), (4, None, 0.5, None, None), (4, None, None, 0.5, None), (2, 0.8, None, None, None),
+    (4, None, 0.75, None, None), (4, None, None, 0.75, None), (2, 0.9, None, None, None), (2, None, None, None, None),
+    (2, None, 0.6, None, None), (3, None, 0.6, None, None), (8, None, 0.5, None, None), (8, None, None, None, None),
+    (4, None, None, None, "plus"), (4, None, None, None, "5"), (4, None, None, None, "7"), (4, None, None, None, "row"),
 )  # fmt: skip
 CORES = ("a76", "x2")
-STRUCTURES = ("zero_share", "kept_blocks", "kept_channels")
+STRUCTURES = ("zero_share", "kept_blocks", "kept_channels", "taps")
 TRAINING = ("network", "start", "steps", "seed")
 JUDGED = ("fp32_error", "error", "difference", "difference_standard_error", "images")
 CALIBRATION = 64  # images that an untrained network's steps are taken from
@@ -48,6 +50,7 @@ class StructureCell:
     zero_share: float | None
     kept_blocks: float | None
     kept_channels: float | None
+    taps: str | None
     start: str
     steps: int
     seed: int
@@ -56,7 +59,8 @@ class StructureCell:
     def plan(self) -> LayerPlan:
         """Of every layer but the first and the last."""
         components = None if self.bits == 8 else 2**self.bits
-        structure = {"kept_blocks": self.kept_blocks, "kept_channels": self.kept_channels}
+        taps = None if self.taps is None else Taps.typed(self.taps)
+        structure = {"kept_blocks": self.kept_blocks, "kept_channels": self.kept_channels, "taps": taps}
         return LayerPlan(self.bits, components, zero_share=self.zero_share, values=structure)
 
 
@@ -180,9 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     done = done_in(args.out, StructureCell)
-    for bits, zeros, blocks, channels in CHOICES:
+    for bits, zeros, blocks, channels, taps in CHOICES:
         steps = 0 if args.start == "untrained" else args.steps
-        cell = StructureCell(args.network, bits, zeros, blocks, channels, args.start, steps, args.seed)
+        cell = StructureCell(args.network, bits, zeros, blocks, channels, taps, args.start, steps, args.seed)
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue

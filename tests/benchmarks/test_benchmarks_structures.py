@@ -28,9 +28,10 @@ def test_a_front_is_of_one_core_and_of_equal_training() -> None:
 
 
 def test_its_cells_are_plans_and_its_rows_are_complete() -> None:
-    for bits, zeros, blocks, channels in CHOICES:
-        plan = StructureCell("resnet20", bits, zeros, blocks, channels, "untrained", 0, 0).plan
+    for bits, zeros, blocks, channels, taps in CHOICES:
+        plan = StructureCell("resnet20", bits, zeros, blocks, channels, taps, "untrained", 0, 0).plan
         assert isinstance(plan, LayerPlan) and (plan.kept_blocks, plan.kept_channels) == (blocks, channels)
+        assert str(plan["taps"]) == str(taps)
     with RESULT.open(newline="") as file:
         found = list(csv.DictReader(file))
     costs = [row for row in found if row["start"] == "untrained"]

@@ -29,6 +29,7 @@ LAYERS = (
     Layer("conv1", "convolution", (16, 3, 3, 3), 448, 442_368, (16, 32, 32)),
     Layer("conv2", "depthwise", (16, 1, 3, 3), 160, 147_456, (16, 32, 32), groups=16),
     Layer("conv3", "convolution", (32, 16, 1, 1), 544, 524_288, (32, 32, 32), producers=("conv2", "conv1")),
+    Layer("conv4", "convolution", (16, 32, 3, 3), 4624, 4_718_592, (16, 32, 32)),
     Layer("fc", "linear", (10, 32), 330, 320, (10,)),
 )
 STRANGE: tuple[Any, ...] = (-1, 0, 1e9, 0.5, True, "x", "", [], [1], {}, {"a": 1})
