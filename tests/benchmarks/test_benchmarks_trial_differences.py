@@ -1,0 +1,66 @@
+"""The short table of trials: what is chosen is chosen by the halves that guided, and errors are those of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.trial_accuracy import packed, right_of
+from benchmarks.trial_differences import Summary, summaries
+
+IMAGES = 400
+
+
+def row(method: str, seed: int, right: np.ndarray, guide: float = 0.1, rate: str = "0.005") -> dict[str, str]:
+    fp32 = np.ones(IMAGES)
+    return {
+        "network": "resnet20", "bits": "2", "zero_share": "", "seconds": "60", "method": method, "rate": rate,
+        "temperature": "", "shrink": "", "seed": str(seed), "answers": packed(torch.from_numpy(right > 0)),
+        "images": str(IMAGES), "difference": str(float((right - fp32).mean())),
+        "difference_standard_error": str(float((right - fp32).std(ddof=1) / IMAGES**0.5)),
+        "search_divergence": str(guide), "divergence": "0.2", "zeros": "0.4", "bytes": "100",
+    }  # fmt: skip
+
+
+def draw(seed: int, share: float) -> np.ndarray:
+    return (np.random.default_rng(seed).random(IMAGES) < share).astype(float)
+
+
+def test_answers_come_back() -> None:
+    right = np.random.default_rng(0).random(2501) < 0.7
+    assert np.array_equal(right_of(packed(torch.from_numpy(right)), 2501), right)
+
+
+def test_differences_are_paired_over_both_halves() -> None:
+    ours, theirs = [draw(1, 0.9), draw(2, 0.9)], [draw(3, 0.8), draw(4, 0.8)]
+    rows = [row("ours", seed, ours[seed]) for seed in (0, 1)] + [
+        row("lsq", seed, theirs[seed]) for seed in (0, 1)
+    ]
+    first, second = summaries(rows)
+    assert (first.method, second.method) == ("ours", "lsq") and first.behind == first.behind_error == 0
+    joined = 100 * (np.concatenate(theirs) - np.concatenate(ours))
+    assert second.behind == pytest.approx(joined.mean())
+    assert second.behind_error == pytest.approx(joined.std(ddof=1) / (2 * IMAGES) ** 0.5)
+    assert second.images == 2 * IMAGES and second.points == pytest.approx(100 * (np.mean(theirs) - 1))
+    # of the mean of two halves, which is nearly that of all images together
+    assert second.points_error == pytest.approx(
+        100 * np.concatenate(theirs).std() / (2 * IMAGES) ** 0.5, rel=0.02
+    )
+
+
+def test_rates_are_chosen_by_what_guided_not_by_what_is_reported() -> None:
+    good, bad = draw(1, 0.95), draw(2, 0.6)
+    rows = [row("dkm", seed, good, guide=0.3, rate="0.03") for seed in (0, 1)]
+    rows += [row("dkm", seed, bad, guide=0.2, rate="0.01") for seed in (0, 1)]
+    (found,) = summaries(rows)
+    assert found.points == pytest.approx(100 * (bad.mean() - 1))
+
+
+def test_a_seed_without_its_other_half_and_rows_without_answers_are_left_out() -> None:
+    alone = [row("ours", seed, draw(seed, 0.9)) for seed in (0, 3, 100)]
+    assert summaries(alone) == []
+    old = row("ours", 1, draw(1, 0.9)) | {"answers": ""}
+    assert summaries([*alone, old]) == []
+    (found,) = summaries([*alone, row("ours", 2, draw(2, 0.9))])
+    assert isinstance(found, Summary) and found.seeds == 2
