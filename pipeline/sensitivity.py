@@ -296,23 +296,57 @@ def as_text(found: Found) -> str:
         cost = saved[place.name]
         more = [show_bytes(cost["bytes_saved"]), f"{1000 * cost['ms_saved']:.1f} us"] if saves else []
         table.append([place.name, f"{place.parameters:,}", *added, *more])
-    columns = [max(map(len, column)) for column in zip(*table)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, columns))
-        )
-        for row in table
-    ]
+    lines = _aligned(table)
     notes = [
         "error added: divergence from fp32, in nats, if this layer alone is stored so, untrained; from "
         f"{sensitivity.images} images"
     ]
     if saves:
         notes.append(f"saved: by {widths[-1]} instead of 8 bits; time is modelled, for one image")
+    for name in (
+        name for name, own in found.space.dimensions.items() if own.on_request and not own.of_network
+    ):
+        lines += ["", *_aligned(_of_dimension(found, name, [place.name for place in worst]))]
+        notes.append(f"{name}: error added at {widths[0]} bits, and the time that it saves of the layer's")
     choices = sum(map(len, sensitivity.harms.values()))
     notes.append(f"{choices:,} choices in all (components, shares of zeros): --format csv or json")
     return "\n".join([*lines, *notes])
+
+
+def _of_dimension(found: Found, name: str, layers: Sequence[str]) -> list[list[str]]:
+    """A line for each layer that has a choice of a dimension, a column for each of its values, at the most bits."""
+    own, harms = found.space[name], found.sensitivity.harms
+    values = [value for value in own.values if value is not None]
+    table = [[name, *(own.say(value, {}) for value in values)]]
+    for place in layers:
+        cells = []
+        for value in values:
+            there = [layer for layer in harms[place] if layer[name] == value]
+            if not there:
+                cells.append("-")
+                continue
+            gentlest = min(there, key=lambda layer: (-layer.bits, found.sensitivity.of(place, layer)))
+            cells.append(f"{found.sensitivity.of(place, gentlest):.2g}")
+            if found.costs is not None and gentlest.replace(**{name: None}) in harms[place]:
+                whole, part = (
+                    found.costs(place, plan)[0] for plan in (gentlest.replace(**{name: None}), gentlest)
+                )
+                cells[-1] += f" {100 * (1 - part / whole):3.0f} %" if whole else ""
+        if any(cell != "-" for cell in cells):
+            table.append([place, *cells])
+    return table
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of equal columns: the first to the left, the others to the right."""
+    columns = [max(map(len, column)) for column in zip(*table)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, columns))
+        )
+        for row in table
+    ]
 
 
 if __name__ == "__main__":

@@ -122,6 +122,30 @@ def test_as_it_is_typed_from_another_folder(
     assert [row["error_added"] for row in again["rows"]] == [float(row["error_added"]) for row in rows]
 
 
+def test_what_was_asked_for_beside_bits_has_a_table_of_its_own(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*WORDS, "--dimensions", "taps=all,plus,4", "kept_blocks=1,0.5")
+    rows = list(csv.DictReader(io.StringIO(typed(place, monkeypatch, capsys, *words, "--format", "csv"))))
+    text = typed(place, monkeypatch, capsys, *words)
+    blocks, taps = (
+        [line.split() for line in part.splitlines() if not line.startswith("error added")]
+        for part in text.split("\n\n")[1:]
+    )
+    assert blocks[0] == ["kept_blocks", "50", "%"] and taps[0] == ["taps", "plus", "best", "4"]
+    shown = {line[0]: line[1:] for line in taps if line[0].startswith("features")}
+    assert shown and "features.0" not in shown  # whose three channels are no whole eight
+    by = {
+        (row["layer"], row["bits"], row["taps"], row["kept_blocks"]): row
+        for row in rows
+        if not row["components"]
+    }
+    for layer, (plus, saved, _, four, _, _) in shown.items():
+        whole, shaped, best = (by[layer, "8", value, ""] for value in ("", "plus", "4"))
+        assert plus == f"{float(shaped['error_added']):.2g}" and four == f"{float(best['error_added']):.2g}"
+        assert int(saved) == round(100 * (1 - float(shaped["ms"]) / float(whole["ms"]))) > 20
+
+
 def test_a_loss_of_one_s_own(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
