@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.trial_differences import summaries
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import write_atomically
@@ -286,6 +287,22 @@ def _structure(row: TableRow) -> str:
     if row["taps"]:
         parts += [f"best {row['taps']} taps" if row["taps"].isdigit() else f"taps: {row['taps']}"]
     return ", ".join([f"{row['bits']} bits", *parts])
+
+
+@TABLES.register("trials")
+def _trials() -> str:
+    body = []
+    for each in summaries(rows("trial_accuracy.csv")):
+        _, bits, zeros, seconds = each.cell
+        cell = (
+            f"{bits} bits"
+            + (f", {100 * float(zeros):.0f} % zeros" if zeros else "")
+            + f", {float(seconds):g} s"
+        )
+        behind = "" if each.method == "ours" else f"{each.behind:+.2f} ± {each.behind_error:.2f}"
+        points = f"{each.points:+.2f} ± {each.points_error:.2f}"
+        body.append([cell, each.method, points, behind, f"{each.divergence:.3f}", f"{each.bytes:,.0f}"])
+    return table(["cell", "method", "points to fp32", "to ours", "divergence", "bytes"], body)
 
 
 def written(text: str) -> str:

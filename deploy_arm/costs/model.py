@@ -2,8 +2,8 @@
 
 The quantities follow from the convolution alone (its shapes, bits, which weights are zero or share a level, range of
 activations), so a cost is known before anything is trained. A core's model is linear in them, with coefficients that are
-not negative, fitted to profiles (``deploy_arm.costs.fit``). Zeros are only in the level-grouped kernel's quantities: with more
-zeros its cost falls, and the choice can only change towards it.
+not negative, fitted to profiles (``deploy_arm.costs.fit``). Zeros anywhere are only in the level-grouped kernel's quantities:
+with more zeros its cost falls, and the choice can only change towards it; the others' fall where whole blocks or taps are zero.
 
 Bands repeat what ``kernels/plan.c`` does, and the files in ``costs/kernels`` what each kernel does, with the sizes of
 ``kernels/tiling.h``.
