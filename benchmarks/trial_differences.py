@@ -28,8 +28,6 @@ OURS = "ours"
 CELL = ("network", "bits", "zero_share", "seconds")
 TUNED = ("rate", "temperature", "shrink")
 
-TableRow = Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -48,10 +46,10 @@ class Summary:
     bytes: float
 
 
-def summaries(rows: Iterable[TableRow]) -> list[Summary]:
+def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
     """Of each cell's methods, the best first by points; rows without answers and seeds without their other half are left out."""
-    cells: dict[tuple[str, ...], dict[str, list[TableRow]]] = defaultdict(dict)
-    grouped: dict[tuple[tuple[str, ...], str, tuple[str, ...]], list[TableRow]] = defaultdict(list)
+    cells: dict[tuple[str, ...], dict[str, list[Mapping[str, str]]]] = defaultdict(dict)
+    grouped: dict[tuple[tuple[str, ...], str, tuple[str, ...]], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
         if row["answers"]:
             key = (tuple(row[name] for name in CELL), row["method"], tuple(row[name] for name in TUNED))
@@ -71,17 +69,17 @@ def summaries(rows: Iterable[TableRow]) -> list[Summary]:
     ]
 
 
-def _paired(rows: Sequence[TableRow]) -> list[TableRow]:
+def _paired(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     """The rows of seeds whose other half is there too, in order."""
     by_seed = {int(row["seed"]): row for row in rows}
     return [by_seed[seed] for seed in sorted(by_seed) if seed ^ 1 in by_seed]
 
 
-def _guide(rows: Sequence[TableRow]) -> float:
+def _guide(rows: Sequence[Mapping[str, str]]) -> float:
     return float(np.mean([float(row["search_divergence"]) for row in rows]))
 
 
-def _right(rows: Sequence[TableRow]) -> NDArray[np.float64]:
+def _right(rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64]:
     """How often each image was answered rightly, 0 to 1, over pairs of seeds: first the even halves' images."""
     halves = []
     for parity in (0, 1):
@@ -95,7 +93,10 @@ def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _summary(
-    cell: tuple[str, ...], method: str, rows: Sequence[TableRow], ours: Sequence[TableRow] | None
+    cell: tuple[str, ...],
+    method: str,
+    rows: Sequence[Mapping[str, str]],
+    ours: Sequence[Mapping[str, str]] | None,
 ) -> Summary:
     right = _right(rows)
     seeds = {row["seed"] for row in rows}
