@@ -24,7 +24,7 @@ from deploy_arm.target.fault import DeviceBusy, DeviceFault
 from deploy_arm.target.host import tail
 from foundation.errors import UserError
 
-BUSY, NO_ROOM, MISSING = 95, 96, 97  # exit status of the scripts below; a program's own are below 13
+BUSY, NO_ROOM, MISSING = 95, 96, 97  # exit status of the scripts below; a program's own are below 14
 CONNECT_SECONDS, GRACE_SECONDS = 15, 20.0  # to connect, and beyond what a script may take
 HOLD_SECONDS = 3600  # a board that lost its connection without a word is free again after these
 MOST_BYTES = 1 << 26

@@ -15,7 +15,7 @@ from deploy_arm.boards.facts import PINNING, Cpu, Facts, read_facts
 from deploy_arm.devices import canary
 from deploy_arm.devices.base import Device, Source
 from deploy_arm.devices.timed import DRIFT, TimedDevice, threads_of
-from deploy_arm.target.fault import DeviceFault
+from deploy_arm.target.fault import OTHER_PROCESSOR, DeviceFault
 from deploy_arm.target.targets import TARGETS
 from foundation.command import typed
 from foundation.errors import UserError
@@ -124,8 +124,8 @@ class SshDevice(TimedDevice):
             return answer.output
         what = f"{program.name} {arguments[0]} on {self.name} stopped with status {answer.status}: {printable(answer.errors)}"
         if (
-            answer.status is None or answer.status >= MISSING
-        ):  # not there, not started, out of time, ended by a signal
+            answer.status is None or answer.status >= MISSING or answer.status == OTHER_PROCESSOR
+        ):  # not there, not started, out of time, ended by a signal; of another kind than was thought
             raise DeviceFault(what)
         raise UserError(what)
 

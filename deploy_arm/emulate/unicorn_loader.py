@@ -19,7 +19,7 @@ from typing import Any
 from deploy_arm.emulate.counts import Counts, OperationCounts, operations_of
 from deploy_arm.emulate.elf import read_executable
 from deploy_arm.emulate.unicorn_counter import PythonCounter
-from deploy_arm.target.targets import TARGETS
+from deploy_arm.target.targets import CAPABILITIES, TARGETS
 from foundation.errors import UserError
 
 PAGE = 4096
@@ -28,8 +28,7 @@ STACK_TOP, STACK_SIZE = 0x7FFF00000000, 8 << 20
 MAPPINGS_START = 0x7F0000000000
 LOAD_DISTANCE = 0x5500000000  # of a position-independent program from its own addresses, as QEMU does it
 MARK = 1000000
-# Hardware capability bits of aarch64 Linux: fp, asimd; and asimddp where the target has the dot product.
-CAPABILITIES, DOT_PRODUCT = 0b11, 1 << 20
+FLOATING_POINT = 1  # of the capability bits of aarch64 Linux; the others are those of the target
 
 READ_FILE = {63: "read", 65: "readv", 67: "pread"}
 IGNORED = {
@@ -108,7 +107,7 @@ class Process:
         self.heap = self.heap_end = end
         self.engine.mem_map(self.heap, HEAP_SIZE)
         self.engine.mem_map(STACK_TOP - STACK_SIZE, STACK_SIZE)
-        capabilities = CAPABILITIES | (DOT_PRODUCT if TARGETS[target].dot_product else 0)
+        capabilities = FLOATING_POINT | sum(1 << CAPABILITIES[name] for name in TARGETS[target].features)
         stack = STACK_TOP - PAGE
         strings = [str(program), *arguments]
         pointers = []

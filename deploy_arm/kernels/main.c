@@ -18,7 +18,7 @@
  * instead of the vector kernels, to compare. bench --part I/N does only what thread I of N would do, to count its instructions; its
  * results mean nothing.
  *
- * Exit status: 0 done; 2 wrong arguments; 3 to 8, 11 and 12 as in network.h; 9 the input is not a whole number of images, or
+ * Exit status: 0 done; 2 wrong arguments; 3 to 8 and 11 to 13 as in network.h; 9 the input is not a whole number of images, or
  * none; 10 the output cannot be written. Messages go to standard error. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "operations.h"
+#include "processor.h"
 #include "runtime.h"
 
 enum { EXIT_USAGE = 2, EXIT_INPUT = 9, EXIT_OUTPUT = 10 };
@@ -327,6 +328,10 @@ int main(int count, char **arguments) {
         return print("%s", USAGE);
     if (count < 3)
         return complain(EXIT_USAGE, "%s", USAGE);
+    const char *lacking = processor_lacks();
+    if (lacking)
+        return complain(NETWORK_PROCESSOR, "%s: it has no %s (/proc/cpuinfo lists what it has); compile the network for another target\n",
+                        network_status_text(NETWORK_PROCESSOR), lacking);
     const char *command = arguments[1];
     int is_info = !strcmp(command, "info"), is_run = !strcmp(command, "run"), is_classify = !strcmp(command, "classify");
     int is_bench = !strcmp(command, "bench");

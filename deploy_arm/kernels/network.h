@@ -45,6 +45,7 @@ enum network_status {
     NETWORK_MEMORY = 8,      /* not enough memory */
     NETWORK_THREADS = 11,    /* so many threads cannot be started here, or it is no number from 1 to 8 */
     NETWORK_TOO_LARGE = 12,  /* it needs more memory than is allowed */
+    NETWORK_PROCESSOR = 13,  /* this processor lacks instructions that the library was compiled with */
 };
 
 /* Bytes: 1 GiB, many times what networks for these processors need. */

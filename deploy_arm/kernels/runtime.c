@@ -1,5 +1,6 @@
 /* Opening a network and running its operations in order. */
 #include "operations.h"
+#include "processor.h"
 #include "runtime.h"
 
 #include <fcntl.h>
@@ -18,6 +19,7 @@ const char *network_status_text(int status) {
     case NETWORK_MEMORY: return "not enough memory";
     case NETWORK_THREADS: return "so many threads cannot be started here: ask for fewer, at least 1 and at most 8";
     case NETWORK_TOO_LARGE: return "the network needs more memory than is allowed";
+    case NETWORK_PROCESSOR: return "this processor lacks instructions that the network was compiled for";
     default: return "an unknown status";
     }
 }
@@ -138,6 +140,8 @@ int network_open_within(const char *path, int threads, size_t *memory, struct ne
     uint8_t *file;
     size_t needed;
     *out = NULL;
+    if (processor_lacks())
+        return NETWORK_PROCESSOR;
     int status = network_read_file(path, *memory, &file, &needed);
     if (!status) {
         struct refusal refusal;

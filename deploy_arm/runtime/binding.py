@@ -34,6 +34,7 @@ MEANINGS = {  # enum network_status of network.h
     8: "not enough memory",
     11: "the threads cannot be started here: ask for fewer",
     12: "the network needs more memory than is allowed",
+    13: "this processor lacks instructions that the library was compiled for: `processor` of manifest.json names them",
 }
 
 

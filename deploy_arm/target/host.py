@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy_arm.target.fault import DeviceFault
+from deploy_arm.target.fault import OTHER_PROCESSOR, DeviceFault
 from foundation.errors import UserError
 from foundation.files import cache_directory, write_atomically
 
@@ -72,7 +72,7 @@ def execute(command: list[str], given: bytes, timeout: float, what: str) -> byte
 
     Raises:
         UserError: it fails; the message has the end of its error output.
-        DeviceFault: it cannot be started, takes longer than ``timeout`` seconds, or a signal ends it.
+        DeviceFault: it cannot be started, takes longer than ``timeout`` seconds, a signal ends it, or the processor is another one.
     """
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=timeout, check=False)
@@ -81,6 +81,6 @@ def execute(command: list[str], given: bytes, timeout: float, what: str) -> byte
     except OSError as error:
         raise DeviceFault(f"{what} cannot be started: {error}") from error
     if done.returncode != 0:
-        failure = DeviceFault if done.returncode < 0 else UserError
+        failure = DeviceFault if done.returncode < 0 or done.returncode == OTHER_PROCESSOR else UserError
         raise failure(f"{what} stopped with status {done.returncode}: {tail(done.stderr) or '(no message)'}")
     return done.stdout

@@ -18,6 +18,7 @@ class Target:
         tune: ``-mtune`` of clang and gcc; schedules instructions, never changes results.
         zig_cpu: ``-mcpu`` of ``zig cc``, which knows neither ``-march`` nor ``-mtune``.
         dot_product: whether SDOT exists; without it the kernels multiply by widening.
+        features: what the processor must have, as /proc/cpuinfo calls it: all that the architecture allows the compiler to use.
     """
 
     name: str
@@ -26,7 +27,16 @@ class Target:
     tune: str
     zig_cpu: str
     dot_product: bool
+    features: tuple[str, ...]
 
+
+# Bits of AT_HWCAP (Linux, asm/hwcap.h); kernels/processor.c looks at the same.
+CAPABILITIES = {
+    "asimd": 1, "crc32": 7, "atomics": 8, "fphp": 9, "asimdhp": 10, "asimdrdm": 12, "lrcpc": 15, "asimddp": 20
+}  # fmt: skip
+ARMV8 = ("asimd", "crc32")
+ARMV8_2 = (*ARMV8, "atomics", "asimdrdm", "asimddp")
+ARMV8_2_HALF = (*ARMV8_2, "fphp", "asimdhp", "lrcpc")
 
 TARGETS: Registry[Target] = Registry("target")
 
@@ -38,6 +48,7 @@ for _target in (
         "cortex-a76",
         "generic+dotprod+crc",
         True,
+        ARMV8_2,
     ),
     Target(
         "x1",
@@ -46,6 +57,7 @@ for _target in (
         "cortex-x1",
         "generic+dotprod+crc+fullfp16+rcpc",
         True,
+        ARMV8_2_HALF,
     ),
     Target(
         "x2",
@@ -54,6 +66,7 @@ for _target in (
         "cortex-x2",
         "generic+dotprod+crc+fullfp16+rcpc",
         True,
+        ARMV8_2_HALF,
     ),
     Target(
         "a55",
@@ -62,8 +75,9 @@ for _target in (
         "cortex-a55",
         "generic+dotprod+crc",
         True,
+        ARMV8_2,
     ),
-    Target("a72", "Cortex-A72 (Raspberry Pi 4)", "armv8-a+crc", "cortex-a72", "generic+crc", False),
-    Target("a53", "Cortex-A53 (Raspberry Pi 3)", "armv8-a+crc", "cortex-a53", "generic+crc", False),
+    Target("a72", "Cortex-A72 (Raspberry Pi 4)", "armv8-a+crc", "cortex-a72", "generic+crc", False, ARMV8),
+    Target("a53", "Cortex-A53 (Raspberry Pi 3)", "armv8-a+crc", "cortex-a53", "generic+crc", False, ARMV8),
 ):
     TARGETS.register(_target.name)(_target)

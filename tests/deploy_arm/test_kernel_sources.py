@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import typing
@@ -17,8 +18,10 @@ from deploy_arm.costs.choose import COMMAND, TABLE
 from deploy_arm.costs.model import KERNELS as COSTED
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.reference import execute
+from deploy_arm.runtime.program import compile_command
 from deploy_arm.target.kernel_sources import KERNELS, UNTIMED, constants, timed_digest, without_comments
-from deploy_arm.target.targets import TARGETS
+from deploy_arm.target.targets import CAPABILITIES, TARGETS
+from deploy_arm.target.toolchain import choose_compiler
 
 
 def every_kind(base: type[g.Operation] = g.Operation) -> set[type[g.Operation]]:
@@ -65,6 +68,20 @@ def test_constants_are_those_that_a_compiler_sees(tmp_path: Path) -> None:
     source = tmp_path / "asserted.c"
     source.write_text(f'#include "blob.h"\n#include "tiling.h"\n{lines}')
     subprocess.run([compiler, "-std=c11", f"-I{KERNELS}", "-fsyntax-only", str(source)], check=True)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_features_of_a_target_are_those_the_program_asks_for(target: str) -> None:
+    """As the compiler sees ``processor.c`` with the target's flags; a compiler may use less than the architecture allows."""
+    compiler = choose_compiler()
+    command = [*compile_command(TARGETS[target], compiler), "-E", "-P", str(KERNELS / "processor.c")]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    needed = {name: int(bit) for name, bit in re.findall(r'\{"(\w+)", (\d+)\}', seen)}
+    told = {name: CAPABILITIES[name] for name in TARGETS[target].features}
+    assert needed.items() <= told.items()
+    assert ("asimddp" in needed) == TARGETS[target].dot_product
+    if "clang" in compiler.name:
+        assert needed == told
 
 
 def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 from test_runtime_threads import QEMU
 
 from deploy_arm.blob.write import write_blob
+from deploy_arm.devices.native import NativeDevice
 from deploy_arm.ir.graph import Graph
 from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
+from deploy_arm.target.fault import DeviceFault
 from deploy_arm.target.toolchain import is_arm
 from tests.deploy_arm.runtime_cases import Builder
 
@@ -47,6 +49,31 @@ def command(*arguments: str | Path, given: bytes = b"") -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.skipif(is_arm() or not QEMU, reason="another processor is emulated by qemu")
+@pytest.mark.parametrize(("target", "cpu", "lacks"), [("a76", "cortex-a53", "asimddp"), ("x1", "cortex-a72", "asimddp"),
+                                                      ("a72", "cortex-a53", "")])  # fmt: skip
+def test_another_processor_is_refused_in_a_line(target: str, cpu: str, lacks: str, blob: Path) -> None:
+    program = str(build_program(target))
+    shown = subprocess.run(["qemu-aarch64", "-cpu", cpu, program, "help"], capture_output=True, check=True)
+    assert b"usage" in shown.stdout
+    for name in ("info", "run", "classify", "bench"):
+        done = subprocess.run(["qemu-aarch64", "-cpu", cpu, program, name, str(blob)], input=images(1).tobytes(),
+                              capture_output=True, text=False, check=False)  # fmt: skip
+        if not lacks:
+            assert done.returncode == 0 and done.stdout
+            continue
+        assert (done.returncode, done.stdout) == (13, b"") and done.stderr.count(b"\n") == 1
+        assert f"it has no {lacks}".encode() in done.stderr and b"another target" in done.stderr
+
+
+@pytest.mark.skipif(is_arm() or not QEMU, reason="another processor is emulated by qemu")
+def test_a_device_with_another_processor_is_the_devices_fault(blob: Path) -> None:
+    """Not the candidate's: another device may run it."""
+    device = NativeDevice("a76", launcher=["qemu-aarch64", "-cpu", "cortex-a72"])
+    with pytest.raises(DeviceFault, match="lacks instructions.*asimddp"):
+        device.execute(build_program("a76"), ["run", str(blob)], images(1).tobytes(), 60.0)
 
 
 def test_help_is_printed() -> None:

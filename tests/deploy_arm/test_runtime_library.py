@@ -99,6 +99,9 @@ def test_a_program_linked_against_the_library_answers_like_the_reference(tmp_pat
         command = ["qemu-aarch64", "-cpu", "max", "-L", str(SYSTEM), str(user), str(blob), "4"]
         done = subprocess.run(command, input=images.tobytes(), capture_output=True, check=True)
         assert done.stdout == expected.tobytes()
+        # A processor without dot products: refused when it is opened, not ended in the middle of a layer.
+        command[2] = "cortex-a72"
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 13
     for threads in ("0", "9", "-1"):
         assert (
             subprocess.run(
