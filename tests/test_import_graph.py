@@ -65,6 +65,10 @@ LATE = {
         "pipeline.review.mlflow_model",
         "*",
     ): "the file also lies in a registry, and on an ARM machine nothing of the project need be installed",
+    (
+        "pipeline.review.bundle.classify",
+        "*",
+    ): "the file lies in a bundle, where what is missing of Python's packages is told in a line",
     ("*", "unicorn"): "optional: where QEMU counts, it is not installed",
     ("*", "safetensors"): "only who reads such a file loads it",
     ("*", "timm"): "optional; only who takes one of its networks loads it",

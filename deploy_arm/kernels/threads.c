@@ -8,8 +8,9 @@
 #include <stdlib.h>
 
 /* A shared library needs the newest version of what it uses, and these moved from one library of glibc's to another in 2.32 and 2.34.
- * Older boards have them under the names they had first, which newer ones keep. */
-#if defined(__aarch64__) && defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__)
+ * Older boards have them under the names they had first, which newer ones keep. A static program has the newest names alone, so who
+ * compiles a shared library for other machines asks for it. */
+#if defined(NETWORK_FOR_OLDER_GLIBC) && defined(__aarch64__) && defined(__GLIBC__)
 __asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
 __asm__(".symver pthread_join, pthread_join@GLIBC_2.17");
 __asm__(".symver pthread_sigmask, pthread_sigmask@GLIBC_2.17");

@@ -46,6 +46,7 @@ SHARED_FLAGS = (
     "-fPIC",
     "-fvisibility=hidden",
     "-shared",
+    "-DNETWORK_FOR_OLDER_GLIBC",
     f"-Wl,-soname,{LIBRARY}",
     *LINK,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from foundation.errors import UserError
 
-
-OTHER_PROCESSOR = 13  # a program's exit status where the processor lacks what it was compiled for (kernels/network.h)
+OTHER_PROCESSOR = (
+    13  # a program's exit status where the processor lacks what it was compiled for (kernels/network.h)
+)
 
 
 class DeviceFault(UserError):

@@ -72,7 +72,8 @@ def execute(command: list[str], given: bytes, timeout: float, what: str) -> byte
 
     Raises:
         UserError: it fails; the message has the end of its error output.
-        DeviceFault: it cannot be started, takes longer than ``timeout`` seconds, a signal ends it, or the processor is another one.
+        DeviceFault: it cannot be started, takes longer than ``timeout`` seconds, a signal ends it, or it is for another
+            processor.
     """
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=timeout, check=False)

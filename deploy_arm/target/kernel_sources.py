@@ -14,8 +14,8 @@ KERNELS = Path(__file__).parents[1] / "kernels"
 # They load, check, share out, or are other operations: they compute no convolution, so its cost does not depend on them. What is
 # not named here counts, a new file too.
 UNTIMED = {
-    "main", "blob_checks", "blob_convolution", "entropy", "network", "runtime", "processor", "threads", "operations", "input", "tables",
-    "pooling", "movement", "shuffle", "multiply", "layer_norm", "results", "float_elementwise",
+    "main", "blob_checks", "blob_convolution", "entropy", "network", "runtime", "processor", "threads", "operations", "input",
+    "tables", "pooling", "movement", "shuffle", "multiply", "layer_norm", "results", "float_elementwise",
 }  # fmt: skip
 OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from foundation.errors import UserError
 from foundation.files import cache_directory, folder_atomically
 from pipeline.review import served
+from pipeline.review.bundle import make_executable
 from pipeline.review.store import TrackingError, allowed, explained
 from pipeline.review.tags import KEEP, PROMOTED
 from pipeline.review.tracking import Tracker
@@ -156,6 +157,7 @@ class Champions:
             Path(local).rmdir()
             for name in served.FILES:  # MLflow's own, of no bundle
                 (new / name).unlink(missing_ok=True)
+            make_executable(new)
         return folder
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:

@@ -72,7 +72,7 @@ def test_another_processor_is_refused_in_a_line(target: str, cpu: str, lacks: st
 def test_a_device_with_another_processor_is_the_devices_fault(blob: Path) -> None:
     """Not the candidate's: another device may run it."""
     device = NativeDevice("a76", launcher=["qemu-aarch64", "-cpu", "cortex-a72"])
-    with pytest.raises(DeviceFault, match="lacks instructions.*asimddp"):
+    with pytest.raises(DeviceFault, match=r"lacks instructions.*asimddp"):
         device.execute(build_program("a76"), ["run", str(blob)], images(1).tobytes(), 60.0)
 
 

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image
 
 from deploy_arm.devices.base import Profile
 from deploy_arm.devices.kinds import open_device
-from deploy_arm.runtime.program import build_program, compile_command
+from deploy_arm.runtime.program import build_program
 from deploy_arm.target.host import host_compiler
 from deploy_arm.target.targets import TARGETS
 from deploy_arm.target.toolchain import choose_compiler, is_arm
@@ -30,10 +31,12 @@ from foundation.files import sha256
 from foundation.plan import LayerPlan, Plan
 from pipeline import devices
 from pipeline.promote import main, registered_name
+from pipeline.review import bundle as bundle_tools
 from pipeline.review.champions import Champions
 from pipeline.review.tracking import Tracker
 from pipeline.study.records import Figures
 from pipeline.study.settings import Settings
+from tests.pipeline.bundle_user import built_by_cmake, built_by_hand, classify, found_by_cmake
 from tests.system.own_folder import command_here
 
 MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
@@ -214,6 +217,10 @@ def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
         "runtime/network.h",
     }
     assert all(sha256(bundle / name) == digest for name, digest in manifest["files"].items())
+    assert manifest["processor"]["features"] == list(TARGETS["a76"].features)
+    text = (bundle_tools.SOURCES / "Containerfile").read_text()
+    copied = re.search(r"^COPY (.*) /network/$", text, re.M)
+    assert copied and set(copied[1].split()) <= {*manifest["files"], "manifest.json"}
     assert manifest["hash"] == good and manifest["figures"]["accuracy"]["source"].startswith(
         "the program on emulated a76"
     )
@@ -236,6 +243,7 @@ def test_promote_again_and_roll_back(again: Path, tmp_path: Path) -> None:
     assert tags["evidence"] == "weak" and tags["accuracy_loss_interval"].count(" to ") == 1
     status, back = run(again, "--rollback", "--bundle", str(tmp_path / "back"))
     assert (status, back["champion"]["candidate"], back["before"]["candidate"]) == (0, good, better)
+    assert all((tmp_path / "back" / name).stat().st_mode & 0o111 for name in bundle_tools.EXECUTABLE)
     assert sha256(tmp_path / "back" / "weights.blob") == sha256(again / "candidates" / good / "weights.blob")
     assert {path.name for path in (tmp_path / "back").iterdir()} == {path.name for path in bundle.iterdir()}
     answers_as_its_program_does(champions(again), again / "candidates" / good)
@@ -354,6 +362,17 @@ def test_damaged_files_and_other_images_are_refused(again: Path) -> None:
     assert champions(again).version() is None
 
 
+def test_the_container_file_runs_classify_on_arm() -> None:
+    """Looked at as text: no container is built here."""
+    text = (bundle_tools.SOURCES / "Containerfile").read_text()
+    steps = [line.split() for line in text.replace("\\\n", " ").splitlines() if line and line[0] != "#"]
+    assert steps[0][:2] == ["FROM", "--platform=linux/arm64"]
+    copied = next(step[1:-1] for step in steps if step[0] == "COPY")
+    assert set(copied) >= {"program", "weights.blob", "classify", "image.py", "manifest.json"}
+    assert next(step for step in steps if step[0] == "USER")[1] not in ("root", "0")
+    assert json.loads(steps[-1][1]) == ["/network/classify"] and steps[-1][0] == "ENTRYPOINT"
+
+
 @needs_tools
 def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Path, tmp_path: Path) -> None:
     """From an image file to the scores, by each way that the bundle's README shows."""
@@ -389,13 +408,35 @@ def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Pat
     image = how.read(photo)[None]
     device = open_device("a76")
     scores = device.run(bundle / "program", bundle / "weights.blob", image)
-    # Both C sources and the library's, for ARM, as the head of usage.c says.
-    command = [*compile_command(TARGETS["a76"], choose_compiler()), str(bundle / "usage.c"), str(bundle / "image.c"),
-               *map(str, sorted((bundle / "runtime").glob("*.c"))), "-lm", "-o", str(tmp_path / "usage")]  # fmt: skip
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    printed = device.execute(tmp_path / "usage", [str(bundle / "weights.blob"), str(photo)], b"", 60.0)
-    assert np.array_equal(np.array(printed.split(), dtype=np.float32), scores[0])
+    classes = manifest["classes"]
+    shares = np.exp(scores[0].astype(np.float64) - scores[0].max())
+    shares /= shares.sum()
+    order = np.argsort(-scores[0], kind="stable")
+    best = [f"{100 * shares[i]:5.1f} %  {classes[i]}" for i in order[:5]]
+    for name in bundle_tools.EXECUTABLE:
+        assert (bundle / name).stat().st_mode & 0o111
+    # classify, from another folder, of two images of which one is damaged; as text and as JSON, under emulation.
+    runner = [] if is_arm() else ["--runner", "qemu-aarch64 -cpu cortex-a76"]
+    (tmp_path / "text.jpg").write_text("no image")
+    done = classify(bundle, *runner, "photo.ppm", "text.jpg", cwd=tmp_path)
+    assert done.returncode == 2 and "text.jpg" in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout.splitlines() == ["photo.ppm", *(f"  {line}" for line in best)]
+    done = classify(bundle, *runner, "--top", "10", "--format", "json", "photo.ppm", cwd=tmp_path)
+    (told,) = json.loads(done.stdout)
+    assert done.returncode == 0 and told["file"] == "photo.ppm"
+    assert [line["index"] for line in told["classes"]] == list(order)
+    assert np.allclose([line["probability"] for line in told["classes"]], shares[order], rtol=1e-12)
+    # Both C sources and the library's, for ARM, as the head of usage.c says, or of CMakeLists.txt where there is CMake.
+    usage = built_by_cmake(bundle, tmp_path / "static") or built_by_hand(bundle, tmp_path / "usage")
+    arguments = [bundle / "weights.blob", bundle / "labels.txt", photo]
+    assert device.execute(usage, [*map(str, arguments)], b"", 60.0).decode().splitlines() == best
+    # A project of one's own that finds the package in an unpacked bundle and takes its shared library.
+    with tarfile.open(result["archive"]) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    if not is_arm():
+        found = found_by_cmake(unpacked, tmp_path / "found", [str(arguments[0]), str(photo)])
+        assert found is None or found == scores.tobytes()
     # image.py, piped into the program.
     environment = {"PATH": "/usr/bin:/bin"}
     piped = subprocess.run(
@@ -415,10 +456,7 @@ def test_what_the_bundle_shows_of_c_and_python_answers_as_the_program(again: Pat
         str(bundle / "labels.txt"),
     ]
     lines = device.execute(bundle / "program", options, piped.stdout, 60.0).decode().splitlines()
-    classes = manifest["classes"]
-    assert [line.split("\t")[3] for line in lines] == [
-        classes[i] for i in np.argsort(-scores[0], kind="stable")
-    ]
+    assert [line.split("\t")[3] for line in lines] == [classes[i] for i in order]
     # The README's Python, run in the bundle without the project; on this machine's processor from the bundle's sources.
     if not is_arm():
         compiler = host_compiler() or pytest.skip("no C compiler for this machine")

@@ -11,6 +11,7 @@ from deploy_arm.runtime import binding
 from deploy_arm.runtime.program import library_sources
 from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.targets import TARGETS
+from foundation.command import version
 from foundation.files import folder_atomically, json_text, sha256
 from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets import preprocessing as image
@@ -19,6 +20,8 @@ from pipeline.review.bundle.readme import readme
 
 FORMAT = 1
 COPIED = ("program", "weights.blob", "plan.json")
+EXECUTABLE = ("program", "libnetwork.so", "classify")
+PACKAGE = "lib/cmake/dgms"  # where CMake looks below a prefix
 LEFT_OUT = (
     "files",
     "figures",
@@ -44,12 +47,13 @@ def write_bundle(
     It holds ``program``, ``weights.blob``, ``plan.json``, ``manifest.json`` (the candidate, the figures with their sources,
     the gates that were passed, SHA-256 of every other file), ``libnetwork.so`` (``library``) with ``network.py`` for Python,
     ``usage.c`` with ``runtime/`` (the C sources, ``network.h`` among them), ``image.py`` and ``image.c``, which make the
-    network's input of an image file, ``labels.txt`` and ``README.md``.
+    network's input of an image file, ``classify`` (image files to classes), ``labels.txt``, ``README.md``, a package for CMake
+    and a ``Containerfile``.
 
     Args:
         preprocessing: how the data set's image files became the network's input; None where only the data set knows.
     """
-    architecture = TARGETS[candidate.manifest["target"]].architecture
+    target = TARGETS[candidate.manifest["target"]]
     with folder_atomically(folder) as new:
         for name in COPIED:
             shutil.copy2(candidate.folder / name, new / name)
@@ -62,10 +66,20 @@ def write_bundle(
         labels = (" ".join(str(name).split()) for name in candidate.manifest["classes"])
         (new / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
         shutil.copyfile(image.__file__, new / "image.py")
-        for name in ("image.c", "image.h"):
-            shutil.copyfile(SOURCES / name, new / name)
+        shutil.copyfile(SOURCES / "classify.py", new / "classify")
         how = preprocessing or Preprocessing(*candidate.image_size, "stretch")
-        (new / "usage.c").write_text(_usage(how, architecture))
+        values: dict[str, object] = {
+            "ARCHITECTURE": target.architecture,
+            "HEIGHT": how.height,
+            "WIDTH": how.width,
+        }
+        values |= {"CROP": int(how.fit == "crop"), "MARGIN": repr(how.margin), "VERSION": version()}
+        (new / PACKAGE).mkdir(parents=True)
+        for name in ("image.c", "image.h", "usage.c", "CMakeLists.txt", "Containerfile"):
+            (new / name).write_text(_filled(name, values))
+        for name in ("dgmsConfig.cmake", "dgmsConfigVersion.cmake"):
+            (new / PACKAGE / name).write_text(_filled(name, values))
+        make_executable(new)
         (new / "README.md").write_text(readme(candidate, figures, study, preprocessing))
         files = {
             str(path.relative_to(new)): sha256(path) for path in sorted(new.rglob("*")) if path.is_file()
@@ -74,6 +88,7 @@ def write_bundle(
             "format": FORMAT,
             "study": study,
             "preprocessing": preprocessing and preprocessing.as_dict(),
+            "processor": {"architecture": target.architecture, "features": list(target.features)},
             **{key: value for key, value in candidate.manifest.items() if key not in LEFT_OUT},
             "figures": dict(figures),
             "gates": list(gates),
@@ -83,11 +98,16 @@ def write_bundle(
     return folder
 
 
-def _usage(how: Preprocessing, architecture: str) -> str:
-    """``usage.c`` for this network."""
-    values = {"ARCHITECTURE": architecture, "HEIGHT": how.height, "WIDTH": how.width}
-    values |= {"CROP": int(how.fit == "crop"), "MARGIN": repr(how.margin)}
-    text = (SOURCES / "usage.c").read_text()
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", str(value))
+def make_executable(bundle: Path) -> None:
+    """Give the files that are run the right to be: what stores files without their rights has lost it."""
+    for name in EXECUTABLE:
+        if (path := bundle / name).is_file():
+            path.chmod(0o755)
+
+
+def _filled(name: str, values: Mapping[str, object]) -> str:
+    """A text of this folder with this network's values."""
+    text = (SOURCES / name).read_text()
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", str(value))
     return text

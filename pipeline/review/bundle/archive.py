@@ -9,8 +9,8 @@ from pathlib import Path
 
 from foundation.errors import UserError
 from foundation.files import write_atomically
+from pipeline.review.bundle import EXECUTABLE
 
-EXECUTABLE = ("program", "libnetwork.so")
 MODES = {True: 0o755, False: 0o644}
 
 

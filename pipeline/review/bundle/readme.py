@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deploy_arm.target.targets import TARGETS
 from foundation.show import show_interval, show_latency, show_percent, show_points
 from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets.preprocessing import SAID, Preprocessing
@@ -44,15 +45,20 @@ def readme(
     accuracy, latency = figures["accuracy"], figures["latency"]
     interval = f"{show_points(accuracy['loss_low'])} to {show_points(accuracy['loss_high'])}"
     times = show_interval(latency["low"], latency["high"])
+    features = ", ".join(TARGETS[manifest["target"]].features)
     warning = f"The latency is {latency['warning']}.\n\n" if latency["warning"] else ""
     return f"""# {manifest["model"]} for ARM, {manifest["hash"]}
 
-Compressed in the study `{study}`, for `{manifest["target"]}`. An image file's classes, the three best with score and name:
+Compressed in the study `{study}`, for `{manifest["target"]}`. The five most probable classes of image files (JPEG, PNG,
+PPM and what else Pillow reads):
 
-    python3 image.py photo.jpg | ./program classify weights.blob --top 3 --labels labels.txt
+    ./classify photo.jpg
 
-`image.py` needs Python with numpy and Pillow; `program` needs nothing. It takes raw pixels, images back to back:
+`classify` and `image.py` need Python with numpy and Pillow; `--help` says more, `--format json` is for other programs, and on
+a machine that is no ARM one `--runner "qemu-aarch64 -cpu max"` runs the same program under QEMU. A probability is the softmax of
+the scores: how sure the network is, not how often it is right. `program` needs nothing. It takes raw pixels, images back to back:
 
+    python3 image.py photo.jpg | ./program classify weights.blob --top 3 --labels labels.txt   # number, index, score, class
     ./program classify weights.blob < images.raw   # one class index per image
     ./program run weights.blob < images.raw        # float32 scores
     ./program bench weights.blob < image.raw       # times on this machine
@@ -65,12 +71,23 @@ In Python (`network.py` and `libnetwork.so` lie side by side):
     with Network("weights.blob") as network:   # threads=4 shares an inference among four
         scores = network.run(pixels)           # float32 [{outputs}]; a batch [N, {height}, {width}, 3] gives [N, {outputs}]
 
-In C, `runtime/network.h` describes the functions, and `usage.c` shows them from the image file to the scores. Its head says how
+The processor has to have {features} (`Features` in its /proc/cpuinfo, `processor` in `manifest.json`). Where it
+lacks one, program and library refuse with status 13 and a line that names it.
+
+In C, `runtime/network.h` describes the functions, and `usage.c` shows them from the image file to the class. Its head says how
 to link `libnetwork.so`, which loads from glibc 2.28 on (Debian 10, Ubuntu 18.10), or to compile its sources where the C library
 is another. A network may hold 1 GiB of memory unless you allow another figure (`--memory`, `memory_limit=`,
 `network_open_within`). `image.c` reads PPM files, and `image.h` says which commands make one of a JPEG or PNG:
 
-    djpeg photo.jpg > photo.ppm && ./usage weights.blob photo.ppm
+    djpeg photo.jpg > photo.ppm && ./usage weights.blob labels.txt photo.ppm
+
+With CMake, `cmake -B build && cmake --build build` makes `usage` here, and a project of your own says
+
+    find_package(dgms CONFIG REQUIRED)                          # -DCMAKE_PREFIX_PATH=THIS_FOLDER
+    target_link_libraries(mine PRIVATE dgms::image dgms::network)
+
+with `dgms::sources` in place of `dgms::network` where the C library is none of glibc's (Android, Alpine). The head of
+`lib/cmake/dgms/dgmsConfig.cmake` lists what there is. `Containerfile` makes an image for ARM servers whose command is `classify`.
 
 ## How an image becomes the input
 
