@@ -245,8 +245,10 @@ def make(
     progress: Progress,
 ) -> None:
     """The candidate's folder, from so many images; layers that were done before are taken up."""
+    from pipeline.candidate.answers import compare_answers
     from pipeline.candidate.deployment import deploy
     from pipeline.candidate.rebuilding import LayerFiles, rebuilt
+    from pipeline.networks.registry import find_network
     from quantizers.calibration.reconstruction import Reconstruction
 
     workspace = bench.workspace
@@ -263,7 +265,17 @@ def make(
     progress.line(f"rebuilt from {found.images:,} images in {show_seconds(found.seconds)}")
     progress.status("evaluating, compiling, comparing with the reference, profiling")
     answers = workspace.judged(found.hardened.network)
-    deploy(bench, plan, found.network, found.hardened, devices, answers, beside)
+    differing = (
+        None  # boxes are no classes
+        if find_network(workspace.settings.model).detects
+        else json_text(
+            compare_answers(
+                workspace.judges.search, found.hardened.network, workspace.data.classes,
+                labelled=workspace.data.labelled,
+            )  # fmt: skip
+        )
+    )
+    deploy(bench, plan, found.network, found.hardened, devices, answers, beside, differing)
     shutil.rmtree(files.folder, ignore_errors=True)
 
 

@@ -19,13 +19,16 @@ SHOWN = 12  # images
 SIDE = 64  # pixels at most of a picture in the report
 
 
-def compare_answers(judge: Judge, network: nn.Module, classes: Sequence[str]) -> dict[str, Any]:
+def compare_answers(
+    judge: Judge, network: nn.Module, classes: Sequence[str], *, labelled: bool = True
+) -> dict[str, Any]:
     """What ``answers.json`` holds: ``images`` seen, ``changed`` answers, ``classes`` by name, ``confusion`` [fp32's answer][the
     candidate's] in images (only of up to ``TABLED`` classes), and ``differing``: the images with the largest divergence from fp32
     (Kullback-Leibler, nats), the largest first, each a PNG.
 
     Args:
         network: hard-quantized, in evaluation mode.
+        labelled: whether the images say what they show.
     """
     wanted, given = judge.answers(network)
     before, after = wanted.argmax(1), given.argmax(1)
@@ -38,7 +41,7 @@ def compare_answers(judge: Judge, network: nn.Module, classes: Sequence[str]) ->
     differing = [
         {
             "index": judge.index(place),
-            "label": int(labels[place]) if labels[place] >= 0 else None,
+            "label": int(labels[place]) if labelled and labels[place] >= 0 else None,
             "fp32": int(before[place]),
             "fp32_share": float(wanted[place].max().exp()),
             "given": int(after[place]),

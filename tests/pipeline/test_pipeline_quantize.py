@@ -68,6 +68,13 @@ def test_one_candidate_folder_like_a_search_s(
     assert evaluate([str(manifest.parent), "--split", "search", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] == pytest.approx(1 - candidate.figures.error)
+    # Where it answers otherwise than fp32, as the candidates of a search tell it.
+    assert "answers.json" in candidate.manifest["files"]
+    beside = json.loads((manifest.parent / "answers.json").read_text())
+    table = np.array(beside["confusion"])
+    assert table.sum() == beside["images"] == found["images"] and len(beside["classes"]) == len(table) == 10
+    assert beside["changed"] == table.sum() - np.trace(table)
+    assert len(beside["differing"]) == 12 and all(0 <= one["label"] < 10 for one in beside["differing"])
 
 
 def test_again_shows_the_same_and_another_plan_is_refused(
@@ -247,6 +254,9 @@ def test_images_without_labels_rebuild_and_others_show_how_alike_the_answers_are
     assert "error" not in {line.split()[0] for line in printed.out.splitlines() if line.strip()}
     candidate = load_candidate(manifest.parent)
     assert candidate.figures.error is None and len(candidate.manifest["classes"]) == 10
+    beside = json.loads((manifest.parent / "answers.json").read_text())
+    assert np.shape(beside["confusion"]) == (10, 10) and np.sum(beside["confusion"]) == beside["images"] == 23
+    assert {one["label"] for one in beside["differing"]} == {None}
     splits = candidate.manifest["data"]["splits"]
     kept = {*splits["search"]["images"], *splits["report"]["images"]}
     assert len(kept) == 45 == splits["train"]["count"] and len({"copy.png", "flat/1.png"} & kept) <= 1

@@ -113,7 +113,7 @@ def main() -> int:
         {"file": name, "classes": most_probable(row, classes, args.top)} for name, row in zip(names, scores)
     ]
     if args.format == "json":
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return status
     for image in found:
         print(printable(image["file"]))
