@@ -97,8 +97,11 @@ def about() -> str:
     from importlib.metadata import version as of
     from platform import machine, python_version
 
+    from deploy_arm.target.kernel_sources import library_digest
+
     others = ", ".join(f"{name} {of(name)}" for name in ("torch", "ray", "optuna", "mlflow"))
-    return f"{ONE} {version()}\nPython {python_version()} on {machine()}, {others}"
+    library = f"kernel library {library_digest()} (sources)"
+    return f"{ONE} {version()}\nPython {python_version()} on {machine()}, {others}\n{library}"
 
 
 def completion(words: list[str]) -> int:

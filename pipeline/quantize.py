@@ -270,7 +270,9 @@ def make(
         if find_network(workspace.settings.model).detects
         else json_text(
             compare_answers(
-                workspace.judges.search, found.hardened.network, workspace.data.classes,
+                workspace.judges.search,
+                found.hardened.network,
+                workspace.data.classes,
                 labelled=workspace.data.labelled,
             )  # fmt: skip
         )

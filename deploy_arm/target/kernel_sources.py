@@ -57,6 +57,14 @@ def constants(header: str = "tiling.h", folder: Path = KERNELS) -> Mapping[str, 
     return found
 
 
+def library_digest(folder: Path = KERNELS) -> str:
+    """Of every source of program and library, words and all: who reports a fault says by it which kernels these are."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.[ch]")):
+        digest.update(f"{path.name}\n{path.read_text()}\n".encode())
+    return digest.hexdigest()[:12]
+
+
 def timed_digest(folder: Path = KERNELS) -> str:
     """Of all code that takes the time of a convolution: changes when that may, not when words about it change."""
     digest = hashlib.sha256()

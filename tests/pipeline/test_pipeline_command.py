@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
+from deploy_arm.target.kernel_sources import library_digest
 from foundation.command import shell, typed
 from pipeline.__main__ import COMMANDS, SHOWN, main, next_words
 
@@ -76,6 +80,7 @@ def test_the_version_is_that_of_the_project(scripts: Path, tmp_path: Path) -> No
     told = dgms(scripts, "--version", cwd=tmp_path).stdout.splitlines()
     assert f'version = "{told[0].split()[1]}"' in (ROOT / "pyproject.toml").read_text()
     assert "torch" in told[1] and "Python" in told[1]
+    assert told[2].split()[:2] == ["kernel", "library"] and re.fullmatch(r"[0-9a-f]{12}", told[2].split()[2])
     assert dgms(scripts, "promote", "--version", cwd=tmp_path).stdout.splitlines() == told[:1]
 
 
@@ -197,3 +202,43 @@ def test_a_wheel_has_every_file_that_is_no_python(package: str) -> None:
         file.relative_to(ROOT / package).as_posix() for glob in listed for file in (ROOT / package).glob(glob)
     }
     assert files <= taken, f"not in package-data of pyproject.toml: {sorted(files - taken)}"
+
+
+def test_a_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
+    """Built as ``pip wheel . --no-deps`` builds it, installed where nothing of this tree is, used from another folder."""
+    tree, clean = tmp_path / "tree", tmp_path / "clean"
+    packages = ("foundation", "search_spaces", "quantizers", "deploy_arm", "pipeline", "benchmarks")
+    for name in packages:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", str(tree), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(clean)], check=True)
+    python = clean / "bin" / "python"
+    install = [*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    site = next(clean.glob("lib/python*/site-packages"))
+    (site / "others.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")  # what the project depends on
+    for name in packages[:-1]:
+        for file in (ROOT / name).rglob("*"):
+            if file.is_file() and file.suffix not in (".pyc", ".md"):
+                assert (site / file.relative_to(ROOT)).read_bytes() == file.read_bytes(), file
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    def typed_there(*words: str) -> str:
+        command = [str(clean / "bin" / "dgms"), *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    told = typed_there("--version").splitlines()
+    assert told[0].startswith("dgms ") and told[2].split()[2] == library_digest()
+    shutil.copytree(ROOT / "examples" / "recorded", tmp_path / "recorded")
+    assert json.loads(typed_there("report", "recorded", "--format", "json"))["points"]
+    page = (tmp_path / "recorded" / "report.html").read_text()
+    assert (ROOT / "pipeline" / "report" / "page.css").read_text().split("{")[0].strip() in page
