@@ -265,18 +265,11 @@ def make(
     progress.line(f"rebuilt from {found.images:,} images in {show_seconds(found.seconds)}")
     progress.status("evaluating, compiling, comparing with the reference, profiling")
     answers = workspace.judged(found.hardened.network)
-    differing = (
-        None  # boxes are no classes
-        if find_network(workspace.settings.model).detects
-        else json_text(
-            compare_answers(
-                workspace.judges.search,
-                found.hardened.network,
-                workspace.data.classes,
-                labelled=workspace.data.labelled,
-            )  # fmt: skip
-        )
-    )
+    differing = None
+    if not find_network(workspace.settings.model).detects:  # boxes are no classes
+        seen, network = workspace.judges.search, found.hardened.network
+        labelled = workspace.data.labelled
+        differing = json_text(compare_answers(seen, network, workspace.data.classes, labelled=labelled))
     deploy(bench, plan, found.network, found.hardened, devices, answers, beside, differing)
     shutil.rmtree(files.folder, ignore_errors=True)
 
