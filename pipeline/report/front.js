@@ -72,7 +72,8 @@ function drawPoint(place, axis, f, unit, outside, chart) {
   const isReference = !trial.hash;
   const kind = [isReference ? "reference " + trial.name : trial.front ? "front" : trial.status, trial.source === "measured" ? "measured" : "modelled"];
   const group = svg("g", { class: "point " + kind.join(" "), "data-hash": trial.hash, tabindex: 0, role: isReference ? "img" : "button" });
-  group.setAttribute("aria-label", `${trial.hash || trial.name}: error ${error(trial)}, ${milliseconds(trial.latency)} ${source(trial)}, ${bytes(trial.size)}`);
+  const written = trial.name || (trial.uniform && trial.front ? trial.uniform + "-bit" : ""); /* beside it; who hears it hears that too */
+  group.setAttribute("aria-label", `${[written, trial.hash].filter(Boolean).join(" ")}: error ${error(trial)}, ${milliseconds(trial.latency)} ${source(trial)}, ${bytes(trial.size)}`);
   if (known(axis.low(trial)) && known(axis.high(trial)))
     group.append(svg("line", { class: "bar", x1: f.sx.at(axis.low(trial) / unit), x2: f.sx.at(axis.high(trial) / unit), y1: y, y2: y }));
   const r = trial.front ? 5 : isReference ? 5 : 3.2;
@@ -80,9 +81,9 @@ function drawPoint(place, axis, f, unit, outside, chart) {
   else if (isReference) group.append(svg("rect", { class: "mark", x: x - r, y: y - r, width: 2 * r, height: 2 * r }));
   else if (trial.uniform) group.append(svg("path", { class: "mark", d: `M${x},${y - r - 1.5}L${x + r + 1.5},${y}L${x},${y + r + 1.5}L${x - r - 1.5},${y}Z` }));
   else group.append(svg("circle", { class: "mark", cx: x, cy: y, r }));
-  if (isReference || (trial.uniform && trial.front)) {
+  if (written) {
     const left = x > f.box.right - 50;
-    group.append(svg("text", { x: x + (left ? -10 : 10), y: isReference ? y - 8 : y + 17, "text-anchor": left ? "end" : "start", class: "haloed" }, trial.name || trial.uniform + "-bit"));
+    group.append(svg("text", { x: x + (left ? -10 : 10), y: isReference ? y - 8 : y + 17, "text-anchor": left ? "end" : "start", class: "haloed" }, written));
   }
   if (chart.places.length > 500 && !trial.front && !isReference) return listenAt(group, place, chart), group; /* pale ones of very many */
   group.append(svg("circle", { class: "halo", cx: x, cy: y, r: r + 4.5 }), svg("circle", { class: "target", cx: x, cy: y, r: REACH }));

@@ -237,7 +237,7 @@ def _candidate() -> str:
 <button type="button" id="next">larger &rarr;</button></div></div>
 <div class="figures" id="candidate-figures"></div>
 <div id="beside" hidden><h3>Beside <code id="beside-hash"></code></h3>
-<div class="scroll"><table id="beside-table"></table></div></div>
+<div class="scroll" tabindex="0" role="region" aria-label="Two candidates"><table id="beside-table"></table></div></div>
 <p class="small" id="candidate-plan"></p>
 <div class="pair wide">
 <figure><figcaption>Layers <span class="small">click one to see its weights</span></figcaption>
@@ -311,7 +311,8 @@ def _sensitivity(data: ReportData) -> str:
 <h2>Which layer hurts</h2>
 <p class="small">What each layer adds to the divergence from fp32, in nats, if it alone is stored in so many bits, before any
 training: by the Fisher information of {found.images} training images, without labels.</p>
-<div class="scroll"><table><thead><tr><th scope=col>Layer</th><th scope=col class=number>Weights</th>{head}</tr></thead>
+<div class="scroll" tabindex="0" role="region" aria-label="Which layer hurts">
+<table><thead><tr><th scope=col>Layer</th><th scope=col class=number>Weights</th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div>
 </section>"""
 
@@ -338,7 +339,8 @@ def _importance(data: ReportData) -> str:
 <h2>What mattered in the trials</h2>
 <p class="small">Each layer's share of what sets the best quarter of the finished trials apart from all of them, by objective
 (PED-ANOVA, arXiv:2304.10255). Plans that the search made alike on purpose share what they have in common.</p>
-<div class="scroll"><table><thead><tr><th scope=col>Layer</th>{head}</tr></thead>
+<div class="scroll" tabindex="0" role="region" aria-label="What mattered in the trials">
+<table><thead><tr><th scope=col>Layer</th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div>
 </section>"""
 

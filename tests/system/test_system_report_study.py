@@ -224,6 +224,35 @@ def test_times_answers_and_the_course_are_those_of_the_files(page: Browser) -> N
     assert faults(page) == []
 
 
+# Of every text that is seen: 4.5 to 1 against what lies behind it, 3 to 1 where it is large (WCAG 2.2, 1.4.3). What lies behind is
+# the nearest colour that hides what is below it; bars behind figures are gradients, which the axe-core of a developer looks at.
+CONTRAST = """(() => {
+  const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
+  const on = (colour, below) => {
+    pen.fillStyle = `rgb(${below})`; pen.fillRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const behind = (e) => {
+    const layers = [];
+    for (; e; e = e.parentElement) layers.push(getComputedStyle(e).backgroundColor);
+    return layers.reduceRight((below, colour) => on(colour, below), [255, 255, 255]);
+  };
+  const light = (c) => c.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const texts = [], seen = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (seen.nextNode()) {
+    const e = seen.currentNode.parentElement, style = getComputedStyle(e);
+    if (!seen.currentNode.data.trim() || !e.checkVisibility({checkOpacity: true, checkVisibilityCSS: true})) continue;
+    if (e.closest("script, style, option, .sr, [disabled]")) continue;
+    const below = behind(e), ink = on(e.namespaceURI.endsWith("svg") ? style.fill : style.color, below);
+    const [a, b] = [light(ink), light(below)].sort((x, y) => y - x), size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    texts.push({text: seen.currentNode.data.trim().slice(0, 40), ratio: (a + 0.05) / (b + 0.05), least: large ? 3 : 4.5});
+  }
+  return {texts: texts.length, pale: texts.filter((t) => t.ratio < t.least).slice(0, 8)};
+})()"""
+
+
 @in_browser
 def test_every_control_has_a_name_and_nothing_overflows(page: Browser) -> None:
     """By the browser's own accessibility tree; in both themes, on a phone and on paper."""
@@ -236,10 +265,21 @@ def test_every_control_has_a_name_and_nothing_overflows(page: Browser) -> None:
     ]  # fmt: skip
     kinds = {n["role"]["value"] for n in nodes if not n.get("ignored")}
     assert nameless == [] and {"button", "slider", "combobox", "table", "heading", "main"} <= kinds
+    # Tables are told by their heads; what scrolls is reached by the keyboard; what is written on a point is part of its name.
+    page.evaluate("(s => { s.value = s.options[1].value; s.dispatchEvent(new Event('change')) })(document.getElementById('other'))")
+    assert page.evaluate("""[...document.querySelectorAll("table")].filter((t) => t.rows.length && !(t.tHead
+      && [...t.tHead.querySelectorAll("th")].every((h) => h.scope === "col" && h.textContent.trim()) && t.tHead.querySelector("th")
+      || [...t.rows].every((r) => r.querySelector("th[scope=row]")))).map((t) => t.outerHTML.slice(0, 200))""") == []
+    assert page.evaluate("""[...document.querySelectorAll(".scroll")].filter((s) => s.tabIndex !== 0
+      || s.getAttribute("role") !== "region" || !s.getAttribute("aria-label")).map((s) => s.outerHTML.slice(0, 90))""") == []
+    assert page.evaluate("""[...document.querySelectorAll("svg [role]")].filter((g) => g.querySelector("text")
+      && g.getAttribute("role") !== "group" && !g.getAttribute("aria-label").includes(g.querySelector("text").textContent)).length""") == 0
     paper = set()
     for theme in ("light", "dark"):
         feature = [{"name": "prefers-color-scheme", "value": theme}]
         page.call("Emulation.setEmulatedMedia", media="", features=feature)
+        pale = page.evaluate(CONTRAST)
+        assert pale["texts"] > 300 and pale["pale"] == [], (theme, pale)
         colours = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
         light, dark = (sum(map(int, c[4:-1].split(","))) for c in colours)
         assert abs(light - dark) > 450, colours
