@@ -95,18 +95,6 @@ def speeds(wanted: Iterable[tuple[str, str, str]]) -> str:
     return table(["", "core", *(f"fastest {kind}" for kind in KINDS)], body)
 
 
-@TABLES.register("speed")
-def _speed() -> str:
-    return speeds(
-        [
-            ("resnet18", "4 bits", "a76"), ("resnet18", "4 bits", "x2"),
-            ("resnet18", "2 bits, 80 % zeros", "a76"), ("resnet18", "2 bits, 80 % zeros", "x2"),
-            ("resnet20", "4 bits", "a76"), ("resnet20", "2 bits, 80 % zeros", "a76"),
-            ("mobilenet_v2", "4 bits", "a76"),
-        ]
-    )  # fmt: skip
-
-
 @TABLES.register("speed_all")
 def _speed_all() -> str:
     found = dict.fromkeys((row["model"], row["core"]) for row in peers() if row["runtime"] == "ours")

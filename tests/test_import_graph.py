@@ -66,7 +66,7 @@ LATE = {
         "*",
     ): "the file also lies in a registry, and on an ARM machine nothing of the project need be installed",
     (
-        "pipeline.review.bundle.classify",
+        "deploy_arm.runtime.classify",
         "*",
     ): "the file lies in a bundle, where what is missing of Python's packages is told in a line",
     ("*", "unicorn"): "optional: where QEMU counts, it is not installed",

@@ -58,7 +58,7 @@ def test_a_trial_whose_figures_are_not_finite_is_kept_readably() -> None:
 def test_there_is_one_writer_of_json() -> None:
     """So that no new file brings NaN back. A plan has its own, which refuses: its text is its name; so has what a bundle takes
     along, since nothing of the project is there."""
-    writers = {"foundation/files.py", "foundation/plan.py", "pipeline/review/bundle/classify.py"}
+    writers = {"foundation/files.py", "foundation/plan.py", "deploy_arm/runtime/classify.py"}
     found = set()
     for package in ("foundation", "pipeline", "search_spaces", "quantizers", "deploy_arm"):
         for path in (ROOT / package).rglob("*.py"):

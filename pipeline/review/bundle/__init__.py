@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy_arm.runtime import binding
+from deploy_arm.runtime import binding, classify
 from deploy_arm.runtime.program import library_sources
 from deploy_arm.target.kernel_sources import KERNELS
 from deploy_arm.target.targets import TARGETS
@@ -66,7 +66,7 @@ def write_bundle(
         labels = (" ".join(str(name).split()) for name in candidate.manifest["classes"])
         (new / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
         shutil.copyfile(image.__file__, new / "image.py")
-        shutil.copyfile(SOURCES / "classify.py", new / "classify")
+        shutil.copyfile(classify.__file__, new / "classify")
         how = preprocessing or Preprocessing(*candidate.image_size, "stretch")
         values: dict[str, object] = {
             "ARCHITECTURE": target.architecture,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The most probable classes of image files (JPEG, PNG, PPM, WebP and what else Pillow reads).
 
-    ./classify photo.jpg other.png
+    ./classify photo.jpg other.png       as a deployment bundle has it
     ./classify --runner "qemu-aarch64 -cpu max" photo.jpg    on a machine that is no ARM one
 
 Needs Python with numpy and Pillow, and the files it lies beside: program, weights.blob, image.py, manifest.json.
