@@ -36,7 +36,7 @@ from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
 from pipeline.cluster.work import DeviceError
-from pipeline.study.checkpoints import forget, trial_folder
+from pipeline.study.checkpoints import forget, forget_ended, trial_folder
 from pipeline.study.conductor import DIED, ENDED, WAITED, Conductor, Foresee, Listener, nothing_left
 from pipeline.study.halving import Rungs, always
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
@@ -253,6 +253,7 @@ def run(
     at_least = always(settings.budget, len(study.warm_starts))
     rungs = Rungs(places(settings.stages), settings.rungs, at_least=at_least)
     deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
+    forget_ended(study.folder, LocalStorage(study.folder), study.records())
     if nothing_left(study, settings.budget):
         return True
     stop = threading.Event()
@@ -308,6 +309,8 @@ def run(
         try:
             with deaths_for_memory_survived():
                 tuner.fit()
+            with contextlib.suppress(OSError):  # it costs room alone
+                forget_ended(study.folder, conductor.storage, study.records())
         finally:
             study.release()
     if guard.error is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.training.cotuning import Cotuning
 
 EVERY = 60.0  # seconds of training until what lies between two rungs is kept too
+LATELY = 32  # trials
 KEPT = 2  # rungs of a trial: where the last is damaged, the one before it is taken
 
 
@@ -139,6 +140,24 @@ def forget(folder: Path, storage: Storage, plan: Plan) -> None:
     storage.remove(_place(plan))
     for left in (trial_folder(folder, plan), *(folder / "candidates").glob(f".{plan.hash}.*")):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def forget_ended(folder: Path, storage: Storage, ended: Sequence[TrialRecord]) -> None:
+    """Forget what is left of trials whose outcome the study knows: of the last one, where the driver was killed between hearing
+    and forgetting, and of one that a process of a killed driver wrote on for some seconds more.
+
+    Args:
+        folder: the study's, looked through as a whole.
+        storage: another one is asked for the ``LATELY`` last trials alone, since each costs a request.
+        ended: without the trials whose plans may be tried again.
+    """
+    left = {path.name for path in (folder / "trials").glob("*")}
+    left |= {path.name.split(".")[1] for path in (folder / "candidates").glob(".*.*")}
+    if not isinstance(storage, LocalStorage):
+        left |= {record.hash for record in ended[-LATELY:] if storage.names(_place(record.plan))}
+    for record in ended:
+        if record.hash in left:
+            forget(folder, storage, record.plan)
 
 
 def _place(plan: Plan) -> str:

@@ -21,7 +21,7 @@ from pipeline.study import checkpoints, database, tables
 from pipeline.study.conductor import Conductor
 from pipeline.study.halving import Rungs
 from pipeline.study.records import Figures
-from pipeline.study.storage import LocalStorage
+from pipeline.study.storage import LocalStorage, RemoteStorage
 from pipeline.study.study import FILE, Candidate, Study, read_records
 from pipeline.training.rung import Rung
 from search_spaces.space import Space
@@ -251,6 +251,40 @@ def test_between_two_rungs_what_was_trained_is_kept_by_time(
     checkpoints.save_checkpoint(storage, plan, run, second)  # type: ignore[arg-type]
     assert checkpoints.last_checkpoint(storage, plan).curve == second
     fault("a long rung cut off", "it was kept every so many seconds, and goes on from there")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_a_killed_driver_left_of_ended_trials_is_forgotten_and_nothing_else(
+    tmp_path: Path, elsewhere: bool, fault: Note
+) -> None:
+    """It was killed after the study had heard of a trial; another was written on by a process of its own for a while."""
+    folder = tmp_path / "study"
+    storage = RemoteStorage((tmp_path / "bucket").as_uri()) if elsewhere else LocalStorage(folder)
+    with opened(folder) as study:
+        ended, flying = asked(study), asked(study)
+        interrupted = asked(study)
+        tell(study, ended)
+    with opened(folder) as study:  # which queues the other two again, as trials of their own
+        again = asked(study)
+        assert again.plan.hash == flying.plan.hash and again.number != flying.number
+        for candidate in (ended, flying, interrupted):
+            storage.write(f"trials/{candidate.plan.hash}/checkpoint-0001.pt", b"a rung")
+            LocalStorage(folder).write(f"trials/{candidate.plan.hash}/memory.txt", b"1")
+            (folder / "candidates" / f".{candidate.plan.hash}.half").mkdir(parents=True)
+            (folder / "candidates" / candidate.plan.hash).mkdir()
+        checkpoints.forget_ended(folder, storage, study.records())
+        left = {candidate.plan.hash for candidate in (flying, interrupted)}
+        assert {path.name for path in (folder / "trials").iterdir()} == left
+        for candidate in (ended, flying, interrupted):
+            name = candidate.plan.hash
+            assert bool(storage.names(f"trials/{name}")) is (name in left)
+            assert (folder / "candidates" / f".{name}.half").exists() is (name in left)
+            assert (folder / "candidates" / name).exists(), "whole ones are the study's"
+    if not elsewhere:
+        fault(
+            "the driver SIGKILLed between hearing of a trial and forgetting its rungs",
+            "the next start forgets them; rungs of trials in flight stay",
+        )
 
 
 class Silent:
