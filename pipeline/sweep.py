@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
     check(sweep, say)
     if args.dry_run:
-        print(_listed(sweep))
+        asked = _asked(sweep)
+        print(json_text(asked) if args.format == "json" else _listed(asked))
         return DONE
     from pipeline.study.lock import lock
 
@@ -216,18 +217,28 @@ def _told(sweep: Sweep, results: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, f"page     {sweep.folder / PAGE}"])
 
 
-def _listed(sweep: Sweep) -> str:
+def _asked(sweep: Sweep) -> dict[str, Any]:
+    """What would be run."""
     from pipeline.sweeps.results import RESULTS, complete, read_results
 
     before = read_results(sweep.folder / RESULTS)
-    shown = [
-        f"{'complete' if complete(one, before) else 'to run':<9} {one.study}: "
-        + " ".join(
-            f"{key}={value}" for key, value in one.config().items() if key in ("model", "data", "budget")
-        )
+    searches = [
+        {"study": one.study, "complete": complete(one, before), "config": one.config()}
         for one in sweep.searches
     ]
-    return "\n".join([f"sweep {sweep.name} in {sweep.folder}", *shown])
+    return {"sweep": sweep.name, "folder": str(sweep.folder), "searches": searches}
+
+
+def _listed(asked: dict[str, Any]) -> str:
+    """``_asked`` as lines."""
+    shown = [
+        f"{'complete' if one['complete'] else 'to run':<9} {one['study']}: "
+        + " ".join(
+            f"{key}={value}" for key, value in one["config"].items() if key in ("model", "data", "budget")
+        )
+        for one in asked["searches"]
+    ]
+    return "\n".join([f"sweep {asked['sweep']} in {asked['folder']}", *shown])
 
 
 def _printed(sweep: Sweep, args: Any, flags: Sequence[str]) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy_arm.boards.added import Calibration
+from deploy_arm.fleet.boards import Checked
 from foundation.command import main_guard
 from pipeline.__main__ import COMMANDS, main
 from pipeline.evaluate import Accuracy, Precision
@@ -64,6 +66,25 @@ def test_a_point_and_an_accuracy_have_the_fields_that_are_told() -> None:
     assert {
         field.name for field in (*dataclasses.fields(Accuracy), *dataclasses.fields(Precision))
     } == section("evaluate")
+
+
+def test_what_is_told_of_boards_is_what_is_known_of_them() -> None:
+    told = {field.name for field in dataclasses.fields(Checked)} | {"cautions"}
+    assert told == section("devices add, devices check") - {"add", "check"}
+    assert {field.name for field in dataclasses.fields(Calibration)} == section("devices calibrate")
+
+
+def test_a_sweep_that_is_only_looked_at_is_told_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "name: two\nsearches:\n- {model: vgg_tiny, data: digits, budget: 2, matrix: {seed: [0, 1]}}\n"
+    )
+    asked = printed(capsys, "sweep", file, "--dry-run")
+    assert set(asked) | set(asked["searches"][0]) <= section("sweep")
+    assert [one["config"]["seed"] for one in asked["searches"]] == [0, 1]
+    assert not any(one["complete"] for one in asked["searches"]) and not Path(asked["folder"]).exists()
 
 
 def test_what_studies_prints_is_what_is_told(
