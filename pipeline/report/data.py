@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foundation.dimension import DIMENSIONS, usual_dimensions
-from foundation.files import json_text
 from foundation.plan import LayerPlan, Plan
 from foundation.show import decimals
 from pipeline.candidate.describe import mean_bits
@@ -174,8 +173,8 @@ def _trial(
 def _uniform(plan: Plan) -> int | None:
     """The bits that all layers but the first and the last have alike, with all else; None where they differ."""
     inner = list(plan.layers.values())[1:-1]
-    alike = len({json_text(dict(layer.values), sort_keys=True) for layer in inner}) == 1
-    return inner[0].bits if alike else None
+    alike = all(layer.values == inner[0].values for layer in inner)
+    return inner[0].bits if inner and alike else None
 
 
 def _figures(figures: Figures, images: int | None) -> dict[str, Any]:
