@@ -55,11 +55,13 @@ def built_by_hand(bundle: Path, place: Path) -> Path:
 
 def cmake(source: Path, place: Path, *settings: str) -> bool:
     """Configure and build for ARM across; False where there is no CMake or no cross compiler."""
-    if shutil.which("cmake") is None or shutil.which("aarch64-linux-gnu-gcc") is None:
+    beside = Path(sys.executable).with_name("cmake")
+    program = str(beside) if beside.is_file() else shutil.which("cmake")
+    if program is None or shutil.which("aarch64-linux-gnu-gcc") is None:
         return False
     across = ["SYSTEM_NAME=Linux", "SYSTEM_PROCESSOR=aarch64", "C_COMPILER=aarch64-linux-gnu-gcc"]
     flags = [f"-DCMAKE_{setting}" for setting in (*across, *settings)]
-    for command in (["cmake", "-S", source, "-B", place, *flags], ["cmake", "--build", place]):
+    for command in ([program, "-S", source, "-B", place, *flags], [program, "--build", place]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return True
