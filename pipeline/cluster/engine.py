@@ -250,7 +250,7 @@ def run(
             f"the output folder {settings.out} is relative, and trials run in folders of their own"
         )
     fp32 = next((r.figures.error for r in references if r.name == "fp32"), None)
-    at_least = always(settings.budget, len(study.warm_starts))
+    at_least = always(settings.budget, len(study.warm_starts), settings.halving)
     rungs = Rungs(places(settings.stages), settings.rungs, at_least=at_least)
     deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
     forget_ended(study.folder, LocalStorage(study.folder), study.records())

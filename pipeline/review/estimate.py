@@ -55,7 +55,8 @@ def estimate(workspace: Workspace, space: Space) -> dict[str, Any]:
 
     batch = min(settings.batch_size, len(data.train))
     stages, training = settings.stages, settings.training()
-    rungs = Rungs(places(stages), settings.rungs, at_least=always(settings.budget, len(starts)))
+    at_least = always(settings.budget, len(starts), settings.halving)
+    rungs = Rungs(places(stages), settings.rungs, at_least=at_least)
     per_epoch = len(data.train) // batch
     steps, reached = expected_steps(rungs, stages, settings.budget, per_epoch, training.held_steps)
     steps /= settings.workers_per_trial

@@ -77,6 +77,14 @@ def duration(text: Any) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def _switch(text: Any) -> str:
+    """``on`` or ``off``, which YAML reads as truth values."""
+    said = {True: "on", False: "off"}.get(text, text) if isinstance(text, bool) else _text(text)
+    if said not in ("on", "off"):
+        raise ValueError("give on or off")
+    return said
+
+
 def _at_least(kind: type, low: float, *, exclusive: bool = False) -> Callable[[Any], Any]:
     def parse(text: Any) -> Any:
         try:
@@ -232,10 +240,18 @@ class Settings:
     rungs: int = _setting(
         3,
         _at_least(int, 1),
-        "points at which trials are compared and the worse ones stopped: the end, the network with held levels, the rebuilt "
-        "network, that from fewer images, and any more within the co-tuning",
+        "points at which a trial is looked at, and with --halving on compared with others: the end, the network with held "
+        "levels, the rebuilt network, that from fewer images, and any more within the co-tuning",
         "training",
         "N",
+    )
+    halving: str = _setting(
+        "off",
+        _switch,
+        "on: stop trials that fall behind others at a rung; it saves time where trials are long and many, and may cost some of "
+        "the front",
+        "training",
+        "on|off",
     )
     batch_size: int = _setting(128, _at_least(int, 2), "images in a batch", "training", "N")
     learning_rate: float | None = _setting(

@@ -161,9 +161,9 @@ def test_who_was_of_use_once_is_not_given_up() -> None:
         assert not given_up(kept, 0.1, 10)
 
 
-def test_small_searches_stop_nobody() -> None:
-    assert always(12, 7) == 12 and always(29, 3) == 29
-    assert always(30, 3) == 4 and always(100, 7) == 7
+def test_nobody_is_stopped_unless_it_was_asked_for() -> None:
+    assert always(12, 7, "off") == 12 and always(500, 3, "off") == 500
+    assert always(30, 3, "on") == 4 and always(100, 7, "on") == 7
 
 
 def test_trials_are_compared_at_their_last_ends_alone() -> None:

@@ -29,6 +29,14 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert settings.target == Settings().target
 
 
+def test_a_switch_is_what_yaml_makes_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    for said, wanted in (("on", "on"), ("off", "off"), ("true", "on"), ('"on"', "on")):
+        file.write_text(f"halving: {said}\n")
+        assert resolved("--config", str(file)).halving == wanted
+    assert resolved().halving == "off" and resolved("--halving", "on").halving == "on"
+
+
 def test_resolved_settings_survive_yaml() -> None:
     settings = resolved(
         "--bits", "8,2", "--objectives", "size,error", "--time-budget", "90m", "--out", "some/where"
@@ -51,6 +59,7 @@ def test_resolved_settings_survive_yaml() -> None:
         (["--epochs-per-trial", "0"], ["--epochs-per-trial 0: ", "above 0"]),
         (["--epochs-per-trial", "nan"], ["--epochs-per-trial nan: ", "above 0"]),
         (["--epochs-per-trial", "inf"], ["--epochs-per-trial inf: ", "finite"]),
+        (["--halving", "maybe"], ["--halving maybe: ", "on or off"]),
         (["--name", "a\nb"], [r"--name 'a\nb': ", "letters"]),
         (["--name", "x" * 300], [f"--name {'x' * 57}...: "]),
         (["--no-such-flag"], ["--no-such-flag", "--help"]),
