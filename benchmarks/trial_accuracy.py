@@ -179,7 +179,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
         rebuilding,
         steps,
         spent,
-        curve[best_of(tuple(curve))].where if curve else "untrained",
+        curve[best_of(tuple(curve))].where if curve else "rebuilt" if way == "rounded" else "untrained",
         before,
         before - float(difference.mean()),
         float(difference.mean()),
