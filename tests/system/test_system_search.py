@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from foundation.files import sha256
 from pipeline.study.paths import sqlite_uri
 from pipeline.study.study import INTERRUPTED, read_records
 from tests.system.own_folder import command, command_here, said
@@ -102,21 +101,6 @@ def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
     assert json.loads(again.stdout)["complete"] is True
     assert not list(elsewhere.iterdir()), "nothing is written where a command happened to be typed"
     return folder
-
-
-@pytest.mark.slow
-def test_one_seed_gives_one_search(tmp_path: Path) -> None:
-    """One trial at a time: the same plans in the same order, the same answers, the same bytes. What of it is quick to see:
-    test_one_seed_one_sequence (plans) and test_a_run_resumed_at_a_rung_equals_the_uninterrupted_one (training)."""
-    found = []
-    for name, seed in (("a", 3), ("again", 3), ("other", 4)):
-        flags = [*SMALL, "--budget", 3, "--seed", seed, "--name", name]
-        assert command("search", *flags, cwd=tmp_path).returncode == 0
-        records = read_records(tmp_path / "runs" / name)
-        blobs = sorted(sha256(path) for path in (tmp_path / "runs" / name).rglob("weights.blob"))
-        found.append(([(r.hash, r.status, r.figures, [c.error for c in r.curve]) for r in records], blobs))
-    assert found[0] == found[1]
-    assert len(found[0][1]) >= 2 and found[0][1] != found[2][1], "another seed trains otherwise"
 
 
 def test_the_study_folder_holds_what_the_readme_says(study: Path) -> None:
