@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 HIGH = 127
-CLIPS = torch.linspace(0.3, 1.0, 71)  # shares of the largest magnitude that are tried as a grid's end
+# Shares of the largest magnitude that are tried as a grid's end; the small ones for one weight far from all others.
+CLIPS = torch.cat([torch.logspace(-3.0, -0.53, 60), torch.linspace(0.3, 1.0, 71)])
 
 
 def best_step(weight: Tensor, low: int, high: int) -> float:
