@@ -7,8 +7,10 @@ STAMP := .venv/.setup
 TEST_STAMP := .venv/.tests
 ARGS ?=
 comma := ,
-# uv takes a fifth of pip's time; where it cannot (an index that only pip is told of), pip does it.
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(1)]' || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
+PIP := -m pip install --quiet --disable-pip-version-check
+# uv takes a fifth of pip's time, and trusts whom the system trusts; where it cannot (an index that only pip is told of), pip does it.
+install = $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --editable '.[$(1)]' \
+	|| { echo "uv could not; pip goes on"; $(BIN)/python $(PIP) --editable '.[$(1)]'; }
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: search test test-fast test-slow setup lint
@@ -44,7 +46,7 @@ $(STAMP): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.11")'
 	@echo "setting up .venv (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python $(PIP) uv==0.13.9
 	@$(call install,dev)
 	@$(BIN)/python -m deploy_arm.toolchain --install
 	@touch $(STAMP)

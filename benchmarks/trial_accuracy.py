@@ -152,7 +152,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     if way in ("staged", "rebuilt"):
         curve.append(run.reach(Stage(REBUILT)))
     elif way == "rounded":
-        run._rebuild(settings.rebuild_images, Reconstruction(steps=ROUNDED, solve=False), None)
+        run.rebuild(settings.rebuild_images, Reconstruction(steps=ROUNDED, solve=False), None)
     rebuilding = run.seconds and time.process_time() - begun
     steps = max(0, int((cell.seconds - rebuilding) / step)) if trained else 0
     if steps:

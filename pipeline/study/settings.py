@@ -79,7 +79,7 @@ def duration(text: Any) -> float:
 
 def _switch(text: Any) -> str:
     """``on`` or ``off``, which YAML reads as truth values."""
-    said = {True: "on", False: "off"}.get(text, text) if isinstance(text, bool) else _text(text)
+    said = ("off", "on")[text] if isinstance(text, bool) else _text(text)
     if said not in ("on", "off"):
         raise ValueError("give on or off")
     return said

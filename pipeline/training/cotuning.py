@@ -152,7 +152,7 @@ class Cotuning(Loop):
         elif stage.name in (SMALL, REBUILT):
             s = self.settings
             images = s.small_images if stage.name == SMALL else s.rebuild_images
-            loss = self._rebuild(images, Reconstruction(), progress)
+            loss = self.rebuild(images, Reconstruction(), progress)
         else:
             holds = self._hold(held=stage.name == HELD)
             if stage.name == HELD and not self.step:
@@ -199,7 +199,7 @@ class Cotuning(Loop):
         any stage before."""
         return self.reach(Stage(FREE, epochs))
 
-    def _rebuild(self, images: int, how: Reconstruction, progress: OnLayer | None) -> float:
+    def rebuild(self, images: int, how: Reconstruction, progress: OnLayer | None) -> float:
         """Rebuild every layer from so many training images, without their labels; the divergence from what the fp32 network
         answers to those images, in nats."""
         if self.step:

@@ -30,11 +30,7 @@ def in_pairs(work: Work) -> Quantities:
     wide = merged and by_output * wide_record <= by_input * record
     records, size = (by_output, wide_record) if wide else (by_input, record)
     together = wide or (merged and depth % PAIRED == 0)
-    read = (
-        record * sum(work.runs(together))
-        if work.taps
-        else work.kernel[0] * (wide_record if together else work.kernel[1] * record)
-    )
+    read = sum(-(-taps * depth // PAIRED) * PAIRED for taps in work.runs(together))
     unaligned = (depth * work.kernel[1] if together else depth) % PAIRED != 0
     tall = (work.kernel[0] - 1) * work.dilation[0] + 1
     rows = sum((band - 1) * work.stride[0] + tall for band in work.bands())
