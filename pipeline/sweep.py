@@ -67,10 +67,10 @@ def run(sweep: Sweep, args: Any, flags: Sequence[str]) -> tuple[dict[str, Any], 
     from pipeline.sweeps.here import Here
     from pipeline.sweeps.jobs import Jobs
     from pipeline.sweeps.results import RESULTS, begin, changes, complete, row_of
-    from pipeline.sweeps.run import Place, SearchEnd, overall, run_all
+    from pipeline.sweeps.run import Runner, SearchEnd, overall, run_all
 
     before, last = begin(sweep)
-    place: Place = Jobs(args.jobs, sweep.name, args.job_python) if args.jobs else Here(sweep.folder, say)
+    runner: Runner = Jobs(args.jobs, sweep.name, args.job_python) if args.jobs else Here(sweep.folder, say)
     outcomes: dict[str, SearchEnd] = {}
     if not args.again:
         outcomes = {one.study: SearchEnd(one.study, DONE) for one in sweep.searches if complete(one, before)}
@@ -95,7 +95,7 @@ def run(sweep: Sweep, args: Any, flags: Sequence[str]) -> tuple[dict[str, Any], 
     todo = [one for one in sweep.searches if one.study not in outcomes]
     results["gates"] = before.get("gates", {})  # so that a run that is killed keeps what was asked
     keep()
-    for outcome in run_all(todo, place, args.at_a_time, say):
+    for outcome in run_all(todo, runner, args.at_a_time, say):
         outcomes[outcome.study] = outcome
         keep()
     results["gates"] = ask_gates(

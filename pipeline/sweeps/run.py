@@ -1,4 +1,4 @@
-"""Running the searches of a sweep: so many at a time, each by the search's own command, wherever a ``Place`` runs it."""
+"""Running the searches of a sweep: so many at a time, each by the search's own command, wherever a ``Runner`` runs it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Running(Protocol):
         """What it said last, where it did not come to its end."""
 
 
-class Place(Protocol):
-    """Where searches run."""
+class Runner(Protocol):
+    """Runs searches, wherever that is."""
 
     def start(self, asked: Asked) -> Running:
         """Start a search, or find the one that runs already.
@@ -56,7 +56,7 @@ class SearchEnd:
 
 
 def run_all(
-    searches: Iterable[Asked], place: Place, at_a_time: int, say: Callable[[str], None]
+    searches: Iterable[Asked], runner: Runner, at_a_time: int, say: Callable[[str], None]
 ) -> Iterator[SearchEnd]:
     """Run the searches, at most ``at_a_time`` at a time; each outcome as it comes. On an interruption what runs is ended in good
     order, its outcomes are given, and KeyboardInterrupt is raised; a second interruption ends it at once."""
@@ -68,7 +68,7 @@ def run_all(
             while waiting and len(running) < at_a_time:
                 asked, count = waiting.pop(0), count + 1
                 started = time.monotonic()
-                one = place.start(asked)
+                one = runner.start(asked)
                 running[asked.study] = (one, started)
                 say(f"[{count}/{total}] {asked.study} started; {one.where}")
             for outcome in _ended(running):

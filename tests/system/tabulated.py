@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline.study.study import Study
 from pipeline.training.rung import Rung
 from pipeline.training.stages import Stage
 from search_spaces.space import Space
+from tests.system.lines import Lines
 
 SPACE = Space(("conv1", "conv2", "fc"))
 
@@ -159,19 +160,6 @@ class TabulatedTrial(tune.Trainable):
             "rung": json.dumps(dataclasses.asdict(rung)),
             "figures": json.dumps(dataclasses.asdict(figures)),
         }
-
-
-class Lines:
-    """Progress as plain lines on stdout."""
-
-    def line(self, text: str) -> None:
-        print(text, flush=True)
-
-    def status(self, text: str | Callable[[], str]) -> None:
-        pass
-
-    def trial(self, record: TrialRecord, done: int) -> None:
-        print("ended", record.hash, record.status, done, flush=True)
 
 
 def search(folder: Path, budget: int, **rest: Any) -> tuple[bool, list[TrialRecord]]:

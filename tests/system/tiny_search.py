@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from pipeline.study.storage import DamagedFile
 from pipeline.training.rung import Rung
 from pipeline.training.stages import Stage
 from search_spaces.space import Space
+from tests.system.lines import Lines
 
 HERE = Path(__file__).resolve().parent
 SPACE = Space(("conv1", "conv2", "fc"))
@@ -101,19 +101,6 @@ class TinyTrial(CotuneTrial):
 
     def _opened(self, place: Place, plan: Plan) -> Any:
         return TinyRun(place, plan, self._number)
-
-
-class Lines:
-    """Progress as plain lines on stdout."""
-
-    def line(self, text: str) -> None:
-        print(text, flush=True)
-
-    def status(self, text: str | Callable[[], str]) -> None:
-        pass
-
-    def trial(self, record: TrialRecord, done: int) -> None:
-        print("ended", record.hash, record.status, done, flush=True)
 
 
 def search(folder: Path, budget: int, **rest: Any) -> bool:
