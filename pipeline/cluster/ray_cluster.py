@@ -76,7 +76,7 @@ def _connect(common: dict[str, Any], while_it_is_up: contextlib.ExitStack) -> No
         if (quoted := shlex.quote(sys.executable)) != sys.executable:
             # Ray 2.60 pastes the interpreter's path into a shell as it is, and waits for ever for what did not start.
             common["runtime_env"] = {"py_executable": quoted}
-        with ray_internals.services_apart():
+        with ray_internals.services_apart(), ray_internals.services_that_serve():
             _start(common)
 
 

@@ -107,6 +107,7 @@ def test_killed_interrupted_and_resumed_nothing_is_lost_or_doubled(tmp_path: Pat
     driver = Driver(folder, 9, step_seconds=0.1)
     ended = driver.until_ended(3)
     loopback_only(driver.process.pid)
+    no_idle_services(driver.process.pid)
     os.kill(driver.process.pid, signal.SIGKILL)
     driver.process.wait()
     before = {record.hash: record for record in read_records(folder)}
@@ -146,6 +147,14 @@ def loopback_only(driver: int) -> None:
     ]
     assert listening and all(ip.removeprefix("::ffff:").startswith("127.") for ip in listening), listening
     assert (Path.home() / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
+
+
+def no_idle_services(driver: int) -> None:
+    """None of Ray's services runs that a cluster of one driver on one machine has no use for."""
+    running = " ".join(
+        word for process in psutil.Process(driver).children(recursive=True) for word in process.cmdline()
+    )
+    assert "raylet" in running and "dashboard.py" not in running and "monitor.py" not in running
 
 
 @pytest.fixture(autouse=True)
