@@ -35,7 +35,7 @@ from pipeline.datasets.base import ImageData
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import find_network, load_model
 from pipeline.training.cotuning import Cotuning
-from pipeline.training.evaluation import batches, error_of
+from pipeline.training.evaluation import batches, error_of, reestimate_batch_norm
 from pipeline.training.settings import TrainSettings
 from quantizers.mixture.regions import Regions
 from quantizers.network import layer_names, without_steps
@@ -72,15 +72,27 @@ class DecayOnEverything(Cotuning):
 class NormsAsTheyAre(Cotuning):
     """Batch-norms keep the statistics of training."""
 
-    def refit_norms(self, network: nn.Module, augment: str) -> None:
+    def refit_norms(self, network: nn.Module) -> None:
         pass
 
 
-class NormsOnPlainImages(Cotuning):
-    """Batch-norms see images that are not augmented."""
+class NormsTakenAnew(Cotuning):
+    """Batch-norms get the statistics of training images that are varied as in training."""
 
-    def refit_norms(self, network: nn.Module, augment: str) -> None:
-        super().refit_norms(network, "none")
+    varied = True
+
+    def refit_norms(self, network: nn.Module) -> None:
+        s, how = self.settings, self.settings.augment or self.data.augment
+        reestimate_batch_norm(
+            network, self.data.train, s.batch_norm_images, self.mean, self.std, s.evaluation_batch,
+            how if self.varied else "none",
+        )  # fmt: skip
+
+
+class NormsOnPlainImages(NormsTakenAnew):
+    """... of images that are not."""
+
+    varied = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,7 @@ ABLATIONS: dict[str, Ablation] = {
         plan={"quantizer": "benchmarks.cotuning_ablations:NearestMean"}
     ),
     "batch-norm not re-estimated": Ablation(training=NormsAsTheyAre),
+    "batch-norm re-estimated": Ablation(training=NormsTakenAnew),
     "batch-norm re-estimated on plain images": Ablation(training=NormsOnPlainImages),
     "labels only": Ablation({"distillation": 0.0}),
     "half labels, half answers at 2": Ablation({"distillation": 0.5, "distillation_temperature": 2.0}),

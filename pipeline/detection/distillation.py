@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages, normalize
-from pipeline.training.evaluation import reestimate_batch_norm
+from pipeline.training.evaluation import few_batches, fixed_sample
 from pipeline.training.loop import Loop, OnStep
 from pipeline.training.settings import TrainSettings
 from quantizers.calibration.fisher import Score
+from quantizers.calibration.norms import NormMatcher
 from quantizers.network import Hardened, harden, parameter_groups, quantize, set_progress
 
 
@@ -90,6 +91,8 @@ class Distillation(Loop):
         data = ImageData("", ("any", "none"), images.image_size, images, images, images, "none")
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         network = quantize(model, plan, normalize(pixels[: settings.calibration_images], mean, std))
+        fitting = fixed_sample(len(pixels), min(settings.batch_norm_images, len(pixels)))
+        self._matcher = NormMatcher(self.teacher, lambda: few_batches(images, fitting, mean, std))
         groups = parameter_groups(network, settings.learning_rate, settings.weight_decay)
         device = torch.device("cpu")
         super().__init__(network, data, settings, mean, std, groups, device=device, progress=progress)
@@ -105,9 +108,6 @@ class Distillation(Loop):
     def hardened(self) -> Hardened:
         """The network as it would be deployed, its batch-norm statistics fitted to its weights."""
         set_progress(self.network, self.step / self.total_steps)
-        hardened, s = harden(self.network), self.settings
-        images = self.data.train
-        reestimate_batch_norm(
-            hardened.network, images, s.batch_norm_images, self.mean, self.std, s.evaluation_batch
-        )
+        hardened = harden(self.network)
+        self._matcher.match(hardened.network)
         return hardened

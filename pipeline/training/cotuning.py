@@ -7,6 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -18,13 +19,14 @@ from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import normalize
 from pipeline.training.early import STEPS, hopeless
-from pipeline.training.evaluation import divergence, few_batches, fixed_sample, reestimate_batch_norm
+from pipeline.training.evaluation import divergence, few_batches, fixed_sample
 from pipeline.training.judges import Judgement, Judges
 from pipeline.training.loop import Diverged, Loop, OnStep, Wrap, one_cycle
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
 from pipeline.training.stages import FREE, HELD, REBUILT, SMALL, Stage
 from quantizers.calibration.channel_scale import with_even_channels
+from quantizers.calibration.norms import NormMatcher
 from quantizers.calibration.reconstruction import Reconstruction, reconstruct
 from quantizers.network import (
     Hardened,
@@ -209,11 +211,7 @@ class Cotuning(Loop):
             calibration = _calibration(self.data, self.settings, self.mean, self.std)
             fresh = quantize(self.original, self.plan, calibration, **self.settings.of_quantizer())
             self.network.load_state_dict(fresh.state_dict())
-        chosen = fixed_sample(len(self.data.train), min(images, len(self.data.train)))
-        seen = [x.to(self.device) for x in few_batches(self.data.train, chosen, self.mean, self.std)]
-        original = self.original
-        if self.device.type != "cpu":
-            original = copy.deepcopy(original).to(self.device)
+        seen, original = self._training_images(images), self._original_there
         reconstruct(cast(fx.GraphModule, self.network), original, seen, how, progress)
         self.rebuilt, self._hardened = True, None
         self.seconds += time.perf_counter() - started
@@ -284,16 +282,30 @@ class Cotuning(Loop):
             set_progress(self.network, share)
             hardened = harden(self.network)
             if step or not self.rebuilt:  # rebuilt layers have norms that fit them
-                self.refit_norms(hardened.network, self.settings.augment or self.data.augment)
+                self.refit_norms(hardened.network)
             self._hardened = (self.step, hardened)
         return self._hardened[1]
 
-    def refit_norms(self, network: nn.Module, augment: str) -> None:
-        """Give the batch-norms of a hardened network the statistics of training images, augmented in this way."""
-        s = self.settings
-        reestimate_batch_norm(
-            network, self.data.train, s.batch_norm_images, self.mean, self.std, s.evaluation_batch, augment
+    def refit_norms(self, network: nn.Module) -> None:
+        """Give the batch-norms of a hardened network statistics that fit its weights."""
+        self._matcher.match(network)
+
+    @cached_property
+    def _matcher(self) -> NormMatcher:
+        return NormMatcher(
+            self._original_there, partial(self._training_images, self.settings.batch_norm_images)
         )
+
+    @cached_property
+    def _original_there(self) -> nn.Module:
+        """The fp32 network on the device."""
+        on_cpu = self.device.type == "cpu"
+        return self.original if on_cpu else copy.deepcopy(self.original).to(self.device)
+
+    def _training_images(self, count: int) -> list[Tensor]:
+        """So many of them, normalized, on the device: the same each time."""
+        chosen = fixed_sample(len(self.data.train), min(count, len(self.data.train)))
+        return [x.to(self.device) for x in few_batches(self.data.train, chosen, self.mean, self.std)]
 
     def judgement(self) -> Judgement:
         """Error and divergence on all of the search half."""

@@ -44,7 +44,7 @@ class TrainSettings:
         options: further options of the plan's quantizer, by the names of its ``Options``.
         even_channels: give a layer's output channels one size before they share a codebook: a scale for each channel, which the
             batch-norm behind a convolution takes up, so it costs no byte; see ``quantizers.calibration.channel_scale``.
-        batch_norm_images: training images over which batch-norm statistics are re-estimated before each evaluation.
+        batch_norm_images: training images on which batch-norm statistics are fitted before each evaluation.
         calibration_images: training images from which first activation steps are taken.
         evaluation_batch: images in a batch where nothing is learned.
         bfloat16: compute convolutions and linear layers in bfloat16 (autocast).

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from quantizers.calibration.assignment import Problem, solve
-from quantizers.calibration.lockstep import MEMORY, channel_statistics, lockstep, match_batch_norm
+from quantizers.calibration.lockstep import MEMORY, lockstep
+from quantizers.calibration.norms import channel_statistics, match_batch_norm
 from quantizers.calibration.patches import apply, sampled
 from quantizers.core.activation import TrainableStep
 from quantizers.core.base import WeightQuantizer
@@ -37,7 +38,7 @@ class Reconstruction:
         match_steps: fit activation steps anew, each once the layers before it are rebuilt.
         rounds, passes, damping: of that; see ``quantizers.calibration.assignment``.
         match_norms: give each batch-norm, once the layers before it have learned, the statistics that keep mean and variance of
-            its outputs (``quantizers.calibration.lockstep.match_batch_norm``).
+            its outputs (``quantizers.calibration.norms.match_batch_norm``).
         positions: of the output, drawn from each image; ``batch`` of them are taken in a step.
         rate: of Adam; what is measured as weights are takes it in units of the weights' standard deviation.
         penalty: weight of a quantizer's own penalty, summed over the weights, against the squared error, summed over the outputs
@@ -120,8 +121,8 @@ def reconstruct(
             module.calibrate(_thinned(values))
         elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
             _, meant = side.at(name)
-            source = cast(nn.BatchNorm2d, plain.get_submodule(name))
-            match_batch_norm(module, source, values, channel_statistics(meant))
+            found, wanted = channel_statistics(values), channel_statistics(meant)
+            match_batch_norm(module, plain.get_submodule(name), found, wanted)
         if kept is not None and state is None:
             kept.put(name, module.state_dict())
         if name in layers:
