@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Ray lets its workers wait for whatever else this machine does, and here that is the test that waits for them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # A person's own boards are none of the tests'.
 os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir(), "tests-without-configuration"))
 
@@ -58,6 +60,7 @@ LONG = {
     "test_pipeline_own_model.py",
     "test_pipeline_paths.py",
     "test_pipeline_promote.py",
+    "test_pipeline_promotion.py",
     "test_pipeline_quantizers.py",
     "test_pipeline_sensitivity.py",
     "test_pipeline_sweep.py",
@@ -70,6 +73,7 @@ LONG = {
     "test_quantizers_reconstruction.py",
     "test_quantizers_registry.py",
     "test_quantizers_soft_weight.py",
+    "test_quantizers_uncompiled.py",
     "test_registries.py",
     "test_search_spaces_dimensions.py",
     "test_search_spaces_programme.py",
@@ -88,7 +92,7 @@ COVERING = (
     "test_examples_extending",
 )
 # The whole commands that take longest, from the longest on: begun first, no worker is left alone with one at the end.
-LONGEST = ("trial", "search", "readme", "extending", "kernel_library", "engine")
+LONGEST = ("faults", "search", "extending", "readme", "nodes", "engine", "trial", "kernel_library", "devices")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -158,6 +158,7 @@ def test_rooms_stand_on_floors(package: str) -> None:
         assert all(levels[other] < levels[room] for other in used)
 
 
+@pytest.mark.long
 def test_whatever_is_imported_of_the_project_is_there() -> None:
     """The type checker passes over what it does not find."""
     for name, file in modules().items():

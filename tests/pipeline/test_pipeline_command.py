@@ -204,6 +204,7 @@ def test_a_wheel_has_every_file_that_is_no_python(package: str) -> None:
     assert files <= taken, f"not in package-data of pyproject.toml: {sorted(files - taken)}"
 
 
+@pytest.mark.long
 def test_a_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     """Built as ``pip wheel . --no-deps`` builds it, installed where nothing of this tree is, used from another folder."""
     tree, clean = tmp_path / "tree", tmp_path / "clean"

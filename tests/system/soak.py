@@ -148,7 +148,7 @@ def soak(
         within: seconds after which no more trials are asked for than there are by then, and some.
     """
     found, chance, mark = Soak(trials), random.Random(seed), f"{os.getpid()}-{time.time_ns()}"
-    environment = {MARK: mark, "RAY_TMPDIR": str(sessions), "RAY_worker_niceness": "0"}
+    environment = {MARK: mark, "RAY_TMPDIR": str(sessions)}
     log = folder / "steps.log"
     began = time.monotonic()
     while True:

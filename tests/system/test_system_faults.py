@@ -26,7 +26,7 @@ from pipeline.study.study import read_records
 from tests.kept import Note
 from tests.system.soak import MARK, TinyDriver, disagreements, left_of, rungs_of, session_folders, soak
 
-QUICK = {"STEP_SECONDS": "0.05", "RAY_worker_niceness": "0"}
+QUICK = {"STEP_SECONDS": "0.05"}
 AGREE = "study, storage, MLflow and front agree: every trial there, once"
 
 
