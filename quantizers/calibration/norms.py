@@ -1,6 +1,6 @@
-"""Statistics of batch-norms that fit quantized layers: the fp32 network's, changed by what quantization changed.
+"""Channels of batch-norms that fit quantized layers: the fp32 network's, changed by what quantization changed.
 
-Statistics taken anew are those of few images, and of images that are or are not varied as those were with which the fp32 network
+Channels taken anew are those of few images, and of images that are or are not varied as those were with which the fp32 network
 was trained. Here both networks see the same images and only the difference between them counts: what is peculiar to the images
 cancels out.
 """
@@ -19,13 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundation.modes import evaluating
 
 TINY = 1e-30
-Statistics = tuple[Tensor, Tensor]
+Channels = tuple[Tensor, Tensor]
 """Mean and variance of each channel, float64 [C]."""
-Calls = dict[str, list[Statistics]]
+Calls = dict[str, list[Channels]]
 """Of what each batch-norm is given in one batch, at each of its calls."""
 
 
-def channel_statistics(values: Iterable[Tensor]) -> Statistics:
+def channel_statistics(values: Iterable[Tensor]) -> Channels:
     """Mean and variance of each channel over all batches, [n, C] or [n, C, H, W] each."""
     counts, means, variances = [], [], []
     for (
@@ -43,7 +43,7 @@ def channel_statistics(values: Iterable[Tensor]) -> Statistics:
 
 
 @torch.no_grad()
-def match_batch_norm(norm: nn.Module, original: nn.Module, found: Statistics, wanted: Statistics) -> None:
+def match_batch_norm(norm: nn.Module, original: nn.Module, found: Channels, wanted: Channels) -> None:
     """Give a batch-norm the statistics with which its outputs have, channel by channel, the mean and the variance that the fp32
     network's have on the same images, as long as both scale and shift alike.
 
@@ -93,12 +93,12 @@ class NormMatcher:
     def match(self, network: nn.Module) -> None:
         """Settle the batch-norms of ``network``, whose names are those of the fp32 network's, in place."""
         norms = {name: module for name, module in network.named_modules() if name in self._norms}
-        settled: dict[str, list[Statistics]] = defaultdict(list)
+        settled: dict[str, list[Channels]] = defaultdict(list)
         with evaluating(network):
             for batch, calls in zip(self._images() if norms else (), self._wanted):
                 wanted = {name: iter(found) for name, found in calls.items()}
 
-                def settle(name: str, found: Statistics, wanted: Any = wanted) -> None:
+                def settle(name: str, found: Channels, wanted: Any = wanted) -> None:
                     norm: Any = norms[name]
                     match_batch_norm(norm, self._norms[name], found, next(wanted[name]))
                     settled[name].append((norm.running_mean.double(), norm.running_var.double()))
@@ -112,7 +112,7 @@ class NormMatcher:
 
 
 @contextlib.contextmanager
-def _watched(norms: dict[str, Any], see: Callable[[str, Statistics], None]) -> Iterator[None]:
+def _watched(norms: dict[str, Any], see: Callable[[str, Channels], None]) -> Iterator[None]:
     """``see`` is called before each of them runs, with its name and the statistics of what it is given."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
