@@ -1,6 +1,6 @@
-"""Channels of batch-norms that fit quantized layers: the fp32 network's, changed by what quantization changed.
+"""Statistics of batch-norms that fit quantized layers: the fp32 network's, changed by what quantization changed.
 
-Channels taken anew are those of few images, and of images that are or are not varied as those were with which the fp32 network
+Statistics taken anew are those of few images, and of images that are or are not varied as those were with which the fp32 network
 was trained. Here both networks see the same images and only the difference between them counts: what is peculiar to the images
 cancels out.
 """
