@@ -272,14 +272,20 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
             review = publish.write_front(settings, study, compared, weights, images)
             if backup is not None:
                 backup.now()
-            last = partial(publish.send, settings.folder, study.records(), review, complete=complete)
+            records, page = study.records(), ""
+
+            def last(tracker: Tracker) -> None:
+                nonlocal page
+                publish.send(settings.folder, records, review, tracker, complete=complete)
+                page = tracker.front_page
+
             missing = mlflow.close(last, progress.status)
             note_unsent(settings.folder, missing)
     front = review.front
     look = next_steps(
         settings,
         without_rejected(front, read_decisions(settings.folder)),
-        how_to_look(store),
+        how_to_look(store, page),
         complete=complete,
         others=others_like(settings.folder),
         unsent=missing,

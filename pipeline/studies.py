@@ -253,7 +253,7 @@ def send(args: argparse.Namespace) -> Result:
     except TrackingError as error:
         again = f"{error}; the study has it all, and the same command tries again"
         return INCOMPLETE, {"study": str(folder), "sent": False, "why": str(error)}, again
-    look = how_to_look(tracker.uri)
+    look = how_to_look(tracker.uri, tracker.front_page)
     result = {"study": str(folder), "sent": True, "store": tracker.uri, "trials": count}
     return DONE, result, f"MLflow has all of {folder}, {counted(count, 'trial')}\nMLflow   {look}"
 

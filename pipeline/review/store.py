@@ -22,6 +22,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault(
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
 )  # two lines per run; stdout may be JSON
+OWN_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers unless it is told otherwise
 
 
 class TrackingError(Exception):
@@ -56,11 +57,12 @@ def address(uri: str | None, out: Path) -> str:
     return sqlite_uri(absolute(out) / "mlflow.db") if uri is None else tracking_uri(uri)
 
 
-def how_to_look(uri: str) -> str:
-    """What a person opens or types to see the runs of a store."""
+def how_to_look(uri: str, page: str = "") -> str:
+    """What a person opens or types to see the runs of a store, and there a page of MLflow's."""
     if sqlite_file(uri) is None and not uri.startswith("file:"):
-        return uri
-    return shell("mlflow", "ui", "--backend-store-uri", uri)
+        return f"{uri.rstrip('/')}/{page}" if page else uri
+    started = shell("mlflow", "ui", "--backend-store-uri", uri)
+    return f"{started}\n         then open {OWN_SERVER}/{page}" if page else started
 
 
 def check_store(uri: str | None) -> None:

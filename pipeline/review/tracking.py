@@ -20,7 +20,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from foundation.command import shell
 from foundation.errors import UserError
@@ -37,6 +37,7 @@ from pipeline.candidate.describe import (
 )
 from pipeline.review import models
 from pipeline.review.background import heard
+from pipeline.review.pages import BY_LATENCY, pages_of, view_of_front
 from pipeline.review.store import address, allowed, check_server, explained, unusable
 from pipeline.review.tags import DECISION, FRONT, SOURCE, UNDECIDED
 from pipeline.study.credentials import with_secrets
@@ -130,6 +131,11 @@ class Tracker:
     def file(self) -> Path | None:
         """The database file, where the store is one."""
         return sqlite_file(self.uri)
+
+    @property
+    def front_page(self) -> str:
+        """The address, behind that of the store, at which MLflow lists the runs of this study's front."""
+        return pages_of(self.experiment, self.identity)[BY_LATENCY]
 
     @property
     def parent(self) -> str:
@@ -277,20 +283,10 @@ class Tracker:
             for start in range(0, len(rows), BATCH):
                 self.client.log_batch(self.parent, metrics=rows[start : start + BATCH])
             shown = f"get-artifact?path={PICTURE}&run_uuid={self.parent}" if picture else None
-            self.client.set_tag(self.parent, "mlflow.note.content", note(front, shown, self._pages()))
+            self.client.set_experiment_tag(self.experiment, *view_of_front(self.identity))
+            told = note(front, shown, pages_of(self.experiment, self.identity))
+            self.client.set_tag(self.parent, "mlflow.note.content", told)
             self.client.set_terminated(self.parent, status=status)
-
-    def _pages(self) -> dict[str, str]:
-        """MLflow's own pages that show this front; its pages for models of other kinds hide what these need."""
-        start, face = f"#/experiments/{self.experiment}", "workflowType=machine_learning"
-        mine = quote(f"tags.`pareto.front` = 'true' and tags.study_id = '{self.identity}'", safe="")
-        order = quote("metrics.`latency_ms`", safe="")
-        by = f"searchFilter={mine}&orderByKey={order}&orderByAsc=true"
-        return {
-            "the front by latency": f"{start}/runs?{face}&{by}",
-            "drawn over each other": f"{start}/runs?{face}&{by}&compareRunsMode=CHART",
-            "its models": f"{start}/models?{face}",
-        }
 
     def decide(self, candidate: str, decision: str) -> int:
         """Show on every run and model of a candidate what a person decided; ``""`` takes it back. How many runs there are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import socket
@@ -28,7 +29,7 @@ from foundation.plan import LayerPlan, Plan
 from pipeline.report.data import ReportData
 from pipeline.report.page import render
 from pipeline.review.champions import Champions
-from pipeline.review.store import TrackingError
+from pipeline.review.store import TrackingError, how_to_look
 from pipeline.review.tracking import Tracker
 from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.training.rung import Rung
@@ -161,7 +162,7 @@ def trials() -> list[TrialRecord]:
     for number in range(7):
         plan = Plan({"conv1": LayerPlan(8), "fc": LayerPlan((2, 3, 4)[number % 3], 2 + number // 3)})
         figures = Figures(0.1 + 0.02 * number, 3.0 - 0.3 * number, 2.5 - 0.3 * number, 3.5 - 0.3 * number, "modelled",
-                          "emulated a76", 9000 - 900 * number, 2048)  # fmt: skip
+                          "emulated a76", 9000 - 900 * number, 2048, divergence=0.01 * number)  # fmt: skip
         status: Any = "failed" if number == 6 else "finished"
         curve = (Rung(1.0, 0.3, 0.9, 2.0), Rung(2.0, figures.error or 0.0, 0.5, 4.0))
         records.append(
@@ -239,10 +240,15 @@ def distinct_colours(png: bytes) -> int:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at MLflow's pages with")
 def test_a_person_sees_the_runs_the_table_and_the_report(study: Tracker, tmp_path: Path) -> None:
     runs = f"{study.uri}/#/experiments/{study.experiment}/runs"
-    with Browser(tmp_path / "profile") as browser:
+    with Browser(tmp_path / "profile", 2200) as browser:  # columns beyond the edge are not in the page
         browser.open(runs)
         browser.wait("/resnet8-digits[^]*\\d+ matching runs/.test(document.body.innerText)")
         assert distinct_colours(browser.screenshot(tmp_path / "runs.png").read_bytes()) > 200
+        browser.open(how_to_look(study.uri, study.front_page))
+        heads = "[...document.querySelectorAll('.ag-header-cell-text, [role=columnheader]')].map((h) => h.innerText.trim())"
+        wanted = ["error", "latency_ms", "size_bytes", "divergence", "pareto.front", "decision", "source"]
+        browser.wait(f"{json.dumps(wanted)}.every((name) => {heads}.includes(name))")
+        browser.screenshot(tmp_path / "front.png")
         browser.open(f"{runs}/{study.parent}/artifacts/front_table.json")
         browser.wait(f"document.body.innerText.includes('{trials()[0].hash}')")
         assert distinct_colours(browser.screenshot(tmp_path / "table.png").read_bytes()) > 200
