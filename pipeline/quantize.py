@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.command import Parser, main_guard
+from foundation.command import Parser, main_guard, shell
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import check_place, json_text, write_atomically
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 AgainstFp32 = Callable[["Mapping[str, nn.Module]"], "tuple[float | None, dict[str, Likeness]]"]
 """The fp32 detector's average precision (None without boxes), and networks beside fp32."""
 
-MADE = "quantize.json"  # in the folder: what it was made of
 LAYERS = "rebuilding"  # in the folder while it is made: the layers that are done
 CODE = "checksum of the quantizers"  # matters while layers are rebuilt; what is finished may be shown by later code
 COMPONENTS = {2: 4, 3: 8, 4: 16}  # as many as an index of so many bits can tell apart
@@ -293,6 +292,8 @@ def told(
     lines = [front_table(front), "", likeness_table(alike, precision), "", f"candidate {place}"]
     if workspace.data.labelled or precision is not None:
         lines.append(f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}")
+    modules = ("--modules", settings.modules) if settings.modules else ()
+    lines.append(f"report    {shell('pipeline.report', settings.folder, *modules)}")
     own = alike[plan.hash]
     return {
         **front,
@@ -309,7 +310,7 @@ def told(
 
 def _refuse_occupied(out: Path) -> None:
     """Refuse a folder that holds what this command did not make."""
-    if not (out / MADE).is_file() and out.is_dir() and any(out.iterdir()):
+    if not (out / paths.MADE).is_file() and out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out} holds other things; name a new folder")
 
 
@@ -319,7 +320,7 @@ def _begin(out: Path, made: dict[str, Any], progress: Progress) -> None:
     Raises:
         UserError: the folder holds what was made otherwise and is finished.
     """
-    file, now = out / MADE, json.loads(json_text(made))
+    file, now = out / paths.MADE, json.loads(json_text(made))
     finished = any(out.glob("candidates/*/manifest.json"))
     try:
         before = json.loads(file.read_text()) if file.is_file() else now

@@ -62,7 +62,7 @@ class CandidateReview:
 
 def read_review(candidate: Path) -> CandidateReview:
     """Of a candidate's folder; what is missing there, or cannot be read, stays empty."""
-    manifest, answers = _mapping(candidate / "manifest.json"), _mapping(candidate / ANSWERS)
+    manifest, answers = json_mapping(candidate / "manifest.json"), json_mapping(candidate / ANSWERS)
     profile = manifest.get("profile")
     if not isinstance(profile, dict):
         return CandidateReview(answers=answers)
@@ -89,7 +89,8 @@ def read_review(candidate: Path) -> CandidateReview:
     )
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def json_mapping(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; empty where it cannot be read or holds something else."""
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,7 @@
-"""`python -m pipeline.report`: the page of a study, made anew from its folder alone; with ``--watch`` while the search runs."""
+"""`python -m pipeline.report`: the page of a study, made anew from its folder alone; with ``--watch`` while the search runs.
+
+Or that of the one network that ``pipeline.quantize`` made.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         "study",
         metavar="STUDY",
         type=_folder,
-        help="a study's name in runs/, or its folder, which may have been moved",
+        help="a study's name in runs/, or its folder, which may have been moved; or the folder of pipeline.quantize",
     )
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help=f"where the page is written (default STUDY/{PAGE})"
@@ -68,11 +71,16 @@ def run(asked: argparse.Namespace) -> int:
     if file.is_dir():
         raise UserError(f"{file} is a folder; give the name of a file, like {file / PAGE}")
     front, data = read_study(asked.study)
+    if asked.watch and not data.searched:
+        raise UserError(f"--watch follows a search; {asked.study} holds one network, which is finished")
     write(file, render(data))
-    say(f"{len(data.records)} trials, {len(front['points'])} on the front: {file.absolute().as_uri()}")
+    found = (
+        f"{len(data.records)} trials, {len(front['points'])} on the front" if data.searched else "one network"
+    )
+    say(f"{found}: {file.absolute().as_uri()}")
     if not asked.watch:
-        found = front_table(front) if front["points"] or front["references"] else "no trial has ended yet"
-        print(json_text({**front, "page": str(file.absolute())}) if asked.format == "json" else found)
+        table = front_table(front) if front["points"] or front["references"] else "no trial has ended yet"
+        print(json_text({**front, "page": str(file.absolute())}) if asked.format == "json" else table)
         if asked.open:
             show(file.absolute().as_uri())
         return DONE

@@ -16,7 +16,7 @@ function drawCandidate(trial) {
     figure("Size", bytes(trial.size), ratio("fp32", "size", ["smaller", "larger"]), ratio("int8", "size", ["smaller", "larger"])),
     known(trial.memory) ? figure("Peak memory", bytes(trial.memory)) : null,
     figure("Mean bits", significant(trial.bits), byBits(trial)),
-    figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${epochs(trial.epochs)}: ${trial.curve.map((r) => (r[3] === "free" ? "" : r[3] + " ") + percent(r[1], trial.decimals)).join(" → ")}` : null),
+    data.searched ? figure("Status", trial.front ? "on the front" : trial.status, `trial ${trial.number}`, trial.curve.length ? `${epochs(trial.epochs)}: ${trial.curve.map((r) => (r[3] === "free" ? "" : r[3] + " ") + percent(r[1], trial.decimals)).join(" → ")}` : null) : null,
   ].filter(Boolean));
   const chosen = [trial.quantizer, ...trial.network.map((pair) => pair.join(" "))];
   byId("candidate-plan").textContent = chosen.join(", ") + "." + (trial.reason ? " " + trial.reason : "");

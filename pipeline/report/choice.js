@@ -35,7 +35,7 @@ function applyChoice() {
   }));
 }
 function wireChoice() {
-  byId("tools").hidden = !front.length;
+  byId("tools").hidden = !front.length || !data.searched;
   byId("lost-label").hidden = !losses.length;
   const slider = byId("lost");
   if (state.lost !== null) slider.value = Math.round(100 * Math.sqrt(Math.max(0, state.lost) / steepest));

@@ -43,6 +43,7 @@ class ReportData:
         images: of how many images an error is a share; with them, errors have a standard error.
         recommended: the candidate that ``pipeline.promote`` would take.
         accuracy_drop: points against fp32 that count as near.
+        searched: a search made the records; False: there is one, of a network that was compressed by one plan.
         sensitivity: which layer hurts, where that was looked at.
         importance: by objective, each layer's share of what sets the best trials apart.
     """
@@ -64,6 +65,7 @@ class ReportData:
     images: int | None = None
     recommended: Recommendation | None = None
     accuracy_drop: float = DROP
+    searched: bool = True
     sensitivity: Sensitivity | None = None
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -105,6 +107,7 @@ def payload(data: ReportData) -> dict[str, Any]:
         history = hypervolume_history(data.records, data.references, data.objectives)
     columns = _columns([record.plan for record in data.records])
     page: dict[str, Any] = {
+        "searched": data.searched,
         "objectives": list(data.objectives),
         "layers": names,
         "weights": [layers[name] for name in names],

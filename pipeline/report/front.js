@@ -1,9 +1,10 @@
 /* ---- the front ---- */
 const REACH = 11; /* pixels around a point that count as on it */
+const UNLABELLED = "Without labels there is no error to draw.";
 const AXES = {
   latency: {
     value: (t) => t.latency, low: (t) => t.low, high: (t) => t.high, unit: () => [1, "ms"],
-    missing: "No trial has both an error and a latency yet.",
+    missing: data.searched ? "No trial has both an error and a latency yet." : UNLABELLED,
     title: (shown, unit) => {
       const kinds = [...new Set(shown.map((t) => t.source || "unknown source"))].sort();
       const devices = [...new Set(shown.map((t) => t.device).filter(Boolean))];
@@ -13,7 +14,7 @@ const AXES = {
   size: {
     value: (t) => t.size, low: () => null, high: () => null,
     unit: (high) => (high >= 4 * 1048576 ? [1048576, "MiB"] : [1024, "KiB"]),
-    missing: "No trial has both an error and a size yet.", title: (shown, unit) => "size, " + unit,
+    missing: data.searched ? "No trial has both an error and a size yet." : UNLABELLED, title: (shown, unit) => "size, " + unit,
   },
 };
 function drawFront(name) {
@@ -49,7 +50,7 @@ function drawFront(name) {
     { x: axis.title(shown, unitName) + (log ? ", log" : ""), y: "error, %", label: "error against " + name }, { left: 44, right: 14, top: 26, bottom: 46 });
   const px = (t) => f.sx.at(axis.value(t) / unit), py = (t) => Math.max(f.box.top, f.sy.at(100 * t.error));
   wireBrush(f, name, unit);
-  drawStair(f, trials.filter((t) => t.front), px, py, axis.value);
+  if (data.searched) drawStair(f, trials.filter((t) => t.front), px, py, axis.value);
   const order = [...trials.filter((t) => !t.front), ...references, ...trials.filter((t) => t.front)];
   const places = order.map((trial) => ({ trial, x: px(trial), y: py(trial), ends: ends(trial).map((e) => Math.max(f.box.top, Math.min(f.box.bottom, f.sy.at(e)))) }));
   const cursor = svg("g", { class: "cursor", visibility: "hidden" }, svg("line", { class: "deviation" }), svg("circle", { class: "halo", r: 9.5 }), svg("circle", { class: "mark", r: 4 }));
@@ -150,7 +151,7 @@ function showTip(trial, x, y, others = []) {
     trial.reason ? ["reason", trial.reason.length > 160 ? trial.reason.slice(0, 160) + " ..." : trial.reason] : null,
   ].filter(Boolean);
   tip.replaceChildren(
-    html("b", {}, trial.hash || trial.name), trial.hash ? ` trial ${trial.number}, ${trial.front ? "on the front" : trial.status}` : " reference",
+    html("b", {}, trial.hash || trial.name), !trial.hash ? " reference" : data.searched ? ` trial ${trial.number}, ${trial.front ? "on the front" : trial.status}` : "",
     html("table", {}, html("tbody", {}, ...rows.map(([k, v]) => html("tr", {}, html("td", {}, k), html("td", {}, v))))),
     trial.uniform ? html("p", {}, `uniform: ${trial.uniform} bits in all layers but the first and the last`) : "",
     others.length ? html("p", {}, `${others.length + 1} points here, click for the next: ` + others.map((t) => `${t.hash || t.name} (${error(t)})`).join(", ")) : "");
@@ -197,6 +198,7 @@ function pin(hash, remember = true) {
 
 /* ---- cards and legend ---- */
 function drawCards() {
+  if (!data.searched) return [];
   const least = (key, of = front) => of.filter((t) => known(t[key])).sort((a, b) => a[key] - b[key] || a.error - b.error)[0];
   const near = fp32 && known(fp32.error) ? front.filter((t) => known(t.error) && t.error <= fp32.error + data.accuracyDrop / 100 + 1e-9) : [];
   const within = `within ${data.accuracyDrop} ${data.accuracyDrop === 1 ? "point" : "points"} of fp32`;
@@ -231,7 +233,7 @@ function drawLegend() {
   const box = () => [svg("rect", { class: "mark", x: 8, y: 2, width: 10, height: 10 })];
   const used = new Set([...candidates.values(), ...data.references].filter((t) => known(t.latency)).map((t) => (t.source === "measured" ? "measured" : "modelled")));
   const entries = [];
-  for (const kind of ["measured", "modelled"]) if (used.has(kind)) entries.push(entry("front " + kind, "on the front, latency " + kind, dot(4.5)));
+  for (const kind of ["measured", "modelled"]) if (used.has(kind)) entries.push(entry("front " + kind, (data.searched ? "on the front" : "the candidate") + ", latency " + kind, dot(4.5)));
   if ([...candidates.values()].some((t) => !t.front && known(t.error))) entries.push(entry(used.has("measured") ? "measured" : "modelled", "other trials", dot(3)));
   if ([...candidates.values()].some((t) => t.uniform && known(t.error))) {
     const diamond = [svg("path", { class: "mark", d: "M13,1L19,7L13,13L7,7Z" })];

@@ -2,8 +2,8 @@
 function draw() {
   drawFront("latency");
   drawFront("size");
-  drawHistory();
-  drawTimeline();
+  if (data.searched) drawHistory();
+  if (data.searched) drawTimeline();
   const shown = candidates.get(state.pinned);
   if (shown && state.layer) drawWeights(shown, state.layer);
   if (state.pinned) mark(state.pinned, "pinned", true);
@@ -12,11 +12,13 @@ function draw() {
 const wanted = () => { const match = /candidate=([^&]+)/.exec(location.hash); return match ? decodeURIComponent(match[1]) : null; };
 const cards = drawCards();
 drawLegend();
-drawStrip();
 wireTable();
 wireChoice();
-byId("over").value = state.over;
-byId("over").addEventListener("change", () => { state.over = byId("over").value; drawHistory(); });
+if (data.searched) {
+  drawStrip();
+  byId("over").value = state.over;
+  byId("over").addEventListener("change", () => { state.over = byId("over").value; drawHistory(); });
+}
 const first = candidates.has(state.pinned) ? state.pinned : candidates.has(wanted()) ? wanted() : cards.length ? cards[0][1].hash : (front[0] || [...candidates.values()][0] || {}).hash;
 if (first) pin(first, false);
 draw();

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from foundation.files import json_text
-from foundation.show import show_bytes, show_interval, show_latency, show_points, show_seconds
+from foundation.show import counted, show_points
 from pipeline.candidate.describe import text_of
 from pipeline.report.data import ReportData, payload
+from pipeline.report.rows import ROWS_AT_ONCE, table_of_trials
 from pipeline.review.gates import RULE, points_of
-from pipeline.study.confidence import show_error
 from pipeline.study.records import Figures, Reference
 
 FOLDER = Path(__file__).parent
@@ -22,21 +21,6 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 LIVE_POLICY = (
     f"{POLICY}; connect-src 'self'"  # while it is served, it asks its own server whether there is news
 )
-COLUMNS = (
-    ("number", "#", True),
-    ("hash", "Candidate", False),
-    ("status", "Status", False),
-    ("error", "Error", True),
-    ("latency", "Latency", True),
-    ("size", "Size", True),
-    ("bits", "Bits", True),
-    ("epochs", "Epochs", True),
-    ("seconds", "Time", True),
-    ("reason", "Reason", False),
-)
-
-
-ROWS_AT_ONCE = 250  # of the table, until more are asked for: thousands take the browser a second to lay out
 SCRIPTS = (
     "charts",
     "front",
@@ -72,7 +56,7 @@ def render(data: ReportData, *, live: bool = False) -> str:
 <meta http-equiv="Content-Security-Policy" content="{LIVE_POLICY if live else POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(data.study)} - search report</title>
+<title>{escape(data.study)} - {_kind(data).lower()}</title>
 <link rel="icon" href="data:,">
 <style>{(FOLDER / "page.css").read_text()}</style>
 </head>
@@ -83,11 +67,11 @@ def render(data: ReportData, *, live: bool = False) -> str:
 <noscript><p class="note">The charts need JavaScript; the table of trials below is complete without it.</p>
 <style>#trials tr[hidden] {{ display: table-row; }}</style></noscript>
 {_front(data)}
-{_candidate()}
-{_progress(data)}
+{_candidate(data)}
+{_progress(data) if data.searched else ""}
 {_sensitivity(data)}
 {_importance(data)}
-{_trials(data, values)}
+{table_of_trials(data, values)}
 {_settings(data)}
 </main>
 <div id="tip" role="status" hidden></div>
@@ -106,15 +90,21 @@ def _script(*, live: bool) -> str:
     return f'"use strict";\n(() => {{\nfunction page(kept, signal) {{\n{parts}}}\n{start}}})();\n'
 
 
+def _kind(data: ReportData) -> str:
+    return "Search report" if data.searched else "Compressed network"
+
+
 def _header(data: ReportData) -> str:
     counts = Counter(record.status for record in data.records)
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "none yet"
-    facts = [("Model", data.model), ("Data", data.data), ("Trials", f"{len(data.records)} ({told})")]
+    facts = [("Model", data.model), ("Data", data.data)]
+    if data.searched:
+        facts.append(("Trials", f"{len(data.records)} ({told})"))
     if data.created:
         facts.append(("Written", data.created))
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f"""<header>
-<p class="eyebrow">Search report</p>
+<p class="eyebrow">{_kind(data)}</p>
 <h1>{escape(data.study)}</h1>
 <p class="lead">{_headline(data)}</p>
 {_recommended(data)}
@@ -142,15 +132,16 @@ def _headline(data: ReportData) -> str:
         return "No candidate has reached the front yet."
     count = len({r.hash for r in data.records if r.hash in set(data.front)})
     start = f"{count} {'candidate' if count == 1 else 'candidates'} on the front of {' × '.join(data.objectives)}."
+    if not data.searched:
+        start = "One network, by one plan."
     if fp32 is None or fp32.error is None:
         return start
     bound = data.accuracy_drop
     near = [f for f in front if f.error is not None and f.error <= fp32.error + bound / 100 + 1e-9]
     if not near:
         best = min(f.error for f in front if f.error is not None)
-        return (
-            f"{start} The most accurate makes {show_points(best - fp32.error)} points more errors than fp32."
-        )
+        most = "The most accurate" if data.searched else "It"
+        return f"{start} {most} makes {show_points(best - fp32.error)} points more errors than fp32."
     gains = [_smaller(near, fp32), *(_faster(near, reference) for reference in data.references)]
     told = [text for text in gains if text]
     return f"{start} Within {points_of(bound)} of fp32: {', '.join(told)}." if told else start
@@ -160,7 +151,12 @@ def _smaller(near: Sequence[Figures], fp32: Figures) -> str:
     sizes = [f.size_bytes for f in near if f.size_bytes]
     if not sizes or not fp32.size_bytes:
         return ""
-    return f"up to <b>{fp32.size_bytes / min(sizes):.1f}× smaller</b> than fp32"
+    return f"{_up_to(sizes)}<b>{fp32.size_bytes / min(sizes):.1f}× smaller</b> than fp32"
+
+
+def _up_to(figures: Sequence[float]) -> str:
+    """Before the best of several; nothing before the only one."""
+    return "up to " if len(figures) > 1 else ""
 
 
 def _faster(near: Sequence[Figures], reference: Reference) -> str:
@@ -172,12 +168,12 @@ def _faster(near: Sequence[Figures], reference: Reference) -> str:
     if not same or not other.latency_ms or other.latency_ms <= min(same):
         return ""
     kind = f"{escape(other.source or 'of unknown source')}, {escape(other.device or 'unnamed device')}"
-    return f"up to <b>{other.latency_ms / min(same):.1f}× faster</b> than {escape(reference.name)} ({kind})"
+    return f"{_up_to(same)}<b>{other.latency_ms / min(same):.1f}× faster</b> than {escape(reference.name)} ({kind})"
 
 
 def _front(data: ReportData) -> str:
     return f"""<section id="front">
-<h2>The front</h2>
+<h2>{"The front" if data.searched else "Beside fp32 and int8"}</h2>
 {HINT if data.front else ""}
 <div class="tools" id="tools" hidden>
 <label id="lost-label" for="lost">At most <output id="lost-text" for="lost"></output> lost against fp32
@@ -201,15 +197,22 @@ def _origin(data: ReportData) -> str:
         (r.figures.source, r.figures.device) for r in data.records if r.figures.latency_ms is not None
     )
     lines = [
-        "<li><b>Error</b> share of wrong answers of the hard-quantized network on the half of the validation images that "
-        "guides the search"
+        "<li><b>Error</b> share of wrong answers of the hard-quantized network on "
+        + (
+            "the half of the validation images that guides the search"
+            if data.searched
+            else "one half of the validation images"
+        )
         + (
             f" ({data.images} images), ± its standard error (the upright bar of the point that is read)"
             if data.images
             else ""
         )
-        + ". It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the "
-        "other half.</li>"
+        + (
+            ". It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the other half.</li>"
+            if data.searched
+            else ". <code>evaluate</code> uses the other half.</li>"
+        )
     ]
     for (source, device), count in kinds.most_common():
         kind = source if source in ("measured", "modelled") else "unknown"
@@ -220,7 +223,7 @@ def _origin(data: ReportData) -> str:
         }.get(kind, "its source was not recorded")
         lines.append(
             f'<li><b>Latency</b> <span class="tag {kind}">{escape(kind)}</span> {how}. '
-            f"<code>{escape(device or 'unnamed device')}</code>, {count} {'trial' if count == 1 else 'trials'}.</li>"
+            f"<code>{escape(device or 'unnamed device')}</code>, {counted(count, 'trial' if data.searched else 'network')}.</li>"
         )
     lines.append(
         "<li><b>Size</b> bytes of the blob that the program loads: packed indices, codebooks, scales, biases, tables.</li>"
@@ -229,10 +232,11 @@ def _origin(data: ReportData) -> str:
     return f"<ul>{''.join(lines)}</ul>"
 
 
-def _candidate() -> str:
-    return """<section id="candidate" hidden>
+def _candidate(data: ReportData) -> str:
+    alone = "" if data.searched else " hidden"
+    return f"""<section id="candidate" hidden>
 <div class="head"><h2>Candidate <code id="candidate-hash"></code></h2>
-<div class="step"><label for="other">beside</label> <select id="other"></select>
+<div class="step"{alone}><label for="other">beside</label> <select id="other"></select>
 <button type="button" id="previous">&larr; smaller</button>
 <button type="button" id="next">larger &rarr;</button></div></div>
 <div class="figures" id="candidate-figures"></div>
@@ -343,63 +347,6 @@ def _importance(data: ReportData) -> str:
 <table><thead><tr><th scope=col>Layer</th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div>
 </section>"""
-
-
-def _trials(data: ReportData, values: dict[str, Any]) -> str:
-    fp32 = next((r["error"] for r in values["references"] if r["name"] == "fp32"), None)
-    rows = [{**r, "hash": r["name"], "status": "reference", "front": False} for r in values["references"]]
-    rows += values["trials"]
-    head = "".join(
-        f'<th scope="col" data-key="{key}"{" class=number" if number else ""} aria-sort="none">'
-        f'<button type="button">{escape(title)}</button></th>'
-        for key, title, number in COLUMNS
-    )
-    body = "".join(
-        _row(row, fp32, data.images, hidden=place >= ROWS_AT_ONCE) for place, row in enumerate(rows)
-    )
-    empty = "" if data.records else '<p class="note">No trial yet.</p>'
-    return f"""<section id="trials">
-<h2>Every trial</h2>
-<div class="chips" id="chips"></div>
-<div class="scroll" tabindex="0" role="region" aria-label="Every trial">
-<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
-<p class="step"><button type="button" id="all-rows" hidden></button></p>
-{empty}
-</section>"""
-
-
-def _row(row: dict[str, Any], fp32: float | None, images: int | None, *, hidden: bool = False) -> str:
-    error, latency, size = row["error"], row["latency"], row["size"]
-    drop = None if error is None or fp32 is None or row["hash"] == "fp32" else 100 * (error - fp32)
-    low, high, seconds = row["low"], row["high"], row.get("seconds")
-    interval = "" if low is None or high is None else f'<span class="below">{show_interval(low, high)}</span>'
-    beside = "" if drop is None else f'<span class="below">{drop:+.{row["decimals"]}f} vs fp32</span>'
-    device = escape(row["device"] or "unnamed device")
-    source = f'<span title="{device}">{escape(row["source"] or "unknown")}</span>'
-    status = "front" if row["front"] else row["status"]
-    reason = row.get("reason") or ""
-    cells: dict[str, tuple[Any, str]] = {
-        "number": (row.get("number"), text_of(row.get("number"))),
-        "hash": (row["hash"], f"<code>{escape(row['hash'])}</code>"),
-        "status": (status, f'<span class="pill {escape(status)}">{escape(status)}</span>'),
-        "error": (error, "" if error is None else show_error(error, images).replace("+-", "±") + beside),
-        "latency": (latency, "" if latency is None else f"{show_latency(latency)} {source}{interval}"),
-        "size": (size, "" if size is None else show_bytes(size)),
-        "bits": (row.get("bits"), "" if row.get("bits") is None else f"{row['bits']:.2f}"),
-        "epochs": (row.get("epochs"), _epochs(row.get("epochs"))),
-        "seconds": (seconds, "" if seconds is None else show_seconds(seconds)),
-        "reason": (reason, f"<span>{escape(reason)}</span>"),
-    }
-    shown = "".join(
-        f'<td{" class=number" if number else ""} data-value="{escape(text_of(cells[key][0]))}">{cells[key][1]}</td>'
-        for key, _, number in COLUMNS
-    )
-    pinned = "" if status == "reference" else f' data-hash="{escape(row["hash"])}" tabindex="0"'
-    return f'<tr data-status="{escape(status)}"{pinned}{" hidden" if hidden else ""}>{shown}</tr>'
-
-
-def _epochs(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}" if value < 1 else f"{value:.3g}"
 
 
 def _settings(data: ReportData) -> str:

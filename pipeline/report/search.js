@@ -98,6 +98,7 @@ function wireTable() {
   heads.forEach((head, column) => head.firstChild.addEventListener("click", () => sort(column, head.getAttribute("aria-sort") !== "ascending")));
   if (state.sort) sort(...state.sort);
   if (!body.rows.length) return;
+  if (!data.searched) return;
   const counts = new Map([["all", body.rows.length]]);
   for (const row of body.rows) counts.set(row.dataset.status, (counts.get(row.dataset.status) || 0) + 1);
   byId("chips").replaceChildren(...[...counts].map(([status, n]) => {

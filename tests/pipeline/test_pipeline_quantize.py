@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,13 @@ from pipeline.detection.workspace import detection_data
 from pipeline.evaluate import main as evaluate
 from pipeline.networks.registry import load_model
 from pipeline.quantize import main as quantize
+from pipeline.report.page import render
+from pipeline.report.stored import read_study
 from pipeline.search import main as search
 from pipeline.study.settings import Settings
 from quantizers.network import layer_names
+from tests.system.browser import CHROMIUM, Browser
+from tests.system.own_folder import command_here
 
 pytestmark = pytest.mark.emulated
 
@@ -93,6 +98,62 @@ def test_again_shows_the_same_and_another_plan_is_refused(
     assert main_guard(lambda: quantize(["--bits", "4", "--out", "small net"])) == 2
     assert "name a new folder" in capsys.readouterr().err
     assert before == {file: file.read_bytes() for file in (place / "small net").rglob("*") if file.is_file()}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page in")
+def test_the_report_shows_the_one_network_with_or_without_labels(
+    made: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder = made[0] / "small net"
+    done = command_here("report.__main__", Path(made[0].name, "small net"), cwd=made[0].parent)
+    (candidate,) = (folder / "candidates").iterdir()
+    assert done.returncode == 0 and f"\n{candidate.name} " in done.stdout, done.stderr
+    data = read_study(folder)[1]
+    unlabelled = [replace(record, figures=replace(record.figures, error=None)) for record in data.records]
+    references = [replace(one, figures=replace(one.figures, error=None)) for one in data.references]
+    (tmp_path / "unlabelled.html").write_text(
+        render(replace(data, records=unlabelled, references=references, images=None))
+    )
+    with Browser(tmp_path / "profile", 1280, 900) as browser:
+        for file in (folder / "report.html", tmp_path / "unlabelled.html"):
+            browser.open(file.as_uri())
+            browser.wait("document.documentElement.dataset.ready === 'true'")
+            seen = browser.evaluate("""({
+                titles: [...document.querySelectorAll("h2")].map((h) => h.innerText),
+                rows: [...document.querySelectorAll("#trials tbody th, #trials tbody td:first-child")].map((c) => c.innerText),
+                layers: document.querySelectorAll("#layers .row").length,
+                lines: document.querySelectorAll("#chart-weights path.component").length,
+                operations: document.querySelectorAll("#operations-rows tr").length,
+                classes: document.querySelectorAll("#confusion tbody tr").length,
+                images: document.querySelectorAll("#differing img").length,
+                points: document.querySelectorAll("#chart-latency .point").length,
+                text: document.body.innerText})""")
+            assert seen["titles"] == ["Beside fp32 and int8", f"Candidate {candidate.name}", "All figures"]
+            assert seen["rows"] == ["fp32", "int8", candidate.name]
+            assert seen["layers"] == len(load_candidate(candidate).plan.layers) and seen["lines"] == 8
+            assert seen["operations"] > seen["layers"] and (seen["classes"], seen["images"]) == (10, 12)
+            labelled = file.parent == folder
+            assert seen["points"] == (3 if labelled else 0)
+            assert ("Without labels there is no error" in seen["text"]) is not labelled
+            assert not any(word in seen["text"] for word in ("trial", "NaN", "undefined", "null"))
+        assert not [event for event in browser.events if event.get("method") == "Runtime.exceptionThrown"]
+
+
+def test_a_report_of_what_is_no_network_or_no_search_is_refused(
+    made: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder = made[0] / "small net"
+    (tmp_path / "begun").mkdir()
+    shutil.copy(folder / "quantize.json", tmp_path / "begun")
+    (candidate,) = (folder / "candidates").iterdir()
+    for words, said in (
+        (("begun",), "the network in begun is not finished; the same pipeline.quantize goes on with it"),
+        ((candidate,), "is one candidate; give the folder that its folder candidates lies in"),
+        ((folder, "--watch"), "--watch follows a search"),
+        ((tmp_path,), "holds no study"),
+    ):
+        done = command_here("report.__main__", *words, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
