@@ -1,4 +1,5 @@
 const data = JSON.parse(document.getElementById("data").textContent);
+for (const trial of data.trials) trial.plan = trial.plan.map((place) => (place === null ? null : data.cells[place]));
 const byId = (id) => document.getElementById(id);
 const known = (value) => value !== null && value !== undefined;
 

@@ -106,6 +106,7 @@ def payload(data: ReportData) -> dict[str, Any]:
     if history is None:
         history = hypervolume_history(data.records, data.references, data.objectives)
     columns = _columns([record.plan for record in data.records])
+    places: dict[LayerPlan, int] = {}  # trials have most layers' plans in common
     page: dict[str, Any] = {
         "searched": data.searched,
         "objectives": list(data.objectives),
@@ -114,8 +115,9 @@ def payload(data: ReportData) -> dict[str, Any]:
         "columns": [_column(name) for name in columns],
         "references": [{"name": r.name, **_figures(r.figures, data.images)} for r in data.references],
         "trials": [
-            _trial(record, names, columns, data, on_front=record.hash in chosen) for record in data.records
+            _trial(record, names, places, data, on_front=record.hash in chosen) for record in data.records
         ],
+        "cells": [_cells(layer, columns) for layer in places],
         "recommended": data.recommended and data.recommended.hash,
         "accuracyDrop": data.accuracy_drop,
         "details": {
@@ -149,8 +151,14 @@ def _cells(layer: LayerPlan, columns: Sequence[str]) -> list[Any]:
 
 
 def _trial(
-    record: TrialRecord, names: Sequence[str], columns: Sequence[str], data: ReportData, *, on_front: bool
+    record: TrialRecord,
+    names: Sequence[str],
+    places: dict[LayerPlan, int],
+    data: ReportData,
+    *,
+    on_front: bool,
 ) -> dict[str, Any]:
+    """A trial; of each layer's plan its place among all of them, where new ones are added."""
     plan = record.plan
     planned = [plan.layers.get(name) for name in names]
     spoken = {name: DIMENSIONS[name] for name in plan.values}
@@ -164,7 +172,7 @@ def _trial(
         "bits": mean_bits(plan, data.layers),
         "network": [[one.noun, one.say(plan[name], plan.values)] for name, one in spoken.items()],
         "quantizer": plan.quantizer,
-        "plan": [_cells(layer, columns) if layer else None for layer in planned],
+        "plan": [None if layer is None else places.setdefault(layer, len(places)) for layer in planned],
         "curve": [[rung.epochs, rung.error, rung.loss, rung.stage, rung.divergence] for rung in record.curve],
         "epochs": record.curve[-1].epochs if record.curve else 0,
         "seconds": record.ended - record.started if record.ended and record.started else None,

@@ -315,7 +315,7 @@ def test_a_dimension_from_outside_has_a_column_of_its_own(monkeypatch: pytest.Mo
     plan = Plan({"conv": LayerPlan(4, 12), "fc": LayerPlan(8, values={"kept_inputs:KeptInputs": 0.5})})
     page = payload(ReportData("s", "m", "d", records=[TrialRecord(0, plan, "finished", Figures(0.1))]))
     assert [column["title"] for column in page["columns"]] == ["Bits", "Components", "Zero share", "Inputs"]
-    assert page["trials"][0]["plan"] == [
+    assert [page["cells"][place] for place in page["trials"][0]["plan"]] == [
         [4, 12, None, None, ["4", "12", "nat.", "all"]],
         [8, None, None, 0.5, ["8", "int8", "-", "50 %"]],
     ]
