@@ -143,7 +143,7 @@ def decided(
         rungs = Rungs(places, RUNGS, at_least=1)
         conductor = Conductor(
             study, rungs, held + workers, workers, Unheard(),
-            hoped_error=FP32_ERROR, foresee=case.cost.foresee, classes=CLASSES,
+            hoped_error=FP32_ERROR, foresee=case.cost.foresee, guessed=1 / CLASSES,
         )  # fmt: skip
         flying: list[Candidate] = []
         while len(flying) < workers - 1:  # those that fly meanwhile; nobody times them

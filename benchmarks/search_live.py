@@ -196,7 +196,7 @@ def run(setting: Setting, asked: RunName, seed: int, folder: Path) -> list[dict[
         cost.learn_from(profiled(study, setting.references, space))
         conductor = Conductor(
             study, rungs, budget, 1, Silent(), hoped_error=setting.fp32_error,
-            foresee=cost.foresee if asked.filtered else None, classes=len(setting.workspace.data.classes),
+            foresee=cost.foresee if asked.filtered else None, guessed=1 / len(setting.workspace.data.classes),
         )  # fmt: skip
         while (candidate := conductor.propose()) is not None:
             number, outcome = candidate.number, setting.trials(candidate.plan)
@@ -262,7 +262,7 @@ def opened(args: argparse.Namespace) -> Setting:
     with Progress(args.budget) as progress:
         workspace, space = as_a_search(settings, progress)
         fp32 = 1 - refuse_chance(workspace, allow=False).accuracy
-        compared = references(workspace, args.kept / "references.json", devices_at_hand, fp32)
+        compared = references(workspace, args.kept / "references.json", devices_at_hand)
         sensitivity = looked_at(workspace, space, progress)
         assert sensitivity is not None
         estimate = PlanCost(workspace, sensitivity.harms)

@@ -19,8 +19,8 @@ from pipeline.study import paths
 from pipeline.study.settings import Settings, as_typed, parsed
 
 FLAGS = (
-    "model", "data", "weights", "modules", "image_size", "mean", "std", "target", "devices", "quantizer", "bits", "dimensions",
-    "epochs_per_trial", "batch_size",
+    "model", "data", "metric", "weights", "modules", "image_size", "mean", "std", "target", "devices", "quantizer", "bits",
+    "dimensions", "epochs_per_trial", "batch_size",
 )  # fmt: skip
 SECONDS = 10.0
 

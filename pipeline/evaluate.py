@@ -16,13 +16,17 @@ from foundation.show import show_percent
 from pipeline.cluster.pool import devices_at_hand
 from pipeline.devices import add_flags, named_devices
 from pipeline.study import paths
+from pipeline.study.settings import metric_typed
+from pipeline.training.settings import ACCURACY
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from pipeline.candidate.devices import AtHand
     from pipeline.candidate.folder import CandidateFolder
+    from pipeline.datasets.images import Images
 
 WAYS = ("torch", "arm", "reference")
 SPLITS = ("report", "search", "train")
@@ -54,6 +58,19 @@ class Precision:
     images: int
     boxes: int
     average_precision: float
+
+
+@dataclass(frozen=True)
+class Goodness:
+    """What a person's own metric says of one candidate, 0..1, and the standard error of that."""
+
+    candidate: str
+    on: str
+    split: str
+    images: int
+    metric: str
+    goodness: float
+    standard_error: float
 
 
 @contextmanager
@@ -98,29 +115,26 @@ def answering(candidate: CandidateFolder, on: str, at_hand: AtHand = devices_at_
     yield answer
 
 
-def predictions(
+def outputs_on(
     candidate: CandidateFolder,
-    data: Any,
+    images: Images,
     on: str = "torch",
-    split: str = "report",
     limit: int | None = None,
     at_hand: AtHand = devices_at_hand,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Predicted classes and labels of the first ``limit`` images of a split; progress goes to a terminal's stderr."""
-    import numpy as np
+) -> Tensor:
+    """Logits [n, classes] of the first ``limit`` of the images; progress goes to a terminal's stderr."""
     import torch
 
-    images = getattr(data, split)
     count = min(len(images), limit or len(images))
-    predicted = []
+    given = []
     with answering(candidate, on, at_hand) as answer:
         for start in range(0, count, BATCH):
             end = min(start + BATCH, count)
             pixels = images.batch(torch.arange(start, end)).numpy()
-            predicted.append(answer(pixels).reshape(len(pixels), -1).argmax(1))
+            given.append(torch.from_numpy(answer(pixels)).reshape(len(pixels), -1))
             if sys.stderr.isatty() and not is_quiet():
                 print(f"\r{end}/{count} images", end="" if end < count else "\r", file=sys.stderr)
-    return np.concatenate(predicted), images.labels[:count].numpy()
+    return torch.cat(given)
 
 
 def precision(
@@ -172,7 +186,9 @@ def accuracy(
     from pipeline.candidate.folder import load_candidate
 
     candidate = load_candidate(folder)
-    return scored(candidate, *predictions(candidate, checked(candidate, data), on, split, limit), on, split)
+    images = getattr(checked(candidate, data), split)
+    outputs = outputs_on(candidate, images, on, limit)
+    return scored(candidate, outputs, images.labels[: len(outputs)], on, split)
 
 
 def checked(candidate: CandidateFolder, data: Any) -> Any:
@@ -192,9 +208,9 @@ def checked(candidate: CandidateFolder, data: Any) -> Any:
     return data
 
 
-def scored(candidate: CandidateFolder, predicted: Any, labels: Any, on: str, split: str) -> Accuracy:
+def scored(candidate: CandidateFolder, outputs: Tensor, labels: Tensor, on: str, split: str) -> Accuracy:
     """Count what is right."""
-    correct, count = int((predicted == labels).sum()), len(labels)
+    correct, count = int((outputs.argmax(1) == labels).sum()), len(labels)
     share = correct / count
     error = (share * (1 - share) / count) ** 0.5
     return Accuracy(str(candidate.folder), on, split, count, correct, share, error)
@@ -205,6 +221,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("candidate", type=paths.absolute, help="candidate folder: STUDY/candidates/HASH")
     parser.add_argument(
         "--data", type=paths.data, help="data set as in pipeline.search (default: the one it was made with)"
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="package.module:function",
+        help="what judges, of outputs and labels, or accuracy (default: what the candidate was made by)",
     )
     add_flags(parser)
     parser.add_argument(
@@ -227,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.candidate.folder import load_candidate
     from pipeline.datasets.registry import load_data
     from pipeline.networks.registry import find_network
+    from pipeline.training.task import task_of
 
     if args.predictions:
         check_place(args.predictions.parent, f"--predictions {args.predictions}")
@@ -248,17 +270,25 @@ def main(argv: list[str] | None = None) -> int:
     data = checked(
         candidate, load_data(args.data or candidate.manifest["data"]["spec"], candidate.image_size)
     )
-    predicted, labels = predictions(candidate, data, args.on, args.split, args.limit, named_devices(args))
+    task = task_of(metric_typed(args.metric) if args.metric else candidate.manifest.get("metric"))
+    images = getattr(data, args.split)
+    outputs = outputs_on(candidate, images, args.on, args.limit, named_devices(args))
     if args.predictions:
-        write_atomically(args.predictions, "".join(f"{value}\n" for value in predicted))
-    result = scored(candidate, predicted, labels, args.on, args.split)
-    if args.format == "json":
-        print(json_text(asdict(result)))
-    else:
-        print(
-            f"{show_percent(result.accuracy, result.standard_error)} top-1 on {result.images} images of "
-            f"{args.split} ({result.correct} right), {candidate.manifest['hash']} on {args.on}"
-        )
+        write_atomically(args.predictions, "".join(f"{value}\n" for value in outputs.argmax(1).tolist()))
+    labels, on = images.labels[: len(outputs)], f"{candidate.manifest['hash']} on {args.on}"
+    if task.metric == ACCURACY:
+        result = scored(candidate, outputs, labels, args.on, args.split)
+        share = f"{show_percent(result.accuracy, result.standard_error)} top-1"
+        told = f"{share} on {result.images} images of {args.split} ({result.correct} right), {on}"
+        print(json_text(asdict(result)) if args.format == "json" else told)
+        return 0
+    scores = task.scores(outputs, labels)
+    spread = float(scores.std()) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
+    found = Goodness(
+        str(candidate.folder), args.on, args.split, len(scores), task.metric, float(scores.mean()), spread
+    )
+    told = f"{show_percent(found.goodness, spread)} {task.called} ({task.metric}) on {found.images} images of {args.split}, {on}"
+    print(json_text(asdict(found)) if args.format == "json" else told)
     return 0
 
 

@@ -58,22 +58,26 @@ if TYPE_CHECKING:
     from pipeline.review.champions import Champions, Version
 
 
+BATCH = 256  # images of fp32 at once
+
+
 def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) -> Evidence:
     """Run the program and fp32 on the report half, or its first ``limit`` images, and profile the program anew."""
     import torch
 
     from pipeline.cluster.pool import DevicePool, devices_at_hand
-    from pipeline.evaluate import checked, predictions
-    from pipeline.study.confidence import Paired
-    from pipeline.training import evaluation
+    from pipeline.evaluate import checked, outputs_on
+    from pipeline.study.confidence import paired
+    from pipeline.training.judges import Judge
 
     report = checked(candidate, workspace.data).report
     say(f"running the program on {min(len(report), limit or len(report))} images")
     at_hand = partial(devices_at_hand, kind=workspace.settings.devices, modules=workspace.settings.modules)
-    program, labels = predictions(candidate, workspace.data, "arm", "report", limit, at_hand)
+    program = outputs_on(candidate, report, "arm", limit, at_hand)
     say("running fp32 on the same images")
-    same = torch.arange(len(labels))
-    fp32 = evaluation.predictions(workspace.model, report, workspace.mean, workspace.std, indices=same)
+    same, task = torch.arange(len(program)), workspace.task
+    fp32 = Judge(workspace.model, report, same, workspace.mean, workspace.std, BATCH, task)
+    scores = paired(task.scores(program, fp32.labels), fp32.fp32_scores)
     say("profiling")
     image = report.batch(torch.tensor([0])).numpy()[0]
     layers = [layer["layer"] for layer in candidate.manifest["profile"]["layers"]]
@@ -82,7 +86,7 @@ def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) 
         files = candidate.program.read_bytes(), candidate.blob.read_bytes()
         others = len(devices.devices()) - 1 if isinstance(devices, DevicePool) else 0
         profile = elsewhere(lambda: devices.profile(*files, image, layers, anew=True), chooser, others)
-    return Evidence(Paired.of(program, fp32.numpy(), labels), len(report), profile, chooser)
+    return Evidence(scores, len(report), profile, chooser, task.called)
 
 
 def sound(folder: Path) -> tuple[CandidateFolder, Gate]:

@@ -45,7 +45,7 @@ AgainstFp32 = Callable[["Mapping[str, nn.Module]"], "tuple[float | None, dict[st
 LAYERS = "rebuilding"  # in the folder while it is made: the layers that are done
 CODE = "checksum of the quantizers"  # matters while layers are rebuilt; what is finished may be shown by later code
 COMPONENTS = {2: 4, 3: 8, 4: 16}  # as many as an index of so many bits can tell apart
-OWN = ("model", "data", "weights", "target", "image_size", "mean", "std", "seed")
+OWN = ("model", "data", "metric", "weights", "target", "image_size", "mean", "std", "seed")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, text in (
         ("model", "network, as in pipeline.search"),
         ("data", "data set, as in pipeline.search; its training images rebuild, without their labels"),
+        ("metric", "instead of accuracy: package.module:function, as in pipeline.search"),
         ("weights", "trained weights; without, the network is trained first, as in pipeline.search"),
         ("target", "ARM CPU that the program is for"),
         ("image-size", "side of the input images in pixels"),
@@ -181,9 +182,9 @@ def quantized(
     made = {**identity(workspace.settings, workspace, bench.program), "plan": plan.hash}
     made |= {"images": args.images, "seed": settings.seed, CODE: code_checksum()}
     _begin(out, made, progress)
-    fp32_error = fp32_judged(workspace, out / REFERENCES, progress)
+    look_at_fp32(workspace, out / REFERENCES, progress)
     progress.status("profiling fp32 and int8")
-    beside = references(workspace, out / REFERENCES, at_hand, fp32_error)
+    beside = references(workspace, out / REFERENCES, at_hand)
     if not (candidate_path(out, plan) / "manifest.json").is_file():
         with at_hand(settings.target) as devices:
             make(bench, plan, args.images, devices, beside, progress)
@@ -204,6 +205,7 @@ def opened(
     look_in(settings.modules)
     detector = DetectorWorkspace.open(settings) if find_network(settings.model).detects else None
     workspace = detector.workspace if detector else Workspace.open(settings, trained=False, labelled=False)
+    workspace.check_metric()
     plan = planned(traced(workspace.model))
     first_check(
         workspace.model, workspace.data.search, workspace.mean, workspace.std, plan,
@@ -215,8 +217,8 @@ def opened(
     return trained, plan, lambda networks: (None, compared(trained, networks))
 
 
-def fp32_judged(workspace: Workspace, references: Path, progress: Progress) -> float | None:
-    """The fp32 network's error, perhaps as ``references`` have it; None where there are no labels.
+def look_at_fp32(workspace: Workspace, references: Path, progress: Progress) -> None:
+    """Say how good the fp32 network is, where there are labels, and that is not known from ``references``.
 
     Raises:
         UserError: it is no better than guessing.
@@ -224,15 +226,9 @@ def fp32_judged(workspace: Workspace, references: Path, progress: Progress) -> f
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.references import fp32_error_in
 
-    if not workspace.data.labelled:
-        return None
-    known = fp32_error_in(references)
-    if known is not None:
-        return known
-    progress.status("evaluating fp32")
-    fp32 = refuse_chance(workspace, allow=False)
-    progress.line(f"fp32: {fp32}")
-    return 1 - fp32.accuracy
+    if workspace.data.labelled and fp32_error_in(references) is None:
+        progress.status("evaluating fp32")
+        progress.line(f"fp32: {refuse_chance(workspace, allow=False)}")
 
 
 def make(
@@ -288,7 +284,7 @@ def told(
     precision, alike = comparison(networks)
     images = len(workspace.data.search) if workspace.data.labelled else None
     record = TrialRecord(0, plan, "finished", candidate.figures)
-    front = front_json([record], beside, settings.objectives, images)
+    front = front_json([record], beside, settings.objectives, images, settings.metric)
     lines = [front_table(front), "", likeness_table(alike, precision), "", f"candidate {place}"]
     if workspace.data.labelled or precision is not None:
         lines.append(f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}")

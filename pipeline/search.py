@@ -123,6 +123,7 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
     asked(settings.dimensions)
     settings.like_folder  # noqa: B018  likewise a study that is not there
     workspace = Workspace.open(settings, trained=False)
+    workspace.check_metric()
     budgets = [stage.epochs for stage in settings.stages if stage.name == FREE]
     check_rungs(budgets, settings.training(), len(workspace.judges.taught))
     first_check(
@@ -185,15 +186,14 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     fp32_error = fp32_error_in(file)
     if fp32_error is None:  # else it was seen when the study began
         progress.status("evaluating fp32")
-        fp32 = refuse_chance(workspace, allow=allow_bad_fp32)
-        fp32_error = 1 - fp32.accuracy
-        progress.line(f"fp32: {fp32}")
+        progress.line(f"fp32: {refuse_chance(workspace, allow=allow_bad_fp32)}")
+        fp32_error = workspace.judges.search.fp32_error
     progress.status("building the kernel library")
     program = build_program(settings.target)
     at_hand = partial(devices_at_hand, kind=settings.devices, modules=settings.modules)
     if new:  # what everything is compared with is the first thing to be seen
         progress.status("profiling the references")
-        show_references(references(workspace, file, at_hand, fp32_error), workspace, progress)
+        show_references(references(workspace, file, at_hand), workspace, progress)
     layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
     like = taken_up(settings, layers, space, progress)
     sensitivity = looked_at(workspace, space, progress) or like.sensitivity
@@ -231,7 +231,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         outdated = study.outdated is not None
         if not outdated:
             progress.status("profiling the references")
-            compared = references(workspace, file, at_hand, fp32_error)
+            compared = references(workspace, file, at_hand)
         else:
             compared = renewed(workspace, study, at_hand, progress)
             publish.write_front(settings, study, compared, weights, images)
@@ -263,7 +263,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
                 after_trial,
                 references=compared,
                 foresee=cost.foresee,
-                classes=len(workspace.data.classes),
+                guessed=workspace.judges.rung.guessed,
                 workspace=workspace,
                 program=program,
             )
@@ -302,7 +302,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
 def show_references(compared: Sequence[Reference], workspace: Workspace, progress: Progress) -> None:
     """A line for each."""
     for reference in compared:
-        progress.line(reference_line(reference, len(workspace.data.search)))
+        progress.line(reference_line(reference, len(workspace.data.search), workspace.task.called))
 
 
 def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensitivity | None:

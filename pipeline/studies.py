@@ -345,7 +345,7 @@ def _columns(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['spent']}/{row['budget']}",
         state,
         str(row["front_points"]),
-        show_error(best.get("error"), row["images"]),
+        show_error(best.get("error"), row["images"], best.get("error_standard_error")),
         show_latency(best.get("latency_ms"), best.get("source")),
         show_bytes(best.get("size_bytes")),
         show_bytes(row["disk_bytes"]),

@@ -30,7 +30,7 @@ def compare_answers(
         network: hard-quantized, in evaluation mode.
         labelled: whether the images say what they show.
     """
-    wanted, given = judge.answers(network)
+    wanted, given = (outputs.log_softmax(1) for outputs in judge.answers(network))
     before, after = wanted.argmax(1), given.argmax(1)
     off = (wanted.double().exp() * (wanted.double() - given.double())).sum(1)
     count = wanted.shape[1]

@@ -66,6 +66,7 @@ class Bench:
             workspace.mean,
             workspace.std,
             workspace.data_record(),
+            metric=self.settings.metric,
         )
 
     def cost(self, hardened: Hardened, devices: Devices) -> Figures:

@@ -17,6 +17,7 @@ from foundation.plan import Plan
 from foundation.show import show_bytes, show_latency
 from pipeline.study.confidence import show_error
 from pipeline.study.records import TrialRecord
+from pipeline.training.settings import ACCURACY
 
 LAYERS = 64  # networks of up to this many layers get a parameter per layer: one batch of MLflow's holds 100
 ROWS = 40  # of the table in a run's description, which holds 8000 characters
@@ -48,13 +49,13 @@ def mean_bits(plan: Plan, layer_weights: Mapping[str, int]) -> float:
 
 
 def figures(
-    record: TrialRecord, layer_weights: Mapping[str, int], extra: Mapping[str, float]
+    record: TrialRecord, layer_weights: Mapping[str, int], extra: Mapping[str, float], metric: str = ACCURACY
 ) -> dict[str, float]:
-    """A trial's finite figures under flat names."""
+    """A trial's finite figures under flat names; ``metric``: what an error is 1 minus, in a word."""
     known = record.figures
     values: dict[str, float | None] = {
         "error": known.error,
-        "accuracy": None if known.error is None else 1 - known.error,
+        key_of(metric): None if known.error is None else 1 - known.error,
         "latency_ms": known.latency_ms,
         "latency_low_ms": known.latency_low_ms,
         "latency_high_ms": known.latency_high_ms,
@@ -151,7 +152,9 @@ def note(front: Mapping[str, Any], picture: str | None = None, links: Mapping[st
         error, latency, size = (point.get(key) for key in ("error", "latency_ms", "size_bytes"))
         name = re.sub(r"[^A-Za-z0-9 ._-]", "", str(point.get("hash") or point.get("name")))
         cells = [
-            show_error(error, front.get("images")) if error is not None else "",
+            show_error(error, front.get("images"), point.get("error_standard_error"))
+            if error is not None
+            else "",
             show_latency(latency) if latency is not None else "",
             show_bytes(size) if size is not None else "",
             re.sub(r"[^A-Za-z0-9 ._-]", "", f"{point.get('source') or ''} {point.get('device') or ''}"),

@@ -73,7 +73,9 @@ class CandidateFolder:
             latency["device"],
             said["size"]["value"],
             said["peak_memory"]["value"],
-            *(said.get("divergence", {}).get(key) for key in ("value", "standard_error")),
+            divergence=said.get("divergence", {}).get("value"),
+            divergence_standard_error=said.get("divergence", {}).get("standard_error"),
+            error_standard_error=said["error"].get("standard_error"),
         )
 
     @property
@@ -126,6 +128,7 @@ class Origin:
         mean, std: of the channels, of pixels in 0..1.
         data: what says which images were which: the data set's specification and its split manifest.
         notes: where the network comes from, when not from a study.
+        metric: a person's own, ``package.module:function``, by which errors are; None: accuracy.
     """
 
     model: str
@@ -136,6 +139,7 @@ class Origin:
     std: tuple[float, ...]
     data: Mapping[str, Any]
     notes: Mapping[str, Any] | None = None
+    metric: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As a manifest holds it."""
@@ -147,6 +151,7 @@ class Origin:
             "image_size": list(self.image_size),
             "normalization": {"mean": list(self.mean), "std": list(self.std)},
             **({} if self.notes is None else {"notes": dict(self.notes)}),
+            **({} if self.metric is None else {"metric": self.metric}),
         }
 
 
@@ -270,6 +275,11 @@ def sourced(figures: Figures) -> dict[str, Any]:
     return {
         "error": {
             "value": figures.error,
+            **(
+                {}
+                if figures.error_standard_error is None
+                else {"standard_error": figures.error_standard_error}
+            ),
             "source": "hard weights in PyTorch, search half of the validation images",
         },
         "divergence": {

@@ -15,10 +15,9 @@ from foundation.show import show_percent
 from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.images import normalize
 from pipeline.datasets.normalization import BYTES, CENTRED, CIFAR, IMAGENET, UNIT, Normalization, show
-from pipeline.training.evaluation import batches, device_of, predictions
+from pipeline.training.evaluation import batches, device_of
 from pipeline.training.outputs import answers
 
-BATCH = 256
 TRIED = 256  # images on which other normalizations are tried
 SURE = 2.0  # standard errors above guessing from which a network is taken to have learned something
 
@@ -87,9 +86,7 @@ def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered
     None where it is not."""
     images = workspace.data.search
     predicted = (
-        predictions(workspace.model, images, workspace.mean, workspace.std, BATCH)
-        if seconds is None
-        else predicted_within(workspace, seconds)
+        workspace.judges.search.wanted.argmax(1) if seconds is None else predicted_within(workspace, seconds)
     )
     labels = images.labels[: len(predicted)]
     found = answered(predicted, labels, len(images))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.study.settings import Settings
 
 SETTINGS = (
-    "model", "data", "weights", "image_size", "target", "epochs_per_trial", "rungs", "batch_size", "learning_rate",
+    "model", "data", "metric", "weights", "image_size", "target", "epochs_per_trial", "rungs", "batch_size", "learning_rate",
     "devices",
 )  # fmt: skip
 SPLITS = ("train", "search", "report")

@@ -120,6 +120,8 @@ def readiness(
         if data is not None and weighted and settings.weights is not None:
             status("evaluating fp32")
             workspace = Workspace(settings, data, network, mean, std, described(mean, std, declared))
+            with found.about("metric"):
+                workspace.check_metric()
             with found.about("accuracy"):
                 right, why = judged(workspace, seconds)
                 if why:

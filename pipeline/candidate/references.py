@@ -20,13 +20,11 @@ from pipeline.candidate.devices import AtHand, Devices
 from pipeline.datasets.images import normalize
 from pipeline.study.records import Figures, Reference
 from pipeline.study.references import read_references
-from pipeline.training.evaluation import error_of, fixed_sample
+from pipeline.training.evaluation import fixed_sample
 from quantizers.network import harden, layer_names, quantize
 from quantizers.tracing.trace import traced
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from deploy_arm.devices.base import Profile
     from deploy_arm.ir.graph import Graph
     from pipeline.candidate.workspace import Workspace
@@ -44,44 +42,35 @@ def references(
     workspace: Workspace,
     file: Path,
     at_hand: AtHand,
-    fp32_error: float | None = None,
     *,
     anew: bool = False,
 ) -> list[Reference]:
-    """fp32 and int8, computed once on the devices ``at_hand`` and kept in ``file``; ``fp32_error`` where that is known already.
-    ``anew``: what is kept there is replaced, but for fp32's error.
+    """fp32 and int8, computed once on the devices ``at_hand`` and kept in ``file``. ``anew``: what is kept there is replaced, but
+    for what fp32 answers.
 
     fp32 is the network as it was trained: its error is PyTorch's, latency and size are its float program's. Where the compiler
     has no float form of an operator there is no latency, and the size is 4 bytes for each parameter and buffer value. int8 is the
     network with 8-bit weights and activations straight after calibration, as a program.
     """
-    if before := read_references(file):
-        if not anew:
-            return [Reference(name, figures) for name, figures in before.items()]
-        fp32_error = before["fp32"].error if "fp32" in before else fp32_error
+    if (before := read_references(file)) and not anew:
+        return [Reference(name, figures) for name, figures in before.items()]
+    answers = before.get("fp32") or workspace.fp32_figures()
+    answers = Figures(answers.error, divergence=0.0, error_standard_error=answers.error_standard_error)
     with at_hand(workspace.settings.target) as devices:
-        found = [_fp32(workspace, devices, fp32_error), _int8(workspace, devices)]
+        found = [_fp32(workspace, devices, answers), _int8(workspace, devices)]
     write_atomically(file, json_text([dataclasses.asdict(reference) for reference in found], indent=1))
     return found
 
 
-def _fp32(workspace: Workspace, devices: Devices, error: float | None) -> Reference:
-    if error is None:
-        error = _error(workspace, workspace.model)
+def _fp32(workspace: Workspace, devices: Devices, answers: Figures) -> Reference:
     try:
         graph = compile_float(traced(workspace.model), workspace.input_shape, workspace.mean, workspace.std)
     except UserError:
         values = (value for value in workspace.model.state_dict().values() if value.is_floating_point())
         return Reference(
-            "fp32", Figures(error, divergence=0.0, size_bytes=4 * sum(value.numel() for value in values))
+            "fp32", dataclasses.replace(answers, size_bytes=4 * sum(value.numel() for value in values))
         )
-    return Reference("fp32", figures_of(Figures(error, divergence=0.0), _profile(workspace, devices, graph)))
-
-
-def _error(workspace: Workspace, network: nn.Module) -> float | None:
-    """Share of wrong answers on the search half; None where there are no labels."""
-    data = workspace.data
-    return error_of(network, data.search, workspace.mean, workspace.std) if data.labelled else None
+    return Reference("fp32", figures_of(answers, _profile(workspace, devices, graph)))
 
 
 def _profile(workspace: Workspace, devices: Devices, graph: Graph) -> Profile:

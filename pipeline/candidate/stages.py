@@ -89,9 +89,8 @@ class CandidateRun:
 
     def given_up(self, figures: Figures) -> TrialRecord | None:
         """How the trial ends where it is hardly better than guessing although it was trained, beside ``figures``; else None."""
-        if not given_up(
-            self.curve, self.cotuning.judges.rung.fp32_error, len(self.bench.workspace.data.classes)
-        ):
+        judge = self.cotuning.judges.rung
+        if not given_up(self.curve, judge.fp32_error, judge.guessed):
             return None
         last = self.curve[-1]
         found = replace(

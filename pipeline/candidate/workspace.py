@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from foundation.command import typed
 from foundation.errors import UserError
 from foundation.factories import look_in
+from foundation.modes import evaluating
 from foundation.show import show_bytes, show_percent
 from pipeline.datasets.base import ImageData, needs_labels, split_manifest
-from pipeline.datasets.images import FileImages
+from pipeline.datasets.images import FileImages, normalize
 from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import classes_of, find_classifier, load_model
@@ -24,6 +26,9 @@ from pipeline.training.judges import Judgement, Judges
 from pipeline.training.outputs import check_outputs
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import pretraining_settings
+from pipeline.training.task import Task, task_of
+
+CHECKED = 32  # images on whose answers a metric is tried
 
 
 def as_figures(judgement: Judgement) -> Figures:
@@ -33,6 +38,7 @@ def as_figures(judgement: Judgement) -> Figures:
         divergence=judgement.divergence,
         divergence_standard_error=judgement.standard_error,
         discordant=judgement.discordant,
+        error_standard_error=judgement.error_standard_error,
     )
 
 
@@ -123,9 +129,40 @@ class Workspace:
         return replace(self, data=replace(self.data, **packed))
 
     @cached_property
+    def task(self) -> Task:
+        """What is asked of the networks."""
+        return task_of(self.settings.metric)
+
+    @cached_property
     def judges(self) -> Judges:
         """Those of the search's trials; what the fp32 network answers is computed once for all of them."""
-        return Judges.of(self.model, self.data, self.settings.training(), self.mean, self.std)
+        settings = self.settings.training()
+        return Judges.of(self.model, self.data, settings, self.mean, self.std, task=self.task)
+
+    def check_metric(self) -> None:
+        """Refuse a person's metric that cannot judge the answers to the search half, from those to a few of the images.
+
+        Raises:
+            UserError: there is no such function, it fails or gives something else; or the data has no labels.
+        """
+        if self.settings.metric is None:
+            return
+        if not self.data.labelled:
+            raise UserError(
+                f"--metric {self.settings.metric}: judges by labels, and {self.data.name} has none"
+            )
+        images, batch = self.data.search, torch.arange(min(CHECKED, len(self.data.search)))
+        with torch.no_grad(), evaluating(self.model):
+            few = self.task.outputs(self.model, normalize(images.batch(batch), self.mean, self.std))
+        # As many as there will be, in the shape that they will have: some metrics need every class.
+        self.task.scores(few[torch.arange(len(images)) % len(few)], images.labels)
+
+    def fp32_figures(self) -> Figures:
+        """What the fp32 network's answers to the search half are like, without any cost; no error where there are no labels."""
+        if not self.data.labelled:
+            return Figures(None, divergence=0.0)
+        found = self.judges.search.fp32
+        return Figures(found.error, divergence=0.0, error_standard_error=found.error_standard_error)
 
     def judged(self, network: nn.Module) -> Figures:
         """What a compressed network's answers to the search half are like, as figures without any cost; nothing where there

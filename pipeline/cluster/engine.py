@@ -222,7 +222,7 @@ def run(
     *,
     references: Sequence[Reference] = (),
     foresee: Foresee | None = None,
-    classes: int | None = None,
+    guessed: float | None = None,
     workspace: Workspace | None = None,
     program: Path | None = None,
     trainable: type[tune.Trainable] = CotuneTrial,
@@ -234,7 +234,7 @@ def run(
         references: the fp32 network's error is the best that is hoped for; all go into the candidates' manifests.
         foresee: what a plan will cost, each objective with its interval; a plan that cannot enter the front at the lower ends is
             not started.
-        classes: of the data set; a trial that hardly does better than guessing among them is ended at its first rung.
+        guessed: how good guessing is, 0..1; a trial that hardly does better is ended at its first rung.
         workspace, program: go to the nodes, where they are open here already; without, every trial's process opens its own.
         trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
 
@@ -273,7 +273,7 @@ def run(
             deadline=deadline,
             hoped_error=fp32,
             foresee=foresee,
-            classes=classes,
+            guessed=guessed,
             stop=stop,
             storage=needs.storage,
         )

@@ -17,7 +17,7 @@ from pipeline.candidate.details import LayerDetail
 from pipeline.candidate.reviewed import CandidateReview
 from pipeline.review.gates import DROP
 from pipeline.review.recommendation import Recommendation
-from pipeline.study.confidence import standard_error
+from pipeline.study.confidence import error_spread
 from pipeline.study.pareto import hypervolume
 from pipeline.study.records import OBJECTIVES, Figures, Reference, TrialRecord
 from search_spaces.sensitivity import Sensitivity
@@ -190,7 +190,7 @@ def _uniform(plan: Plan) -> int | None:
 
 def _figures(figures: Figures, images: int | None) -> dict[str, Any]:
     known = figures.error is not None and math.isfinite(figures.error)
-    deviation = standard_error(figures.error or 0.0, images) if images and known else None
+    deviation = error_spread(figures.error, images, figures.error_standard_error) if known else None
     return {
         "error": figures.error,
         "deviation": deviation,

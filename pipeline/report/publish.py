@@ -118,8 +118,8 @@ def gather(
         chosen: those on the front.
     """
     objectives = tuple(settings.get("objectives") or OBJECTIVES)
-    drop = settings.get("max_accuracy_drop")
-    front = front_json(chosen, references, objectives, images)
+    drop, metric = settings.get("max_accuracy_drop"), settings.get("metric")
+    front = front_json(chosen, references, objectives, images, metric)
     recommended = recommend(without_rejected(front, read_decisions(folder)), drop)
     front["recommended"] = recommended.as_dict()
     hashes = [point["hash"] for point in front["points"]]
@@ -137,7 +137,7 @@ def gather(
         details={name: read_details(candidate) for name, candidate in candidates.items()},
         reviews={name: read_review(candidate) for name, candidate in candidates.items()},
         history=hypervolume_history(records, references, objectives),
-        notes=NOTES,
+        notes=(*NOTES, *([f"Errors are 1 minus what {metric} says of the answers."] if metric else [])),
         images=images,
         recommended=recommended,
         accuracy_drop=bound_of(drop),

@@ -75,7 +75,12 @@ def _row(
         "number": (row.get("number"), text_of(row.get("number"))),
         "hash": (row["hash"], f"<code>{escape(row['hash'])}</code>"),
         "status": (status, f'<span class="pill {escape(status)}">{escape(status)}</span>'),
-        "error": (error, "" if error is None else show_error(error, images).replace("+-", "±") + beside),
+        "error": (
+            error,
+            ""
+            if error is None
+            else show_error(error, images, row.get("deviation")).replace("+-", "±") + beside,
+        ),
         "latency": (latency, "" if latency is None else f"{show_latency(latency)} {source}{interval}"),
         "size": (size, "" if size is None else show_bytes(size)),
         "bits": (row.get("bits"), "" if row.get("bits") is None else f"{row['bits']:.2f}"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from foundation.plan import Plan
 from foundation.show import show_bytes, show_interval, show_latency, show_percent, show_points
+from pipeline.training.settings import ACCURACY
 
 LONGEST = 4900  # characters; a registry in a database keeps 5000
 LAYERS = 40  # rows of the plan at most
@@ -39,6 +40,7 @@ def card(
         outputs: numbers that an image gives.
     """
     accuracy, latency = figures["accuracy"], figures["latency"]
+    metric = accuracy.get("metric", ACCURACY)
     fp32 = manifest.get("references", {}).get("fp32", {}).get("size", {}).get("value")
     size = figures["size"]["value"]
     smaller = f", {fp32 / size:.1f} times smaller than fp32" if fp32 and size else ""
@@ -47,9 +49,9 @@ def card(
         f"{half} {part['count']}" for half, part in data.get("splits", {}).items() if "count" in part
     )
     rows = [
-        ("accuracy", f"{show_percent(accuracy['value'])} on {accuracy['images']} images it was never chosen on; fp32 "
+        (metric, f"{show_percent(accuracy['value'])} on {accuracy['images']} images it was never chosen on; fp32 "
                      f"{show_percent(accuracy['fp32'])}"),
-        ("accuracy lost", f"{show_points(accuracy['loss'])} points, 95 % interval {show_points(accuracy['loss_low'])} to "
+        (f"{metric} lost", f"{show_points(accuracy['loss'])} points, 95 % interval {show_points(accuracy['loss_low'])} to "
                           f"{show_points(accuracy['loss_high'])}; evidence {accuracy['evidence']}"),
         ("latency", f"{show_latency(latency['value'], latency['source'])} "
                     f"({show_interval(latency['low'], latency['high'])}) on {latency['device']}"),

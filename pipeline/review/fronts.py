@@ -44,6 +44,11 @@ def point(figures: Figures) -> dict[str, Any]:
         "divergence": figures.divergence,
         "divergence_standard_error": figures.divergence_standard_error,
         "discordant": figures.discordant,
+        **(
+            {}
+            if figures.error_standard_error is None
+            else {"error_standard_error": figures.error_standard_error}
+        ),
     }
 
 
@@ -52,12 +57,15 @@ def front_json(
     references: Sequence[Reference],
     objectives: Sequence[str],
     images: int | None = None,
+    metric: str | None = None,
 ) -> dict[str, Any]:
-    """The content of front.json; points from the largest to the smallest. ``images``: of how many an error is a share."""
+    """The content of front.json; points from the largest to the smallest. ``images``: of how many an error is a share;
+    ``metric``: what it is 1 minus, where that is a person's own."""
     ordered = sorted(front, key=lambda r: (-(r.figures.size_bytes or 0), r.hash))
     return {
         "objectives": list(objectives),
         "images": images,
+        **({} if metric is None else {"metric": metric}),
         "references": [{"name": r.name, **point(r.figures)} for r in references],
         "points": [
             {"hash": r.hash, **point(r.figures), "candidate": f"candidates/{r.hash}"} for r in ordered
@@ -73,7 +81,7 @@ def front_table(front: dict[str, Any]) -> str:
         rows.append(
             (
                 entry.get("hash") or entry["name"],
-                show_error(entry["error"], front.get("images")),
+                show_error(entry["error"], front.get("images"), entry.get("error_standard_error")),
                 show_latency(entry["latency_ms"], entry["source"]),
                 show_interval(entry["low"], entry["high"]),
                 show_bytes(entry["size_bytes"]),
@@ -85,5 +93,6 @@ def front_table(front: dict[str, Any]) -> str:
     devices = sorted({e["device"] for e in [*front["references"], *front["points"]] if e["device"]})
     notes = [f"latency: one image, one thread, on {', '.join(devices)}"] if devices else []
     if images := front.get("images"):
-        notes.append(f"error: on the {images} images that guided the search, +- its standard error")
+        what = f"1 - {front['metric']}, " if front.get("metric") else ""
+        notes.append(f"error: {what}on the {images} images that guided the search, +- its standard error")
     return "\n".join([aligned(rows), *notes])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
 from foundation.show import show_percent, show_points
-from pipeline.study.confidence import Paired, standard_error
+from pipeline.study.confidence import Paired, PairedScores, error_spread
+from pipeline.training.settings import ACCURACY
 
 if TYPE_CHECKING:
     from deploy_arm.devices.base import Profile
@@ -50,12 +51,14 @@ class Evidence:
         paired: it beside fp32 on images of the report half.
         available: how many images the report half has.
         chooser: the device whose figure chose the program in the search, where it is known.
+        metric: by which it is judged, in a word.
     """
 
-    paired: Paired
+    paired: Paired | PairedScores
     available: int
     profile: Profile
     chooser: str | None = None
+    metric: str = ACCURACY
 
     def strength(self, bounds: Bounds) -> str:
         """``strong`` where the images settle on which side of the bound the accuracy lies, else ``weak``."""
@@ -108,7 +111,8 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
                             f"{shown}")])  # fmt: skip
     # Of many candidates the fastest within the bound is often within it by luck, and not on the images that judge it.
     images = front.get("images")
-    sure = [p for p in fit if images and p["error"] + standard_error(p["error"], images) <= worst]
+    spreads = [error_spread(p["error"], images, p.get("error_standard_error")) for p in fit]
+    sure = [p for p, spread in zip(fit, spreads) if spread is not None and p["error"] + spread <= worst]
     within = f"within {points_of(bounds.accuracy_drop)} of fp32{' by a standard error' if sure else ''}"
     fit = near = sure or fit
     timed = [p for p in fit if p["latency_ms"] is not None]
@@ -179,11 +183,16 @@ def _accuracy(evidence: Evidence, bounds: Bounds) -> list[Gate]:
     paired, drop = evidence.paired, bounds.accuracy_drop
     low, high = paired.interval
     verdict = paired.verdict(drop / 100)
+    now, before, images = show_percent(paired.accuracy), show_percent(paired.before), paired.images
+    found = (
+        f"the program is right on {now} of {images} images it was never chosen on, fp32 on {before}"
+        if evidence.metric == ACCURACY
+        else f"{evidence.metric} of the program is {now} on {images} images it was never chosen on, fp32's {before}"
+    )
     accuracy = Gate(
         "accuracy",
         verdict != "beyond",
-        f"the program is right on {show_percent(paired.accuracy)} of {paired.images} images it was never chosen on, fp32 on "
-        f"{show_percent(paired.before)}: it loses {show_points(paired.loss)} points (95 % interval {show_points(low)} to "
+        f"{found}: it loses {show_points(paired.loss)} points (95 % interval {show_points(low)} to "
         f"{show_points(high)}), allowed are {drop:g}",
     )
     if verdict == "beyond":
@@ -219,6 +228,7 @@ def figures(candidate: CandidateFolder, evidence: Evidence, bounds: Bounds) -> d
     low, high = paired.interval
     return {
         "accuracy": {
+            "metric": evidence.metric,
             "value": paired.accuracy,
             "fp32": paired.before,
             "loss": paired.loss,

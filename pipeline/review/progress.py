@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from foundation.command import is_quiet, say
 from foundation.show import show_bytes, show_interval, show_latency, show_percent, show_seconds
-from pipeline.study.confidence import standard_error
+from pipeline.study.confidence import error_spread
 from pipeline.study.records import Reference, TrialRecord
+from pipeline.training.settings import ACCURACY
 
 SELDOM = 30.0  # seconds between two lines of how far it is, where there is no terminal
 
@@ -36,13 +37,15 @@ def trial_line(record: TrialRecord, done: int, budget: int) -> str:
     return "  ".join(parts)
 
 
-def reference_line(reference: Reference, images: int) -> str:
-    """fp32 or int8 in one line: accuracy on so many images with its standard error, size, latency with its interval."""
+def reference_line(reference: Reference, images: int, metric: str = ACCURACY) -> str:
+    """fp32 or int8 in one line: how good on so many images with its standard error, size, latency with its interval."""
     figures = reference.figures
     parts = [f"{reference.name:<5}"]
     if figures.error is not None:
-        right = show_percent(1 - figures.error, standard_error(figures.error, images))
-        parts.append(f"{right:>14} right on {images:,} images")
+        right = show_percent(
+            1 - figures.error, error_spread(figures.error, images, figures.error_standard_error)
+        )
+        parts.append(f"{right:>14} {'right' if metric == ACCURACY else metric} on {images:,} images")
     parts.append(f"{show_bytes(figures.size_bytes):>10}")
     parts.append(show_latency(figures.latency_ms, figures.source))
     if figures.latency_low_ms is not None:

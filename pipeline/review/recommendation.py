@@ -11,6 +11,7 @@ from foundation.errors import UserError
 from foundation.show import decimals, show_points
 from pipeline.review.gates import DROP, Bounds, Refused, choose, points_of
 from pipeline.study.confidence import loss_error
+from pipeline.training.settings import word_of
 
 ALIKE = 1.05  # ratio of sizes or latencies below which they are called equal
 
@@ -74,7 +75,7 @@ def in_words(front: Mapping[str, Any], candidate: str | None) -> str | None:
     both = " and ".join(parts)
     told = [f"beside {than} {both}" if alike else f"{both} than {than}"] if parts else []
     if (fp32 := beside.get("fp32")) is not None and fp32["error"] is not None and point["error"] is not None:
-        told.append(f"{_lost(point, fp32, front.get('images'))} against fp32")
+        told.append(f"{_lost(point, fp32, front.get('images'), word_of(front.get('metric')))} against fp32")
     return ", ".join(told) or None
 
 
@@ -86,14 +87,14 @@ def _times(ratio: float, more: str, less: str) -> str:
     return f"{shown} times {more if ratio >= 1 else less}"
 
 
-def _lost(point: Mapping[str, Any], fp32: Mapping[str, Any], images: int | None) -> str:
+def _lost(point: Mapping[str, Any], fp32: Mapping[str, Any], images: int | None, metric: str) -> str:
     loss, discordant = point["error"] - fp32["error"], point.get("discordant")
-    word = "lost" if loss > -1e-9 else "won"
+    word = f"{metric} {'lost' if loss > -1e-9 else 'won'}"
     if not images or discordant is None:
-        return f"{show_points(abs(loss))} points of accuracy {word}"
+        return f"{show_points(abs(loss))} points of {word}"
     spread = loss_error(loss, discordant, images)
     digits = decimals(spread)
-    return f"{100 * abs(loss):.{digits}f} +- {100 * spread:.{digits}f} points of accuracy {word}"
+    return f"{100 * abs(loss):.{digits}f} +- {100 * spread:.{digits}f} points of {word}"
 
 
 def bound_of(*given: float | None) -> float:

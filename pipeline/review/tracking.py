@@ -43,6 +43,7 @@ from pipeline.review.tags import DECISION, FRONT, SOURCE, UNDECIDED
 from pipeline.study.credentials import with_secrets
 from pipeline.study.paths import absolute, sqlite_file
 from pipeline.study.records import TrialRecord
+from pipeline.training.settings import ACCURACY, word_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,6 +117,7 @@ class Tracker:
         except (MlflowException, OSError) as error:
             raise unusable(self.uri, error) from error
         self.common: dict[str, str] = {}
+        self._metric = ACCURACY
         self._parent: str | None = None
         self._children: dict[tuple[int, str], Written] | None = None
 
@@ -160,6 +162,7 @@ class Tracker:
         """
         from mlflow.entities import Param, RunTag
 
+        self._metric = word_of(settings.get("metric"))
         with explained("opening the search's run"):
             run = self.client.get_run(self.parent)
             named = {key_of(key): text_of(value) for key, value in flat(settings)}
@@ -213,7 +216,9 @@ class Tracker:
                     key, there = (record.number, record.hash), children.get((record.number, record.hash))
                     if record.status == "running":
                         continue
-                    values = figures(record, self.layer_weights, (extra or {}).get(record.hash, {}))
+                    values = figures(
+                        record, self.layer_weights, (extra or {}).get(record.hash, {}), self._metric
+                    )
                     on = record.hash in chosen
                     if there is None:
                         children[key] = Written(self._write(record, values, front=on), on, values)

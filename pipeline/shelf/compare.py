@@ -54,7 +54,7 @@ def text_of(found: Mapping[str, Any]) -> str:
             rows.append((
                 front["study"],
                 f"{name}{' *' if name == chosen else '  '}",
-                show_error(entry["error"], front.get("images")),
+                show_error(entry["error"], front.get("images"), entry.get("error_standard_error")),
                 show_latency(entry["latency_ms"], entry["source"]),
                 show_interval(entry["low"], entry["high"]),
                 show_bytes(entry["size_bytes"]),

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from foundation.show import show_bytes, show_interval, show_latency
-from pipeline.study.confidence import show_error, standard_error
+from pipeline.study.confidence import error_spread, show_error
 
 WIDTH, HEIGHT, LEFT, BELOW, EDGE = 520, 340, 58, 40, 14  # of a panel, in pixels
 COLOURS = (
@@ -143,8 +143,7 @@ def _front(front: Mapping[str, Any], number: int, key: str, x: Scale, y: Scale) 
     parts = [f'<path class="step" stroke="{colour}" d="{path}"/>'] if path else []
     for one in (*points, *_placed(front, "references", key)):
         across, up, own = x(one[key]), y(one["error"]), "hash" in one
-        if own and images:
-            spread = standard_error(one["error"], images)
+        if own and (spread := error_spread(one["error"], images, one.get("error_standard_error"))):
             parts.append(_bar(colour, (across, across), (y(one["error"] - spread), y(one["error"] + spread))))
         if own and key == "latency_ms" and one["low"] is not None and one["high"] is not None:
             parts.append(_bar(colour, (x(one["low"]), x(one["high"])), (up, up)))
@@ -164,7 +163,7 @@ def _bar(colour: str, across: tuple[float, float], up: tuple[float, float]) -> s
 
 def _figures(one: Mapping[str, Any], images: int | None) -> tuple[str, ...]:
     return (
-        show_error(one["error"], images),
+        show_error(one["error"], images, one.get("error_standard_error")),
         show_latency(one["latency_ms"], one["source"]),
         show_interval(one["low"], one["high"]),
         show_bytes(one["size_bytes"]),

@@ -88,7 +88,7 @@ def look(folder: Path) -> View:
     records = read_records(folder)
     references = [Reference(name, figures) for name, figures in _references(folder / REFERENCES).items()]
     chosen = chosen_front(records, references, settings, read_pruned(folder))
-    front = front_json(chosen, references, settings.objectives, _images(folder))
+    front = front_json(chosen, references, settings.objectives, _images(folder), settings.metric)
     left = without_rejected(front, read_decisions(folder))
     front["recommended"] = recommend(left, settings.max_accuracy_drop).as_dict()
     return View(folder, settings, records, front, driver_of(folder))

@@ -83,7 +83,7 @@ class Conductor:
         deadline: float | None = None,
         hoped_error: float | None = None,
         foresee: Foresee | None = None,
-        classes: int | None = None,
+        guessed: float | None = None,
         stop: threading.Event | None = None,
         pause: float = PAUSE,
         storage: Storage | None = None,
@@ -91,7 +91,7 @@ class Conductor:
         self.study, self.rungs, self.budget, self._capacity = study, rungs, budget, concurrency
         self._fewer = 0  # than there is room for
         self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
-        self.hoped_error, self.foresee, self.classes = hoped_error, foresee, classes
+        self.hoped_error, self.foresee, self.guessed = hoped_error, foresee, guessed
         self.stop = stop or threading.Event()
         self.storage = storage or LocalStorage(study.folder)
         self.exhausted = False
@@ -226,7 +226,7 @@ class Conductor:
         """Whether a trial goes on at a rung; if not, it is noted whether it is held back or ended."""
         number = record.number
         curve = (*(known for known in record.curve if known.place != rung.place), rung)
-        if self.classes is not None and given_up(curve, self.hoped_error, self.classes):
+        if self.guessed is not None and given_up(curve, self.hoped_error, self.guessed):
             self._stopped[number] = HOPELESS
         elif (
             (number in self._resumed and any(known.place == rung.place for known in record.curve))

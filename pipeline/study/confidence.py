@@ -32,9 +32,14 @@ def loss_error(loss: float, discordant: float, count: int) -> float:
     return math.sqrt(max(discordant - loss**2, 0.5 / (count + 1)) / count)
 
 
-def show_error(error: float | None, images: int | None) -> str:
+def error_spread(error: float | None, images: int | None, own: float | None = None) -> float | None:
+    """The standard error of an error: its ``own`` where that is known, else of a share of so many images."""
+    return standard_error(error, images) if own is None and error is not None and images else own
+
+
+def show_error(error: float | None, images: int | None, own: float | None = None) -> str:
     """``8.4 +- 0.9 %``: no more decimals than the standard error leaves; ``8.36 %`` where the images are not known."""
-    return show_percent(error, standard_error(error, images) if error is not None and images else None)
+    return show_percent(error, error_spread(error, images, own))
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,9 @@ class Paired:
 
     @classmethod
     def of(cls, new: Any, old: Any, labels: Any) -> Paired:
-        """From predicted classes and labels, arrays or tensors [N] of one kind."""
+        """From predicted classes [N] and labels, arrays or tensors of one kind, or one label of all."""
         right, was = new == labels, old == labels
-        return cls(
-            len(labels), int((right & was).sum()), int((~right & was).sum()), int((right & ~was).sum())
-        )
+        return cls(len(right), int((right & was).sum()), int((~right & was).sum()), int((right & ~was).sum()))
 
     @property
     def accuracy(self) -> float:
@@ -103,6 +106,47 @@ class Paired:
             middle = (low + high) // 2
             low, high = (low, middle) if settled(middle) else (middle, high)
         return high
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """The same, where each of the ``images`` has a score in place of a right or wrong answer: the networks' means, ``accuracy``
+    and ``before``, and the ``standard_error`` of their difference."""
+
+    images: int
+    accuracy: float
+    before: float
+    standard_error: float
+
+    @property
+    def loss(self) -> float:
+        """By how much the new one's mean is lower."""
+        return self.before - self.accuracy
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the loss, as of a mean of many images."""
+        return self.loss - Z * self.standard_error, self.loss + Z * self.standard_error
+
+    def verdict(self, bound: float) -> Verdict:
+        """As ``Paired.verdict``."""
+        return _verdict(self.interval, bound)
+
+    def images_to_settle(self, bound: float) -> int | None:
+        """As ``Paired.images_to_settle``."""
+        gap = abs(bound - self.loss)
+        wanted = self.images * (Z * self.standard_error / gap) ** 2 if gap else math.inf
+        return math.ceil(wanted) if wanted <= MOST_IMAGES else None
+
+
+def paired(new: Any, old: Any) -> Paired | PairedScores:
+    """Two networks' scores of the same images, arrays or tensors [N] of one kind; where all are 0 or 1 they are counted."""
+    binary = all(bool(((one == 0) | (one == 1)).all()) for one in (new, old))
+    if binary:
+        return Paired.of(new, old, 1)
+    count, apart = len(new), float(((new - old) ** 2).mean())
+    before, now = float(old.mean()), float(new.mean())
+    return PairedScores(count, now, before, loss_error(before - now, apart, count))
 
 
 def loss_interval(lost: float, gained: float, images: float) -> tuple[float, float]:

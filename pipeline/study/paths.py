@@ -22,7 +22,14 @@ from pipeline.study.credentials import without_secrets
 MADE = "quantize.json"  # in the folder that ``pipeline.quantize`` makes: what the network there was made of
 SETTINGS = "settings.yaml"  # in a study's folder: what it was started with
 LIKE = "like.json"  # and what it took up of an earlier one, so that it goes on when that is gone
-BY_NAME = ("model", "data", "quantizer", "sampler", "devices")  # settings that may say package.module:Name
+BY_NAME = (
+    "model",
+    "data",
+    "metric",
+    "quantizer",
+    "sampler",
+    "devices",
+)  # settings that may say package.module:Name
 SQLITE_FORM = (
     "sqlite:///relative/file.db or sqlite:////absolute/file.db, with % and ? in names as %25 and %3F"
 )

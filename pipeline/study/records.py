@@ -20,10 +20,11 @@ OBJECTIVES = ("error", "latency", "size")
 class Figures:
     """The three objectives of one candidate and where the latency comes from.
 
-    ``error`` is the share of wrong answers (0..1) on the half of the validation images that guides the search; ``divergence``
-    is that of the class probabilities from the fp32 network's on the same images, in nats; ``discordant`` the share of them on
-    which exactly one of the two is right; latency is in milliseconds for one image, with its interval; sizes are bytes of the
-    blob the program loads.
+    ``error`` is the share of wrong answers (0..1) on the half of the validation images that guides the search, or 1 minus what a
+    metric of one's own says, with ``error_standard_error`` where the number of images does not say it; ``divergence`` is that
+    of the class probabilities from the fp32 network's on the same images, in nats; ``discordant`` the share of them on which
+    exactly one of the two is right (of other metrics the mean squared difference of an image's scores); latency is in
+    milliseconds for one image, with its interval; sizes are bytes of the blob the program loads.
     """
 
     error: float | None
@@ -37,6 +38,7 @@ class Figures:
     divergence: float | None = None
     divergence_standard_error: float | None = None
     discordant: float | None = None
+    error_standard_error: float | None = None
 
     def objectives(self, names: tuple[str, ...]) -> tuple[float, ...] | None:
         """The chosen objectives in order, or None when one is missing."""

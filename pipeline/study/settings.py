@@ -19,12 +19,13 @@ from typing import Any
 
 from deploy_arm.devices.kinds import DEVICES
 from foundation.errors import UserError
+from foundation.factories import is_factory
 from foundation.plan import BITS
 from pipeline.datasets.normalization import channel_deviations, channel_means
 from pipeline.study import paths
 from pipeline.study.records import OBJECTIVES
 from pipeline.study.yaml_file import read_mapping
-from pipeline.training.settings import TrainSettings
+from pipeline.training.settings import ACCURACY, TrainSettings
 from pipeline.training.stages import Stage, stages
 from quantizers import QUANTIZERS
 from search_spaces.samplers.base import SAMPLERS
@@ -41,6 +42,13 @@ def _text(text: Any) -> str:
     if not str(text).strip():
         raise ValueError("is empty; give one, or leave it out")
     return str(text)
+
+
+def _metric(text: Any) -> str | None:
+    """``package.module:function``; None of ``accuracy``, which is what is usual."""
+    if text != ACCURACY and not is_factory(_text(text)):
+        raise ValueError(f"give package.module:function, or {ACCURACY}")
+    return None if text == ACCURACY else str(text)
 
 
 def _path(text: Any) -> Path:
@@ -102,6 +110,18 @@ def _at_least(kind: type, low: float, *, exclusive: bool = False) -> Callable[[A
     return parse
 
 
+def metric_typed(text: str) -> str | None:
+    """``--metric`` of a command without the other settings.
+
+    Raises:
+        UserError: it is no metric's name.
+    """
+    try:
+        return _metric(text)
+    except ValueError as error:
+        raise UserError(f"--metric {as_typed(text)}: {error}") from error
+
+
 def byte_count(text: Any) -> int:
     """Bytes of ``70000``, ``64KiB``, ``1.5MiB`` or ``200kB``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|KiB|MiB)?", str(text).strip())
@@ -151,6 +171,13 @@ class Settings:
         None, _text, "trained weights: a file or a torchvision weights name; without, the network is trained first",
         "what", "FILE",
     )  # fmt: skip
+    metric: str | None = _setting(
+        None,
+        _metric,
+        "what is to be kept instead of accuracy: package.module:function of outputs and labels, which gives scores in 0..1",
+        "what",
+        "package.module:function",
+    )
     modules: Path | None = _setting(
         None, _path, "folder that package.module:name is looked up in (default the current one)", "what", "DIR"
     )  # fmt: skip

@@ -44,6 +44,7 @@ from search_spaces.space import Space
 INTERRUPTED = "the search ended while this trial ran"
 OTHER_KERNELS = "judged by the figures of a former kernel library"
 VOID = (INTERRUPTED, OTHER_KERNELS)  # reasons of records whose plans may be proposed again
+METRIC = "metric"  # of a study's identity: the person's own; None: accuracy
 KERNELS = "kernel_library"  # of a study's identity: the digest of the program that its figures are of
 RENEWING = "renewing"  # attribute of a study while its candidates' folders are of two kernel libraries
 TRIES = 8  # proposals by the sampler before one is drawn from the plans not seen yet
@@ -355,7 +356,8 @@ class Study:
         if before is None:
             self._study.set_user_attr("identity", identity)
             return
-        before = paths.resolved(before, paths.typed_in(self.folder))  # older studies kept paths as typed
+        # Older studies kept paths as typed, and knew no metric but accuracy.
+        before = {METRIC: None, **paths.resolved(before, paths.typed_in(self.folder))}
         # What a study of an older version did not record cannot be contradicted.
         new = {key: value for key, value in identity.items() if key not in before}
         # What is no dimension of the quantizer had no effect when it was one of the space; one from outside had.

@@ -46,9 +46,8 @@ OnLayer = Callable[[int, int], None]
 class Cotuning(Loop):
     """The co-tuning of one plan.
 
-    The loss is cross-entropy with the labels and, by the share ``settings.distillation``, the divergence from what the
-    fp32 network answers. ``reach`` goes from stage to stage; between them, and whenever ``between`` is called, the run
-    can be saved and resumed.
+    The loss is that of the judges' task. ``reach`` goes from stage to stage; between them, and whenever ``between`` is called,
+    the run can be saved and resumed.
 
     Args:
         model: the trained fp32 network; it is copied, not changed.
@@ -83,6 +82,7 @@ class Cotuning(Loop):
     ) -> None:
         where = torch.device(device)
         self.judges = judges or Judges.of(model, data, settings, mean, std, where)
+        self.task = self.judges.search.task
         data = dataclasses.replace(data, train=data.train.subset(self.judges.taught))
         self.plan = plan
         self.teacher: nn.Module | None = None
@@ -112,17 +112,11 @@ class Cotuning(Loop):
         return parameter_groups(network, settings.learning_rate, settings.weight_decay)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        share, temperature = self.settings.distillation, self.settings.distillation_temperature
-        logits = self.logits(self.called, images)
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        if self.teacher is None:
-            return loss
-        with torch.no_grad():
-            wanted = nn.functional.log_softmax(self.logits(self.teacher, images) / temperature, dim=1)
-        given = nn.functional.log_softmax(logits / temperature, dim=1)
-        divergence = nn.functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
-        # The square keeps the gradient's size independent of the temperature (Hinton et al. 2015, section 2).
-        return (1 - share) * loss + share * temperature**2 * divergence
+        outputs, wanted = self.task.outputs(self.called, images), None
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = self.task.outputs(self.teacher, images)
+        return self.task.loss(outputs, wanted, labels, self.settings)
 
     def before_step(self, share: float) -> None:
         set_progress(self.network, share)
@@ -194,7 +188,7 @@ class Cotuning(Loop):
             error = self.judges.rung(self._hard().network, self.rank, self.world).error
         else:
             error = best.get("error", 0.0)
-        return hopeless(error, self.judges.rung.fp32_error, len(self.data.classes))
+        return hopeless(error, self.judges.rung.fp32_error, self.judges.rung.guessed)
 
     def train_until(self, epochs: float) -> Rung:
         """Train up to ``epochs`` with free weights, counted from the start, and judge the network there; as ``reach``, without

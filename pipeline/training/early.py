@@ -13,16 +13,16 @@ STEPS = 100  # of training after which that is looked at
 HOPELESS = "hardly better than guessing"
 
 
-def hopeless(error: float, hoped: float | None, classes: int) -> bool:
-    """Whether an error is of no use: less than twice as often right as guessing is, where the fp32 network is right far more
-    often than that; or no number at all."""
+def hopeless(error: float, hoped: float | None, guessed: float) -> bool:
+    """Whether an error is of no use: less than twice as good as guessing is (``guessed``, 0..1), where the fp32 network is far
+    better than that; or no number at all."""
     if not math.isfinite(error):
         return True
-    guessing = 2 / classes
+    guessing = 2 * guessed
     return hoped is not None and 1 - hoped > 2 * guessing and 1 - error < guessing
 
 
-def given_up(curve: Sequence[Rung], hoped: float | None, classes: int) -> bool:
+def given_up(curve: Sequence[Rung], hoped: float | None, guessed: float) -> bool:
     """Whether a trial ends here. What is only rebuilt, or has its levels held, may yet recover; and a trial keeps the best of its
     rungs, so one that was of use once still is."""
-    return bool(curve) and curve[-1].stage == FREE and all(hopeless(r.error, hoped, classes) for r in curve)
+    return bool(curve) and curve[-1].stage == FREE and all(hopeless(r.error, hoped, guessed) for r in curve)

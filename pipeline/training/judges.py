@@ -15,20 +15,22 @@ from foundation.modes import evaluating
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import Images
 from pipeline.training.evaluation import batches, device_of, fixed_sample
-from pipeline.training.outputs import answers
 from pipeline.training.settings import TrainSettings
+from pipeline.training.task import Classification, Task
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found: the share of wrong answers (0..1), the Kullback-Leibler divergence from
-    the fp32 network's class probabilities in nats, a mean over images with its standard error, and the share of images on which
-    exactly one of the two networks is right."""
+    """What was found: the error (1 minus how good it is, 0..1), the divergence from the fp32 network in nats, a mean over images
+    with its standard error, and the mean squared difference between the two networks' scores of an image (where an answer is
+    right or wrong, the share of images on which exactly one of them is right). ``error_standard_error`` is None where all is
+    right or wrong, and the number of images says it."""
 
     error: float
     divergence: float
     standard_error: float
     discordant: float
+    error_standard_error: float | None = None
 
 
 class Judge:
@@ -39,6 +41,7 @@ class Judge:
         indices: which of ``images``.
         mean, std: normalization, per channel, for pixels in 0..1.
         batch: images at a time.
+        task: what is asked of the networks.
     """
 
     def __init__(
@@ -49,31 +52,49 @@ class Judge:
         mean: Sequence[float],
         std: Sequence[float],
         batch: int,
+        task: Task | None = None,
     ) -> None:
         self._model, self._images, self._indices = model, images, indices
+        self.task = task or Classification()
         self._mean, self._std, self._batch = tuple(mean), tuple(std), batch
 
     def __len__(self) -> int:
         return len(self._indices)
 
     @cached_property
-    def _wanted(self) -> Tensor:
-        return self._log_probabilities(self._model, self._indices)
+    def wanted(self) -> Tensor:
+        """What the fp32 network gives for all of the images [N, ...]."""
+        return self._outputs(self._model, self._indices)
 
     @torch.no_grad()
-    def _log_probabilities(self, network: nn.Module, indices: Tensor) -> Tensor:
+    def _outputs(self, network: nn.Module, indices: Tensor) -> Tensor:
         seen = batches(self._images, self._mean, self._std, self._batch, device_of(network), indices)
         with evaluating(network):
-            return torch.cat([answers(network, x).float().log_softmax(1).cpu() for x in seen])
+            return torch.cat([self.task.outputs(network, x).cpu() for x in seen])
 
     def answers(self, network: nn.Module) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [N, classes] of the fp32 network and of this one, on all of the images."""
-        return self._wanted, self._log_probabilities(network, self._indices)
+        """Outputs [N, ...] of the fp32 network and of this one, on all of the images."""
+        return self.wanted, self._outputs(network, self._indices)
 
     @cached_property
+    def fp32_scores(self) -> Tensor:
+        """Of the fp32 network's answers, float64 [N]."""
+        return self.task.scores(self.wanted, self.labels)
+
+    @cached_property
+    def fp32(self) -> Judgement:
+        """Of the fp32 network itself."""
+        return Judgement(float((1 - self.fp32_scores).mean()), 0.0, 0.0, 0.0, _spread(self.fp32_scores))
+
+    @property
     def fp32_error(self) -> float:
-        """Share of the images that the fp32 network gets wrong."""
-        return float((self._wanted.argmax(1) != self.labels).double().mean())
+        """The fp32 network's error, 0..1."""
+        return self.fp32.error
+
+    @cached_property
+    def guessed(self) -> float:
+        """How good answers are that do not look at the images, 0..1."""
+        return self.task.guessed(self.wanted, self.labels)
 
     @property
     def labels(self) -> Tensor:
@@ -92,20 +113,28 @@ class Judge:
         """Judge a network, in evaluation mode, where it lies. With ``world`` above 1 every rank takes its share of the images,
         and all come to the same judgement."""
         mine = torch.arange(len(self))[rank::world]
-        given, wanted = self._log_probabilities(network, self._indices[mine]), self._wanted[mine]
-        labels = self._images.labels[self._indices[mine]]
-        wrong = (given.argmax(1) != labels).double()
-        parted = wrong != (wanted.argmax(1) != labels).double()
-        off = (wanted.double().exp() * (wanted.double() - given.double())).sum(1)
-        sums = torch.stack([wrong.sum(), off.sum(), off.square().sum(), parted.double().sum()]).to(
-            device_of(network)
-        )
+        given = self._outputs(network, self._indices[mine])
         if world > 1:
-            torch.distributed.all_reduce(sums)
-        count = len(self)
-        wrongs, total, squares, apart = sums.tolist()
-        spread = max(0.0, squares / count - (total / count) ** 2) / max(1, count - 1)
-        return Judgement(wrongs / count, total / count, spread**0.5, apart / count)
+            # Nobody can say of a part of the images what a metric of all of them comes to.
+            every = torch.zeros((len(self), *given.shape[1:]), device=device_of(network))
+            every[mine.to(every.device)] = given.to(every.device)
+            torch.distributed.all_reduce(every)
+            given = every.cpu()
+        scores, off = self.task.scores(given, self.labels), self.task.divergences(given, self.wanted)
+        return Judgement(
+            float((1 - scores).mean()),
+            float(off.mean()),
+            float(off.std() / len(off) ** 0.5) if len(off) > 1 else 0.0,
+            float((scores - self.fp32_scores).square().mean()),
+            _spread(scores),
+        )
+
+
+def _spread(scores: Tensor) -> float | None:
+    """The standard error of the scores' mean; None where each is 0 or 1."""
+    if bool(((scores == 0) | (scores == 1)).all()):
+        return None
+    return float(scores.std() / len(scores) ** 0.5) if len(scores) > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -134,8 +163,10 @@ class Judges:
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device | None = None,
+        task: Task | None = None,
     ) -> Judges:
-        """The judges of trials with these settings; the network is copied where it has to lie on another ``device``."""
+        """The judges of trials with these settings; the network is copied where it has to lie on another ``device``. Without a
+        ``task``, networks classify."""
         total = len(data.train)
         count = min(settings.kept_images, total // 10)
         order = fixed_sample(total, total)  # its first images calibrate
@@ -145,7 +176,7 @@ class Judges:
         part = min(settings.rung_images or len(data.search), len(data.search))
 
         def judge(images: Images, indices: Tensor) -> Judge:
-            return Judge(model, images, indices, mean, std, settings.evaluation_batch)
+            return Judge(model, images, indices, mean, std, settings.evaluation_batch, task)
 
         search = judge(data.search, torch.arange(len(data.search)))
         return cls(

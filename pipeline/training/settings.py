@@ -11,6 +11,14 @@ from typing import Any
 from foundation.errors import UserError
 from quantizers.mixture.forms import FORMS
 
+ACCURACY = "accuracy"  # what classifiers are judged by, unless a person has a metric of their own
+
+
+def word_of(metric: str | None) -> str:
+    """A metric in a word: of ``package.module:function`` the function."""
+    return ACCURACY if metric is None else metric.rpartition(":")[2]
+
+
 # What settles the stages of a trial; training an fp32 network has none.
 OF_TRIALS = frozenset(
     {"rebuild_images", "small_images", "held_steps", "held_rate", "kept_images", "rung_images"}

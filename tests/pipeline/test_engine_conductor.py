@@ -203,7 +203,7 @@ def test_warm_starts_are_held_back_by_nobody(study: Study) -> None:
 
 def test_a_trial_hardly_better_than_guessing_ends_with_its_reason(study: Study) -> None:
     conductor = Conductor(
-        study, RUNGS, budget=9, concurrency=1, progress=Silent(), hoped_error=0.02, classes=10
+        study, RUNGS, budget=9, concurrency=1, progress=Silent(), hoped_error=0.02, guessed=0.1
     )
     for error, goes_on in ((0.81, False), (0.5, True)):
         _, found = at_rung(conductor, error)

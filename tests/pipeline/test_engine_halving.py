@@ -126,21 +126,21 @@ def test_the_worst_error_has_no_privilege() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "hoped", "classes", "no_use"),
+    ("error", "hoped", "guessed", "no_use"),
     [
-        (0.81, 0.01, 10, True),
-        (0.79, 0.01, 10, False),
-        (float("nan"), None, 10, True),
-        (float("inf"), 0.01, 2, True),
-        (0.5, 0.01, 2, False),  # nobody can be twice as good as a coin
-        (0.9985, 0.3, 1000, True),
-        (0.9975, 0.3, 1000, False),
-        (0.9, 0.7, 10, False),  # fp32 is hardly better itself
-        (0.9, None, 10, False),
+        (0.81, 0.01, 0.1, True),
+        (0.79, 0.01, 0.1, False),
+        (float("nan"), None, 0.1, True),
+        (float("inf"), 0.01, 0.5, True),
+        (0.5, 0.01, 0.5, False),  # nobody can be twice as good as a coin
+        (0.9985, 0.3, 0.001, True),
+        (0.9975, 0.3, 0.001, False),
+        (0.9, 0.7, 0.1, False),  # fp32 is hardly better itself
+        (0.9, None, 0.1, False),
     ],
 )
-def test_who_is_hopeless(error: float, hoped: float | None, classes: int, no_use: bool) -> None:
-    assert hopeless(error, hoped, classes) == no_use
+def test_who_is_hopeless(error: float, hoped: float | None, guessed: float, no_use: bool) -> None:
+    assert hopeless(error, hoped, guessed) == no_use
 
 
 def test_who_was_of_use_once_is_not_given_up() -> None:
@@ -149,8 +149,8 @@ def test_who_was_of_use_once_is_not_given_up() -> None:
     def curve(**errors: float) -> list[Rung]:
         return [Rung(float(stage == "free"), error, 0.0, 0.0, stage) for stage, error in errors.items()]
 
-    assert given_up(curve(rebuilt=guesses, held=guesses, free=guesses), 0.1, 10)
-    assert given_up(curve(free=float("nan")), 0.1, 10)
+    assert given_up(curve(rebuilt=guesses, held=guesses, free=guesses), 0.1, 0.1)
+    assert given_up(curve(free=float("nan")), 0.1, 0.1)
     for kept in (
         curve(),
         curve(rebuilt=guesses),
@@ -158,7 +158,7 @@ def test_who_was_of_use_once_is_not_given_up() -> None:
         curve(rebuilt=works, held=guesses, free=guesses),  # it keeps what it was
         curve(rebuilt=guesses, held=guesses, free=works),
     ):
-        assert not given_up(kept, 0.1, 10)
+        assert not given_up(kept, 0.1, 0.1)
 
 
 def test_nobody_is_stopped_unless_it_was_asked_for() -> None:

@@ -15,7 +15,7 @@ from deploy_arm.boards.added import Calibration
 from deploy_arm.fleet.boards import Checked
 from foundation.command import main_guard
 from pipeline.__main__ import COMMANDS, main
-from pipeline.evaluate import Accuracy, Precision
+from pipeline.evaluate import Accuracy, Goodness, Precision
 from pipeline.review.fronts import point
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.settings import Settings
@@ -64,7 +64,12 @@ def test_every_command_has_its_section() -> None:
 def test_a_point_and_an_accuracy_have_the_fields_that_are_told() -> None:
     assert set(point(Figures(None))) <= section("A point")
     assert {
-        field.name for field in (*dataclasses.fields(Accuracy), *dataclasses.fields(Precision))
+        field.name
+        for field in (
+            *dataclasses.fields(Accuracy),
+            *dataclasses.fields(Goodness),
+            *dataclasses.fields(Precision),
+        )
     } == section("evaluate")
 
 

@@ -1,4 +1,4 @@
-"""A model with a data set, a quantizer, a dimension, a sampler and a kind of device of someone else's, each in a file of theirs,
+"""A model with a data set, a metric, a quantizer, a dimension, a sampler and a kind of device of someone else's, each in a file,
 together on the whole way by the commands as typed: searched, resumed, evaluated, profiled, promoted, trained. Nothing of the
 project is edited."""
 
@@ -28,16 +28,17 @@ from tests.system.own_folder import command, command_here
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "extending"
 QUANTIZER, KEPT = "ternary:Ternary", "kept_inputs:KeptInputs"
+METRIC = "balanced:balanced"
 DEVICE, NAME = "downclocked:Downclocked", "emulated a76 at 1.2 GHz"
 ASKED = (
     "--model", "stripes:network", "--data", "stripes:images", "--quantizer", QUANTIZER, "--dimensions", f"{KEPT}=0.5",
-    "--sampler", "metropolis:Metropolis", "--devices", DEVICE, "--bits", "2,8",
+    "--sampler", "metropolis:Metropolis", "--devices", DEVICE, "--bits", "2,8", "--metric", METRIC,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of someone's with the five files, in which a search was run, and gone on with from elsewhere by its name alone."""
+    """A folder of someone's with the six files, in which a search was run, and gone on with from elsewhere by its name alone."""
     folder, elsewhere = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("elsewhere")
     for file in EXAMPLES.glob("*.py"):
         shutil.copy(file, folder)
@@ -48,6 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert first.returncode == 0, first.stdout + first.stderr
     assert f"devices: {NAME} (latencies are modelled)" in first.stderr + first.stdout
     assert f"--devices {DEVICE} --modules {folder}" in first.stdout  # what to type next
+    assert "% balanced on" in first.stderr and f"error: 1 - {METRIC}, on the" in first.stdout
+    assert "points of balanced" in first.stdout and "points of accuracy" not in first.stdout
     again = command_here("search", "--name", "own", "--out", folder / "runs", "--budget", 7, cwd=elsewhere)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"--modules {folder}" in again.stdout
@@ -118,7 +121,8 @@ def test_a_candidate_is_evaluated_and_profiled_on_that_device(folder: Path, tern
     candidate = ternary.relative_to(folder)
     where = ("--devices", DEVICE, "--format", "json")
     evaluated = command_here("evaluate", candidate, "--on", "arm", "--limit", 20, *where, cwd=folder)
-    assert json.loads(evaluated.stdout)["images"] == 20, evaluated.stderr
+    found = json.loads(evaluated.stdout)
+    assert (found["images"], found["metric"]) == (20, METRIC), evaluated.stderr
     profile = json.loads(command("devices", "--profile", candidate, *where, cwd=folder).stdout)
     plain = json.loads(command("devices", "--profile", candidate, "--format", "json", cwd=folder).stdout)
     assert profile["device"] == NAME and profile["source"] == "modelled"
@@ -132,7 +136,7 @@ def test_a_candidate_needs_the_dimension_and_no_quantizer(
     """It is codebooks: nobody needs the quantizer any more. Its plan is read with the dimension, found by a relative path."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "stripes.py").symlink_to(EXAMPLES / "stripes.py")
-    words = (ternary, "--limit", 20, "--format", "json", "--modules", "mine")
+    words = (ternary, "--limit", 20, "--format", "json", "--modules", "mine", "--metric", "accuracy")
     without = command("evaluate", *words, cwd=tmp_path)
     assert without.returncode == 2 and "no module 'kept_inputs'" in without.stderr
     (tmp_path / "mine" / "kept_inputs.py").symlink_to(EXAMPLES / "kept_inputs.py")
@@ -146,11 +150,14 @@ def test_what_it_made_is_promoted_from_elsewhere(folder: Path, ternary: Path, tm
         "--max-accuracy-drop", 100, "--allow-modelled", cwd=tmp_path,
     )  # fmt: skip
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
+    assert "balanced of the program is" in promoted.stdout
 
 
-def test_a_study_keeps_to_its_devices(folder: Path) -> None:
+def test_a_study_keeps_to_its_devices_and_its_metric(folder: Path) -> None:
     other = command_here("search", "--name", "own", "--devices", "emulated", cwd=folder)
     assert other.returncode == 2 and f'devices was "{DEVICE}", now "emulated"' in other.stderr
+    judged = command_here("search", "--name", "own", "--metric", "accuracy", cwd=folder)
+    assert judged.returncode == 2 and f'metric was "{METRIC}", now null' in judged.stderr, judged.stderr
     wrong = command_here("search", "--devices", "downclocked:CLOCK_GHZ", cwd=folder)
     assert wrong.returncode == 2 and "is a float, not a kind of device" in wrong.stderr
     assert len(wrong.stderr.strip().splitlines()) == 1

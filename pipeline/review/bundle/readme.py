@@ -9,6 +9,7 @@ from deploy_arm.target.targets import TARGETS
 from foundation.show import show_interval, show_latency, show_percent, show_points
 from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets.preprocessing import SAID, Preprocessing
+from pipeline.training.settings import ACCURACY
 
 
 def _input(preprocessing: Preprocessing | None, size: str) -> str:
@@ -43,6 +44,7 @@ def readme(
     height, width = candidate.image_size
     outputs = len(manifest["classes"])
     accuracy, latency = figures["accuracy"], figures["latency"]
+    metric = accuracy.get("metric", ACCURACY)
     interval = f"{show_points(accuracy['loss_low'])} to {show_points(accuracy['loss_high'])}"
     times = show_interval(latency["low"], latency["high"])
     features = ", ".join(TARGETS[manifest["target"]].features)
@@ -97,7 +99,7 @@ with `dgms::sources` in place of `dgms::network` where the C library is none of 
 
 | figure | value | source |
 |---|---|---|
-| accuracy | {show_percent(accuracy["value"])} (fp32: {show_percent(accuracy["fp32"])}) | {accuracy["source"]} |
+| {metric} | {show_percent(accuracy["value"])} (fp32: {show_percent(accuracy["fp32"])}) | {accuracy["source"]} |
 | points lost against fp32 | {show_points(accuracy["loss"])} ({interval}) \
 | 95 % interval, same images; {accuracy["evidence"]} evidence |
 | latency | {show_latency(latency["value"])} ({times}) | {latency["source"]}, {latency["device"]} |
