@@ -261,7 +261,8 @@ def opened(args: argparse.Namespace) -> Setting:
     settings.folder.mkdir(parents=True, exist_ok=True)
     with Progress(args.budget) as progress:
         workspace, space = as_a_search(settings, progress)
-        fp32 = 1 - refuse_chance(workspace, allow=False).accuracy
+        refuse_chance(workspace, allow=False)
+        fp32 = workspace.judges.search.fp32_error
         compared = references(workspace, args.kept / "references.json", devices_at_hand)
         sensitivity = looked_at(workspace, space, progress)
         assert sensitivity is not None

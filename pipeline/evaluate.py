@@ -17,7 +17,7 @@ from pipeline.cluster.pool import devices_at_hand
 from pipeline.devices import add_flags, named_devices
 from pipeline.study import paths
 from pipeline.study.settings import metric_typed
-from pipeline.training.settings import ACCURACY
+from pipeline.training.settings import ACCURACY, AP50
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from pipeline.candidate.devices import AtHand
     from pipeline.candidate.folder import CandidateFolder
+    from pipeline.datasets.base import ImageData
     from pipeline.datasets.images import Images
+    from pipeline.training.task import Task
 
 WAYS = ("torch", "arm", "reference")
 SPLITS = ("report", "search", "train")
@@ -50,7 +52,8 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Precision:
-    """Average precision of one detector's candidate at an overlap of one half, mean over the classes that occur, 0..1."""
+    """Average precision of one detector's candidate at an overlap of one half, mean over the classes that occur, 0..1, with its
+    standard error."""
 
     candidate: str
     on: str
@@ -58,6 +61,7 @@ class Precision:
     images: int
     boxes: int
     average_precision: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -122,57 +126,69 @@ def outputs_on(
     limit: int | None = None,
     at_hand: AtHand = devices_at_hand,
 ) -> Tensor:
-    """Logits [n, classes] of the first ``limit`` of the images; progress goes to a terminal's stderr."""
+    """Outputs [n, ...] for the first ``limit`` of the images, as the candidate's task has them; progress goes to a terminal's
+    stderr."""
     import torch
 
-    count = min(len(images), limit or len(images))
+    count, task = min(len(images), limit or len(images)), task_of_candidate(candidate)
+    batch = BATCH if task.classifies else DETECTED
     given = []
     with answering(candidate, on, at_hand) as answer:
-        for start in range(0, count, BATCH):
-            end = min(start + BATCH, count)
+        for start in range(0, count, batch):
+            end = min(start + batch, count)
             pixels = images.batch(torch.arange(start, end)).numpy()
-            given.append(torch.from_numpy(answer(pixels)).reshape(len(pixels), -1))
+            given.append(task.of_program(torch.from_numpy(answer(pixels)).reshape(len(pixels), -1)))
             if sys.stderr.isatty() and not is_quiet():
                 print(f"\r{end}/{count} images", end="" if end < count else "\r", file=sys.stderr)
     return torch.cat(given)
 
 
-def precision(
-    candidate: CandidateFolder,
-    spec: str,
-    on: str = "torch",
-    split: str = "report",
-    limit: int | None = None,
-    at_hand: AtHand = devices_at_hand,
-) -> Precision:
-    """AP50 of a detector on the first ``limit`` images of a split of ``coco:DIR``.
+def task_of_candidate(candidate: CandidateFolder, metric: str | None = None) -> Task:
+    """What is asked of it, judged by its own metric, or by another one of its kind.
 
     Raises:
-        UserError: the data has no boxes, or other classes than the candidate.
+        UserError: no such metric, or one of another kind.
     """
-    import torch
+    from pipeline.detection.task import Detection
+    from pipeline.networks.registry import find_network
+    from pipeline.training.task import task_of
 
-    from pipeline.detection.decode import cells_of, decode
-    from pipeline.detection.quality import average_precision
-    from pipeline.detection.workspace import boxed
-
-    data, classes = boxed(spec, candidate.image_size, split), candidate.manifest["classes"]
-    numbered = [str(number) for number in range(len(classes))]  # made from boxes whose classes have no names
-    if data.classes and (len(data.classes) != len(classes) or classes not in (list(data.classes), numbered)):
+    made = candidate.manifest.get("metric")
+    if find_network(candidate.manifest["model"]).detects:
+        if metric not in (None, AP50):
+            raise UserError(f"--metric {metric}: judges classifiers; a detector is judged by {AP50}")
+        return Detection(len(candidate.manifest["classes"]), candidate.image_size)
+    chosen = made if metric is None else metric_typed(metric)
+    if chosen == AP50:
         raise UserError(
-            f"{spec} has {len(data.classes)} classes, and others than the candidate's {len(classes)}"
+            f"--metric {AP50}: judges detectors, and {candidate.manifest['model']} is a classifier"
         )
-    count = min(len(data.images), limit or len(data.images))
-    data, found = data.subset(list(range(count))), []
-    if not len(data.boxes):
-        raise UserError(f"{spec}: no boxes on the {count} images of {split}")
-    with answering(candidate, on, at_hand) as answer:
-        for start in range(0, count, DETECTED):
-            rows = range(start, min(start + DETECTED, count))
-            raw = torch.from_numpy(answer(data.images.batch(rows).numpy()))
-            found += decode(cells_of(raw, len(classes), candidate.image_size))
-    share = average_precision(found, data.boxes)
-    return Precision(str(candidate.folder), on, split, count, len(data.boxes), share)
+    return task_of(chosen)
+
+
+def data_of(candidate: CandidateFolder, spec: str | None) -> ImageData:
+    """The images that ``spec`` means, or that it was made with, for a candidate.
+
+    Raises:
+        UserError: unreadable data, or of other classes.
+    """
+    from pipeline.datasets.registry import load_data
+    from pipeline.detection.dataset import detection_data
+    from pipeline.networks.registry import find_network
+
+    spec, made = spec or candidate.manifest["data"]["spec"], tuple(candidate.manifest["classes"])
+    if not find_network(candidate.manifest["model"]).detects:
+        found: ImageData = checked(candidate, load_data(spec, candidate.image_size))
+        return found
+    data = detection_data(spec, candidate.image_size)
+    if not data.labelled:
+        raise UserError(f"{spec} has no boxes; name images that have some by --data coco:DIR")
+    numbered = tuple(map(str, range(len(made))))  # made from boxes whose classes have no names
+    if data.classes and (len(data.classes) != len(made) or made not in (data.classes, numbered)):
+        raise UserError(
+            f"{spec} has {len(data.classes)} classes, and others than the candidate's {len(made)}"
+        )
+    return data.of_classes(made)
 
 
 def accuracy(
@@ -246,9 +262,6 @@ def main(argv: list[str] | None = None) -> int:
     from foundation.factories import look_in
     from foundation.files import check_place, write_atomically
     from pipeline.candidate.folder import load_candidate
-    from pipeline.datasets.registry import load_data
-    from pipeline.networks.registry import find_network
-    from pipeline.training.task import task_of
 
     if args.predictions:
         check_place(args.predictions.parent, f"--predictions {args.predictions}")
@@ -256,21 +269,10 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--predictions {args.predictions}: is a folder; name a file")
     look_in(args.modules)
     candidate = load_candidate(args.candidate)
-    if find_network(candidate.manifest["model"]).detects:
-        if args.predictions:
-            raise UserError(f"--predictions {args.predictions}: a detector predicts no classes of images")
-        spec = args.data or candidate.manifest["data"]["spec"]
-        seen = precision(candidate, spec, args.on, args.split, args.limit, named_devices(args))
-        told = (
-            f"AP50 {show_percent(seen.average_precision)} on {seen.images} images of {seen.split} ({seen.boxes} boxes), "
-            f"{candidate.manifest['hash']} on {seen.on}"
-        )
-        print(json_text(asdict(seen)) if args.format == "json" else told)
-        return 0
-    data = checked(
-        candidate, load_data(args.data or candidate.manifest["data"]["spec"], candidate.image_size)
-    )
-    task = task_of(metric_typed(args.metric) if args.metric else candidate.manifest.get("metric"))
+    task = task_of_candidate(candidate, args.metric)
+    if args.predictions and not task.classifies:
+        raise UserError(f"--predictions {args.predictions}: a detector predicts no classes of images")
+    data = data_of(candidate, args.data)
     images = getattr(data, args.split)
     outputs = outputs_on(candidate, images, args.on, args.limit, named_devices(args))
     if args.predictions:
@@ -284,6 +286,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     scores = task.scores(outputs, labels)
     spread = float(scores.std()) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
+    if not task.classifies:
+        boxes = int((labels[..., 0] >= 0).sum())
+        seen = Precision(
+            str(candidate.folder), args.on, args.split, len(scores), boxes, float(scores.mean()), spread
+        )
+        share = f"AP50 {show_percent(seen.average_precision, spread)}"
+        told = f"{share} on {seen.images} images of {args.split} ({boxes} boxes), {on}"
+        print(json_text(asdict(seen)) if args.format == "json" else told)
+        return 0
     found = Goodness(
         str(candidate.folder), args.on, args.split, len(scores), task.metric, float(scores.mean()), spread
     )

@@ -70,7 +70,7 @@ def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) 
     from pipeline.study.confidence import paired
     from pipeline.training.judges import Judge
 
-    report = checked(candidate, workspace.data).report
+    report = (checked(candidate, workspace.data) if workspace.task.classifies else workspace.data).report
     say(f"running the program on {min(len(report), limit or len(report))} images")
     at_hand = partial(devices_at_hand, kind=workspace.settings.devices, modules=workspace.settings.modules)
     program = outputs_on(candidate, report, "arm", limit, at_hand)

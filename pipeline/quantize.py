@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +31,12 @@ from pipeline.study.references import REFERENCES
 from pipeline.study.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import fx, nn
+    from torch import fx
 
     from pipeline.candidate.bench import Bench
     from pipeline.candidate.devices import AtHand, Devices
-    from pipeline.candidate.likeness import Likeness
     from pipeline.candidate.workspace import Workspace
     from pipeline.study.records import Reference
-
-AgainstFp32 = Callable[["Mapping[str, nn.Module]"], "tuple[float | None, dict[str, Likeness]]"]
-"""The fp32 detector's average precision (None without boxes), and networks beside fp32."""
 
 LAYERS = "rebuilding"  # in the folder while it is made: the layers that are done
 CODE = "checksum of the quantizers"  # matters while layers are rebuilt; what is finished may be shown by later code
@@ -173,9 +169,7 @@ def quantized(
     planned = plan_of(args)
     _refuse_occupied(out)
     progress.status("looking at the model and the data")
-    workspace, plan, comparison = opened(
-        dataclasses.replace(settings, out=out.parent, name=out.name), planned, progress
-    )
+    workspace, plan = opened(dataclasses.replace(settings, out=out.parent, name=out.name), planned, progress)
     progress.line(workspace.normalization)
     progress.status("building the kernel library")
     bench = Bench(workspace.settings, workspace)
@@ -188,33 +182,26 @@ def quantized(
     if not (candidate_path(out, plan) / "manifest.json").is_file():
         with at_hand(settings.target) as devices:
             make(bench, plan, args.images, devices, beside, progress)
-    return told(workspace, plan, beside, comparison)
+    return told(workspace, plan, beside)
 
 
 def opened(
     settings: Settings, planned: Callable[[fx.GraphModule], Plan], progress: Progress
-) -> tuple[Workspace, Plan, AgainstFp32]:
+) -> tuple[Workspace, Plan]:
     """Data, trained network and plan; what cannot be compiled is refused before anything is trained."""
     from pipeline.candidate.first_check import first_check
-    from pipeline.candidate.likeness import compared
     from pipeline.candidate.workspace import Workspace
-    from pipeline.detection.workspace import DetectorWorkspace
-    from pipeline.networks.registry import find_network
     from quantizers.tracing.trace import traced
 
     look_in(settings.modules)
-    detector = DetectorWorkspace.open(settings) if find_network(settings.model).detects else None
-    workspace = detector.workspace if detector else Workspace.open(settings, trained=False, labelled=False)
+    workspace = Workspace.open(settings, trained=False, labelled=False)
     workspace.check_metric()
     plan = planned(traced(workspace.model))
     first_check(
         workspace.model, workspace.data.search, workspace.mean, workspace.std, plan,
         trained=settings.weights is not None, say=progress.line,
     )  # fmt: skip
-    if detector is not None:
-        return workspace, plan, detector.compared
-    trained = workspace if settings.weights else Workspace.open(settings, progress.line)
-    return trained, plan, lambda networks: (None, compared(trained, networks))
+    return (workspace if settings.weights else Workspace.open(settings, progress.line)), plan
 
 
 def look_at_fp32(workspace: Workspace, references: Path, progress: Progress) -> None:
@@ -228,7 +215,8 @@ def look_at_fp32(workspace: Workspace, references: Path, progress: Progress) -> 
 
     if workspace.data.labelled and fp32_error_in(references) is None:
         progress.status("evaluating fp32")
-        progress.line(f"fp32: {refuse_chance(workspace, allow=False)}")
+        # A detector may be shown small images, of which few boxes are found: its answers are compared all the same.
+        progress.line(f"fp32: {refuse_chance(workspace, allow=not workspace.task.classifies)}")
 
 
 def make(
@@ -243,7 +231,6 @@ def make(
     from pipeline.candidate.answers import compare_answers
     from pipeline.candidate.deployment import deploy
     from pipeline.candidate.rebuilding import LayerFiles, rebuilt
-    from pipeline.networks.registry import find_network
     from quantizers.calibration.reconstruction import Reconstruction
 
     workspace = bench.workspace
@@ -261,7 +248,7 @@ def make(
     progress.status("evaluating, compiling, comparing with the reference, profiling")
     answers = workspace.judged(found.hardened.network)
     differing = None
-    if not find_network(workspace.settings.model).detects:  # boxes are no classes
+    if workspace.task.classifies:
         seen, network = workspace.judges.search, found.hardened.network
         labelled = workspace.data.labelled
         differing = json_text(compare_answers(seen, network, workspace.data.classes, labelled=labelled))
@@ -269,24 +256,22 @@ def make(
     shutil.rmtree(files.folder, ignore_errors=True)
 
 
-def told(
-    workspace: Workspace, plan: Plan, beside: Sequence[Reference], comparison: AgainstFp32
-) -> dict[str, Any]:
+def told(workspace: Workspace, plan: Plan, beside: Sequence[Reference]) -> dict[str, Any]:
     """The candidate beside fp32 and int8, how alike they answer, and what to type next."""
     from pipeline.candidate.folder import candidate_path, load_candidate
-    from pipeline.candidate.likeness import likeness_table
+    from pipeline.candidate.likeness import compared, likeness_table
     from pipeline.candidate.references import int8_network
 
     settings = workspace.settings
     place = candidate_path(settings.folder, plan)
     candidate = load_candidate(place)
     networks = {"int8": int8_network(workspace).network, plan.hash: candidate.hardened().network}
-    precision, alike = comparison(networks)
+    alike = compared(workspace, networks)
     images = len(workspace.data.search) if workspace.data.labelled else None
     record = TrialRecord(0, plan, "finished", candidate.figures)
     front = front_json([record], beside, settings.objectives, images, settings.metric)
-    lines = [front_table(front), "", likeness_table(alike, precision), "", f"candidate {place}"]
-    if workspace.data.labelled or precision is not None:
+    lines = [front_table(front), "", likeness_table(alike), "", f"candidate {place}"]
+    if workspace.data.labelled:
         lines.append(f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}")
     modules = ("--modules", settings.modules) if settings.modules else ()
     lines.append(f"report    {shell('pipeline.report', settings.folder, *modules)}")
@@ -299,7 +284,6 @@ def told(
         "divergence": own.divergence,
         "divergence_standard_error": own.divergence_error,
         "compared": {name: one.as_dict() for name, one in alike.items()},
-        "fp32_average_precision": precision,
         "text": "\n".join(lines),
     }
 

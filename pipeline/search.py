@@ -180,6 +180,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
         check_storage(kept, settings.study_name)  # before anything is written: an address may hold a secret
     progress.status("looking at the model and the data")
     workspace, space = opened(settings, progress)
+    settings = workspace.settings  # which name the metric
     progress.line(workspace.normalization)
     if new:
         file.unlink(missing_ok=True)  # of one that was broken off before it was a study
@@ -312,8 +313,9 @@ def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensiti
     progress.status("looking at which layer hurts")
     try:
         return sensitivity_of(
-            workspace.model, workspace.data.train, workspace.mean, workspace.std, space, progress.status
-        )
+            workspace.model, workspace.data.train, workspace.mean, workspace.std, space, progress.status,
+            score=workspace.task.drawn(),
+        )  # fmt: skip
     except UserError as error:
         progress.line(f"which layer hurts is not known beforehand: {error}")
         return None

@@ -153,20 +153,13 @@ def opened(settings: Settings, loss: str | None, count: int, progress: Progress)
     """The network that the settings name, classifier or not, its training images, and how it is judged."""
     from pipeline.candidate.workspace import Workspace
     from pipeline.datasets.registry import load_data
-    from pipeline.detection.distillation import drawn_boxes
-    from pipeline.detection.workspace import DetectorWorkspace
     from pipeline.networks.registry import find_network, load_model
 
     network = find_network(settings.model)
     if loss is None:
-        score = None
-        if network.detects:
-            workspace, score = DetectorWorkspace.open(settings).workspace, drawn_boxes()
-        elif settings.weights is None:
-            workspace = Workspace.open(settings, progress.line)
-        else:
-            workspace = Workspace.open(settings, labelled=False)
-        model, data = workspace.model, workspace.data
+        labelled = settings.weights is None and not network.detects
+        workspace = Workspace.open(settings, progress.line, labelled=labelled)
+        model, data, score = workspace.model, workspace.data, workspace.task.drawn()
         return Subject(model, data.train, workspace.mean, workspace.std, score, workspace)
     judge = find_factory(loss)
     if settings.weights is None:

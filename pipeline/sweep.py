@@ -172,7 +172,7 @@ def _problems(asked: Asked) -> list[str]:
     from deploy_arm.target.targets import TARGETS
     from foundation.factories import is_factory, look_in
     from pipeline.datasets.registry import find_data
-    from pipeline.networks.registry import find_classifier
+    from pipeline.networks.registry import find_network
     from quantizers import QUANTIZERS
     from search_spaces.dimensions import asked as further
     from search_spaces.samplers.base import SAMPLERS
@@ -181,8 +181,8 @@ def _problems(asked: Asked) -> list[str]:
     look_in(settings.modules)
     _, _, place = settings.data.partition(":")
     questions: list[Callable[[], Any]] = [
-        lambda: find_classifier(settings.model),
-        lambda: find_data(settings.data),
+        lambda: find_network(settings.model),
+        lambda: settings.data.startswith(f"{paths.OF_DETECTORS}:") or find_data(settings.data),
         lambda: TARGETS[settings.target],
         lambda: QUANTIZERS[settings.quantizer],
         lambda: SAMPLERS[settings.sampler],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,9 +16,12 @@ from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.images import normalize
 from pipeline.datasets.normalization import BYTES, CENTRED, CIFAR, IMAGENET, UNIT, Normalization, show
 from pipeline.training.evaluation import batches, device_of
+from pipeline.training.judges import Judge
 from pipeline.training.outputs import answers
 
 TRIED = 256  # images on which other normalizations are tried
+FEW = 32  # images on which a detector is judged where there is little time
+LEAST_PRECISION = 0.01  # below it a detector has learned nothing
 SURE = 2.0  # standard errors above guessing from which a network is taken to have learned something
 
 
@@ -61,6 +64,30 @@ class Answered:
         }
 
 
+@dataclass(frozen=True)
+class Detected:
+    """How good a detector is on ``images`` of ``total`` that there are: average precision with its standard error; and that of
+    the same boxes on other images, ``guessed``."""
+
+    images: int
+    total: int
+    average_precision: float
+    standard_error: float
+    guessed: float
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether it finds hardly more than that."""
+        return self.average_precision <= max(2 * self.guessed, LEAST_PRECISION)
+
+    def __str__(self) -> str:
+        part = f"{self.images:,}" if self.images == self.total else f"{self.images:,} of {self.total:,}"
+        return f"AP50 {show_percent(self.average_precision, self.standard_error)} on {part} images that guide the search"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def answered(predicted: Tensor, labels: Tensor, total: int | None = None) -> Answered:
     """Count; ``predicted`` and ``labels`` are classes, int64 [N]."""
     classes = int(max(predicted.max(), labels.max())) + 1
@@ -81,10 +108,12 @@ def predicted_within(workspace: Workspace, seconds: float) -> Tensor:
     return torch.cat(found)
 
 
-def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered, str | None]:
+def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered | Detected, str | None]:
     """How good the network is, on all of the search half or on what ``seconds`` allow, and why a search would be senseless:
     None where it is not."""
     images = workspace.data.search
+    if not workspace.task.classifies:
+        return _detected(workspace, len(images) if seconds is None else FEW)
     predicted = (
         workspace.judges.search.wanted.argmax(1) if seconds is None else predicted_within(workspace, seconds)
     )
@@ -93,7 +122,26 @@ def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered
     return found, _why(workspace, found, predicted, labels) if found.at_chance else None
 
 
-def refuse_chance(workspace: Workspace, *, allow: bool) -> Answered:
+def _detected(workspace: Workspace, most: int) -> tuple[Detected, str | None]:
+    data, judge = workspace.data, workspace.judges.search
+    if most < len(judge):
+        rows = torch.arange(most)
+        judge = Judge(workspace.model, data.search, rows, workspace.mean, workspace.std, most, workspace.task)
+    found = judge.fp32
+    seen = Detected(
+        len(judge), len(data.search), 1 - found.error, found.error_standard_error or 0.0, judge.guessed
+    )
+    if not seen.at_chance:
+        return seen, None
+    settings, mean, std = workspace.settings, show(workspace.mean), show(workspace.std)
+    return seen, (
+        f"{settings.model} finds hardly any box: AP50 is {show_percent(seen.average_precision)} on {seen.images:,} images; "
+        f"likely causes: the weights ({settings.weights}), the normalization (mean {mean}, std {std}; --mean and --std change "
+        "it), the order of the classes. --allow-bad-fp32 goes on all the same"
+    )
+
+
+def refuse_chance(workspace: Workspace, *, allow: bool) -> Answered | Detected:
     """How good the network is on the search half.
 
     Raises:

@@ -30,7 +30,7 @@ from pipeline.datasets.images import ArrayImages, Images
 from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import load_data
 from pipeline.networks.base import ModelSpec
-from pipeline.networks.registry import classes_of, find_classifier, load_model
+from pipeline.networks.registry import classes_of, find_network, load_model
 from pipeline.study.confidence import standard_error
 from pipeline.study.searched import searched_space
 from pipeline.study.settings import Settings
@@ -104,7 +104,10 @@ def readiness(
     spec = None
     with found.about("network"):
         look_in(settings.modules)
-        spec = find_classifier(settings.model)
+        spec = find_network(settings.model)
+    if spec is not None and spec.detects:
+        _detector(settings, seconds, found, status)
+        return found
     status("looking at the data")
     data = _data(settings, spec, seconds, found)
     status("looking at the weights")
@@ -122,13 +125,34 @@ def readiness(
             workspace = Workspace(settings, data, network, mean, std, described(mean, std, declared))
             with found.about("metric"):
                 workspace.check_metric()
-            with found.about("accuracy"):
-                right, why = judged(workspace, seconds)
-                if why:
-                    found.problem("accuracy", why)
-                else:
-                    found.note("accuracy", f"fp32: {right}")
+            _judged(workspace, seconds, found)
     return found
+
+
+def _detector(settings: Settings, seconds: float, found: Readiness, status: Callable[[str], None]) -> None:
+    """The same of a detector, whose network, weights and data are opened together."""
+    status("looking at the network, the weights and the data")
+    workspace: Workspace | None = None
+    with found.about("network"):
+        workspace = Workspace.open(settings)
+    if workspace is None:
+        return
+    with found.about("images"):
+        found.note("images", str(look(workspace.data, seconds)))
+    status("walking the whole way to the program")
+    model, data = workspace.model, workspace.data
+    _compiled(workspace.settings, model, data, workspace.mean, workspace.std, found, trained=True)
+    status("evaluating fp32")
+    _judged(workspace, seconds, found)
+
+
+def _judged(workspace: Workspace, seconds: float, found: Readiness) -> None:
+    with found.about("accuracy"):
+        right, why = judged(workspace, seconds)
+        if why:
+            found.problem("accuracy", why)
+        else:
+            found.note("accuracy", f"fp32: {right}")
 
 
 def _names(settings: Settings, found: Readiness) -> None:

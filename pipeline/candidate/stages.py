@@ -109,7 +109,11 @@ class CandidateRun:
         """
         self.cotuning.settle()
         hardened = self.cotuning.hardened()
-        answers = as_figures(self.cotuning.judgement())
+        answers, judge = as_figures(self.cotuning.judgement()), self.cotuning.judges.rung
+        beside = None
+        if judge.task.classifies:
+            classes = self.bench.workspace.data.classes
+            beside = json_text(compare_answers(judge, hardened.network, classes))
         figures = deploy(
             self.bench,
             self.plan,
@@ -118,11 +122,7 @@ class CandidateRun:
             self.devices,
             answers,
             self.references,
-            json_text(
-                compare_answers(
-                    self.cotuning.judges.rung, hardened.network, self.bench.workspace.data.classes
-                )
-            ),
+            beside,
         )
         failed = self.cotuning.diverged
         reason = None if failed is None else f"co-tuning diverged ({failed}); the network before it is kept"

@@ -16,16 +16,19 @@ from foundation.factories import look_in
 from foundation.modes import evaluating
 from foundation.show import show_bytes, show_percent
 from pipeline.datasets.base import ImageData, needs_labels, split_manifest
-from pipeline.datasets.images import FileImages, normalize
+from pipeline.datasets.images import normalize
 from pipeline.datasets.normalization import described
 from pipeline.datasets.registry import load_data
-from pipeline.networks.registry import classes_of, find_classifier, load_model
+from pipeline.detection.dataset import detection_data
+from pipeline.detection.task import Detection
+from pipeline.networks.base import ModelSpec
+from pipeline.networks.registry import classes_of, find_network, load_model
 from pipeline.study.records import Figures
 from pipeline.study.settings import Settings
 from pipeline.training.judges import Judgement, Judges
 from pipeline.training.outputs import check_outputs
 from pipeline.training.pretraining import pretrain
-from pipeline.training.settings import pretraining_settings
+from pipeline.training.settings import AP50, pretraining_settings
 from pipeline.training.task import Task, task_of
 
 CHECKED = 32  # images on whose answers a metric is tried
@@ -74,7 +77,11 @@ class Workspace:
             UserError: an unknown name, unreadable data, weights that do not fit, or a network that does not answer (N, classes).
         """
         look_in(settings.modules)
-        network = find_classifier(settings.model)
+        network = find_network(settings.model)
+        if network.detects:
+            return cls._detecting(settings, network, labelled=labelled)
+        if settings.metric == AP50:
+            raise UserError(f"--metric {AP50}: judges detectors, and {settings.model} is a classifier")
         data = load_data(settings.data, settings.image_size, fallback=network.image_size)
         if labelled:
             needs_labels(data, f"{typed('pipeline.quantize')} --images-from DIR does without them")
@@ -106,6 +113,26 @@ class Workspace:
             model = trained_network.network
         return cls(settings, data, model, mean, std, described(mean, std, declared))
 
+    @classmethod
+    def _detecting(cls, settings: Settings, network: ModelSpec, *, labelled: bool) -> Workspace:
+        """A detector, its settings naming the metric that it is judged by."""
+        if settings.weights is None:
+            raise UserError(
+                f"{settings.model} is a detector, and detectors are not trained here: give trained --weights"
+            )
+        if settings.metric not in (None, AP50):
+            raise UserError(f"--metric {settings.metric}: judges classifiers; a detector is judged by {AP50}")
+        side = settings.image_size or network.image_size
+        data = detection_data(settings.data, (side, side))
+        if labelled and not data.labelled:
+            raise UserError(f"{data.name} has no boxes to judge by; give --data coco:DIR")
+        classes = data.classes or tuple(map(str, range(classes_of(network, settings.weights, side))))
+        model = load_model(network, classes=len(classes), image_size=side, weights=settings.weights)
+        mean, std, declared = network.normalized(settings.mean, settings.std)
+        of_classes = data.of_classes(classes)
+        settings = replace(settings, metric=AP50)
+        return cls(settings, of_classes, model, mean, std, described(mean, std, declared))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """To another node go the data and the network's values; the network itself is made there, from its name."""
         values = {name: value.detach() for name, value in self.model.state_dict().items()}
@@ -118,19 +145,20 @@ class Workspace:
             UserError: they are more than ``room`` bytes.
         """
         found = {name: getattr(self.data, name) for name in ("train", "search", "report")}
-        files = {name: images for name, images in found.items() if isinstance(images, FileImages)}
-        wanted = sum(images.size() for images in files.values())
+        wanted = sum(images.size() for images in found.values())
         if wanted > room:
             raise UserError(
                 f"--data {self.settings.data}: {show_bytes(wanted)} of image files would have to travel to nodes, whose object "
                 f"stores have {show_bytes(room)} for them; start Ray with a larger --object-store-memory, or give fewer images"
             )
-        packed: dict[str, Any] = {name: images.packed() for name, images in files.items()}
+        packed: dict[str, Any] = {name: images.packed() for name, images in found.items()}
         return replace(self, data=replace(self.data, **packed))
 
     @cached_property
     def task(self) -> Task:
         """What is asked of the networks."""
+        if self.settings.metric == AP50:
+            return Detection(len(self.data.classes), self.data.image_size)
         return task_of(self.settings.metric)
 
     @cached_property
@@ -145,7 +173,7 @@ class Workspace:
         Raises:
             UserError: there is no such function, it fails or gives something else; or the data has no labels.
         """
-        if self.settings.metric is None:
+        if self.settings.metric in (None, AP50):
             return
         if not self.data.labelled:
             raise UserError(
@@ -195,7 +223,7 @@ def _arrived(
     std: tuple[float, ...],
     normalization: str,
 ) -> Workspace:
-    network = find_classifier(settings.model)
+    network = find_network(settings.model)
     model = load_model(network, classes=len(data.classes), image_size=data.image_size, seed=settings.seed)
     model.load_state_dict(values)
     return Workspace(settings, data, model, mean, std, normalization)

@@ -58,7 +58,7 @@ class ImageData:
             if split == "train" and len(images) < 2:
                 raise UserError(f"{self.name}: 1 training image; batch-norm needs at least 2")
             low, high = int(images.labels.min()), int(images.labels.max())
-            if low < 0 or high >= len(self.classes):
+            if images.labels.ndim == 1 and (low < 0 or high >= len(self.classes)):
                 raise UserError(
                     f"{self.name}: labels {low}..{high} in {split}, but there are {len(self.classes)} classes"
                 )

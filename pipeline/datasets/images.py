@@ -44,7 +44,7 @@ class Images(ABC):
     """Labelled RGB images of one size.
 
     Attributes:
-        labels: int64 [N], on the CPU.
+        labels: int64 [N], on the CPU; of a detector's images float32 [N, ...] (``pipeline.detection.data.padded``).
         image_size: (height, width) of what ``batch`` returns.
         preprocessing: how an image file becomes what ``batch`` returns; None where only the data set knows.
     """
@@ -75,6 +75,14 @@ class Images(ABC):
     @abstractmethod
     def digest(self) -> str:
         """SHA-256 (hex) of all images as stored, before resizing, in order, with their labels."""
+
+    def size(self) -> int:
+        """Bytes of files that have to be read for them; 0 where they lie in memory."""
+        return 0
+
+    def packed(self) -> Images:
+        """The same with the files' bytes in memory, for a node that does not see the folder."""
+        return self
 
     def fingerprint(self) -> str:
         """Like ``digest``, but quick where images lie in files: their names, sizes and labels stand for them."""
@@ -159,14 +167,12 @@ class FileImages(Images):
         return {**self.__dict__, "_threads": None}  # threads do not travel to another process
 
     def packed(self) -> FileImages:
-        """The same with the files' bytes in memory, for a node that does not see the folder."""
         images = copy.copy(self)
         images._threads = None
         images._bytes = [np.frombuffer((self._root / name).read_bytes(), np.uint8) for name in self._files]
         return images
 
     def size(self) -> int:
-        """Bytes of all files."""
         return sum((self._root / name).stat().st_size for name in self._files)
 
     def _content(self, index: int) -> bytes:

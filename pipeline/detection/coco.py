@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from foundation.errors import UserError
 from pipeline.datasets.base import Size
-from pipeline.datasets.images import ArrayImages, FileImages, Images
-from pipeline.detection.data import BlueGreenRed, load_boxes
+from pipeline.datasets.images import ArrayImages, FileImages
+from pipeline.detection.data import BlueGreenRed, load_boxes, padded
 
 SPLITS = (("train",), ("val", "valid"))
 FORM = (
@@ -34,9 +34,13 @@ class BoxedImages:
     """Images, channels blue, green, red, and what is on them: ``boxes`` float32 [m, 6] are image, class, centre x, centre y,
     width, height, the last four relative to the image. ``classes``: their names; empty where only the network knows how many."""
 
-    images: Images
+    images: BlueGreenRed
     boxes: NDArray[np.float32]
     classes: tuple[str, ...] = ()
+
+    def labelled(self) -> BlueGreenRed:
+        """The images with their boxes as labels."""
+        return self.images.with_labels(padded(self.boxes, len(self.images)))
 
     def subset(self, rows: list[int]) -> BoxedImages:
         """The images at ``rows`` with their boxes, in that order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,26 +76,68 @@ def _decoded(stream: bytes, side: int, path: str | Path, index: int) -> Tensor:
 
 class BlueGreenRed(Images):
     """Other images with their channels the other way round, as detectors take them. No manifest can say how they are made: what
-    programs are given with says red first."""
+    programs are given with says red first.
 
-    def __init__(self, images: Images) -> None:
+    Args:
+        labels: what is on each, as ``padded`` has it; without, those of the images.
+    """
+
+    def __init__(self, images: Images, labels: Tensor | None = None) -> None:
         self._images = images
-        self.labels, self.image_size = images.labels, images.image_size
+        self.labels = images.labels if labels is None else labels
+        self.image_size = images.image_size
+
+    def with_labels(self, labels: Tensor) -> BlueGreenRed:
+        """The same images with other labels."""
+        return BlueGreenRed(self._images, labels)
 
     def batch(self, indices: Indices) -> Tensor:
         return self._images.batch(indices).flip(3)
 
     def subset(self, indices: Indices) -> BlueGreenRed:
-        return BlueGreenRed(self._images.subset(indices))
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        return BlueGreenRed(self._images.subset(rows), self.labels[rows])
+
+    def size(self) -> int:
+        return self._images.size()
+
+    def packed(self) -> BlueGreenRed:
+        return BlueGreenRed(self._images.packed(), self.labels)
 
     def names(self) -> list[int] | list[str]:
         return self._images.names()
 
     def digest(self) -> str:
-        return self._images.digest()
+        return self._with_labels(self._images.digest())
 
     def fingerprint(self) -> str:
-        return self._images.fingerprint()
+        return self._with_labels(self._images.fingerprint())
 
     def content(self) -> str:
-        return self._images.content()
+        return self._with_labels(self._images.content())
+
+    def _with_labels(self, digest: str) -> str:
+        if self.labels.ndim == 1:
+            return digest
+        return hashlib.sha256(digest.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+
+def padded(boxes: NDArray[np.float32], count: int) -> Tensor:
+    """Boxes [m, 6] of ``count`` images as their labels, float32 [count, most, 5]: class, centre x, centre y, width, height; the
+    class is -1 where an image has no more."""
+    places = boxes[:, 0].astype(np.int64)
+    held = np.bincount(places, minlength=count)
+    labels = torch.zeros(count, max(1, int(held.max(initial=0))), 5)
+    labels[..., 0] = -1
+    filled = [0] * count
+    for place, box in zip(places.tolist(), torch.from_numpy(boxes[:, 1:])):
+        labels[place, filled[place]] = box
+        filled[place] += 1
+    return labels
+
+
+def listed(labels: Tensor) -> NDArray[np.float32]:
+    """The boxes [m, 6] of labels as ``padded`` makes them."""
+    images, places = (labels[..., 0] >= 0).nonzero(as_tuple=True)
+    boxes: NDArray[np.float32] = torch.cat([images[:, None].float(), labels[images, places]], 1).numpy()
+    return boxes

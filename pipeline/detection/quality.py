@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,34 +54,67 @@ def matched(found: Detections, wanted: Tensor, overlap: float) -> NDArray[np.boo
     return right
 
 
-def average_precision(
+@dataclass(frozen=True)
+class ClassMatches:
+    """Of one class on some images: its detections' ``scores``, best first, whether each is ``right``, and on which of the
+    ``images`` it is; and the image of each box that is there, ``present``."""
+
+    scores: NDArray[np.float32]
+    right: NDArray[np.bool_]
+    images: NDArray[np.int64]
+    present: NDArray[np.int64]
+
+
+def matches(
     found: Sequence[Detections], wanted: NDArray[np.float32], overlap: float = 0.5
-) -> float:
-    """The mean of :func:`mean_precision` over all classes that occur, 0 to 1.
+) -> list[ClassMatches]:
+    """Which detections are right, for each class that occurs.
 
     Args:
         found: the detections of each image.
         wanted: [m, 6] image, class, centre x, centre y, width, height.
         overlap: intersection over union from which a detection is right.
-
-    Raises:
-        ValueError: no box is wanted.
     """
-    truth = torch.from_numpy(wanted)
-    if not len(truth):
-        raise ValueError("average precision of images without boxes")
-    curves = []
+    truth, classes = torch.from_numpy(wanted), []
     for number in truth[:, 1].unique():
         of_class = truth[truth[:, 1] == number]
-        scores, right = [], []
+        scores, right, images = [], [], []
         for image, detections in enumerate(found):
             chosen = detections.of(int(number))
             boxes = corners(of_class[of_class[:, 0] == image, 2:])
             scores.append(chosen.scores.numpy())
             right.append(matched(chosen, boxes, overlap))
+            images.append(np.full(len(chosen.scores), image))
         order = np.argsort(-np.concatenate(scores), kind="stable")
-        curves.append(mean_precision(np.concatenate(right)[order], len(of_class)))
-    return float(np.mean(curves))
+        first, hits, places = (np.concatenate(part)[order] for part in (scores, right, images))
+        classes.append(ClassMatches(first, hits, places, of_class[:, 0].long().numpy()))
+    return classes
+
+
+def precision_of(classes: Sequence[ClassMatches], images: NDArray[np.bool_] | None = None) -> float:
+    """The mean of :func:`mean_precision` over all classes that occur, 0 to 1; of some ``images`` only, where [N] says which. 0
+    where there is no box."""
+    curves = []
+    for one in classes:
+        present = len(one.present) if images is None else int(images[one.present].sum())
+        if present:
+            curves.append(
+                mean_precision(one.right if images is None else one.right[images[one.images]], present)
+            )
+    return float(np.mean(curves)) if curves else 0.0
+
+
+def average_precision(
+    found: Sequence[Detections], wanted: NDArray[np.float32], overlap: float = 0.5
+) -> float:
+    """:func:`precision_of` detections ``found`` where boxes [m, 6] are ``wanted``; see :func:`matches`.
+
+    Raises:
+        ValueError: no box is wanted.
+    """
+    if not len(wanted):
+        raise ValueError("average precision of images without boxes")
+    return precision_of(matches(found, wanted, overlap))
 
 
 def agreement(found: Detections, wanted: Detections, score: float = 0.3, overlap: float = 0.5) -> float:

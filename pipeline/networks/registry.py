@@ -55,7 +55,7 @@ def find_network(name: str) -> ModelSpec:
 
 
 def find_classifier(name: str) -> ModelSpec:
-    """The network that ``name`` means, where only classifiers are co-tuned.
+    """The network that ``name`` means, where only classifiers can be meant.
 
     Raises:
         UserError: a detector, or no network at all.
@@ -63,7 +63,8 @@ def find_classifier(name: str) -> ModelSpec:
     network = find_network(name)
     if network.detects:
         raise UserError(
-            f"{name} is a detector; search and training are for classifiers so far. {typed('pipeline.quantize')} compresses it"
+            f"{name} is a detector, and this is for classifiers so far; {typed('pipeline.search')} and "
+            f"{typed('pipeline.quantize')} compress detectors"
         )
     return network
 

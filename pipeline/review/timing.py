@@ -27,7 +27,7 @@ from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
 from pipeline.cluster.pool import LocalDevice
 from pipeline.training.cotuning import Cotuning
-from pipeline.training.evaluation import predictions
+from pipeline.training.judges import Judge
 from pipeline.training.loop import Diverged, Loop
 from pipeline.training.pretraining import parameter_groups, pretrained_file
 from pipeline.training.settings import TrainSettings, pretraining_settings
@@ -145,7 +145,15 @@ def trial_cost(workspace: Workspace, plan: Plan, macs: int) -> TrialCost:
     def make(with_settings: TrainSettings) -> Cotuning:
         run: Cotuning
         seconds, run = seconds_of(
-            lambda: Cotuning(workspace.model, plan, data, with_settings, workspace.mean, workspace.std)
+            lambda: Cotuning(
+                workspace.model,
+                plan,
+                data,
+                with_settings,
+                workspace.mean,
+                workspace.std,
+                judges=workspace.judges,
+            )
         )
         begun.append(seconds)
         return run
@@ -153,9 +161,8 @@ def trial_cost(workspace: Workspace, plan: Plan, macs: int) -> TrialCost:
     run, step = step_seconds(make, chosen, len(data.train))
     hard, hardened = seconds_of(run.hardened)
     few = torch.arange(min(len(data.search), 64))
-    part, _ = seconds_of(
-        lambda: predictions(hardened.network, data.search, workspace.mean, workspace.std, 64, few)
-    )
+    shown = Judge(hardened.network, data.search, few, workspace.mean, workspace.std, 64, workspace.task)
+    part, _ = seconds_of(lambda: shown.wanted)
     image_seconds = part / len(few)
     judges = workspace.judges
     evaluation = hard + image_seconds * (len(judges.rung) + len(judges.kept))

@@ -25,11 +25,12 @@ from pipeline.datasets.normalization import channel_deviations, channel_means
 from pipeline.study import paths
 from pipeline.study.records import OBJECTIVES
 from pipeline.study.yaml_file import read_mapping
-from pipeline.training.settings import ACCURACY, TrainSettings
+from pipeline.training.settings import ACCURACY, AP50, TrainSettings
 from pipeline.training.stages import Stage, stages
 from quantizers import QUANTIZERS
 from search_spaces.samplers.base import SAMPLERS
 
+DETECTORS_RATE = 0.001  # peak learning rate; with that of classifiers a rebuilt detector moves away from fp32
 RUNG_IMAGES = (
     1000  # of the search half, on which rungs are compared; a candidate's own figures are from all of it
 )
@@ -45,8 +46,8 @@ def _text(text: Any) -> str:
 
 
 def _metric(text: Any) -> str | None:
-    """``package.module:function``; None of ``accuracy``, which is what is usual."""
-    if text != ACCURACY and not is_factory(_text(text)):
+    """``package.module:function``, or ``AP50`` of detectors; None of ``accuracy``, which is what is usual."""
+    if text not in (ACCURACY, AP50) and not is_factory(_text(text)):
         raise ValueError(f"give package.module:function, or {ACCURACY}")
     return None if text == ACCURACY else str(text)
 
@@ -372,6 +373,10 @@ class Settings:
             seed=self.seed,
             rung_images=RUNG_IMAGES,
         )
+        if self.metric == AP50:
+            chosen = dataclasses.replace(
+                chosen, learning_rate=DETECTORS_RATE, held_rate=DETECTORS_RATE / 2, calibration_images=32
+            )  # their images are large: so many have as many pixels as thousands of classifiers'
         if self.learning_rate is None:
             return chosen
         return dataclasses.replace(chosen, learning_rate=self.learning_rate)

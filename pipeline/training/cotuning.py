@@ -13,13 +13,14 @@ from typing import Any, cast
 import torch
 import torch.distributed
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import normalize
 from pipeline.training.early import STEPS, hopeless
-from pipeline.training.evaluation import divergence, few_batches, fixed_sample
+from pipeline.training.evaluation import few_batches, fixed_sample
 from pipeline.training.judges import Judgement, Judges
 from pipeline.training.loop import Diverged, Loop, OnStep, Wrap, one_cycle
 from pipeline.training.rung import Rung
@@ -118,6 +119,13 @@ class Cotuning(Loop):
                 wanted = self.task.outputs(self.teacher, images)
         return self.task.loss(outputs, wanted, labels, self.settings)
 
+    def begin(self) -> None:
+        super().begin()
+        if self.task.frozen_norms and self.rebuilt:
+            for module in self.network.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
     def before_step(self, share: float) -> None:
         set_progress(self.network, share)
 
@@ -209,7 +217,7 @@ class Cotuning(Loop):
         reconstruct(cast(fx.GraphModule, self.network), original, seen, how, progress)
         self.rebuilt, self._hardened = True, None
         self.seconds += time.perf_counter() - started
-        off, _ = divergence(self._hard().network, original, seen)
+        off = self.task.divergence(self._hard().network, original, seen)
         self.last_loss = off  # until a step is taken: a stage that has none to take has no other
         return off
 
@@ -275,7 +283,8 @@ class Cotuning(Loop):
             share, step = self._settled or (self.share, self.step)
             set_progress(self.network, share)
             hardened = harden(self.network)
-            if step or not self.rebuilt:  # rebuilt layers have norms that fit them
+            # Rebuilt layers have norms that fit them, and those that are frozen stay so.
+            if not self.rebuilt or (step and not self.task.frozen_norms):
                 self.refit_norms(hardened.network)
             self._hardened = (self.step, hardened)
         return self._hardened[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,19 +59,6 @@ def error_of(
 ) -> float:
     """Share of ``images`` (0..1) whose most likely class is not their label."""
     return float((predictions(network, images, mean, std, batch) != images.labels).double().mean())
-
-
-@torch.no_grad()
-def divergence(network: nn.Module, original: nn.Module, seen: Iterable[Tensor]) -> tuple[float, float]:
-    """How far the answers of ``network`` are from those of ``original``: the Kullback-Leibler divergence from the original's
-    class probabilities, in nats, on average over all images of normalized batches; and its standard error."""
-    found = []
-    with evaluating(network), evaluating(original):
-        for x in seen:
-            wanted, given = (answers(one, x).double().log_softmax(1) for one in (original, network))
-            found.append((wanted.exp() * (wanted - given)).sum(1))
-    off = torch.cat(found)
-    return float(off.mean()), float(off.std() / len(off) ** 0.5) if len(off) > 1 else 0.0
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -98,6 +98,10 @@ class Loop:
         """What ``network`` answers to a batch, float32 [n, classes]."""
         return as_logits(network(images), len(images), len(self.data.classes)).float()
 
+    def begin(self) -> None:
+        """Called before steps are taken: the network goes into training mode."""
+        self.called.train()
+
     def before_step(self, share: float) -> None:
         """Called before each step with the share of planned steps that are done, 0..1."""
 
@@ -125,7 +129,7 @@ class Loop:
     def run_to(self, target: int) -> None:
         """Take the steps that are left up to that number of steps; raises as ``run_until``."""
         before = time.perf_counter()
-        self.called.train()
+        self.begin()
         interval = STEPS_BETWEEN_CHECKS if self.device.type != "cpu" else 1
         while self.step < target:
             self._one_step()

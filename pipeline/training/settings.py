@@ -12,6 +12,7 @@ from foundation.errors import UserError
 from quantizers.mixture.forms import FORMS
 
 ACCURACY = "accuracy"  # what classifiers are judged by, unless a person has a metric of their own
+AP50 = "AP50"  # what detectors are judged by: average precision at an overlap of one half
 
 
 def word_of(metric: str | None) -> str:

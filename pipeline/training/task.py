@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.factories import article, find_factory, story
+from foundation.modes import evaluating
 from pipeline.training.evaluation import fixed_sample
 from pipeline.training.outputs import answers
 from pipeline.training.settings import ACCURACY, TrainSettings, word_of
+from quantizers.calibration.fisher import Score
 
 GROUPS = 32  # of images, each left out once, where one number stands for all images
 
@@ -23,9 +25,13 @@ class Task(ABC):
 
     Attributes:
         metric: what ``scores`` are of: a word, or ``package.module:function``.
+        classifies: whether an answer is one class.
+        frozen_norms: once its layers are rebuilt, a network is trained with the statistics that its batch-norms have then.
     """
 
     metric: str
+    classifies: bool = True
+    frozen_norms: bool = False
 
     @property
     def called(self) -> str:
@@ -46,8 +52,29 @@ class Task(ABC):
         """How far the outputs for each image are from the fp32 network's, float64 [N], in nats; 0 where they are equal."""
 
     @abstractmethod
+    def agreements(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """How alike the outputs for each image are to the fp32 network's, float64 [N], 0..1."""
+
+    @abstractmethod
     def loss(self, outputs: Tensor, wanted: Tensor | None, labels: Tensor, settings: TrainSettings) -> Tensor:
         """What training makes small, of one batch; ``wanted`` is what the fp32 network gives, None where nothing is distilled."""
+
+    def of_program(self, answers: Tensor) -> Tensor:
+        """The outputs in what a program answers, float32 [N, K]."""
+        return answers
+
+    def drawn(self) -> Score | None:
+        """By which layers are looked at without labels (``quantizers.calibration.fisher``); None: as classifiers are."""
+        return None
+
+    @torch.no_grad()
+    def divergence(self, network: nn.Module, original: nn.Module, seen: Iterable[Tensor]) -> float:
+        """How far one network is from another, in nats, on average over all images of normalized batches."""
+        found = []
+        with evaluating(network), evaluating(original):
+            for x in seen:
+                found.append(self.divergences(self.outputs(network, x), self.outputs(original, x)))
+        return float(torch.cat(found).mean())
 
     def guessed(self, outputs: Tensor, labels: Tensor) -> float:
         """How good answers are that do not look at the images: the same ones, in another order."""
@@ -70,6 +97,9 @@ class Classification(Task):
     def divergences(self, outputs: Tensor, wanted: Tensor) -> Tensor:
         given, meant = (x.log_softmax(1).double() for x in (outputs, wanted))
         return (meant.exp() * (meant - given)).sum(1)
+
+    def agreements(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        return (outputs.argmax(1) == wanted.argmax(1)).double()
 
     def loss(self, outputs: Tensor, wanted: Tensor | None, labels: Tensor, settings: TrainSettings) -> Tensor:
         share, temperature = settings.distillation, settings.distillation_temperature

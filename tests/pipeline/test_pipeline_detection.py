@@ -17,11 +17,12 @@ from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
-from pipeline.datasets.images import normalize
-from pipeline.detection.data import load_boxes
+from pipeline.datasets.images import ArrayImages, normalize
+from pipeline.detection.data import BlueGreenRed, listed, load_boxes, padded
 from pipeline.detection.decode import Detections, boxes_of_cells, decode
 from pipeline.detection.distillation import Distillation, divergence
 from pipeline.detection.quality import agreement, average_precision, mean_precision
+from pipeline.detection.task import Detection
 from pipeline.networks.registry import find_classifier, find_network, load_model
 from pipeline.training.settings import TrainSettings
 from quantizers.network import harden, layer_names, quantize
@@ -224,3 +225,44 @@ def test_teaching_by_the_fp32_outputs_brings_them_closer() -> None:
         run.run_until(6)
         after = divergence(run.hardened().network(x), goal).item()
     assert 0 < after < before
+
+
+def test_boxes_as_labels_are_those_boxes() -> None:
+    boxes = np.array(
+        [[0, 2, 0.5, 0.5, 0.2, 0.1], [2, 0, 0.1, 0.2, 0.3, 0.4], [0, 1, 0.6, 0.5, 0.2, 0.1]], np.float32
+    )
+    labels = padded(boxes, 4)
+    assert labels.shape == (4, 2, 5) and (labels[[1, 3], :, 0] == -1).all()
+    assert sorted(map(tuple, listed(labels).tolist())) == sorted(map(tuple, boxes.tolist()))
+    images = BlueGreenRed(ArrayImages(torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.zeros(4)), labels)
+    part = images.subset([2, 0])
+    assert sorted(listed(part.labels)[:, 1].tolist()) == [0, 1, 2]
+    assert images.content() != images.with_labels(labels + 0.1).content()
+    assert padded(boxes[:0], 3).shape == (3, 1, 5) and not len(listed(padded(boxes[:0], 3)))
+
+
+def test_a_detector_is_judged_by_average_precision_with_its_standard_error() -> None:
+    torch.manual_seed(0)
+    raw = torch.randn(40, 5 + 3, 4, 4) * 3
+    task = Detection(3, (64, 64))
+    boxes = np.array(
+        [
+            (image, kind, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1])
+            for image, seen in enumerate(decode(raw))
+            for box, kind in list(zip(seen.boxes.tolist(), seen.classes.tolist()))[:3]
+        ],
+        np.float32,
+    )
+    labels = padded(boxes, 40)
+    noisy = raw + torch.randn(raw.shape, generator=torch.Generator().manual_seed(1))
+    scores = task.scores(noisy, labels)
+    wanted = average_precision(decode(noisy), boxes)
+    assert 0 < wanted < 1 and float(scores.mean()) == pytest.approx(wanted)
+    assert 0.005 < float(scores.std()) / 40**0.5 < 0.2
+    own = task.scores(raw, labels)
+    apart = float((own - scores).std()) / 40**0.5
+    assert 0 < apart < 0.2 and task.guessed(raw, labels) < wanted
+    assert task.agreements(raw, raw).tolist() == [1.0] * 40
+    assert float(task.divergences(raw, raw).abs().max()) == pytest.approx(0, abs=1e-4)
+    cells = raw.permute(0, 2, 3, 1).flatten(1)  # as a program answers
+    assert torch.equal(task.of_program(cells), raw)

@@ -23,7 +23,7 @@ from pipeline.candidate.folder import load_candidate
 from pipeline.candidate.workspace import Workspace
 from pipeline.detection.coco import coco
 from pipeline.detection.data import load_boxes
-from pipeline.detection.workspace import detection_data
+from pipeline.detection.dataset import detection_data
 from pipeline.evaluate import main as evaluate
 from pipeline.networks.registry import load_model
 from pipeline.quantize import main as quantize
@@ -451,8 +451,8 @@ def test_coco_s_own_files_say_the_same_as_the_npz(boxes: Path, shared: Path) -> 
 
 def test_a_folder_without_boxes_is_seen_by_a_detector_as_images_with_boxes_are(boxes: Path) -> None:
     _, val = coco(str(boxes), (96, 96))
-    plain, none = detection_data(f"unlabelled:{boxes / 'val2017'}", (96, 96))
-    assert none is None and not plain.classes
+    plain = detection_data(f"unlabelled:{boxes / 'val2017'}", (96, 96))
+    assert not plain.labelled and not plain.classes
     parts = (plain.train, plain.search, plain.report)
     assert [len(part) for part in parts] == [4, 2, 2]
     numbers = {name: index for index, name in enumerate(val.images.names())}
@@ -487,9 +487,10 @@ def test_a_detector_becomes_a_candidate_that_evaluates(
     eight = {name for name, layer in candidate.plan.layers.items() if layer.bits == 8}
     heads = {f"detect_head.{branch}_layers.conv5x5.3" for branch in ("obj", "reg", "cls")}
     assert eight == {"backbone.first_conv.0", *heads}
-    assert candidate.figures.error is None and candidate.manifest["data"]["preprocessing"] is None
+    assert candidate.manifest["metric"] == result["metric"] == "AP50"
+    assert candidate.figures.error is not None and candidate.manifest["data"]["preprocessing"] is None
     for row in ("int8", candidate.plan.hash):
-        assert 0 < result["compared"][row]["agreement"] <= 1 and result["compared"][row]["images"] == 8
+        assert 0 < result["compared"][row]["agreement"] <= 1 and result["compared"][row]["images"] == 4
     assert result["compared"]["int8"]["divergence"] < result["divergence"]
     found = []
     for on in ("torch", "arm", "reference"):

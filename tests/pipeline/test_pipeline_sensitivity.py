@@ -27,7 +27,7 @@ from pipeline.report.data import ReportData
 from pipeline.report.page import render
 from pipeline.review.progress import Progress
 from pipeline.study.settings import Settings
-from pipeline.training.evaluation import divergence
+from pipeline.training.task import Classification
 from quantizers.calibration.fisher import diagonal_fisher
 from quantizers.network import harden, quantize
 from search_spaces.layers import layers_of
@@ -201,7 +201,8 @@ def test_it_ranks_plans_as_the_networks_they_become(tmp_path: Path) -> None:
     plans = [Plan(dict(zip(space.layers, (a, b, c)))) for a, b, c in zip(layers, layers[2:], layers[1:])]
     plans += [Plan.uniform(space.layers, layer) for layer in layers]
     told = [found(plan) for plan in plans]
-    real = [divergence(harden(quantize(network, plan, x)).network, network, [x])[0] for plan in plans]
+    task = Classification()
+    real = [task.divergence(harden(quantize(network, plan, x)).network, network, [x]) for plan in plans]
     ranks = [np.argsort(np.argsort(values)) for values in (told, real)]
     assert np.corrcoef(ranks)[0, 1] > 0.85, list(zip(told, real))
 

@@ -17,10 +17,12 @@ from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets import preprocessing as image
 from pipeline.datasets.preprocessing import Preprocessing
 from pipeline.review.bundle.readme import readme
+from pipeline.training.settings import AP50
 
 FORMAT = 1
 COPIED = ("program", "weights.blob", "plan.json")
 EXECUTABLE = ("program", "libnetwork.so", "classify")
+CLASSIFYING = ("usage.c", "CMakeLists.txt", "Containerfile")
 PACKAGE = "lib/cmake/dgms"  # where CMake looks below a prefix
 LEFT_OUT = (
     "files",
@@ -48,7 +50,8 @@ def write_bundle(
     the gates that were passed, SHA-256 of every other file), ``libnetwork.so`` (``library``) with ``network.py`` for Python,
     ``usage.c`` with ``runtime/`` (the C sources, ``network.h`` among them), ``image.py`` and ``image.c``, which make the
     network's input of an image file, ``classify`` (image files to classes), ``labels.txt``, ``README.md``, a package for CMake
-    and a ``Containerfile``.
+    and a ``Containerfile``. Of a detector it holds nothing that classifies: no ``classify``, ``usage.c``, ``CMakeLists.txt`` or
+    ``Containerfile``.
 
     Args:
         preprocessing: how the data set's image files became the network's input; None where only the data set knows.
@@ -66,7 +69,9 @@ def write_bundle(
         labels = (" ".join(str(name).split()) for name in candidate.manifest["classes"])
         (new / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
         shutil.copyfile(image.__file__, new / "image.py")
-        shutil.copyfile(classify.__file__, new / "classify")
+        detects = figures["accuracy"].get("metric") == AP50
+        if not detects:
+            shutil.copyfile(classify.__file__, new / "classify")
         how = preprocessing or Preprocessing(*candidate.image_size, "stretch")
         values: dict[str, object] = {
             "ARCHITECTURE": target.architecture,
@@ -75,7 +80,7 @@ def write_bundle(
         }
         values |= {"CROP": int(how.fit == "crop"), "MARGIN": repr(how.margin), "VERSION": version()}
         (new / PACKAGE).mkdir(parents=True)
-        for name in ("image.c", "image.h", "usage.c", "CMakeLists.txt", "Containerfile"):
+        for name in ("image.c", "image.h", *(() if detects else CLASSIFYING)):
             (new / name).write_text(_filled(name, values))
         for name in ("dgmsConfig.cmake", "dgmsConfigVersion.cmake"):
             (new / PACKAGE / name).write_text(_filled(name, values))

@@ -9,7 +9,7 @@ from deploy_arm.target.targets import TARGETS
 from foundation.show import show_interval, show_latency, show_percent, show_points
 from pipeline.candidate.folder import CandidateFolder
 from pipeline.datasets.preprocessing import SAID, Preprocessing
-from pipeline.training.settings import ACCURACY
+from pipeline.training.settings import ACCURACY, AP50
 
 
 def _input(preprocessing: Preprocessing | None, size: str) -> str:
@@ -40,15 +40,59 @@ def readme(
     candidate: CandidateFolder, figures: Mapping[str, Any], study: str, preprocessing: Preprocessing | None
 ) -> str:
     """The bundle's README."""
-    manifest = candidate.manifest
-    height, width = candidate.image_size
-    outputs = len(manifest["classes"])
-    accuracy, latency = figures["accuracy"], figures["latency"]
-    metric = accuracy.get("metric", ACCURACY)
-    interval = f"{show_points(accuracy['loss_low'])} to {show_points(accuracy['loss_high'])}"
-    times = show_interval(latency["low"], latency["high"])
-    features = ", ".join(TARGETS[manifest["target"]].features)
-    warning = f"The latency is {latency['warning']}.\n\n" if latency["warning"] else ""
+    detects = figures["accuracy"].get("metric") == AP50
+    use = _detector(candidate, study) if detects else _classifier(candidate, study, preprocessing)
+    return f"{use}{_found(figures)}"
+
+
+def _needed(candidate: CandidateFolder) -> str:
+    """What the processor has to have."""
+    return ", ".join(TARGETS[candidate.manifest["target"]].features)
+
+
+def _detector(candidate: CandidateFolder, study: str) -> str:
+    manifest, (height, width) = candidate.manifest, candidate.image_size
+    outputs = 5 + len(manifest["classes"])
+    return f"""# {manifest["model"]} for ARM, {manifest["hash"]}
+
+A detector, compressed in the study `{study}`, for `{manifest["target"]}`. `program` takes raw pixels, images back to back:
+{height} x {width}, the channels blue, green, red. For each cell of a grid it gives {outputs} numbers, float32:
+
+    ./program run weights.blob < images.raw
+    ./program bench weights.blob < image.raw       # times on this machine
+
+In Python, with numpy and Pillow (`network.py` and `libnetwork.so` lie side by side):
+
+    import numpy as np
+    from image import Preprocessing
+    from network import Network
+    pixels = Preprocessing({height}, {width}, "stretch").read("photo.jpg")[:, :, ::-1]   # red first to blue first
+    with Network("weights.blob") as network:
+        raw = network.run(np.ascontiguousarray(pixels))
+    side = round((raw.size / {outputs} * {height} / {width}) ** 0.5)
+    cells = raw.reshape(side, -1, {outputs})   # row, column
+    rows, columns = np.mgrid[: cells.shape[0], : cells.shape[1]]
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    likely = np.exp(cells[..., 5:] - cells[..., 5:].max(-1, keepdims=True))
+    likely /= likely.sum(-1, keepdims=True)
+    score = sigmoid(cells[..., 0]) ** 0.6 * likely.max(-1) ** 0.4
+    kind = likely.argmax(-1)   # the line of labels.txt, from 0
+    x = (np.tanh(cells[..., 1]) + columns) / cells.shape[1]   # the box's centre and size, relative to the image
+    y = (np.tanh(cells[..., 2]) + rows) / cells.shape[0]
+    w, h = sigmoid(cells[..., 3]), sigmoid(cells[..., 4])
+
+Of boxes of one class that overlap by more than 0.45 (intersection over union) keep the one with the best score.
+
+The processor has to have {_needed(candidate)} (`Features` in its /proc/cpuinfo, `processor` in `manifest.json`). Where it
+lacks one, program and library refuse with status 13 and a line that names it. In C, `runtime/network.h` describes the
+functions, and `lib/cmake/dgms` is a package for CMake.
+
+"""
+
+
+def _classifier(candidate: CandidateFolder, study: str, preprocessing: Preprocessing | None) -> str:
+    manifest, (height, width) = candidate.manifest, candidate.image_size
+    outputs, features = len(manifest["classes"]), _needed(candidate)
     return f"""# {manifest["model"]} for ARM, {manifest["hash"]}
 
 Compressed in the study `{study}`, for `{manifest["target"]}`. The five most probable classes of image files (JPEG, PNG,
@@ -95,7 +139,17 @@ with `dgms::sources` in place of `dgms::network` where the C library is none of 
 
 {_input(preprocessing, f"{height} x {width}")}
 
-## What was found
+"""
+
+
+def _found(figures: Mapping[str, Any]) -> str:
+    """The figures, and how the files are checked."""
+    accuracy, latency = figures["accuracy"], figures["latency"]
+    metric = accuracy.get("metric", ACCURACY)
+    interval = f"{show_points(accuracy['loss_low'])} to {show_points(accuracy['loss_high'])}"
+    times = show_interval(latency["low"], latency["high"])
+    warning = f"The latency is {latency['warning']}.\n\n" if latency["warning"] else ""
+    return f"""## What was found
 
 | figure | value | source |
 |---|---|---|

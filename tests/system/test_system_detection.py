@@ -1,0 +1,132 @@
+"""A trained detector on the whole way by the commands as typed: searched, evaluated, promoted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.candidate.folder import load_candidate
+from tests.system.own_folder import command, command_here
+
+SMALL = (
+    "--model", "fastestdet", "--weights", "det.pth", "--data", "coco:boxes", "--batch-size", 4, "--epochs-per-trial", 1,
+    "--rungs", 2, "--max-concurrent", 1, "--bits", "8", "--budget", 2, "--name", "det",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of someone's with weights, and a few of COCO's images with their boxes."""
+    place = tmp_path_factory.mktemp("some boxes")
+    shutil.copy(shared / "data" / "weights" / "fastestdet_coco.pth", place / "det.pth")
+    (place / "boxes").mkdir()
+    for name, count in (("train128", 12), ("val_a64", 12)):
+        content = np.load(shared / "data" / "coco" / f"{name}.npz")
+        offset, boxes = content["offset"][: count + 1], content["boxes"]
+        kept = {"jpeg": content["jpeg"][: offset[-1]], "offset": offset, "boxes": boxes[boxes[:, 0] < count]}
+        np.savez(place / "boxes" / f"{name}.npz", **kept)
+    (place / "pictures").mkdir()
+    for number in range(6):
+        Image.new("RGB", (40, 30), (40 * number, 0, 0)).save(place / "pictures" / f"{number}.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def searched(place: Path) -> str:
+    """What the search printed; it was typed in that folder."""
+    done = command("search", *SMALL, cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        r"^fp32: AP50 [\d.]+ \+- [\d.]+ % on 6 images that guide the search$", done.stderr, re.M
+    ), done.stderr
+    return done.stdout
+
+
+def printed(text: str, word: str) -> list[str]:
+    """The command that a search's last lines have behind a word, for ``command_here``."""
+    [line] = [line for line in text.splitlines() if line.startswith(word)]
+    words = shlex.split(line.removeprefix(word))
+    return [words[words.index("-m") + 1].removeprefix("pipeline."), *words[words.index("-m") + 2 :]]
+
+
+def test_a_search_ends_with_a_front_of_average_precision(place: Path, searched: str) -> None:
+    front = json.loads((place / "runs" / "det" / "front.json").read_text())
+    assert front["metric"] == "AP50" and front["points"] and front["images"] == 6
+    assert {row["name"]: row["error"] for row in front["references"]}["fp32"] < 0.9
+    for point in front["points"]:
+        candidate = load_candidate(place / "runs" / "det" / point["candidate"])
+        assert candidate.manifest["metric"] == "AP50"
+        assert 0 <= point["error"] < 1 and point["divergence"] > 0 and point["error_standard_error"] >= 0
+    assert "error: 1 - AP50, on the 6 images" in searched and "points of AP50" in searched
+
+
+def test_a_trial_is_no_worse_than_its_rebuilt_network(place: Path, searched: str) -> None:
+    from pipeline.study.study import read_records
+
+    for record in read_records(place / "runs" / "det"):
+        assert record.status == "finished" and record.curve[0].stage == "rebuilt"
+        kept = min(rung.divergence or 0.0 for rung in record.curve)
+        assert record.figures.divergence == pytest.approx(kept, rel=1e-4)
+
+
+def test_what_it_prints_is_typed_elsewhere(place: Path, searched: str, tmp_path: Path) -> None:
+    name, *words = printed(searched, "evaluate")
+    told = command_here(name, *words, cwd=tmp_path)
+    assert told.returncode == 0 and re.match(r"AP50 [\d.]+ .*% on 6 images of report", told.stdout), (
+        told.stderr
+    )
+    on = {}
+    for how in ("torch", "reference"):
+        again = command_here(
+            name, words[0], "--on", how, "--split", "search", "--format", "json", cwd=tmp_path
+        )
+        on[how] = json.loads(again.stdout)
+    assert on["torch"]["average_precision"] == pytest.approx(on["reference"]["average_precision"], abs=0.1)
+    assert on["torch"]["boxes"] == on["reference"]["boxes"] > 8
+    best = load_candidate(Path(words[0])).figures.error
+    assert best is not None and on["torch"]["average_precision"] == pytest.approx(1 - best)
+
+
+def test_a_candidate_is_promoted_with_a_bundle_that_says_how_boxes_are_read(
+    place: Path, searched: str, tmp_path: Path
+) -> None:
+    name, *words = printed(searched, "promote")
+    words += ["--max-accuracy-drop", "100", "--bundle", "bundle", "--format", "json"]
+    done = command_here(name, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    assert result["promoted"] and result["figures"]["accuracy"]["metric"] == "AP50"
+    assert any("AP50 of the program is" in gate["text"] for gate in result["gates"])
+    bundle = tmp_path / "bundle"
+    assert (
+        not (bundle / "classify").exists() and "five most probable" not in (bundle / "README.md").read_text()
+    )
+    assert len((bundle / "labels.txt").read_text().split()) == 80
+
+
+def test_another_metric_and_a_study_of_other_boxes_are_refused(place: Path, searched: str) -> None:
+    own = command_here("search", *SMALL, "--metric", "judged:balanced", cwd=place)
+    assert own.returncode == 2 and "a detector is judged by AP50" in own.stderr
+    no_boxes = command_here("search", *SMALL, "--data", "unlabelled:pictures", cwd=place)
+    assert no_boxes.returncode == 2 and "has no boxes to judge by" in no_boxes.stderr
+    classifier = command_here("search", "--metric", "AP50", "--dry-run", cwd=place)
+    assert (
+        classifier.returncode == 2 and "judges detectors, and vgg_tiny is a classifier" in classifier.stderr
+    )
+    file = place / "boxes" / "val_a64.npz"
+    before = file.read_bytes()
+    changed = dict(np.load(file))
+    changed["boxes"][:, 4] /= 2
+    np.savez(file, **changed)
+    try:
+        again = command_here("search", "--name", "det", cwd=place)
+    finally:
+        file.write_bytes(before)
+    assert again.returncode == 2 and "checksum of the search images" in again.stderr, again.stderr
