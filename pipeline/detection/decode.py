@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 LEAST_SCORE = 0.001  # for a precision-recall curve, which needs the doubtful ones too
 OVERLAP = 0.45  # beyond it the lower-scored of two boxes of one class goes
@@ -62,6 +61,10 @@ def cells_of(outputs: Tensor, classes: int, image_size: tuple[int, int]) -> Tens
 
 def decode(raw: Tensor, least: float = LEAST_SCORE, overlap: float = OVERLAP) -> list[Detections]:
     """The detections of each image in a raw output [N, 5 + classes, H, W], after non-maximum suppression by class."""
+    from torchvision.ops import (
+        batched_nms,
+    )  # which loads PyTorch's compiler: seconds, for whoever detects alone
+
     found = []
     for boxes, scores, classes in zip(*boxes_of_cells(raw.float()), strict=True):
         likely = scores >= least

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from pipeline.detection.decode import Detections
 
@@ -42,6 +41,8 @@ def mean_precision(right: NDArray[np.bool_], present: int) -> float:
 def matched(found: Detections, wanted: Tensor, overlap: float) -> NDArray[np.bool_]:
     """Whether each detection (best first) is right: of the wanted boxes [m, 4] that no better detection had, the one that it
     overlaps most does so by at least ``overlap`` (intersection over union). All are of one class and image."""
+    from torchvision.ops import box_iou  # as in ``decode``
+
     right = np.zeros(len(found.scores), bool)
     if not len(wanted):
         return right
