@@ -61,9 +61,8 @@ def cells_of(outputs: Tensor, classes: int, image_size: tuple[int, int]) -> Tens
 
 def decode(raw: Tensor, least: float = LEAST_SCORE, overlap: float = OVERLAP) -> list[Detections]:
     """The detections of each image in a raw output [N, 5 + classes, H, W], after non-maximum suppression by class."""
-    from torchvision.ops import (
-        batched_nms,
-    )  # which loads PyTorch's compiler: seconds, for whoever detects alone
+    # Here, since it loads PyTorch's compiler: seconds, which only detectors are to cost.
+    from torchvision.ops import batched_nms
 
     found = []
     for boxes, scores, classes in zip(*boxes_of_cells(raw.float()), strict=True):
