@@ -92,7 +92,18 @@ COVERING = (
     "test_examples_extending",
 )
 # The whole commands that take longest, from the longest on: begun first, no worker is left alone with one at the end.
-LONGEST = ("faults", "search", "extending", "readme", "nodes", "engine", "trial", "kernel_library", "devices")
+LONGEST = (
+    "faults",
+    "search",
+    "extending",
+    "readme",
+    "detection",
+    "nodes",
+    "engine",
+    "trial",
+    "kernel_library",
+    "devices",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
