@@ -125,12 +125,13 @@ def outputs_on(
     on: str = "torch",
     limit: int | None = None,
     at_hand: AtHand = devices_at_hand,
+    task: Task | None = None,
 ) -> Tensor:
-    """Outputs [n, ...] for the first ``limit`` of the images, as the candidate's task has them; progress goes to a terminal's
-    stderr."""
+    """Outputs [n, ...] for the first ``limit`` of the images, as the candidate's task, or this one, has them; progress goes to a
+    terminal's stderr."""
     import torch
 
-    count, task = min(len(images), limit or len(images)), task_of_candidate(candidate)
+    count, task = min(len(images), limit or len(images)), task or task_of_candidate(candidate)
     batch = BATCH if task.classifies else DETECTED
     given = []
     with answering(candidate, on, at_hand) as answer:
@@ -274,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--predictions {args.predictions}: a detector predicts no classes of images")
     data = data_of(candidate, args.data)
     images = getattr(data, args.split)
-    outputs = outputs_on(candidate, images, args.on, args.limit, named_devices(args))
+    outputs = outputs_on(candidate, images, args.on, args.limit, named_devices(args), task)
     if args.predictions:
         write_atomically(args.predictions, "".join(f"{value}\n" for value in outputs.argmax(1).tolist()))
     labels, on = images.labels[: len(outputs)], f"{candidate.manifest['hash']} on {args.on}"

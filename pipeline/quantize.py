@@ -274,7 +274,7 @@ def told(workspace: Workspace, plan: Plan, beside: Sequence[Reference]) -> dict[
     if workspace.data.labelled:
         lines.append(f"evaluate  {how_to_evaluate(place, settings.devices, settings.modules)}")
     modules = ("--modules", settings.modules) if settings.modules else ()
-    lines.append(f"report    {shell('pipeline.report', settings.folder, *modules)}")
+    lines.append(f"look      {shell('pipeline.report', settings.folder, *modules)}")
     own = alike[plan.hash]
     return {
         **front,

@@ -6,13 +6,19 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.candidate.folder import load_candidate
+from pipeline.detection.decode import cells_of, decode
+from pipeline.evaluate import answering
 from tests.system.own_folder import command, command_here
 
 SMALL = (
@@ -95,7 +101,7 @@ def test_what_it_prints_is_typed_elsewhere(place: Path, searched: str, tmp_path:
 
 
 def test_a_candidate_is_promoted_with_a_bundle_that_says_how_boxes_are_read(
-    place: Path, searched: str, tmp_path: Path
+    place: Path, searched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, *words = printed(searched, "promote")
     words += ["--max-accuracy-drop", "100", "--bundle", "bundle", "--format", "json"]
@@ -109,6 +115,41 @@ def test_a_candidate_is_promoted_with_a_bundle_that_says_how_boxes_are_read(
         not (bundle / "classify").exists() and "five most probable" not in (bundle / "README.md").read_text()
     )
     assert len((bundle / "labels.txt").read_text().split()) == 80
+
+    # The Python that its README shows, the ARM library's answers given by the integer reference.
+    made = (bundle / "README.md").read_text().splitlines()[0].rsplit(maxsplit=1)[1]
+    candidate = load_candidate(place / "runs" / "det" / "candidates" / made)
+
+    class Network:
+        def __init__(self, blob: str) -> None:
+            assert Path(blob).is_file()
+
+        def __enter__(self) -> Network:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def run(self, pixels: np.ndarray) -> np.ndarray:
+            with answering(candidate, "reference") as answer:
+                return answer(pixels[None])[0]
+
+    content = np.load(place / "boxes" / "val_a64.npz")
+    (bundle / "photo.jpg").write_bytes(content["jpeg"][: content["offset"][1]].tobytes())
+    monkeypatch.setitem(sys.modules, "network", cast(Any, SimpleNamespace(Network=Network)))
+    monkeypatch.syspath_prepend(str(bundle))
+    monkeypatch.chdir(bundle)
+    shown = (bundle / "README.md").read_text().split("In Python")[1].splitlines()
+    found: dict[str, Any] = {}
+    exec("\n".join(line[4:] for line in shown if line.startswith("    ")), found)
+    raw = cells_of(torch.from_numpy(found["raw"]).reshape(1, -1), 80, candidate.image_size)
+    [wanted] = decode(raw)
+    at = np.unravel_index(found["score"].argmax(), found["score"].shape)
+    x, y, w, h = (found[key][at] for key in "xywh")
+    assert found["score"][at] == pytest.approx(wanted.scores[0].item(), rel=1e-4)
+    assert found["kind"][at] == wanted.classes[0]
+    assert wanted.boxes[0].tolist() == pytest.approx(
+        [x - w / 2, y - h / 2, x + w / 2, y + h / 2], rel=1e-4, abs=1e-5
+    )
 
 
 def test_another_metric_and_a_study_of_other_boxes_are_refused(place: Path, searched: str) -> None:
