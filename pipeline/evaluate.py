@@ -204,7 +204,7 @@ def accuracy(
 
     candidate = load_candidate(folder)
     images = getattr(checked(candidate, data), split)
-    outputs = outputs_on(candidate, images, on, limit)
+    outputs = outputs_on(candidate, images, on, limit, task=task_of_candidate(candidate, ACCURACY))
     return scored(candidate, outputs, images.labels[: len(outputs)], on, split)
 
 

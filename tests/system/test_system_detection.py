@@ -138,7 +138,7 @@ def test_a_candidate_is_promoted_with_a_bundle_that_says_how_boxes_are_read(
     monkeypatch.setitem(sys.modules, "network", cast(Any, SimpleNamespace(Network=Network)))
     monkeypatch.syspath_prepend(str(bundle))
     monkeypatch.chdir(bundle)
-    shown = (bundle / "README.md").read_text().split("In Python")[1].splitlines()
+    shown = (bundle / "README.md").read_text().split("In Python")[1].split("Of boxes")[0].splitlines()
     found: dict[str, Any] = {}
     exec("\n".join(line[4:] for line in shown if line.startswith("    ")), found)
     raw = cells_of(torch.from_numpy(found["raw"]).reshape(1, -1), 80, candidate.image_size)
