@@ -247,11 +247,8 @@ def make(
     progress.line(f"rebuilt from {found.images:,} images in {show_seconds(found.seconds)}")
     progress.status("evaluating, compiling, comparing with the reference, profiling")
     answers = workspace.judged(found.hardened.network)
-    differing = None
-    if workspace.task.classifies:
-        seen, network = workspace.judges.search, found.hardened.network
-        labelled = workspace.data.labelled
-        differing = json_text(compare_answers(seen, network, workspace.data.classes, labelled=labelled))
+    seen, data = workspace.judges.search, workspace.data
+    differing = json_text(compare_answers(seen, found.hardened.network, data.classes, labelled=data.labelled))
     deploy(bench, plan, found.network, found.hardened, devices, answers, beside, differing)
     shutil.rmtree(files.folder, ignore_errors=True)
 

@@ -1,5 +1,5 @@
-"""Where a candidate answers otherwise than the fp32 network: how often which class became which, and the images on which they
-are furthest apart."""
+"""Where a candidate answers otherwise than the fp32 network: how often which class became which, or what one of them detects
+and the other does not; and the images on which they are furthest apart."""
 
 from __future__ import annotations
 
@@ -10,29 +10,52 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
+from pipeline.detection.decode import Detections, decode
+from pipeline.detection.quality import CERTAIN, pairs
+from pipeline.detection.task import Detection
 from pipeline.training.judges import Judge
 
 TABLED = 20  # classes at most of which every pair is counted
 SHOWN = 12  # images
 SIDE = 64  # pixels at most of a picture in the report
+SCENES, SCENE_SIDE = 4, 256  # likewise where boxes are drawn
+CLEAR, BOXES = (
+    0.5,
+    12,
+)  # the score from which a box is drawn, and how many at most of one kind: more hide the image
 
 
 def compare_answers(
     judge: Judge, network: nn.Module, classes: Sequence[str], *, labelled: bool = True
 ) -> dict[str, Any]:
-    """What ``answers.json`` holds: ``images`` seen, ``changed`` answers, ``classes`` by name, ``confusion`` [fp32's answer][the
-    candidate's] in images (only of up to ``TABLED`` classes), and ``differing``: the images with the largest divergence from fp32
-    (Kullback-Leibler, nats), the largest first, each a PNG.
+    """What ``answers.json`` holds: ``images`` seen, ``agreement`` with fp32 (0..1, the mean over them), ``classes`` by name and
+    ``differing``, the images on which both differ most, the most first, each with a picture. Of classifiers also how many
+    answers ``changed`` and ``confusion`` [fp32's answer][the candidate's] in images (only of up to ``TABLED`` classes).
 
     Args:
         network: hard-quantized, in evaluation mode.
         labelled: whether the images say what they show.
     """
-    wanted, given = (outputs.log_softmax(1) for outputs in judge.answers(network))
+    wanted, given = judge.answers(network)
+    agreement = float(judge.task.agreements(given, wanted).mean())
+    detects = isinstance(judge.task, Detection)
+    told = (
+        _detected(judge, wanted, given, classes)
+        if detects
+        else _classified(judge, wanted, given, classes, labelled=labelled)
+    )
+    return {"images": len(judge), "agreement": agreement, **told}
+
+
+def _classified(
+    judge: Judge, wanted: Tensor, given: Tensor, classes: Sequence[str], *, labelled: bool
+) -> dict[str, Any]:
+    """Of logits; both differ most where the divergence (Kullback-Leibler, nats) is largest."""
+    off = judge.task.divergences(given, wanted)
+    wanted, given = wanted.log_softmax(1), given.log_softmax(1)
     before, after = wanted.argmax(1), given.argmax(1)
-    off = (wanted.double().exp() * (wanted.double() - given.double())).sum(1)
     count = wanted.shape[1]
     table = torch.bincount(before * count + after, minlength=count * count).reshape(count, count)
     order = [int(place) for place in off.argsort(descending=True, stable=True)[:SHOWN]]
@@ -47,26 +70,71 @@ def compare_answers(
             "given": int(after[place]),
             "share": float(given[place].max().exp()),
             "divergence": float(off[place]),
-            "png": _png(picture.numpy()),
+            "png": _address(picture, SIDE, "png", optimize=True),
         }
         for place, picture in zip(order, pictures)
     ]
     tabled = count <= TABLED
     shown = {int(k) for place in order for k in (before[place], after[place])}
-    named = list(classes) if tabled else {k: classes[k] for k in sorted(shown)}
     return {
-        "images": len(judge),
         "changed": int((before != after).sum()),
-        "classes": named,
+        "classes": list(classes) if tabled else {k: classes[k] for k in sorted(shown)},
         "confusion": table.tolist() if tabled else [],
         "differing": differing,
     }
 
 
-def _png(pixels: Any) -> str:
-    """As an address that holds the picture itself; large ones become smaller."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
+def _detected(judge: Judge, wanted: Tensor, given: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Of raw outputs; both differ most where what only one of them detects has the largest scores together."""
+    beside = [boxes_beside(*two) for two in zip(decode(wanted), decode(given), strict=True)]
+    apart = torch.tensor([sum(row[1] for key in ("fp32", "given") for row in one[key]) for one in beside])
+    order = [int(place) for place in apart.argsort(descending=True, stable=True)[:SCENES] if apart[place] > 0]
+    pictures = judge.pixels(order).flip(3)  # from blue, green, red
+    differing = [
+        {
+            "index": judge.index(place),
+            **{key: rows[:BOXES] for key, rows in beside[place].items()},
+            "undrawn": sum(len(rows[BOXES:]) for rows in beside[place].values()),
+            "jpeg": _address(picture, SCENE_SIDE, "jpeg", quality=80),
+        }
+        for place, picture in zip(order, pictures)
+    ]
+    shown = {row[0] for one in differing for key in ("both", "fp32", "given") for row in one[key]}
+    return {
+        "scores": [CLEAR, CERTAIN],
+        "classes": {k: classes[k] for k in sorted(shown)},
+        "differing": differing,
+    }
+
+
+def boxes_beside(wanted: Detections, given: Detections) -> dict[str, list[list[Any]]]:
+    """What at least one of two networks detects on an image with a score of at least ``CLEAR``, the highest first: ``fp32`` and
+    ``given``, what only one of them detects, as [class, score, left, top, right, bottom], relative to the image; and ``both``,
+    a row of fp32's followed by the candidate's score and box. Both have it if the pair of it that the other one has
+    (``pipeline.detection.quality``) is of at least ``CERTAIN``: to be a little less sure is no difference."""
+    wanted, given = wanted.above(CERTAIN), given.above(CERTAIN)
+    found = {j: i for i, j in pairs(given, wanted)}
+    rows, others = _rows(wanted), _rows(given)
+    both = [[*row, *others[found[j]][1:]] for j, row in enumerate(rows) if j in found]
+    return {
+        "both": [row for row in both if max(row[1], row[6]) >= CLEAR],
+        "fp32": [row for j, row in enumerate(rows) if j not in found and row[1] >= CLEAR],
+        "given": [row for i, row in enumerate(others) if i not in set(found.values()) and row[1] >= CLEAR],
+    }
+
+
+def _rows(found: Detections) -> list[list[Any]]:
+    measures = torch.cat([found.scores[:, None], found.boxes], 1).tolist()
+    return [
+        [kind, *(round(value, 3) for value in row)]
+        for kind, row in zip(found.classes.tolist(), measures, strict=True)
+    ]
+
+
+def _address(pixels: Tensor, side: int, kind: str, **how: Any) -> str:
+    """Of a picture uint8 [H, W, 3] that holds the picture itself; large ones become smaller."""
+    image = Image.fromarray(pixels.numpy())
+    image.thumbnail((side, side))
     stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    image.save(stream, kind.upper(), **how)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

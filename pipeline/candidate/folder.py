@@ -286,7 +286,7 @@ def sourced(figures: Figures) -> dict[str, Any]:
             "value": figures.divergence,
             "standard_error": figures.divergence_standard_error,
             "unit": "nats",
-            "source": "class probabilities beside the fp32 network's, search half of the validation images",
+            "source": "answers beside the fp32 network's, search half of the validation images",
         },
         "latency": {
             "value": figures.latency_ms,

@@ -110,10 +110,8 @@ class CandidateRun:
         self.cotuning.settle()
         hardened = self.cotuning.hardened()
         answers, judge = as_figures(self.cotuning.judgement()), self.cotuning.judges.rung
-        beside = None
-        if judge.task.classifies:
-            classes = self.bench.workspace.data.classes
-            beside = json_text(compare_answers(judge, hardened.network, classes))
+        classes = self.bench.workspace.data.classes
+        beside = json_text(compare_answers(judge, hardened.network, classes))
         figures = deploy(
             self.bench,
             self.plan,

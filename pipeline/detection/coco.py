@@ -93,7 +93,7 @@ def _of_npz(file: Path, size: Size) -> BoxedImages:
         raise UserError(f"{file}: images of npz files are made square, not {size[0]} x {size[1]}")
     loaded = load_boxes(file, size[0])
     rgb = ArrayImages(loaded.pixels.flip(3), torch.zeros(len(loaded.pixels)))
-    return BoxedImages(BlueGreenRed(rgb), loaded.boxes)
+    return BoxedImages(BlueGreenRed(rgb), loaded.boxes, loaded.classes)
 
 
 def _of_json(name: str, file: Path, folders: list[Path], size: Size) -> BoxedImages:

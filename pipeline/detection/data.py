@@ -23,17 +23,18 @@ ARRAYS = ("jpeg", "offset", "boxes")
 @dataclass(frozen=True)
 class BoxImages:
     """``pixels`` uint8 [N, side, side, 3], channels blue, green, red; ``boxes`` float32 [m, 6]: image, class, centre x,
-    centre y, width, height, the last four relative to the image."""
+    centre y, width, height, the last four relative to the image; ``classes``: their names, empty where the file has none."""
 
     pixels: Tensor
     boxes: NDArray[np.float32]
+    classes: tuple[str, ...] = ()
 
 
 def load_boxes(path: str | Path, side: int) -> BoxImages:
     """The images of ``path``, stretched to ``side`` x ``side`` pixels (as ``pipeline.datasets.images.resize``), and their boxes.
 
     The file holds ``jpeg`` (uint8, all JPEG streams one after the other), ``offset`` (n + 1 numbers; stream i is
-    ``jpeg[offset[i]:offset[i + 1]]``) and ``boxes`` as in :class:`BoxImages`.
+    ``jpeg[offset[i]:offset[i + 1]]``) and ``boxes`` as in :class:`BoxImages`; and may hold ``classes``, an array of names.
 
     Raises:
         UserError: no such file, one that lacks an array, or arrays that do not fit each other.
@@ -41,6 +42,7 @@ def load_boxes(path: str | Path, side: int) -> BoxImages:
     try:
         with np.load(path, allow_pickle=False) as stored:
             jpeg, offset, boxes = (stored[name] for name in ARRAYS)
+            classes = tuple(map(str, stored["classes"].reshape(-1))) if "classes" in stored else ()
     except FileNotFoundError as error:
         raise UserError(
             f"detection data {str(path)!r}: there is no such file; give an .npz with {', '.join(ARRAYS)}"
@@ -60,9 +62,13 @@ def load_boxes(path: str | Path, side: int) -> BoxImages:
         raise UserError(f"detection data {path}: boxes has shape {boxes.shape}; [m, 6] finite numbers needed")
     if len(boxes) and not (boxes[:, 0].min() >= 0 and boxes[:, 0].max() < count and boxes[:, 1].min() >= 0):
         raise UserError(f"detection data {path}: a box names an image or a class that is not there")
+    if classes and len(boxes) and boxes[:, 1].max() >= len(classes):
+        raise UserError(
+            f"detection data {path}: a box is of class {boxes[:, 1].max():.0f}, and classes has {len(classes)} names"
+        )
     streams = (jpeg[start:end].tobytes() for start, end in pairwise(offset))
     pixels = torch.cat([_decoded(stream, side, path, i) for i, stream in enumerate(streams)])
-    return BoxImages(pixels, boxes)
+    return BoxImages(pixels, boxes, classes)
 
 
 def _decoded(stream: bytes, side: int, path: str | Path, index: int) -> Tensor:

@@ -20,6 +20,7 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 RECALLS = np.linspace(0, 1, 101)
+CERTAIN = 0.3  # the score from which a detection counts where two networks are compared
 
 
 def mean_precision(right: NDArray[np.bool_], present: int) -> float:
@@ -38,21 +39,22 @@ def mean_precision(right: NDArray[np.bool_], present: int) -> float:
     return float(np.append(best, 0.0)[first].mean())
 
 
-def matched(found: Detections, wanted: Tensor, overlap: float) -> NDArray[np.bool_]:
-    """Whether each detection (best first) is right: of the wanted boxes [m, 4] that no better detection had, the one that it
-    overlaps most does so by at least ``overlap`` (intersection over union). All are of one class and image."""
+def partners(found: Detections, wanted: Tensor, overlap: float) -> NDArray[np.int64]:
+    """Which of the wanted boxes [m, 4] each detection (best first) has found, [k]; -1: none. Of those that no better detection
+    had, it takes the one that it overlaps most, by at least ``overlap`` (intersection over union). All are of one class and
+    image."""
     from torchvision.ops import box_iou  # as in ``decode``
 
-    right = np.zeros(len(found.scores), bool)
+    had = np.full(len(found.scores), -1)
     if not len(wanted):
-        return right
+        return had
     overlaps, taken = box_iou(found.boxes, wanted), torch.zeros(len(wanted), dtype=torch.bool)
     for i, row in enumerate(overlaps):
         row = torch.where(taken, -1.0, row)
         best = int(row.argmax())
         if row[best] >= overlap:
-            right[i], taken[best] = True, True
-    return right
+            had[i], taken[best] = best, True
+    return had
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def matches(
             chosen = detections.of(int(number))
             boxes = corners(of_class[of_class[:, 0] == image, 2:])
             scores.append(chosen.scores.numpy())
-            right.append(matched(chosen, boxes, overlap))
+            right.append(partners(chosen, boxes, overlap) >= 0)
             images.append(np.full(len(chosen.scores), image))
         order = np.argsort(-np.concatenate(scores), kind="stable")
         first, hits, places = (np.concatenate(part)[order] for part in (scores, right, images))
@@ -118,13 +120,19 @@ def average_precision(
     return precision_of(matches(found, wanted, overlap))
 
 
-def agreement(found: Detections, wanted: Detections, score: float = 0.3, overlap: float = 0.5) -> float:
+def pairs(found: Detections, wanted: Detections, overlap: float = 0.5) -> list[tuple[int, int]]:
+    """The places, in both, of detections of one class that overlap (intersection over union); each is in one pair at most."""
+    both = []
+    for number in found.classes.unique().tolist():
+        own, other = ((one.classes == number).nonzero().flatten() for one in (found, wanted))
+        had = partners(found.of(number), wanted.of(number).boxes, overlap)
+        both += [(int(own[i]), int(other[j])) for i, j in enumerate(had) if j >= 0]
+    return both
+
+
+def agreement(found: Detections, wanted: Detections, score: float = CERTAIN, overlap: float = 0.5) -> float:
     """How alike two networks see one image, 0 to 1: of the detections of at least ``score``, the share (of both networks'
-    together) that pairs up by class and overlap (intersection over union). 1 where neither sees anything."""
+    together) that are :func:`pairs`. 1 where neither sees anything."""
     found, wanted = found.above(score), wanted.above(score)
     total = len(found.scores) + len(wanted.scores)
-    pairs = sum(
-        int(matched(found.of(number), wanted.of(number).boxes, overlap).sum())
-        for number in found.classes.unique().tolist()
-    )
-    return 2 * pairs / total if total else 1.0
+    return 2 * len(pairs(found, wanted, overlap)) / total if total else 1.0

@@ -10,7 +10,7 @@ function drawCandidate(trial) {
   };
   const figure = (name, big, ...rest) => html("div", {}, html("span", { class: "name" }, name), html("span", { class: "big" }, big), ...rest.filter(Boolean).map((text) => html("span", { class: "rest" }, text)));
   byId("candidate-figures").replaceChildren(...[
-    figure("Error", error(trial), drop(trial), known(trial.divergence) ? `divergence ${significant(trial.divergence)}${known(trial.divergenceDeviation) ? " ± " + significant(trial.divergenceDeviation) : ""} nats` : null),
+    figure(...(data.labelled ? ["Error", error(trial), drop(trial)] : agreement(trial)), known(trial.divergence) ? `divergence ${significant(trial.divergence)}${known(trial.divergenceDeviation) ? " ± " + significant(trial.divergenceDeviation) : ""} nats` : null),
     figure("Latency", milliseconds(trial.latency), known(trial.low) && known(trial.high) ? `${significant(trial.low)} to ${milliseconds(trial.high)}` : null, known(trial.latency) ? source(trial) : null,
       ratio("fp32", "latency", ["faster", "slower"]), ratio("int8", "latency", ["faster", "slower"])),
     figure("Size", bytes(trial.size), ratio("fp32", "size", ["smaller", "larger"]), ratio("int8", "size", ["smaller", "larger"])),

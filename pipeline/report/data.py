@@ -41,6 +41,7 @@ class ReportData:
         notes: sentences about the data, the devices and how figures came about.
         created: when, as text.
         images: of how many images an error is a share; with them, errors have a standard error.
+        metric: what errors are 1 minus; None: they are shares of wrong answers.
         recommended: the candidate that ``pipeline.promote`` would take.
         accuracy_drop: points against fp32 that count as near.
         searched: a search made the records; False: there is one, of a network that was compressed by one plan.
@@ -63,11 +64,17 @@ class ReportData:
     notes: Sequence[str] = ()
     created: str = ""
     images: int | None = None
+    metric: str | None = None
     recommended: Recommendation | None = None
     accuracy_drop: float = DROP
     searched: bool = True
     sensitivity: Sensitivity | None = None
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are errors, or will be."""
+        return self.searched or any(record.figures.error is not None for record in self.records)
 
 
 def hypervolume_history(
@@ -109,6 +116,7 @@ def payload(data: ReportData) -> dict[str, Any]:
     places: dict[LayerPlan, int] = {}  # trials have most layers' plans in common
     page: dict[str, Any] = {
         "searched": data.searched,
+        "labelled": data.labelled,
         "objectives": list(data.objectives),
         "layers": names,
         "weights": [layers[name] for name in names],

@@ -1,10 +1,9 @@
 /* ---- the front ---- */
 const REACH = 11; /* pixels around a point that count as on it */
-const UNLABELLED = "Without labels there is no error to draw.";
 const AXES = {
   latency: {
     value: (t) => t.latency, low: (t) => t.low, high: (t) => t.high, unit: () => [1, "ms"],
-    missing: data.searched ? "No trial has both an error and a latency yet." : UNLABELLED,
+    missing: "No trial has both an error and a latency yet.",
     title: (shown, unit) => {
       const kinds = [...new Set(shown.map((t) => t.source || "unknown source"))].sort();
       const devices = [...new Set(shown.map((t) => t.device).filter(Boolean))];
@@ -14,7 +13,7 @@ const AXES = {
   size: {
     value: (t) => t.size, low: () => null, high: () => null,
     unit: (high) => (high >= 4 * 1048576 ? [1048576, "MiB"] : [1024, "KiB"]),
-    missing: data.searched ? "No trial has both an error and a size yet." : UNLABELLED, title: (shown, unit) => "size, " + unit,
+    missing: "No trial has both an error and a size yet.", title: (shown, unit) => "size, " + unit,
   },
 };
 function drawFront(name) {

@@ -1,7 +1,6 @@
 /* ---- go ---- */
 function draw() {
-  drawFront("latency");
-  drawFront("size");
+  if (data.labelled) for (const name of Object.keys(AXES)) drawFront(name);
   if (data.searched) drawHistory();
   if (data.searched) drawTimeline();
   const shown = candidates.get(state.pinned);
@@ -11,7 +10,7 @@ function draw() {
 }
 const wanted = () => { const match = /candidate=([^&]+)/.exec(location.hash); return match ? decodeURIComponent(match[1]) : null; };
 const cards = drawCards();
-drawLegend();
+if (data.labelled) drawLegend();
 wireTable();
 wireChoice();
 if (data.searched) {

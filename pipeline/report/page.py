@@ -14,6 +14,7 @@ from pipeline.report.data import ReportData, payload
 from pipeline.report.rows import ROWS_AT_ONCE, table_of_trials
 from pipeline.review.gates import RULE, points_of
 from pipeline.study.records import Figures, Reference
+from pipeline.training.settings import word_of
 
 FOLDER = Path(__file__).parent
 # Scripts and styles of this file only, and no request to anywhere: the browser itself enforces it.
@@ -35,6 +36,16 @@ LIVE = '<p class="live" id="live" role="status"><span class="dot"></span><span i
 HINT = (
     '<p class="hint">Hover over a point, or go there with the Tab key, to read it; click it, or press Enter, to pin it: its '
     "layers are shown below. Where points overlap, further clicks go through them.</p>"
+)
+
+
+CHARTS = """<ul class="legend" id="legend"></ul>
+<div class="pair">
+<figure><figcaption>Error and latency</figcaption><div class="chart" id="chart-latency"></div></figure>
+<figure><figcaption>Error and size</figcaption><div class="chart" id="chart-size"></div></figure>
+</div>"""
+UNLABELLED = (
+    '<p class="note">Without labels there is no error to draw; how alike it answers is told below.</p>'
 )
 
 
@@ -127,24 +138,31 @@ def _headline(data: ReportData) -> str:
     if not data.records:
         return "No trial has ended yet. This page fills as the search goes on."
     fp32 = next((r.figures for r in data.references if r.name == "fp32"), None)
-    front = [r.figures for r in data.records if r.hash in set(data.front) and r.figures.error is not None]
+    front = [r.figures for r in data.records if r.hash in set(data.front)]
+    if data.labelled:
+        front = [figures for figures in front if figures.error is not None]
     if not front:
         return "No candidate has reached the front yet."
     count = len({r.hash for r in data.records if r.hash in set(data.front)})
     start = f"{count} {'candidate' if count == 1 else 'candidates'} on the front of {' × '.join(data.objectives)}."
     if not data.searched:
         start = "One network, by one plan."
-    if fp32 is None or fp32.error is None:
+    if fp32 is None or (data.labelled and fp32.error is None):
         return start
     bound = data.accuracy_drop
-    near = [f for f in front if f.error is not None and f.error <= fp32.error + bound / 100 + 1e-9]
+    near = front
+    if fp32.error is not None:
+        near = [f for f in front if f.error is not None and f.error <= fp32.error + bound / 100 + 1e-9]
     if not near:
-        best = min(f.error for f in front if f.error is not None)
-        most = "The most accurate" if data.searched else "It"
-        return f"{start} {most} makes {show_points(best - fp32.error)} points more errors than fp32."
+        more = show_points(min(f.error for f in front if f.error is not None) - (fp32.error or 0.0))
+        if data.metric is not None:
+            whose = "The best one's" if data.searched else "Its"
+            return f"{start} {whose} {escape(word_of(data.metric))} is {more} points below fp32's."
+        return f"{start} {'The most accurate' if data.searched else 'It'} makes {more} points more errors than fp32."
     gains = [_smaller(near, fp32), *(_faster(near, reference) for reference in data.references)]
     told = [text for text in gains if text]
-    return f"{start} Within {points_of(bound)} of fp32: {', '.join(told)}." if told else start
+    where = f"Within {points_of(bound)} of fp32: " if data.labelled else ""
+    return f"{start} {where}{', '.join(told)}." if told else start
 
 
 def _smaller(near: Sequence[Figures], fp32: Figures) -> str:
@@ -174,18 +192,14 @@ def _faster(near: Sequence[Figures], reference: Reference) -> str:
 def _front(data: ReportData) -> str:
     return f"""<section id="front">
 <h2>{"The front" if data.searched else "Beside fp32 and int8"}</h2>
-{HINT if data.front else ""}
+{HINT if data.front and data.labelled else ""}
 <div class="tools" id="tools" hidden>
 <label id="lost-label" for="lost">At most <output id="lost-text" for="lost"></output> lost against fp32
 <input type="range" id="lost" min="0" max="100" step="1" value="100"></label>
 <span class="step"><button type="button" id="unbrush" hidden>All points again</button></span>
 <span class="small" id="chosen" role="status"></span>
 </div>
-<ul class="legend" id="legend"></ul>
-<div class="pair">
-<figure><figcaption>Error and latency</figcaption><div class="chart" id="chart-latency"></div></figure>
-<figure><figcaption>Error and size</figcaption><div class="chart" id="chart-size"></div></figure>
-</div>
+{CHARTS if data.labelled else UNLABELLED}
 <p class="small" id="undrawn"></p>
 <div class="origin">{_origin(data)}</div>
 </section>"""
@@ -196,24 +210,7 @@ def _origin(data: ReportData) -> str:
     kinds = Counter(
         (r.figures.source, r.figures.device) for r in data.records if r.figures.latency_ms is not None
     )
-    lines = [
-        "<li><b>Error</b> share of wrong answers of the hard-quantized network on "
-        + (
-            "the half of the validation images that guides the search"
-            if data.searched
-            else "one half of the validation images"
-        )
-        + (
-            f" ({data.images} images), ± its standard error (the upright bar of the point that is read)"
-            if data.images
-            else ""
-        )
-        + (
-            ". It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the other half.</li>"
-            if data.searched
-            else ". <code>evaluate</code> uses the other half.</li>"
-        )
-    ]
+    lines = [_of_errors(data)] if data.labelled else []
     for (source, device), count in kinds.most_common():
         kind = source if source in ("measured", "modelled") else "unknown"
         how = {
@@ -230,6 +227,26 @@ def _origin(data: ReportData) -> str:
     )
     lines += [f"<li>{escape(note)}</li>" for note in data.notes]
     return f"<ul>{''.join(lines)}</ul>"
+
+
+def _of_errors(data: ReportData) -> str:
+    what = "share of wrong answers" if data.metric is None else f"1 minus {escape(data.metric)}"
+    half = (
+        "the half of the validation images that guides the search"
+        if data.searched
+        else "one half of the validation images"
+    )
+    spread = (
+        f" ({data.images} images), ± its standard error (the upright bar of the point that is read)"
+        if data.images
+        else ""
+    )
+    after = (
+        "It is optimistic for the chosen ones: <code>evaluate</code> and <code>promote</code> use the other half."
+        if data.searched
+        else "<code>evaluate</code> uses the other half."
+    )
+    return f"<li><b>Error</b> {what} of the hard-quantized network, as of fp32, in PyTorch on {half}{spread}. {after}</li>"
 
 
 def _candidate(data: ReportData) -> str:
@@ -257,6 +274,7 @@ def _candidate(data: ReportData) -> str:
 <tbody id="operations-rows"></tbody></table></div></figure>
 <figure id="answers" hidden><figcaption>Answers beside fp32's <span class="small" id="answers-text"></span></figcaption>
 <div class="scroll short" tabindex="0" role="region" aria-label="Answers beside fp32's"><table id="confusion"></table></div>
+<ul class="legend" id="answers-legend"></ul>
 <div class="differing" id="differing"></div></figure>
 </div>
 </section>"""

@@ -29,9 +29,7 @@ from pipeline.study.study import Study
 if TYPE_CHECKING:
     from pipeline.review.tracking import Tracker
 
-NOTES = (
-    "fp32's latency and size are those of a float program of the network as it was trained; its error is PyTorch's.",
-)
+NOTES = ("fp32's latency and size are those of a float program of the network as it was trained.",)
 
 
 class Review(NamedTuple):
@@ -137,8 +135,9 @@ def gather(
         details={name: read_details(candidate) for name, candidate in candidates.items()},
         reviews={name: read_review(candidate) for name, candidate in candidates.items()},
         history=hypervolume_history(records, references, objectives),
-        notes=(*NOTES, *([f"Errors are 1 minus what {metric} says of the answers."] if metric else [])),
+        notes=NOTES,
         images=images,
+        metric=metric,
         recommended=recommended,
         accuracy_drop=bound_of(drop),
         sensitivity=read_sensitivity(folder),

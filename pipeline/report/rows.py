@@ -34,6 +34,7 @@ def table_of_trials(data: ReportData, values: Mapping[str, Any]) -> str:
     rows = [{**r, "hash": r["name"], "status": "reference", "front": False} for r in values["references"]]
     rows += values["trials"]
     columns = [column for column in COLUMNS if data.searched or column[0] in OF_ONE]
+    columns = [column for column in columns if data.labelled or column[0] != "error"]
     heading = "Every trial" if data.searched else "All figures"
     head = "".join(
         f'<th scope="col" data-key="{key}"{" class=number" if number else ""} aria-sort="none">'

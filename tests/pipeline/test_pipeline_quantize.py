@@ -135,6 +135,11 @@ def test_the_report_shows_the_one_network_with_or_without_labels(
             labelled = file.parent == folder
             assert seen["points"] == (3 if labelled else 0)
             assert ("Without labels there is no error" in seen["text"]) is not labelled
+            assert ("Error" in seen["text"], "Agreement with fp32" in seen["text"]) == (
+                labelled,
+                not labelled,
+            )
+            assert "One network, by one plan." in seen["text"] and "front yet" not in seen["text"]
             assert not any(word in seen["text"] for word in ("trial", "NaN", "undefined", "null"))
         assert not [event for event in browser.events if event.get("method") == "Runtime.exceptionThrown"]
 

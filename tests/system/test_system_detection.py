@@ -70,6 +70,9 @@ def test_a_search_ends_with_a_front_of_average_precision(place: Path, searched: 
         candidate = load_candidate(place / "runs" / "det" / point["candidate"])
         assert candidate.manifest["metric"] == "AP50"
         assert 0 <= point["error"] < 1 and point["divergence"] > 0 and point["error_standard_error"] >= 0
+        beside = json.loads((candidate.folder / "answers.json").read_text())  # what the report draws
+        assert beside["images"] == 6 and 0.5 < beside["agreement"] < 1 and "confusion" not in beside
+        assert all(one["jpeg"].startswith("data:image/jpeg;base64,") for one in beside["differing"])
     assert "error: 1 - AP50, on the 6 images" in searched and "points of AP50" in searched
 
 

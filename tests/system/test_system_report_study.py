@@ -302,6 +302,61 @@ def test_every_control_has_a_name_and_nothing_overflows(page: Browser) -> None:
 
 
 @in_browser
+def test_boxes_of_both_networks_are_drawn_apart_and_told(browser: Browser, tmp_path: Path) -> None:
+    """A detector's page: without colours, for who hears it, in both themes, on a phone; names are text whatever they hold."""
+    data = read_study(RECORDED)[1]
+    own, hostile = data.front[0], "</script><b id=owned>\"'& dog"
+    picture = data.reviews[own].answers["differing"][0]["png"]
+    one = {
+        "index": 7, "undrawn": 2, "jpeg": picture,
+        "both": [[3, 0.78, 0.1, 0.1, 0.6, 0.9, 0.71, 0.12, 0.1, 0.6, 0.88]],
+        "fp32": [[5, 0.69, 0.2, 0.2, 0.5, 0.5], [5, 0.55, -0.1, 0.6, 0.3, 1.2]], "given": [[3, 0.52, 0.6, 0.6, 0.9, 0.8]],
+    }  # fmt: skip
+    answers = {
+        "images": 32,
+        "agreement": 0.8712,
+        "scores": [0.5, 0.3],
+        "classes": {"3": "person", "5": hostile},
+    }
+    review = replace(data.reviews[own], answers={**answers, "differing": [one]})
+    page = replace(data, front=[own], reviews={own: review}, metric="AP50", recommended=None)
+    browser.events.clear()
+    (tmp_path / "boxes.html").write_text(render(page))
+    browser.open((tmp_path / "boxes.html").as_uri())
+    browser.wait(READY)
+    lines = (
+        browser.evaluate("document.querySelector('.scenes dl').innerText").replace("\u00a0", " ").split("\n")
+    )
+    alone = [f"Only fp32 {hostile} 69, 55 %", "Only the candidate person 52 %"]
+    assert lines == [*alone, "Both person 78 → 71 %", "Not drawn 2 more of lower scores"]
+    told = browser.evaluate("document.getElementById('answers').innerText")
+    assert "87 % of the detections on 32 images" in told and "images alike" not in told
+    assert browser.evaluate("document.getElementById('owned')") is None
+    assert browser.evaluate("document.getElementById('confusion').checkVisibility()") is False
+    drawn = browser.evaluate("""[...document.querySelectorAll(".scenes rect.box")].map((r) => [r.classList[1],
+      r.classList.length === 3, getComputedStyle(r).strokeDasharray !== "none", r.getBoundingClientRect().width > 10])""")
+    wanted = [("fp32", True), ("candidate", True), ("fp32", False), ("fp32", False), ("candidate", False)]
+    assert drawn == [[whose, paired, whose == "candidate", True] for whose, paired in wanted]
+    inside = "(n) => n.left >= f.left - 1 && n.right <= f.right + 1 && n.top >= f.top - 1 && n.bottom <= f.bottom + 1"
+    frame = "document.querySelector('.scenes .frame').getBoundingClientRect()"
+    names = "[...document.querySelectorAll('.scenes .name')].map((n) => n.getBoundingClientRect())"
+    assert browser.evaluate(f"(f => {names}.every({inside}))({frame})")
+    browser.call("Accessibility.enable")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    named = {n["name"]["value"] for n in nodes if not n.get("ignored") and n.get("name", {}).get("value")}
+    assert {"image 7, what is detected on it drawn as boxes", "Image 7"} <= named
+    assert "Error 1 minus AP50" in browser.evaluate("document.querySelector('.origin').innerText").replace(
+        "\n", " "
+    )
+    for theme in ("light", "dark"):
+        feature = [{"name": "prefers-color-scheme", "value": theme}]
+        browser.call("Emulation.setEmulatedMedia", media="", features=feature)
+        assert browser.evaluate(CONTRAST)["pale"] == [], theme
+    browser.call("Emulation.setEmulatedMedia", media="", features=[])
+    assert faults(browser) == []
+
+
+@in_browser
 def test_large_and_hostile_studies_draw(browser: Browser, tmp_path: Path) -> None:
     hostile = "</script><b id=owned>\"'&" + "very.long." * 12
     plans = [Plan({f"{hostile}{k}": LayerPlan(2 + (n + k) % 3, 4) for k in range(200)}) for n in range(3)]
