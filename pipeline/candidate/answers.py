@@ -90,7 +90,7 @@ def _detected(judge: Judge, wanted: Tensor, given: Tensor, classes: Sequence[str
     apart = torch.tensor([sum(row[1] for key in ("fp32", "given") for row in one[key]) for one in beside])
     order = [int(place) for place in apart.argsort(descending=True, stable=True)[:SCENES] if apart[place] > 0]
     pictures = judge.pixels(order).flip(3)  # from blue, green, red
-    differing = [
+    differing: list[dict[str, Any]] = [
         {
             "index": judge.index(place),
             **{key: rows[:BOXES] for key, rows in beside[place].items()},
