@@ -1,6 +1,8 @@
 # Two commands: `make search` and `make test`. Both set everything up first; `make setup` is that alone.
 # Parts of the tests: `make test-fast` (under two minutes) and `make test-slow` (soaks and whole tables, which `make test` samples).
 SHELL := /bin/bash
+# Where nothing compiled may be kept, every process compiles PyTorch's sources anew, which takes longer than running them.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Ray lets its workers wait for whatever else this machine does, and here that is the test that waits for them.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Hundreds of processes would each compile what they import.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A person's own boards are none of the tests'.
 os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir(), "tests-without-configuration"))
 
