@@ -16,7 +16,8 @@ from foundation.files import json_text
 from foundation.show import counted
 from pipeline.review.progress import Progress
 from pipeline.study import paths
-from pipeline.study.settings import Settings, as_typed, parsed
+from pipeline.study.settings import Settings
+from pipeline.study.values import as_typed, parsed
 
 FLAGS = (
     "model", "data", "metric", "weights", "modules", "image_size", "mean", "std", "target", "devices", "quantizer", "bits",

@@ -16,7 +16,7 @@ from foundation.show import show_percent
 from pipeline.cluster.pool import devices_at_hand
 from pipeline.devices import add_flags, named_devices
 from pipeline.study import paths
-from pipeline.study.settings import metric_typed
+from pipeline.study.values import metric_typed
 from pipeline.training.settings import ACCURACY, AP50
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from pipeline.review.fronts import front_table
 from pipeline.review.next_steps import next_steps
 from pipeline.review.progress import Progress, reference_line
 from pipeline.shelf.find import others_like
+from pipeline.study.command_line import parse
 from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.paths import SETTINGS
 from pipeline.study.references import REFERENCES
-from pipeline.study.settings import Settings, parse
+from pipeline.study.settings import Settings
 from pipeline.study.unsent import note_unsent
 
 DRY_SECONDS = 10.0  # that a dry run evaluates for

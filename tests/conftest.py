@@ -15,8 +15,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Ray lets its workers wait for whatever else this machine does, and here that is the test that waits for them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Hundreds of processes would each compile what they import.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 # A person's own boards are none of the tests'.
 os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir(), "tests-without-configuration"))
 
@@ -28,6 +27,7 @@ from PIL import Image
 
 from tests.kept import Note, keep_rows
 
+sys.dont_write_bytecode = False
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that tests can interrupt what they start

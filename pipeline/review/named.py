@@ -10,7 +10,8 @@ from pathlib import Path
 from foundation.errors import UserError
 from pipeline.candidate.named import candidate_name
 from pipeline.study import paths
-from pipeline.study.settings import Settings, read_config
+from pipeline.study.command_line import read_config
+from pipeline.study.settings import Settings
 
 CANDIDATES = "candidates"
 

@@ -15,12 +15,13 @@ from foundation.errors import UserError
 from pipeline.review.fronts import front_json
 from pipeline.review.recommendation import recommend
 from pipeline.shelf.driver import Driver, driver_of
+from pipeline.study.command_line import of_study
 from pipeline.study.decided import read_decisions, without_rejected
 from pipeline.study.limits import chosen_front
 from pipeline.study.pruned import read_pruned
 from pipeline.study.records import Reference, TrialRecord
 from pipeline.study.references import REFERENCES, read_references
-from pipeline.study.settings import Settings, of_study
+from pipeline.study.settings import Settings
 from pipeline.study.study import read_records
 
 

@@ -33,7 +33,8 @@ from foundation.errors import UserError
 from foundation.files import json_text
 from foundation.show import counted
 from pipeline.study import paths
-from pipeline.study.settings import Settings, parsed, values_of
+from pipeline.study.settings import Settings, values_of
+from pipeline.study.values import parsed
 from pipeline.study.yaml_file import read_mapping
 
 KEYS = ("name", "defaults", "searches")

@@ -20,7 +20,8 @@ from pipeline.datasets.cifar_files import PIXELS, read_cifar10
 from pipeline.datasets.registry import load_data
 from pipeline.detection.data import load_boxes
 from pipeline.review.fronts import read_front
-from pipeline.study.settings import Settings, read_config
+from pipeline.study.command_line import read_config
+from pipeline.study.settings import Settings
 from pipeline.study.study import Study, read_records
 from pipeline.train import read_plan
 from search_spaces.space import Space

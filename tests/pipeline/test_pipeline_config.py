@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from foundation.command import Parser
 from foundation.errors import UserError
-from pipeline.study.settings import Settings, byte_count, duration, parse
+from pipeline.study.command_line import parse
+from pipeline.study.settings import Settings
+from pipeline.study.values import byte_count, duration
 
 
 def resolved(*argv: str) -> Settings:

@@ -20,7 +20,8 @@ from pipeline.candidate.identity import identity
 from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.normalization import IMAGENET
 from pipeline.networks.registry import find_network
-from pipeline.study.settings import Settings, parse
+from pipeline.study.command_line import parse
+from pipeline.study.settings import Settings
 
 CLASSES = 5
 LEVELS = torch.tensor([20.0, 70.0, 120.0, 170.0, 220.0])

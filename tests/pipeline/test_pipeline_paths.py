@@ -26,7 +26,8 @@ from pipeline.networks.registry import load_model
 from pipeline.review.tracking import Tracker
 from pipeline.search import main as search
 from pipeline.study import paths
-from pipeline.study.settings import Settings, parse, read_config
+from pipeline.study.command_line import parse, read_config
+from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from pipeline.training.pretraining import default_cache
 from quantizers.network import layer_names

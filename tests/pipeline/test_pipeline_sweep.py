@@ -21,7 +21,7 @@ import yaml
 from foundation.command import Parser
 from foundation.errors import UserError
 from pipeline.review.better import improves
-from pipeline.study.settings import parse
+from pipeline.study.command_line import parse
 from pipeline.sweep import check
 from pipeline.sweeps.asked import Asked, read_sweep
 from pipeline.sweeps.gates import best_of, judged

@@ -22,7 +22,8 @@ from foundation.dimension import DIMENSIONS, Dimension, Layer
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline import search
-from pipeline.study.settings import Settings, parse
+from pipeline.study.command_line import parse
+from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from quantizers.network import harden, quantize, quantizers_of, set_progress, synthetic
 from search_spaces.dimensions import asked
