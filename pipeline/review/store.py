@@ -23,6 +23,8 @@ os.environ.setdefault(
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
 )  # two lines per run; stdout may be JSON
 OWN_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers unless it is told otherwise
+LONGEST = 500  # characters of a parameter or tag that every server keeps whole; longer texts go to files
+BATCH = 800  # metrics; a batch of MLflow's holds 1000 entities, parameters and tags included
 
 
 class TrackingError(Exception):

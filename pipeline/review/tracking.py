@@ -9,22 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import math
-import re
-import shlex
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from foundation.command import shell
-from foundation.errors import UserError
-from foundation.files import json_text, write_atomically
+from foundation.files import json_text
 from pipeline.candidate.describe import (
     costs,
     environment,
@@ -37,9 +28,11 @@ from pipeline.candidate.describe import (
 )
 from pipeline.review import models
 from pipeline.review.background import heard
+from pipeline.review.experiment import experiment_of, tracking_identity
 from pipeline.review.pages import BY_LATENCY, pages_of, view_of_front
-from pipeline.review.store import address, allowed, check_server, explained, unusable
-from pipeline.review.tags import DECISION, FRONT, SOURCE, UNDECIDED
+from pipeline.review.runs import correct_run, write_run
+from pipeline.review.store import BATCH, LONGEST, address, check_server, explained, unusable
+from pipeline.review.tags import DECISION, FRONT
 from pipeline.study.credentials import with_secrets
 from pipeline.study.paths import absolute, sqlite_file
 from pipeline.study.records import TrialRecord
@@ -47,14 +40,10 @@ from pipeline.training.settings import ACCURACY, word_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Experiment, LoggedModel, Metric, Run
+    from mlflow.entities import DatasetInput, LoggedModel, Metric, Run
 
-LONGEST = 500  # characters of a parameter or tag that every server keeps whole; longer texts go to files
 PAGE = 1000
-BATCH = 800  # metrics; a batch of MLflow's holds 1000 entities, parameters and tags included
 TABLE, PICTURE = "front_table.json", "front.svg"
-EXPERIMENT = "dgms-arm-search"  # of all studies in a store, so that MLflow compares them
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 COMMON = ("model", "data", "target", "sampler", "seed", "epochs_per_trial")  # repeated on every trial
 
 
@@ -74,7 +63,7 @@ class Tracker:
         uri: an MLflow server (``http://host:5000``) or another MLflow store; None is an sqlite file ``mlflow.db`` in ``out``.
             The artifacts of an sqlite file lie in ``mlartifacts`` beside it.
         out: the folder that holds one folder per study.
-        study: the study's name; it names the search's run. All studies share the experiment ``EXPERIMENT``; one that was begun
+        study: the study's name; it names the search's run. All studies share the experiment ``experiment.EXPERIMENT``; one that was begun
             in an experiment of its own, as older versions did, stays there.
         layer_weights: weights per layer, so that mean bits are over weights; without, they are over layers.
         looking: only look: nothing is made that is not there.
@@ -108,12 +97,16 @@ class Tracker:
         # Alembic tells every table it makes; that is no news to a person who runs a search.
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        self.identity = _identity(out / study / "tracking_id", make=not looking)
+        self.identity = tracking_identity(out / study / "tracking_id", make=not looking)
         self.absent = looking and self.file is not None and not self.file.is_file()
         try:
             if self.file is not None and not looking:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.experiment = "" if self.absent else self._experiment(out, make=not looking)
+            self.experiment = ""
+            if not self.absent:
+                self.experiment = experiment_of(
+                    self.client, self.uri, out, study, self.identity, make=not looking
+                )
         except (MlflowException, OSError) as error:
             raise unusable(self.uri, error) from error
         self.common: dict[str, str] = {}
@@ -221,10 +214,10 @@ class Tracker:
                     )
                     on = record.hash in chosen
                     if there is None:
-                        children[key] = Written(self._write(record, values, front=on), on, values)
+                        children[key] = Written(self._written(record, values, front=on), on, values)
                         written += 1
                     elif any(there.metrics.get(name) != value for name, value in costs(values).items()):
-                        self._correct(there.run, record, costs(values))
+                        correct_run(self.client, there.run, record, costs(values))
                         children[key] = dataclasses.replace(there, metrics={**there.metrics, **values})
                         written += 1
                 for key, there in children.items():
@@ -328,39 +321,6 @@ class Tracker:
             if step not in known or known[step][1] != value
         ]
 
-    def _experiment(self, out: Path, *, make: bool) -> str:
-        """Where this study's runs are, or will be; empty where there is none and none is to be made."""
-        own = self.client.get_experiment_by_name(self.study)
-        if own is not None and (own.lifecycle_stage == "deleted" or self._begun_in(own.experiment_id)):
-            return self._there(own)
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is None and make:
-            kind = {
-                "mlflow.experimentKind": "custom_model_development"
-            }  # which of its two faces MLflow shows
-            location = None  # a server's, or a folder's, own
-            if urlsplit(self.uri).scheme.split("+")[0] in DATABASES:
-                # MLflow itself would put a database's artifacts into whatever folder is the current one.
-                folder = out if self.file is None else self.file.parent
-                location = (folder / "mlartifacts" / EXPERIMENT).as_uri()
-            with allowed("RESOURCE_ALREADY_EXISTS"):  # another search made it just now
-                return self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=kind)
-            found = self.client.get_experiment_by_name(EXPERIMENT)
-        return self._there(found) if found is not None else ""
-
-    def _begun_in(self, experiment: str) -> bool:
-        mine = f"tags.study_id = '{self.identity}'"
-        return bool(self.identity and self.client.search_runs([experiment], mine, max_results=1))
-
-    def _there(self, found: Experiment) -> str:
-        if found.lifecycle_stage == "deleted":
-            raise UserError(
-                f"MLflow's experiment {found.name!r} was deleted: restore it with `MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
-                f"{shell('mlflow', 'experiments', 'restore', '--experiment-id', found.experiment_id)}` "
-                "or name another store by --tracking-uri"
-            )
-        return str(found.experiment_id)
-
     def models(self, filter_string: str) -> list[LoggedModel]:
         """The models of the studies' candidates that a filter of MLflow's lets through."""
         if not self.experiment:
@@ -400,73 +360,9 @@ class Tracker:
             self._children = children
         return self._children
 
-    def _correct(self, run: str, record: TrialRecord, values: Mapping[str, float]) -> None:
-        """Other costs beside the former ones, which stay in the metrics' history."""
-        from mlflow.entities import Metric, RunTag
-
-        now = int(1000 * time.time())
-        tags = {"recompiled": f"{datetime.now():%Y-%m-%d %H:%M}"}
-        tags |= {SOURCE: record.figures.source or "", "device": record.figures.device or ""}
-        self.client.log_batch(
-            run,
-            metrics=[Metric(key, value, now, 0) for key, value in values.items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-
-    def _write(self, record: TrialRecord, values: Mapping[str, float], *, front: bool) -> str:
-        from mlflow.entities import Metric, Param, RunTag
-
-        ended = int(1000 * (record.ended or time.time()))
-        started = int(1000 * record.started) if record.started else ended
-        tags = {
-            "mlflow.parentRunId": self.parent,
-            "kind": "trial",
-            "study": self.study,
-            "study_id": self.identity,
-            "candidate": record.hash,
-            "trial_number": str(record.number),
-            FRONT: text_of(front),
-            DECISION: UNDECIDED,
-        }
-        name = f"{record.number:03d} {record.hash}"
-        run: str = self.client.create_run(
-            self.experiment, start_time=started, tags=tags, run_name=name
-        ).info.run_id
-        self.client.log_text(run, record.plan.to_json() + "\n", "plan.json")
-        reason = record.reason or ""
-        if len(reason) > LONGEST:
-            self.client.log_text(run, reason, "reason.txt")
-            reason = reason[: LONGEST - 20] + " ... (reason.txt)"
-        later = {"status": record.status, "reason": reason}
-        later |= {SOURCE: record.figures.source or "", "device": record.figures.device or ""}
+    def _written(self, record: TrialRecord, values: Mapping[str, float], *, front: bool) -> str:
         params = self.common | plan_parameters(record.plan, self.layer_weights)
-        metrics = [Metric(key, value, ended, 0) for key, value in values.items()]
-        for step, rung in enumerate(record.curve):
-            at = {
-                "rung_error": rung.error,
-                "rung_loss": rung.loss,
-                "rung_epochs": rung.epochs,
-                "rung_divergence": rung.divergence,
-                "rung_kept_divergence": rung.kept_divergence,
-                "rung_moved": rung.moved,
-                "rung_flipped": rung.flipped,
-            }
-            metrics += [
-                Metric(key, value, ended, step)
-                for key, value in at.items()
-                if value is not None and math.isfinite(value)
-            ]
-        self.client.log_batch(
-            run,
-            metrics=metrics[:BATCH],
-            params=[Param(key, value) for key, value in params.items()],
-            tags=[RunTag(key, value) for key, value in later.items() if value],
-        )
-        for start in range(BATCH, len(metrics), BATCH):  # only an absurd number of rungs comes here
-            self.client.log_batch(run, metrics=metrics[start : start + BATCH])
-        self.client.set_terminated(run, "FAILED" if record.status == "failed" else "FINISHED", end_time=ended)
-        self.client.set_tag(run, "complete", "true")
-        return run
+        return write_run(self, record, values, params, front=front)
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The rows as MLflow's table artifact; ``log_table`` itself would append to an earlier one."""
@@ -489,17 +385,3 @@ def _dataset(data: Mapping[str, Any]) -> DatasetInput:
     spec, name = text_of(data.get("spec")), text_of(data.get("name") or data.get("spec"))
     digest = hashlib.sha256(json_text(data, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return DatasetInput(Dataset(name[:200], digest, "local", json_text({"spec": spec})))
-
-
-def _identity(path: Path, *, make: bool) -> str:
-    """The study's own id: on a shared server two people may well choose one name. Empty where none was made yet, nor is to be."""
-    if not path.exists() and not make:
-        return ""
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex + "\n")
-    identity = path.read_text().strip()
-    if not re.fullmatch(r"[0-9a-f]{32}", identity):
-        raise UserError(
-            f"{path} does not hold the study's id (32 hexadecimal digits); delete it to get a new one"
-        )
-    return identity
