@@ -63,7 +63,7 @@ class Tracker:
         uri: an MLflow server (``http://host:5000``) or another MLflow store; None is an sqlite file ``mlflow.db`` in ``out``.
             The artifacts of an sqlite file lie in ``mlartifacts`` beside it.
         out: the folder that holds one folder per study.
-        study: the study's name; it names the search's run. All studies share the experiment ``experiment.EXPERIMENT``; one that was begun
+        study: the study's name; it names the search's run. All studies share the experiment ``EXPERIMENT``; one that was begun
             in an experiment of its own, as older versions did, stays there.
         layer_weights: weights per layer, so that mean bits are over weights; without, they are over layers.
         looking: only look: nothing is made that is not there.

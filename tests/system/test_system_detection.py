@@ -23,7 +23,7 @@ from tests.system.own_folder import command, command_here
 
 SMALL = (
     "--model", "fastestdet", "--weights", "det.pth", "--data", "coco:boxes", "--batch-size", 4, "--epochs-per-trial", 1,
-    "--rungs", 2, "--max-concurrent", 1, "--bits", "8", "--budget", 2, "--name", "det",
+    "--rungs", 2, "--max-concurrent", 1, "--bits", "8", "--budget", 1, "--name", "det",
 )  # fmt: skip
 
 
