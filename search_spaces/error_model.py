@@ -70,6 +70,11 @@ class ErrorModel:
 
     def predict(self, harms: Floats) -> tuple[Floats, Floats]:
         """Errors to be expected of plans [m, K], and their deviations."""
+        errors, variance = self.rule(harms)
+        return errors, np.sqrt(variance + LEAST**2 + (MISFIT * (errors - self.floor)) ** 2)
+
+    def rule(self, harms: Floats) -> tuple[Floats, Floats]:
+        """Errors of plans [m, K] by the rule alone, and the variances that come from not knowing it exactly."""
         errors = _errors(self.mean, harms, self.floor)
         step = 1e-4
         slopes = np.stack(
@@ -80,8 +85,8 @@ class ErrorModel:
             ],
             1,
         )
-        variance = np.einsum("mp,pq,mq->m", slopes, self.covariance, slopes)
-        return errors, np.sqrt(variance + LEAST**2 + (MISFIT * (errors - self.floor)) ** 2)
+        variance: Floats = np.einsum("mp,pq,mq->m", slopes, self.covariance, slopes)
+        return errors, variance
 
     @property
     def factors(self) -> Floats:

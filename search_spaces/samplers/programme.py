@@ -21,6 +21,7 @@ from foundation.plan import LayerPlan, Plan
 from search_spaces.ahead import Ahead
 from search_spaces.error_model import ErrorModel
 from search_spaces.hypervolume import expected_gain
+from search_spaces.misfit import Misfit
 from search_spaces.programme import HARM, ChoiceTable, Picks, measures_of, solve, sweep
 from search_spaces.samplers.base import Context, Record, Sampler
 
@@ -28,7 +29,7 @@ PARTS = 4  # of the network, by depth, that may matter more or less than harms s
 PLAIN = {"bits", "components"}  # dimensions of a choice whose harm is all by weights that move
 IMAGES = 300  # that an error is taken to be of, where nobody knows
 UNFINISHED = 0.25  # weight of an error at a rung beside one at the end
-WORST = 0.1  # more errors than fp32 than that are hardly of use, unless 2 bits make as many
+WORST = 0.15  # more errors than fp32 than that are hardly of use, unless 2 bits make as many
 AHEAD = 4  # programmes that are solved while a trial goes on
 NODES = 20  # of each one's search tree: a proposal is not worth waiting seconds for
 NEIGHBOURS = 64  # looked at where the pool holds nothing new
@@ -63,7 +64,7 @@ class Programme(Sampler):
         ranked = self._ranked(model, records, known)
         if ranked:
             before = len(self._pool)
-            self._add(self._solved(ranked[0], model))
+            self._add(self._solved(ranked[0], model.rule))
             if len(self._pool) > before:
                 ranked = self._ranked(model, records, known)
         for _ in range(ROUNDS):
@@ -77,7 +78,7 @@ class Programme(Sampler):
         if not ranked:
             return self._neighbour(records, known)
         best, *later = ranked[: 1 + AHEAD]
-        self._ahead.start(lambda: [found for plan in later for found in self._solved(plan, model)])
+        self._ahead.start(lambda: [found for plan in later for found in self._solved(plan, model.rule)])
         return best
 
     # ---- what is known beforehand
@@ -145,45 +146,57 @@ class Programme(Sampler):
 
     def learned(self) -> ErrorModel | None:
         """The rule from harm to error as trials have it by now; None where harms are not known."""
-        return self._model(self.context.records()) if self._tables else None
+        return self._model(self.context.records()).rule if self._tables else None
 
-    def _model(self, records: Sequence[Record]) -> ErrorModel:
-        harms, errors, images = [], [], []
+    def _model(self, records: Sequence[Record]) -> Misfit:
+        """The rule, and where trials were off it; those that run as if they came to what is expected of them."""
+        plans, errors, images, running = [], [], [], []
         for record in records:
-            found, features = record.figures.objectives(("error",)), self._features(record.plan)
-            if found is None or features is None or not math.isfinite(found[0]) or record.status == "failed":
+            found = record.figures.objectives(("error",))
+            if self._features(record.plan) is None or record.status == "failed":
                 continue
-            harms.append(features)
-            errors.append(found[0])
-            weight = 1.0 if record.status == "finished" else UNFINISHED
-            images.append(weight * (self.context.prior.images or IMAGES))
+            if found is not None and math.isfinite(found[0]):
+                plans.append(record.plan)
+                errors.append(found[0])
+                weight = 1.0 if record.status == "finished" else UNFINISHED
+                images.append(weight * (self.context.prior.images or IMAGES))
+            elif record.status == "running":
+                running.append(record.plan)
         floor = self.context.prior.error
         if floor is None:
             floor = min(errors, default=0.0)
-        width = 2 * (max(self._part_of.values()) + 1)
+        parts, layers = self._harms_of(plans)
         like = self.context.prior.errors
-        return ErrorModel.fit(
-            np.array(harms).reshape(-1, width), np.array(errors), np.array(images), float(floor),
-            like if like is not None and len(like.mean) == 2 + width else None,
-        )  # fmt: skip
+        known = like if like is not None and len(like.mean) == 2 + parts.shape[1] else None
+        rule = ErrorModel.fit(parts, np.array(errors), np.array(images), float(floor), known)
+        model = Misfit.fit(rule, parts, layers, np.array(errors), np.array(images))
+        return model.believing(self._harms_of(running)[1])
 
-    def _ranked(self, model: ErrorModel, records: Sequence[Record], known: set[str]) -> list[Plan]:
+    def _harms_of(self, plans: Sequence[Plan]) -> tuple[Floats, Floats]:
+        """Of plans of this space, by parts [n, K] and by layer [n, L]."""
+        parts = [self._known_features(plan) for plan in plans]
+        layers = [[self._harm_of[name, layer] for name, layer in plan.layers.items()] for plan in plans]
+        count = len(self.context.space.layers)
+        width = 2 * (max(self._part_of.values()) + 1)
+        return np.array(parts).reshape(-1, width), np.array(layers).reshape(-1, count)
+
+    def _ranked(self, model: Misfit, records: Sequence[Record], known: set[str]) -> list[Plan]:
         """The plans of the pool that are new and of use, that with the largest expected gain first."""
         prior = self.context.prior
         plans = [plan for name, plan in self._pool.items() if name not in known and self._allowed(plan)]
         if not plans:
             return []
         costs = np.array([[self._cost(plan)[name] for name in self._priced] for plan in plans])
-        errors, deviations = model.predict(np.stack([self._known_features(plan) for plan in plans]))
-        front = self._front(model, records)
+        errors, deviations = model.predict(*self._harms_of(plans))
+        front, floor = self._front(model, records), model.rule.floor
         scale = np.max(np.concatenate([costs, front[:, 1:]]), 0)
-        uniform = model.predict(self._harshest[None])[0][0]
-        worst = prior.limits.get("error", model.floor + max(WORST, uniform - model.floor))
-        unit = max(worst - min(model.floor, *front[:, 0], *errors), 1e-3)
+        uniform = model.rule.predict(self._harshest[None])[0][0]
+        worst = prior.limits.get("error", floor + max(WORST, uniform - floor))
+        unit = max(worst - min(floor, *front[:, 0], *errors), 1e-3)
         reference = np.array([worst / unit, *np.full(len(scale), 1.05)])
         over = np.array([unit, *scale])
         gains = expected_gain(front / over, reference, errors / unit, deviations / unit, costs / scale)
-        gains[_shut_out(front, costs, model.floor)] = 0.0
+        gains[_shut_out(front, costs, floor)] = 0.0
         return [plans[place] for place in np.argsort(-gains, kind="stable") if gains[place] > 0]
 
     @cached_property
@@ -193,20 +206,14 @@ class Programme(Sampler):
         last = [p for p in space.warm_starts() if len(set(p.layers.values())) == 1]
         return self._known_features(last[-1] if last else space.warm_starts()[-1])
 
-    def _front(self, model: ErrorModel, records: Sequence[Record]) -> Floats:
+    def _front(self, model: Misfit, records: Sequence[Record]) -> Floats:
         """What ended, and what runs as if it had come to what is expected of it, [n, objectives], the error first."""
-        rows = []
-        for record in records:
-            found = record.figures.objectives(("error", *self._priced))
-            features = self._features(record.plan)
-            if record.status == "finished" and found is not None:
-                rows.append(found)
-            elif record.status == "running" and features is not None:
-                cost = self._cost(record.plan)
-                rows.append(
-                    (float(model.predict(features[None])[0][0]), *(cost[name] for name in self._priced))
-                )
-        return np.array(rows, dtype=np.float64).reshape(-1, 1 + len(self._priced))
+        names = ("error", *self._priced)
+        rows = [r.figures.objectives(names) for r in records if r.status == "finished"]
+        running = [r.plan for r in records if r.status == "running" and self._features(r.plan) is not None]
+        for plan, error in zip(running, model.predict(*self._harms_of(running))[0]):
+            rows.append((float(error), *(self._cost(plan)[name] for name in self._priced)))
+        return np.array([row for row in rows if row is not None], dtype=np.float64).reshape(-1, len(names))
 
     # ---- the pool
 

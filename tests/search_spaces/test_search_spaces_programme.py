@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from foundation.plan import Plan
 from search_spaces.ahead import Ahead
-from search_spaces.error_model import ErrorModel
+from search_spaces.error_model import MISFIT, ErrorModel
 from search_spaces.hypervolume import expected_gain, undominated
+from search_spaces.misfit import SHARES, SIZES, Misfit
 from search_spaces.programme import HARM, ChoiceTable, measures_of, solve, sweep
 from search_spaces.samplers.base import SAMPLERS, Context, Prior, asking
 from search_spaces.space import Space
@@ -204,6 +205,68 @@ def test_no_results_break_it(rows: list[tuple[float, float]]) -> None:
     model = ErrorModel.fit(harms, errors, np.full(len(rows), 30.0), 0.02)
     told, deviations = model.predict(np.array([[0.1, 0.0], [10.0, 3.0]]))
     assert np.isfinite(told).all() and np.isfinite(deviations).all() and (deviations > 0).all()
+
+
+def off(harms: np.ndarray, errors: np.ndarray, images: float) -> Misfit:
+    """Of trials whose rule knows nothing but the sum of harms."""
+    rule = ErrorModel.fit(harms[:0].sum(1, keepdims=True), errors[:0], np.zeros(0), 0.08)
+    sums = harms.sum(1, keepdims=True)
+    return Misfit.fit(rule, sums, harms, errors, np.full(len(errors), images))
+
+
+def test_plans_like_a_trial_are_off_like_it_and_others_are_not() -> None:
+    tried = np.array([[1.0, 0.2, 0.0, 0.1]])
+    fresh = np.array([tried[0], [1.02, 0.19, 0.0, 0.1], [0.0, 0.0, 1.2, 0.1], [30.0, 6.0, 0.0, 3.0]])
+    sums = fresh.sum(1, keepdims=True)
+    told, sure = off(tried[:0], np.zeros(0), 1).predict(sums, fresh)
+    there, left = off(tried, told[:1] * 1.1, 1e6).predict(sums, fresh)
+    assert there[0] == pytest.approx(1.1 * told[0], rel=0.01) and left[0] < sure[0]
+    assert there[1] == pytest.approx(1.1 * told[1], rel=0.01)
+    for far in (2, 3):  # other layers, or much more harm
+        assert there[far] == pytest.approx(told[far], rel=0.01) and left[far] == pytest.approx(
+            sure[far], rel=0.01
+        )
+
+
+def test_an_error_of_few_images_says_little() -> None:
+    tried = np.array([[1.0, 0.2]])
+    told, _ = off(tried[:0], np.zeros(0), 1).predict(tried.sum(1, keepdims=True), tried)
+    moved = [
+        off(tried, told * 1.2, images).predict(tried.sum(1, keepdims=True), tried)[0] - told
+        for images in (20, 1e6)
+    ]
+    assert 0 < moved[0] < moved[1] / 2
+
+
+def test_beside_a_trial_that_runs_nothing_more_is_learned() -> None:
+    model = off(np.array([[1.0, 0.2]]), np.array([0.2]), 1000)
+    fresh = np.array([[0.1, 1.0]])
+    told, deviation = model.predict(fresh.sum(1, keepdims=True), fresh)
+    there, left = model.believing(fresh).predict(fresh.sum(1, keepdims=True), fresh)
+    assert there == pytest.approx(told, rel=1e-3) and left < deviation
+
+
+def test_it_agrees_with_a_slow_gaussian_process() -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+    rng = np.random.default_rng(0)
+    harms, fresh = rng.lognormal(-1, 1, (12, 5)), rng.lognormal(-1, 1, (7, 5))
+    model = off(harms, rng.uniform(0.1, 0.4, 12), 300)
+
+    def places(rows: np.ndarray) -> np.ndarray:
+        total = rows.sum(1, keepdims=True)
+        return np.concatenate([np.sqrt(rows / total) / SHARES, np.log(total) / SIZES], 1)
+
+    slow = GaussianProcessRegressor(
+        ConstantKernel(MISFIT**2, "fixed") * RBF(1.0, "fixed"), alpha=model.noise + 1e-9
+    )
+    off_by, left = slow.fit(places(harms), model.off).predict(places(fresh), return_std=True)
+    rule, _ = model.rule.rule(fresh.sum(1, keepdims=True))
+    told, deviation = model.predict(fresh.sum(1, keepdims=True), fresh)
+    assert told == pytest.approx(rule + (rule - 0.08) * off_by, rel=1e-6)
+    bare = off(harms[:0], np.zeros(0), 1).predict(fresh.sum(1, keepdims=True), fresh)[1]
+    assert deviation**2 == pytest.approx(bare**2 - (MISFIT**2 - left**2) * (rule - 0.08) ** 2, rel=1e-6)
 
 
 class Outcome:
