@@ -9,6 +9,7 @@ Where nothing is known beforehand, neighbours of the best plans so far are tried
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -59,7 +60,7 @@ class Programme(Sampler):
             for table in self._tables:
                 self._add(table.plan(chosen) for chosen in sweep(table, self._priced))
             self._add(plan for plan in self.context.prior.plans if self._fits(plan))
-        self._add(self._ahead.take() or ())
+        self._add(itertools.chain.from_iterable(self._ahead.take() or ()))
         model = self._model(records)
         ranked = self._ranked(model, records, known)
         if ranked:
@@ -78,7 +79,7 @@ class Programme(Sampler):
         if not ranked:
             return self._neighbour(records, known)
         best, *later = ranked[: 1 + AHEAD]
-        self._ahead.start(lambda: [found for plan in later for found in self._solved(plan, model.rule)])
+        self._ahead.start(self._solved(plan, model.rule) for plan in later)
         return best
 
     # ---- what is known beforehand

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -361,14 +363,34 @@ def test_programmes_for_what_comes_next_are_solved_beside_a_trial_one_at_a_time(
 def test_work_goes_on_beside_the_caller_and_its_mistakes_are_seen() -> None:
     beside: Ahead[int] = Ahead()
     assert beside.take() is None
-    beside.start(lambda: 7)
-    assert beside.take() == 7 and beside.take() is None
-    beside.start(lambda: 1 // 0)
+    beside.start(iter([7, 8]))
+    assert beside.take() == [7, 8] and beside.take() is None
+    beside.start(1 // number for number in (1, 0))
     with pytest.raises(ZeroDivisionError):
         beside.take()
-    beside.start(lambda: 8)
-    beside.start(lambda: 9)
-    assert beside.take() == 9
+    beside.start(iter([8]))
+    beside.start(iter([9]))
+    assert beside.take() == [9]
+
+
+def test_a_process_ends_after_the_piece_that_is_worked_on() -> None:
+    """Not in the middle of it, where a solver's threads would abort, nor after all that was to come."""
+    script = """
+import itertools, time
+from search_spaces.ahead import Ahead
+
+def piece(number):
+    print("begun", number, flush=True)
+    time.sleep(0.5)
+    print("done", number, flush=True)
+
+Ahead().start(piece(number) for number in itertools.count())
+time.sleep(0.2)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    begun, ended = (done.stdout.count(word) for word in ("begun", "done"))
+    assert 1 <= begun == ended <= 2
 
 
 def test_the_programme_proposes_nothing_beyond_a_limit() -> None:
