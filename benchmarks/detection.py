@@ -1,11 +1,13 @@
 """FastestDet quantized: how well it still detects, how alike it sees each image, what its ARM program costs.
 
-    python -m benchmarks.detection --weights FILE --data DIR [--settings a,b] [--steps 40] [--out FILE.csv]
+    python -m benchmarks.detection --weights FILE --data DIR [--settings a,b] [--epochs 2] [--out FILE.csv]
 
 ``DIR`` holds ``train128.npz`` (calibrates and teaches; boxes only measure) and ``val_a64.npz`` (see ``pipeline.detection.data``).
-AP50 in per cent is that of the PyTorch network with quantized weights and activations; ``program`` columns are of the integer
-reference, whose results the ARM program must give bit for bit on ``--images`` validation images. ``agreement`` is the mean over
-the validation images of ``pipeline.detection.quality.agreement`` with fp32. Times are modelled, untouched by the weights' values.
+Settings in bits have all layers alike; where they are rebuilt, or rebuilt and co-tuned as in a search, the first and the last
+have 8 bits, and of co-tuning the stage is kept that is closest to fp32 on every second validation image. AP50 in per cent is
+that of the PyTorch network with quantized weights and activations; ``program`` columns are of the integer reference, whose
+results the ARM program must give bit for bit on ``--images`` validation images. ``agreement`` is the mean over the validation
+images of ``pipeline.detection.beside.agreement`` with fp32. Times are modelled, untouched by the weights' values.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
@@ -27,26 +29,26 @@ from foundation.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pipeline.datasets.base import ImageData
     from pipeline.detection.data import BoxImages
     from pipeline.detection.decode import Detections
     from quantizers.network import Hardened
 
 RESULT = Path(__file__).parent / "results" / "detection.csv"
 NAME, CLASSES, CORES = "fastestdet", 80, ("a76", "x1")
-CALIBRATION, BATCH, TAUGHT = 32, 16, 8  # images: for activation steps, evaluated at once, in a training step
+CALIBRATION, BATCH = 32, 16  # images: for activation steps, evaluated at once
+RATE, TAUGHT = 0.001, 16  # of co-tuning: the peak rate of a search, images in a step
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Every layer alike. ``refitted``: batch-norm statistics are of the quantized weights; ``taught``: and these learned from
-    the fp32 outputs for ``--steps`` steps; ``one_step``: the output of all branches as 8-bit integers of one step, for
-    comparison."""
+    """``made``: as calibrated; or with batch-norm statistics of the quantized weights; or rebuilt; or co-tuned too. ``one_step``:
+    the output of all branches as 8-bit integers of one step, for comparison."""
 
     name: str
     bits: int
     components: int | None = None
-    refitted: bool = False
-    taught: bool = False
+    made: Literal["calibrated", "refitted", "rebuilt", "cotuned"] = "calibrated"
     one_step: bool = False
 
 
@@ -57,8 +59,9 @@ SETTINGS = {
         Setting("8bit", 8),
         Setting("8bit-one-output-step", 8, one_step=True),
         Setting("4bit", 4, 16),
-        Setting("4bit-refitted", 4, 16, refitted=True),
-        Setting("4bit-taught", 4, 16, refitted=True, taught=True),
+        Setting("4bit-refitted", 4, 16, "refitted"),
+        *(Setting(f"{bits}bit-rebuilt", bits, 2**bits, "rebuilt") for bits in (4, 3, 2)),
+        *(Setting(f"{bits}bit-cotuned", bits, 2**bits, "cotuned") for bits in (4, 3, 2)),
     )
 }
 
@@ -91,14 +94,16 @@ class DetectionBench:
     model: nn.Module
     mean: Sequence[float]
     std: Sequence[float]
+    data: ImageData
     train: BoxImages
     val: BoxImages
     seen: list[Detections]  # by fp32, on ``val``
 
     def quality(self, raw: Tensor) -> tuple[float, float]:
         """AP50 in per cent and agreement of a raw output for the validation images."""
+        from pipeline.detection.beside import agreement
         from pipeline.detection.decode import decode
-        from pipeline.detection.quality import agreement, average_precision
+        from pipeline.detection.quality import average_precision
 
         found = decode(raw)
         alike = [agreement(one, other) for one, other in zip(found, self.seen, strict=True)]
@@ -118,6 +123,7 @@ class DetectionBench:
 def prepare(weights: Path, data: Path) -> DetectionBench:
     """Raises UserError where a file is missing or does not fit."""
     from pipeline.detection.data import load_boxes
+    from pipeline.detection.dataset import detection_data
     from pipeline.detection.decode import decode
     from pipeline.networks.registry import find_network, load_model
 
@@ -125,34 +131,48 @@ def prepare(weights: Path, data: Path) -> DetectionBench:
     train, val = (
         load_boxes(data / f"{part}.npz", find_network(NAME).image_size) for part in ("train128", "val_a64")
     )
-    bench = DetectionBench(model, *find_network(NAME).normalization, train, val, [])
+    side = find_network(NAME).image_size
+    images = detection_data(f"coco:{data}", (side, side)).of_classes(tuple(map(str, range(CLASSES))))
+    bench = DetectionBench(model, *find_network(NAME).normalization, images, train, val, [])
     bench.seen.extend(decode(bench.raw(model, val)))
     return bench
 
 
-def hardened_for(bench: DetectionBench, setting: Setting, steps: int, learning_rate: float) -> Hardened:
-    """The detector quantized as ``setting`` says."""
+def hardened_for(bench: DetectionBench, setting: Setting, epochs: float) -> tuple[Hardened, int]:
+    """The detector quantized as ``setting`` says, and after how many steps of training."""
     from foundation.plan import LayerPlan, Plan
     from pipeline.datasets.images import normalize
-    from pipeline.detection.distillation import Distillation
+    from pipeline.detection.task import Detection
+    from pipeline.training.cotuning import Cotuning
+    from pipeline.training.judges import Judges
     from pipeline.training.settings import TrainSettings
-    from quantizers.network import harden, layer_names, quantize
+    from pipeline.training.stages import stages
+    from quantizers.network import end_layers, harden, layer_names, quantize
+    from quantizers.tracing.trace import traced
 
-    plan = Plan.uniform(layer_names(bench.model), LayerPlan(setting.bits, setting.components))
-    pixels = bench.train.pixels
-    if not setting.refitted:
-        return harden(quantize(bench.model, plan, normalize(pixels[:CALIBRATION], bench.mean, bench.std)))
+    layer, mean, std = LayerPlan(setting.bits, setting.components), bench.mean, bench.std
+    plan = Plan.uniform(layer_names(bench.model), layer)
+    if setting.made == "calibrated":
+        pixels = bench.train.pixels[:CALIBRATION]
+        return harden(quantize(bench.model, plan, normalize(pixels, mean, std))), 0
+    if setting.made != "refitted":
+        ends = end_layers(traced(bench.model))
+        plan = Plan({name: LayerPlan(8) if name in ends else layer for name in layer_names(bench.model)})
     settings = TrainSettings(
-        epochs=steps / (len(pixels) // TAUGHT),
+        epochs=epochs,
         batch_size=TAUGHT,
-        learning_rate=learning_rate,
+        learning_rate=RATE,
         calibration_images=CALIBRATION,
-        batch_norm_images=len(pixels),
         evaluation_batch=BATCH,
     )
-    run = Distillation(bench.model, plan, pixels, settings, bench.mean, bench.std)
-    run.run_until(settings.epochs if setting.taught else 0)
-    return run.hardened()
+    task = Detection(CLASSES, bench.data.image_size)
+    judges = Judges.of(bench.model, bench.data, settings, mean, std, task=task)
+    run = Cotuning(bench.model, plan, bench.data, settings, mean, std, judges=judges)
+    count = {"refitted": 0, "rebuilt": 1, "cotuned": 3}[setting.made]
+    for stage in stages(epochs, 3)[:count]:
+        run.reach(stage)
+    run.settle()
+    return run.hardened(), run.step
 
 
 def in_one_step(raw: Tensor, calibrating: Tensor) -> Tensor:
@@ -161,7 +181,7 @@ def in_one_step(raw: Tensor, calibrating: Tensor) -> Tensor:
     return (raw / step).round().clamp(-128, 127) * step
 
 
-def measure(bench: DetectionBench, setting: Setting, steps: int, learning_rate: float, images: int) -> Row:
+def measure(bench: DetectionBench, setting: Setting, epochs: float, images: int) -> Row:
     """One row.
 
     Raises:
@@ -173,13 +193,13 @@ def measure(bench: DetectionBench, setting: Setting, steps: int, learning_rate: 
     from pipeline.detection.quality import average_precision
 
     start = time.process_time()
-    hardened = hardened_for(bench, setting, steps, learning_rate) if setting.bits < 32 else None
+    hardened, steps = hardened_for(bench, setting, epochs) if setting.bits < 32 else (None, 0)
     network = hardened.network if hardened else bench.model
     train, val = bench.raw(network, bench.train), bench.raw(network, bench.val)
     if setting.one_step:
         train, val = (in_one_step(raw, train[:CALIBRATION]) for raw in (train, val))
     ap, alike = bench.quality(val)
-    taught = f", SGD at {learning_rate:g}, {TAUGHT} images a step" if setting.taught else ""
+    taught = f", {epochs:g} epochs at {RATE:g}, {TAUGHT} images a step" if steps else ""
     conditions = (
         f"{len(bench.train.pixels)} and {len(bench.val.pixels)} images of {val.shape[-1] * 16} pixels, "
         f"{CALIBRATION} calibrate{taught}, torch {torch.__version__}, {time.process_time() - start:.0f} s of CPU"
@@ -191,7 +211,7 @@ def measure(bench: DetectionBench, setting: Setting, steps: int, learning_rate: 
         setting=setting.name,
         bits=setting.bits,
         activation_bits=8 if hardened else 32,
-        steps=steps if setting.taught else 0,
+        steps=steps,
         train_ap50=round(100 * average_precision(decode(train), bench.train.boxes), 2),
         val_ap50=ap,
         val_agreement=alike,
@@ -272,10 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, required=True, help="FastestDet's state dict")
     parser.add_argument("--data", type=Path, required=True, help="folder with train128.npz and val_a64.npz")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="default: %(default)s")
-    parser.add_argument("--steps", type=count(1), default=40, help="of teaching (default %(default)s)")
-    parser.add_argument(
-        "--learning-rate", type=float, default=0.003, help="of teaching (default %(default)s)"
-    )
+    parser.add_argument("--epochs", type=float, default=2.0, help="of co-tuning (default %(default)s)")
     parser.add_argument(
         "--images", type=count(0), default=3, help="run by the program; 0 makes none (default %(default)s)"
     )
@@ -289,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bench = prepare(args.weights, args.data)
         images = min(args.images, len(bench.val.pixels))
         for name in args.settings.split(","):
-            row = measure(bench, SETTINGS[name], args.steps, args.learning_rate, images)
+            row = measure(bench, SETTINGS[name], args.epochs, images)
             record(row, args.out)
             exact &= row.exact_images in ("", f"{images} of {images}")
             print(

@@ -235,9 +235,9 @@ def judged(bench: Case, wanted: list[Tensor], given: list[Tensor]) -> tuple[Tens
     import torch
 
     if bench.detects:
+        from pipeline.detection.beside import agreement
         from pipeline.detection.decode import decode
-        from pipeline.detection.distillation import divergences
-        from pipeline.detection.quality import agreement
+        from pipeline.detection.divergence import divergences
 
         alike = [
             agreement(a, b)

@@ -6,7 +6,7 @@ into the network that was searched. Activations are not rounded there, as they a
 
 onnx: the compiled network in the QDQ form, weights int8 and activations on the program's grid; images uint8 [N, H, W, C] in,
 outputs float32 [N, K]. It is written when onnxruntime gives the same class as the integer reference for every image whose two
-largest outputs are more than an output step apart (exit status 1 where it does not). It needs
+largest outputs are more than an output step apart, or the same boxes (exit status 1 where it does not). It needs
 `pip install 'dgms-arm-search[onnx]'`.
 """
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from deploy_arm.interchange.compare import Agreement
     from pipeline.candidate.folder import CandidateFolder
+    from pipeline.datasets.images import Images
+    from pipeline.detection.beside import BoxAgreement
 
 FORMATS = {"state_dict": "safetensors", "onnx": "onnx"}
 BATCH = 64
@@ -76,7 +78,9 @@ def _parser() -> Parser:
     return parser
 
 
-def onnx(candidate: CandidateFolder, spec: str | None, limit: int | None) -> tuple[bytes, Agreement]:
+def onnx(
+    candidate: CandidateFolder, spec: str | None, limit: int | None
+) -> tuple[bytes, Agreement | BoxAgreement]:
     """The candidate's program as an ONNX model, and how it compares with the integer reference on the report half.
 
     Raises:
@@ -85,18 +89,19 @@ def onnx(candidate: CandidateFolder, spec: str | None, limit: int | None) -> tup
     import torch
 
     from deploy_arm.blob.read import read_graph
-    from deploy_arm.interchange.compare import compare
+    from deploy_arm.interchange.compare import answers, compare
     from deploy_arm.interchange.qdq import to_onnx
     from pipeline.datasets.registry import load_data
+    from pipeline.detection.beside import compared_boxes
+    from pipeline.detection.dataset import detection_data
+    from pipeline.detection.decode import cells_of, decode
     from pipeline.networks.registry import find_network
 
-    if find_network(candidate.manifest["model"]).detects:
-        raise UserError(
-            "--format onnx: the check compares classes, and a detector has none; use --format state_dict"
-        )
     graph = read_graph(candidate.blob.read_bytes())
     model = to_onnx(graph, candidate.manifest["hash"])
-    images = load_data(spec or candidate.manifest["data"]["spec"], candidate.image_size).report
+    data, size = spec or candidate.manifest["data"]["spec"], candidate.image_size
+    detects = find_network(candidate.manifest["model"]).detects
+    images: Images = (detection_data if detects else load_data)(data, size).report
     count = min(len(images), limit or len(images))
 
     def batches() -> Iterator[NDArray[np.uint8]]:
@@ -106,7 +111,14 @@ def onnx(candidate: CandidateFolder, spec: str | None, limit: int | None) -> tup
                 end = min(start + BATCH, count)
                 print(f"\r{end}/{count} images", end="" if end < count else "\r", file=sys.stderr)
 
-    return model, compare(model, graph, batches())
+    if not detects:
+        return model, compare(model, graph, batches())
+    classes = len(candidate.manifest["classes"])
+    seen = (
+        [decode(cells_of(torch.from_numpy(part.copy()), classes, size)) for part in both]
+        for both in answers(model, graph, batches())
+    )
+    return model, compared_boxes(pair for two in seen for pair in zip(*two, strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,27 @@ def output_step(graph: g.Graph) -> float:
 
 
 def compare(model: bytes, graph: g.Graph, batches: Iterable[NDArray[np.uint8]]) -> Agreement:
-    """Run both on uint8 images [N, H, W, C]; onnxruntime on one thread, without its graph optimizations.
+    """Of a classifier's images, uint8 [N, H, W, C]; as :func:`answers` gives both.
+
+    Raises:
+        UserError: onnxruntime is not installed.
+    """
+    step, seen, clear, differing, unclear, largest = output_step(graph), 0, 0, 0, 0, 0.0
+    for wanted, found in answers(model, graph, batches):
+        two = np.sort(wanted, axis=1)[:, -2:]
+        apart = two[:, -1] - two[:, 0] > step if wanted.shape[1] > 1 else np.ones(len(wanted), bool)
+        other = wanted.argmax(1) != found.argmax(1)
+        seen, clear = seen + len(wanted), clear + int(apart.sum())
+        differing, unclear = differing + int((other & apart).sum()), unclear + int((other & ~apart).sum())
+        largest = max(largest, float(np.abs(wanted - found).max(initial=0.0)) / step)
+    return Agreement(seen, clear, differing, unclear, largest, step)
+
+
+def answers(
+    model: bytes, graph: g.Graph, batches: Iterable[NDArray[np.uint8]]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """What the integer reference and onnxruntime, on one thread and without its graph optimizations, answer to each batch of
+    uint8 images [N, H, W, C]: float32 [N, K].
 
     Raises:
         UserError: onnxruntime is not installed.
@@ -72,13 +92,5 @@ def compare(model: bytes, graph: g.Graph, batches: Iterable[NDArray[np.uint8]]) 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    step, seen, clear, differing, unclear, largest = output_step(graph), 0, 0, 0, 0, 0.0
     for images in batches:
-        wanted, found = run(graph, images), session.run(None, {"images": images})[0]
-        two = np.sort(wanted, axis=1)[:, -2:]
-        apart = two[:, -1] - two[:, 0] > step if wanted.shape[1] > 1 else np.ones(len(images), bool)
-        other = wanted.argmax(1) != found.argmax(1)
-        seen, clear = seen + len(images), clear + int(apart.sum())
-        differing, unclear = differing + int((other & apart).sum()), unclear + int((other & ~apart).sum())
-        largest = max(largest, float(np.abs(wanted - found).max(initial=0.0)) / step)
-    return Agreement(seen, clear, differing, unclear, largest, step)
+        yield run(graph, images), session.run(None, {"images": images})[0]

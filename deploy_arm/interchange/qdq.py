@@ -305,6 +305,16 @@ def _pooling(
 
 @translate.register
 def _(op: g.MaxPool, made: Model) -> None:
+    if all(
+        window.end - window.start == 1 for window in (*op.rows, *op.columns)
+    ):  # grown by nearest neighbours
+        floating = made.graph.tensors[op.output].floating
+        value = made.real(op.inputs[0]) if floating else made.integer(op.inputs[0])
+        for axis, windows in ((2, op.rows), (3, op.columns)):
+            places = np.array([window.start for window in windows], np.int64)
+            value = made.node("Gather", [value, made.constant(places)], axis=axis)
+        (made.put_floats if floating else made.put_integers)(op.output, value)
+        return
     how = _pooling(op, made, op.dilation)
     found = made.node("MaxPool", [made.real(op.inputs[0])], dilations=list(op.dilation), **how)
     if made.graph.tensors[op.output].floating:

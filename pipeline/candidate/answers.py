@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.detection.decode import Detections, decode
-from pipeline.detection.quality import CERTAIN, pairs
+from pipeline.detection.beside import CERTAIN, CLEAR, boxes_beside
+from pipeline.detection.decode import decode
 from pipeline.detection.task import Detection
 from pipeline.training.judges import Judge
 
@@ -21,10 +21,7 @@ TABLED = 20  # classes at most of which every pair is counted
 SHOWN = 12  # images
 SIDE = 64  # pixels at most of a picture in the report
 SCENES, SCENE_SIDE = 4, 256  # likewise where boxes are drawn
-CLEAR, BOXES = (
-    0.5,
-    12,
-)  # the score from which a box is drawn, and how many at most of one kind: more hide the image
+BOXES = 12  # of a kind on one picture at most: more hide it
 
 
 def compare_answers(
@@ -105,30 +102,6 @@ def _detected(judge: Judge, wanted: Tensor, given: Tensor, classes: Sequence[str
         "classes": {k: classes[k] for k in sorted(shown)},
         "differing": differing,
     }
-
-
-def boxes_beside(wanted: Detections, given: Detections) -> dict[str, list[list[Any]]]:
-    """What at least one of two networks detects on an image with a score of at least ``CLEAR``, the highest first: ``fp32`` and
-    ``given``, what only one of them detects, as [class, score, left, top, right, bottom], relative to the image; and ``both``,
-    a row of fp32's followed by the candidate's score and box. Both have it if the pair of it that the other one has
-    (``pipeline.detection.quality``) is of at least ``CERTAIN``: to be a little less sure is no difference."""
-    wanted, given = wanted.above(CERTAIN), given.above(CERTAIN)
-    found = {j: i for i, j in pairs(given, wanted)}
-    rows, others = _rows(wanted), _rows(given)
-    both = [[*row, *others[found[j]][1:]] for j, row in enumerate(rows) if j in found]
-    return {
-        "both": [row for row in both if max(row[1], row[6]) >= CLEAR],
-        "fp32": [row for j, row in enumerate(rows) if j not in found and row[1] >= CLEAR],
-        "given": [row for i, row in enumerate(others) if i not in set(found.values()) and row[1] >= CLEAR],
-    }
-
-
-def _rows(found: Detections) -> list[list[Any]]:
-    measures = torch.cat([found.scores[:, None], found.boxes], 1).tolist()
-    return [
-        [kind, *(round(value, 3) for value in row)]
-        for kind, row in zip(found.classes.tolist(), measures, strict=True)
-    ]
 
 
 def _address(pixels: Tensor, side: int, kind: str, **how: Any) -> str:

@@ -28,7 +28,7 @@ class Likeness:
     Attributes:
         images: how many.
         agreement: of a classifier the share (0..1) of equal answers; of a detector the mean share of detections that pair up
-            (``pipeline.detection.quality.agreement``).
+            (``pipeline.detection.beside.agreement``).
         divergence: from the fp32 network's answers, in nats, on average over the images.
         agreement_error, divergence_error: the standard errors of both.
     """

@@ -1,4 +1,4 @@
-"""How good detections are: average precision, and agreement with those of another network."""
+"""How good detections are: average precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 RECALLS = np.linspace(0, 1, 101)
-CERTAIN = 0.3  # the score from which a detection counts where two networks are compared
 
 
 def mean_precision(right: NDArray[np.bool_], present: int) -> float:
@@ -118,21 +117,3 @@ def average_precision(
     if not len(wanted):
         raise ValueError("average precision of images without boxes")
     return precision_of(matches(found, wanted, overlap))
-
-
-def pairs(found: Detections, wanted: Detections, overlap: float = 0.5) -> list[tuple[int, int]]:
-    """The places, in both, of detections of one class that overlap (intersection over union); each is in one pair at most."""
-    both = []
-    for number in found.classes.unique().tolist():
-        own, other = ((one.classes == number).nonzero().flatten() for one in (found, wanted))
-        had = partners(found.of(number), wanted.of(number).boxes, overlap)
-        both += [(int(own[i]), int(other[j])) for i, j in enumerate(had) if j >= 0]
-    return both
-
-
-def agreement(found: Detections, wanted: Detections, score: float = CERTAIN, overlap: float = 0.5) -> float:
-    """How alike two networks see one image, 0 to 1: of the detections of at least ``score``, the share (of both networks'
-    together) that are :func:`pairs`. 1 where neither sees anything."""
-    found, wanted = found.above(score), wanted.above(score)
-    total = len(found.scores) + len(wanted.scores)
-    return 2 * len(pairs(found, wanted, overlap)) / total if total else 1.0

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.detection.beside import agreement
 from pipeline.detection.data import listed
 from pipeline.detection.decode import cells_of, decode
-from pipeline.detection.distillation import divergence, divergences, drawn_boxes
-from pipeline.detection.quality import agreement, matches, precision_of
+from pipeline.detection.divergence import divergence, divergences, drawn_boxes
+from pipeline.detection.quality import matches, precision_of
 from pipeline.training.settings import AP50, TrainSettings
 from pipeline.training.task import Task, spread_over
 from quantizers.calibration.fisher import Score

@@ -129,6 +129,14 @@ def test_tables_are_exact(low: int) -> None:
         np.testing.assert_array_equal(answers(graph, images), run(graph, images))
 
 
+@needs_onnx
+def test_pixels_chosen_by_row_and_column_are_exact() -> None:
+    builder = Builder(np.random.default_rng(6), (3, 4, 2))
+    graph = builder.done(builder.resize(builder.input(-128, 127), (0, 0, 1, 1, 2, 2), (0, 0, 0, 3, 1)))
+    images = builder.images(8)
+    np.testing.assert_array_equal(answers(graph, images), run(graph, images))
+
+
 def test_regular_windows_are_found_and_others_are_not() -> None:
     for size in range(1, 12):
         for kernel in range(1, min(size, 4) + 1):

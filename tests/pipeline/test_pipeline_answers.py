@@ -15,9 +15,10 @@ from torch import nn
 
 from deploy_arm.costs.choose import cheapest, costs_of, models_of
 from deploy_arm.costs.model import Work
-from pipeline.candidate.answers import SCENE_SIDE, SHOWN, SIDE, boxes_beside, compare_answers
+from pipeline.candidate.answers import SCENE_SIDE, SHOWN, SIDE, compare_answers
 from pipeline.candidate.reviewed import read_review
 from pipeline.datasets.images import ArrayImages
+from pipeline.detection.beside import boxes_beside
 from pipeline.detection.data import BlueGreenRed
 from pipeline.detection.decode import Detections
 from pipeline.detection.task import Detection

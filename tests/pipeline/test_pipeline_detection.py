@@ -17,13 +17,17 @@ from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
+from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages, normalize
+from pipeline.detection.beside import agreement, compared_boxes
 from pipeline.detection.data import BlueGreenRed, listed, load_boxes, padded
 from pipeline.detection.decode import Detections, boxes_of_cells, decode
-from pipeline.detection.distillation import Distillation, divergence
-from pipeline.detection.quality import agreement, average_precision, mean_precision
+from pipeline.detection.divergence import divergence
+from pipeline.detection.quality import average_precision, mean_precision
 from pipeline.detection.task import Detection
 from pipeline.networks.registry import find_classifier, find_network, load_model
+from pipeline.training.cotuning import Cotuning
+from pipeline.training.judges import Judges
 from pipeline.training.settings import TrainSettings
 from quantizers.network import harden, layer_names, quantize
 
@@ -91,6 +95,13 @@ def test_agreement_of_known_detections() -> None:
     assert agreement(one, detections((*box, 0.9, 3), (*box, 0.1, 4))) == 1  # too doubtful to count
     assert agreement(detections(), detections()) == 1
     assert agreement(one, detections()) == 0
+
+
+def test_networks_that_are_to_be_one_differ_where_one_alone_is_sure_of_a_box() -> None:
+    sure, doubtful = detections((0.0, 0.0, 0.5, 0.5, 0.9, 3)), detections((0.0, 0.0, 0.5, 0.5, 0.31, 3))
+    found = compared_boxes([(sure, sure), (sure, doubtful), (sure, detections()), (detections(), doubtful)])
+    assert (found.images, found.differing) == (4, 1) and found.agreement == 0.5
+    assert "3 of 4 images have the same boxes with scores of 50 % and more" in str(found)
 
 
 def test_boxes_of_a_known_output() -> None:
@@ -219,10 +230,15 @@ def test_teaching_by_the_fp32_outputs_brings_them_closer() -> None:
         batch_norm_images=8,
         evaluation_batch=8,
     )
-    run = Distillation(model, Plan.uniform(layer_names(model), LayerPlan(4, 16)), pixels, settings, mean, std)
+    one_box = padded(np.array([[0, 0, 0.5, 0.5, 0.2, 0.2]], np.float32), 8)
+    images = BlueGreenRed(ArrayImages(pixels.flip(3), torch.zeros(8)), one_box)
+    data = ImageData("", ("a", "b", "c"), (64, 64), images, images, images, "none")
+    judges = Judges.of(model, data, settings, mean, std, task=Detection(3, (64, 64)))
+    plan = Plan.uniform(layer_names(model), LayerPlan(4, 16))
+    run = Cotuning(model, plan, data, settings, mean, std, judges=judges)
     with torch.no_grad():
         before = divergence(run.hardened().network(x), goal).item()
-        run.run_until(6)
+        run.train_until(6)
         after = divergence(run.hardened().network(x), goal).item()
     assert 0 < after < before
 

@@ -21,7 +21,7 @@ from foundation.plan import LayerPlan, Plan
 from pipeline import sensitivity
 from pipeline.candidate.sensitivity import read_sensitivity, sensitivity_of
 from pipeline.datasets.images import ArrayImages, normalize
-from pipeline.detection.distillation import drawn_boxes
+from pipeline.detection.divergence import drawn_boxes
 from pipeline.networks.registry import load_model
 from pipeline.report.data import ReportData
 from pipeline.report.page import render

@@ -99,6 +99,12 @@ def test_what_it_prints_is_typed_elsewhere(place: Path, searched: str, tmp_path:
         on[how] = json.loads(again.stdout)
     assert on["torch"]["average_precision"] == pytest.approx(on["reference"]["average_precision"], abs=0.1)
     assert on["torch"]["boxes"] == on["reference"]["boxes"] > 8
+    pytest.importorskip("onnxruntime")
+    done = command_here(
+        "export", words[0], "--format", "onnx", "--limit", 2, "--out", "det.onnx", cwd=tmp_path
+    )
+    assert done.returncode == 0 and "2 of 2 images have the same boxes" in done.stdout, done.stderr
+    assert (tmp_path / "det.onnx").stat().st_size > 100_000
     best = load_candidate(Path(words[0])).figures.error
     assert best is not None and on["torch"]["average_precision"] == pytest.approx(1 - best)
 
