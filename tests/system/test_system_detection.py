@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import front
 from pipeline.candidate.folder import load_candidate
 from pipeline.detection.decode import cells_of, decode
 from pipeline.evaluate import answering
@@ -159,6 +161,22 @@ def test_a_candidate_is_promoted_with_a_bundle_that_says_how_boxes_are_read(
     assert wanted.boxes[0].tolist() == pytest.approx(
         [x - w / 2, y - h / 2, x + w / 2, y + h / 2], rel=1e-4, abs=1e-5
     )
+
+
+def test_the_front_is_a_table_with_what_the_other_images_say(
+    place: Path, searched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert front.main(["runs/det", "--out", str(tmp_path / "front.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "front.csv").read_text().splitlines()))
+    points = json.loads((place / "runs" / "det" / "front.json").read_text())["points"]
+    assert [row["name"] for row in rows] == ["fp32", "int8", *(point["hash"] for point in points)]
+    assert rows[0]["lost"] == "" and all(row["metric"] == "AP50" for row in rows)
+    for row, point in zip(rows[2:], points, strict=True):
+        assert float(row["search_score"]) == pytest.approx(100 * (1 - point["error"]), abs=0.01)
+        lost = float(rows[0]["report_score"]) - float(row["report_score"])
+        assert float(row["lost"]) == pytest.approx(lost, abs=0.02) and float(row["lost_standard_error"]) > 0
+        assert int(row["size_bytes"]) == point["size_bytes"] and str(place) not in row["conditions"]
 
 
 def test_another_metric_and_a_study_of_other_boxes_are_refused(place: Path, searched: str) -> None:

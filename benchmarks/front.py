@@ -1,0 +1,150 @@
+"""The front of a finished search as a table, every network judged on the images that never guided the search, too.
+
+    python -m benchmarks.front runs/STUDY --out FILE.csv
+
+Rows are fp32, int8, and the candidates from the largest to the smallest. ``search`` columns are what the search had to go by;
+``report`` ones are of the other half of the validation images, in PyTorch, and ``lost`` is fp32's score there minus the
+candidate's on the same images. Scores and their standard errors are in per cent of the study's metric.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.command import Parser, main_guard
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.shelf.view import View
+    from pipeline.training.judges import Judge, Judgement
+
+BATCH = 16  # images judged at once
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """One network; empty where a figure does not apply."""
+
+    name: str
+    metric: str
+    search_score: float
+    search_standard_error: float | str
+    report_score: float | str
+    report_standard_error: float | str
+    lost: float | str
+    lost_standard_error: float | str
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    source: str
+    size_bytes: int
+    conditions: str
+
+
+def front_rows(view: View) -> Iterator[FrontRow]:
+    """The rows of a study's front.
+
+    Raises:
+        UserError: a candidate's folder is not whole, or the data or weights are not where they were.
+    """
+    import torch
+
+    from pipeline.candidate.folder import load_candidate
+    from pipeline.candidate.references import int8_network
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.training.judges import Judge
+
+    workspace = Workspace.open(view.settings)
+    images = workspace.data.report
+    every = torch.arange(len(images))
+    judge = Judge(workspace.model, images, every, workspace.mean, workspace.std, BATCH, workspace.task)
+    halves = f"{len(workspace.data.search)} images guided, {len(images)} others report"
+    said = f"{conditions(view)}; {halves}; torch {torch.__version__}"
+    for point in [*view.front["references"], *view.front["points"]]:
+        name = point.get("hash") or point["name"]
+        if name == "fp32":
+            found = judge.fp32
+        elif name == "int8":
+            found = judge(int8_network(workspace).network)
+        else:
+            found = judge(load_candidate(view.folder / point["candidate"]).hardened().network)
+        yield row(name, workspace.task.called, point, judge, found, said)
+
+
+def row(
+    name: str, metric: str, point: Mapping[str, Any], judge: Judge, found: Judgement, conditions: str
+) -> FrontRow:
+    """A point of front.json and what was found on the other images."""
+    from pipeline.study.confidence import error_spread, loss_error
+
+    count = len(judge)
+    own = error_spread(found.error, count, found.error_standard_error)
+    lost, spread = (
+        found.error - judge.fp32.error,
+        loss_error(found.error - judge.fp32.error, found.discordant, count),
+    )
+    fp32 = name == "fp32"
+    return FrontRow(
+        name=name,
+        metric=metric,
+        search_score=percent(1 - point["error"]),
+        search_standard_error=percent(point.get("error_standard_error")),
+        report_score=percent(1 - found.error),
+        report_standard_error=percent(own),
+        lost="" if fp32 else percent(lost),
+        lost_standard_error="" if fp32 else percent(spread),
+        latency_ms=round(point["latency_ms"], 4),
+        low_ms=round(point["low"], 4),
+        high_ms=round(point["high"], 4),
+        source=f"{point['source']}, {point['device']}",
+        size_bytes=point["size_bytes"],
+        conditions=conditions,
+    )
+
+
+def percent(share: float | None) -> Any:
+    """Of a share, to hundredths; empty where it is not known."""
+    return "" if share is None else round(100 * share, 2)
+
+
+def conditions(view: View) -> str:
+    """The search in words; no paths, which are of one machine."""
+    s = view.settings
+    flags = f"--model {s.model} --budget {s.budget} --batch-size {s.batch_size} --seed {s.seed}"
+    return f"pipeline.search {flags}; {view.spent} of {s.budget} trials of {s.epochs_per_trial:g} epochs"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see ``--help``."""
+    parser = Parser(prog="python -m benchmarks.front", description=__doc__)
+    parser.add_argument("study", type=Path, help="folder of the study")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the CSV file; what is there is replaced"
+    )
+    args = parser.parse_args(argv)
+
+    from foundation.files import write_atomically
+    from pipeline.shelf.view import look
+
+    view = look(args.study.absolute())
+    if not view.front["points"]:
+        raise UserError(f"{args.study}: its front is empty; let the search finish a trial first")
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [field.name for field in fields(FrontRow)], lineterminator="\n")
+    writer.writeheader()
+    for found in front_rows(view):
+        writer.writerow(asdict(found))
+        print(f"{found.name}: {found.report_score} % {found.metric}, {found.size_bytes:,} bytes", flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.out, stream.getvalue().encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))
