@@ -21,8 +21,9 @@ from foundation.foreign_files import is_file
 from foundation.registry import Registry
 from pipeline.networks import from_factory, from_timm, from_torchvision
 from pipeline.networks.base import ModelSpec
+from pipeline.networks.branches import load_weights
 from pipeline.networks.from_torchvision import torchvision_names
-from pipeline.networks.weights import check_values, fetch_weights, fit_weights, read_weights
+from pipeline.networks.weights import check_values, fetch_weights, read_weights
 
 MODELS: Registry[ModelSpec] = Registry("model", "pipeline.networks")
 
@@ -83,7 +84,8 @@ def load_model(
         model: what ``find_network`` gives, or a name for it.
         classes: length of the logits.
         image_size: height and width that the network will see; only some networks depend on it.
-        weights: a file with a state dict, or the name of torchvision weights; None leaves random weights.
+        weights: a file with a state dict, or the name of torchvision weights; None leaves random weights. Branches that a
+            network learns with are fused.
         seed: decides the random weights; torch's global random state is neither used nor changed.
 
     Raises:
@@ -96,7 +98,7 @@ def load_model(
     built = _built(network, classes, image_size, seed)
     if weights is not None:
         state, source = _state_of(network, weights)
-        fit_weights(built, state, f"{source} for {name} with {classes} classes")
+        load_weights(built, state, f"{source} for {name} with {classes} classes")
     else:
         check_values(built, f"the weights that {name} starts with")
     return built.eval()

@@ -15,6 +15,7 @@ from torch import nn
 
 from foundation.files import cache_home, json_text, write_atomically
 from pipeline.datasets.base import ImageData
+from pipeline.networks.branches import learned, learning
 from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.training.evaluation import error_of
 from pipeline.training.loop import Loop, OnStep
@@ -47,7 +48,8 @@ def pretrain(
     device: str | torch.device = "cpu",
     progress: OnStep | None = None,
 ) -> Pretrained:
-    """Train a copy of ``model`` on ``data.train``, or read it from the cache.
+    """Train a copy of ``model`` on ``data.train``, or read it from the cache. Branches that it learns with are in the file, and
+    fused in what is given back.
 
     Args:
         name: the model's name; with its shape, its first weights, the data and the settings it is the cache's key.
@@ -58,10 +60,11 @@ def pretrain(
         Diverged: see ``Loop.run_until``.
         UserError: the cached file is damaged.
     """
-    network = copy.deepcopy(model)
+    wanted = copy.deepcopy(model)
+    network = learning(wanted)
     settings = settings or pretraining_settings(len(data.train))
     cache = default_cache() if cache is None else cache
-    path = pretrained_file(network, data, mean, std, name, settings, cache)
+    path = pretrained_file(model, data, mean, std, name, settings, cache)
     cached = path.is_file()
     if cached:
         fit_weights(network, read_weights(path), f"{path} (remove this cached file)")
@@ -82,7 +85,7 @@ def pretrain(
         content = io.BytesIO()
         torch.save(network.state_dict(), content)
         write_atomically(path, content.getvalue())
-    network.eval()
+    network = learned(wanted, network).eval()
     return Pretrained(
         network, error_of(network, data.search, mean, std, settings.evaluation_batch), path, cached
     )

@@ -18,6 +18,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from pipeline.datasets.images import normalize
+from pipeline.networks.branches import learning
 from pipeline.networks.registry import MODELS, find_network, load_model, model_names
 from pipeline.networks.weights import read_weights
 
@@ -263,3 +264,53 @@ def test_a_network_of_timm_has_its_own_size_and_normalization() -> None:
         assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     with pytest.raises(UserError, match="did you mean timm:resnet18"):
         find_network("timm:resnet1")
+
+
+@torch.no_grad()
+def branches_that_learned(network: nn.Module) -> nn.Module:
+    """A RepVGG as its training leaves it: branches of its own with statistics of their own."""
+    torch.manual_seed(0)
+    branched = learning(network)
+    for module in branched.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert tensor is not None
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return branched.eval()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_branches_that_learned_are_fused_when_they_are_loaded(tmp_path: Path, prefix: str) -> None:
+    branched, path = branches_that_learned(load_model("repvgg_cifar", classes=10)), tmp_path / "weights.pt"
+    torch.save({prefix + key: value for key, value in branched.state_dict().items()}, path)
+    network, images = load_model("repvgg_cifar", classes=10, weights=path), torch.randn(2, 3, 32, 32)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    with torch.inference_mode():
+        wanted = branched(images)
+        assert float((network(images) - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
+    torch.save(network.state_dict(), path)  # fused, they are weights as others
+    again = load_model("repvgg_cifar", classes=10, weights=path)
+    with torch.inference_mode():
+        assert torch.equal(again(images), network(images))
+
+
+def test_branches_learn_where_there_are_no_weights(tmp_path: Path) -> None:
+    from pipeline.datasets.base import halved
+    from pipeline.datasets.images import ArrayImages
+    from pipeline.training.pretraining import pretrain
+    from pipeline.training.settings import TrainSettings
+
+    pixels = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    images = ArrayImages(pixels, torch.arange(16) % 2, None)
+    data = halved("data", ["a", "b"], images, images, "none")
+    model, half = load_model("repvgg_cifar", classes=2), ((0.5,) * 3, (0.5,) * 3)
+    settings = TrainSettings(epochs=1, batch_size=8, distillation=0)
+    made, kept = (
+        pretrain(model, data, *half, name="repvgg_cifar", cache=tmp_path, settings=settings) for _ in range(2)
+    )
+    assert kept.cached and any("bn3" in key for key in read_weights(kept.path))
+    assert made.network.state_dict().keys() == model.state_dict().keys()
+    for key, value in made.network.state_dict().items():
+        assert torch.equal(value, kept.network.state_dict()[key]) and not torch.equal(
+            value, model.state_dict()[key]
+        )
