@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import typing
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy_arm.blob import float_blob
 from deploy_arm.blob.packing import (
@@ -51,8 +53,12 @@ def _write_convolution(op: g.Convolution, writer: Writer) -> Words:
         *(height, width, *op.stride, *op.padding, *op.dilation, op.groups, op.weights.bits, levels, offset),
         *(writer.add(stored.content), stored.content.size, *writer.finish(op.finish)),
         *(KERNELS.index(op.kernel), zeros, residual, stored.lanes),
-        0 if kept is None else writer.add(pack_bits(kept)),
+        *(writer.add(part) for part in (_kept_bits(kept), op.weights.middle) if part is not None),
     ]
+
+
+def _kept_bits(kept: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
+    return None if kept is None else pack_bits(kept)
 
 
 def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
@@ -61,23 +67,27 @@ def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
     shape = (reader.target.shape[2], height, width, reader.source.shape[2] // groups)
     levels = reader.array(levels_at, "<i1", count)
     kept = None
-    if words[31]:
-        row = -(-height * width * (shape[3] // OCTET) // 8)
-        kept = unpack_bits(reader.array(words[31], "<u1", shape[0] // QUAD * row), shape)
-    packed = reader.array(packed_at, "<u1", size)
-    weights = unpack_weights(packed, levels, bits, shape, groups, words[30], kept)
-    finish = reader.finish(words[20:27], reader.target.shape[2])
-    top, left, bottom, right = words[8:12]
     if not 0 <= words[27] < len(KERNELS):
         raise UserError(
             f"a convolution of the blob asks for the unknown kernel {words[27]}; compile the candidate again"
         )
+    kernel = KERNELS[words[27]]
+    if words[31] and kernel == "blocks":
+        row = -(-height * width * (shape[3] // OCTET) // 8)
+        kept = unpack_bits(reader.array(words[31], "<u1", shape[0] // QUAD * row), shape)
+    packed = reader.array(packed_at, "<u1", size)
+    weights = unpack_weights(packed, levels, bits, shape, groups, words[30], kept)
+    if words[31] and kernel != "blocks":
+        middle = reader.array(words[31], "<i1", (shape[0], 1, 1, shape[3]))
+        weights = dataclasses.replace(weights, middle=middle)
+    finish = reader.finish(words[20:27], reader.target.shape[2])
+    top, left, bottom, right = words[8:12]
     geometry = ((words[6], words[7]), (top, left, bottom, right), (words[12], words[13]))
     residual = None
     if words[29]:
         first, second, *rest = reader.array(words[29], "<i4", 5).tolist()
         residual = g.FusedAdd((first, second), *rest)
-    return weights, *geometry, groups, finish, residual, KERNELS[words[27]]
+    return weights, *geometry, groups, finish, residual, kernel
 
 
 def _write_multiply(op: g.Multiply, writer: Writer) -> Words:

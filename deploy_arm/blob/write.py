@@ -18,8 +18,9 @@ from deploy_arm.runtime.binding import DEFAULT_MEMORY
 from foundation.errors import UserError
 
 MAGIC = b"CNNBLOB1"
-# CODED where the weights of some convolution are, BLOCKS where some have blocks left out; the program reads all of them.
-VERSIONS = PLAIN, CODED, BLOCKS = 2, 3, 4
+# CODED where the weights of some convolution are, BLOCKS where some have blocks left out, MIDDLE where the middle tap of some has
+# 8 bits; the program reads all of them.
+VERSIONS = PLAIN, CODED, BLOCKS, MIDDLE = 2, 3, 4, 5
 HEADER = struct.Struct("<8sIIQIIIIIII3I")
 TENSOR = np.dtype(
     [
@@ -56,16 +57,23 @@ def _packed_bytes(op: g.Convolution) -> int:
 
 def _version(graph: g.Graph, words: NDArray[np.int32]) -> int:
     """The least that a program must know to read such records."""
-    convolutions = words[[isinstance(op, g.Convolution) for op in graph.operations]]
-    return BLOCKS if convolutions[:, 31].any() else CODED if convolutions[:, 30].any() else PLAIN
+    convolutions = [op for op in graph.operations if isinstance(op, g.Convolution)]
+    if any(op.weights.middle is not None for op in convolutions):
+        return MIDDLE
+    if any(op.kernel == "blocks" for op in convolutions):
+        return BLOCKS
+    coded = words[[isinstance(op, g.Convolution) for op in graph.operations], 30].any()
+    return CODED if coded else PLAIN
 
 
 def _decoded_bytes(graph: g.Graph, words: NDArray[np.int32]) -> list[int]:
-    """What each convolution whose weights are coded decodes them to."""
+    """What each convolution makes of its weights when it is loaded, where they are coded or have a middle tap of 8 bits."""
     return [
         _packed_bytes(op)
+        if op.weights.middle is None
+        else packed_bytes(op.weights.indices.shape, op.groups, 8)
         for op, row in zip(graph.operations, words, strict=True)
-        if isinstance(op, g.Convolution) and row[30]
+        if isinstance(op, g.Convolution) and (row[30] or op.weights.middle is not None)
     ]
 
 
@@ -135,7 +143,7 @@ def read_blob(blob: bytes) -> Header:
     arena, first, last = fields[8:11]
     if version not in VERSIONS:
         raise UserError(
-            f"blob of format version {version}; this program reads {PLAIN} to {BLOCKS}: compile the candidate again"
+            f"blob of format version {version}; this program reads {PLAIN} to {MIDDLE}: compile the candidate again"
         )
     if total != len(blob):
         raise UserError(f"the blob says it has {total} bytes, the file has {len(blob)}: copy it again")

@@ -101,7 +101,8 @@ def _path(
 def _take(op: g.Convolution, kept: Channels, axis: int) -> Codebook:
     book = op.weights
     scale = book.scale[kept] if axis == 0 and len(book.scale) > 1 else book.scale
-    return dataclasses.replace(book, indices=np.take(book.indices, kept, axis), scale=scale)
+    middle = None if book.middle is None else np.take(book.middle, kept, axis)
+    return dataclasses.replace(book, indices=np.take(book.indices, kept, axis), scale=scale, middle=middle)
 
 
 def _finish(finish: g.Requantize | g.Dequantize, kept: Channels) -> g.Requantize | g.Dequantize:

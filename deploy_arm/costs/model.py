@@ -66,13 +66,13 @@ class Work:
             operation.stride,
             operation.padding,
             operation.dilation,
-            book.bits,
+            book.bits if book.middle is None else 8,  # which all weights have once they are loaded
             int(counts.sum()),
             int(np.count_nonzero(counts)),
             (source.low >= -64 and source.high <= 63) or (source.low >= 0 and source.high <= 127),
             result.floating,
             int(kept_blocks(book.integers).sum())
-            if has_blocks(book.indices.shape, operation.groups)
+            if book.middle is None and has_blocks(book.indices.shape, operation.groups)
             else None,
             live_taps(book.integers),
         )

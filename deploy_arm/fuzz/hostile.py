@@ -22,6 +22,7 @@ from deploy_arm.fuzz.networks import (
     random_network,
     random_range,
     with_kernel,
+    with_middles,
 )
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
@@ -117,8 +118,9 @@ def hostile_graph(seed: int) -> g.Graph:
 
 def hostile_blobs(first: int, count: int) -> Iterator[bytes]:
     """``count`` blobs, the same ones for the same ``first``; every third asks for the level-grouped kernel where it can,
-    and every third leaves out blocks."""
+    every third leaves out blocks, and every third has middle taps of 8 bits."""
     for seed in range(first, first + count):
-        graph = hostile_graph(seed)
-        blob = write_blob(in_blocks(graph, np.random.default_rng(seed)) if seed % 3 == 1 else graph)
+        graph, random = hostile_graph(seed), np.random.default_rng(seed)
+        made = (graph, in_blocks(graph, random), with_middles(graph, random))[seed % 3]
+        blob = write_blob(made)
         yield with_kernel(blob, GROUPED) if seed % 3 == 0 else blob

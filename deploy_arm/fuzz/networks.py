@@ -148,6 +148,22 @@ def in_blocks(graph: g.Graph, random: np.random.Generator) -> g.Graph:
     return dataclasses.replace(graph, operations=[emptied(op) for op in graph.operations])
 
 
+def with_middles(graph: g.Graph, random: np.random.Generator) -> g.Graph:
+    """The graph with a middle tap of 8 bits in every convolution that can have one, extreme weights among them."""
+
+    def added(op: g.Operation) -> g.Operation:
+        if not isinstance(op, g.Convolution) or op.weights.bits == 8 or op.kernel == "blocks":
+            return op
+        outs, height, width, depth = op.weights.indices.shape
+        if height % 2 == 0 or width % 2 == 0:
+            return op
+        middle = random.integers(-128, 128, (outs, 1, 1, depth), dtype=np.int8)
+        middle[random.random(middle.shape) < random.choice([0, 0.5, 1])] = 0
+        return dataclasses.replace(op, weights=dataclasses.replace(op.weights, middle=middle))
+
+    return dataclasses.replace(graph, operations=[added(op) for op in graph.operations])
+
+
 def without_taps(graph: g.Graph, random: np.random.Generator) -> g.Graph:
     """The graph with zeros in all weights of some taps of every convolution, perhaps of all."""
 
@@ -188,6 +204,26 @@ def random_blocks(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
         random, OCTET * int(random.integers(1, 6)), QUAD * int(random.integers(1, 9))
     )
     return in_blocks(builder.done(last), random), builder.images(1)
+
+
+def random_middle(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:
+    """One convolution of random shape, of one group, several, or as many as channels, with a middle tap of 8 bits."""
+    random = np.random.default_rng((seed, 6))
+    kernel = (int(random.choice([1, 3, 3, 5])), int(random.choice([1, 3, 3, 5])))
+    groups, depth = int(random.choice([1, 1, 2, 3])), int(random.integers(1, 40))
+    if random.random() < 0.25:
+        groups, depth = depth + 1, 1
+    top, left, bottom, right = (int(value) for value in random.integers(0, 3, 4))
+    height, width = (max(size, int(random.integers(1, 14))) for size in kernel)
+    builder = Builder(random, (height, width, depth * groups))
+    last = builder.convolution(
+        builder.input(*random_range(random)), groups * int(random.integers(1, 20 if groups < 4 else 3)), kernel,
+        groups=groups, padding=(top, left, bottom, right), bits=int(random.choice([2, 3, 4])),
+        stride=(int(random.integers(1, 3)), int(random.integers(1, 3))),
+        to=random_range(random) if random.random() < 0.85 else None, zeros=float(random.choice([0, 0.3, 0.9])),
+    )  # fmt: skip
+    graph = with_middles(builder.done(last), random)
+    return without_taps(graph, random) if random.random() < 0.2 else graph, builder.images(1)
 
 
 def random_taps(seed: int) -> tuple[g.Graph, NDArray[np.uint8]]:

@@ -8,6 +8,7 @@
 #include "entropy.h"
 #include "network.h"
 #include "operations.h"
+#include "unpack.h"
 
 #if defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>
@@ -116,8 +117,8 @@ int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes) {
     memcpy(word, data, sizeof word);
     memcpy(&total, data + 16, 8);
     blob->version = word[2];
-    if (blob->version < 2 || blob->version > 4) {
-        blob->reason = "the format version is not 2, 3 or 4";
+    if (blob->version < 2 || blob->version > 5) {
+        blob->reason = "the format version is not 2, 3, 4 or 5";
         return NETWORK_VERSION;
     }
     if (total != bytes || bytes > INT32_MAX || word[3] != blob_crc32(data + 16, bytes - 16)) {
@@ -145,19 +146,55 @@ int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes) {
     return status;
 }
 
-int blob_decode(struct blob *blob, int32_t index) {
-    struct convolution *c = &blob->operations[index].convolution;
-    if (blob->operations[index].opcode != CONVOLUTION || !c->lanes)
-        return NETWORK_OK;
-    c->packed = c->decoded = malloc(c->packed_bytes);
-    if (!c->packed)
-        return NETWORK_MEMORY;
-    int status = entropy_decode(c->coded, c->coded_bytes, c->bits, c->lanes, c->decoded, c->packed_bytes / (4 * (size_t)c->bits));
-    if (status == NETWORK_DAMAGED) {
-        blob->bad_operation = index;
-        blob->reason = "the coded weights do not end where they must";
+size_t blob_decoded_bytes(const struct operation *operation) {
+    const struct convolution *c = &operation->convolution;
+    if (operation->opcode != CONVOLUTION || (!c->lanes && !c->middle))
+        return 0;
+    return c->middle ? c->packed_bytes / (size_t)c->bits * 8 : c->packed_bytes;
+}
+
+/* Packed weights at the end of ``decoded``, or in the file, become weights of 8 bits, among them those of the middle tap. */
+static void widen(const struct blob *blob, const struct operation *operation, struct convolution *c, size_t bytes) {
+    for (size_t i = 0; i < bytes / TILE; i++) {
+        int8_t tile[TILE]; /* what is read may lie where it goes */
+        unpack_tiles(c, i, 1, tile, TILE);
+        memcpy(c->decoded + i * TILE, tile, TILE);
     }
-    return status;
+    const int32_t outs = blob->tensors[operation->output].channels, depth = blob->tensors[operation->input].channels / c->groups;
+    const int32_t tap = c->kernel_height / 2 * c->kernel_width + c->kernel_width / 2, own = outs / c->groups;
+    const size_t blocks = ((size_t)own + 7) / 8, depths = ((size_t)depth * (size_t)(c->kernel_height * c->kernel_width) + 3) / 4;
+    for (int32_t o = 0; o < outs; o++)
+        for (int32_t d = 0; d < depth; d++) {
+            const size_t k = (size_t)tap * (size_t)depth + (size_t)d, block = (size_t)(o / own) * blocks + (size_t)(o % own / 8);
+            const size_t place = c->depthwise ? k * (size_t)outs + (size_t)o : (block * depths + k / 4) * TILE + (size_t)(o % own % 8) * 4 + k % 4;
+            c->decoded[place] = (uint8_t)c->middle[(int64_t)o * depth + d];
+        }
+    c->bits = 8, c->packed = c->decoded, c->packed_bytes = bytes;
+}
+
+int blob_decode(struct blob *blob, int32_t index) {
+    const struct operation *operation = &blob->operations[index];
+    struct convolution *c = &blob->operations[index].convolution;
+    const size_t bytes = blob_decoded_bytes(operation);
+    if (!bytes)
+        return NETWORK_OK;
+    c->decoded = malloc(bytes);
+    if (!c->decoded)
+        return NETWORK_MEMORY;
+    if (c->lanes) {
+        uint8_t *packed = c->decoded + bytes - c->packed_bytes;
+        c->packed = packed;
+        int status = entropy_decode(c->coded, c->coded_bytes, c->bits, c->lanes, packed, c->packed_bytes / (4 * (size_t)c->bits));
+        if (status == NETWORK_DAMAGED) {
+            blob->bad_operation = index;
+            blob->reason = "the coded weights do not end where they must";
+        }
+        if (status)
+            return status;
+    }
+    if (c->middle)
+        widen(blob, operation, c, bytes);
+    return NETWORK_OK;
 }
 
 void blob_free(struct blob *blob) {

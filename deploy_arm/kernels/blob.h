@@ -79,12 +79,13 @@ struct convolution {
     size_t packed_bytes;
     const uint8_t *coded;
     size_t coded_bytes;
-    uint8_t *decoded; /* ``packed``, where it was coded; the blob's */
+    uint8_t *decoded; /* ``packed``, where it was coded or had a middle tap of 8 bits; the blob's */
     int32_t lanes;    /* 0: not coded */
     /* Where whole blocks of weights are zero and left out: one bit a block of QUAD output channels x EIGHT input channels of one tap
      * (those of four channels from a byte on, from its lowest bit up), and how many there are. Else NULL. */
     const uint8_t *kept;
     int64_t kept_blocks;
+    const int8_t *middle; /* weights of the middle tap, [output channels][input channels of a group], or NULL; of no use once decoded */
     struct finish finish;
     float low, high; /* limits of a float convolution, whose weights are ``packed``, whose bias is ``finish.shift`` and which has 32 bits */
     struct addition residual; /* right 0: none; the operation's second input is then not read */
@@ -156,7 +157,11 @@ uint32_t blob_crc32(const uint8_t *data, size_t bytes);
 /* Check everything and fill ``blob``; ``data`` must be aligned to 16 and outlive it. Returns an enum network_status. */
 int blob_parse(struct blob *blob, const uint8_t *data, size_t bytes);
 
-/* Decode the weights of operation ``index`` if they are coded, which takes its ``packed_bytes``. Returns an enum network_status. */
+/* What blob_decode takes. */
+size_t blob_decoded_bytes(const struct operation *operation);
+
+/* Decode the weights of operation ``index`` if they are coded, and bring them to 8 bits if their middle tap has as many. Returns an
+ * enum network_status. */
 int blob_decode(struct blob *blob, int32_t index);
 
 void blob_free(struct blob *blob);

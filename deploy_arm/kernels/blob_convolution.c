@@ -30,11 +30,23 @@ static int check_geometry(struct blob *blob, struct operation *operation, const 
     return 1;
 }
 
+/* Word 31 with another kernel than that of blocks: weights of the middle tap, where they have 8 bits and the others fewer. */
+static int check_middle(struct blob *blob, struct convolution *c, const struct tensor *in, const struct tensor *out, const int32_t *word) {
+    REQUIRE(blob->version >= 5, "a middle tap of 8 bits in a blob before version 5");
+    REQUIRE(c->kernel_height % 2 && c->kernel_width % 2, "the weights of a middle tap, and no middle");
+    REQUIRE(c->bits != 8, "a middle tap of 8 bits among others of as many");
+    c->middle = at(blob, word[31], (int64_t)out->channels * (in->channels / c->groups), 1);
+    REQUIRE(c->middle, "the weights of a middle tap lie outside the file");
+    return 1;
+}
+
 /* Words 27 and 31: which blocks of weights there are, where not all are there. */
 static int check_blocks(struct blob *blob, struct convolution *c, const struct tensor *in, const struct tensor *out, const int32_t *word) {
-    REQUIRE((word[27] == KERNEL_BLOCKS) == (word[31] != 0), "blocks of weights without their kernel, or the kernel without blocks");
+    REQUIRE(word[27] != KERNEL_BLOCKS || word[31], "the kernel of blocks of weights without blocks");
     if (!word[31])
         return 1;
+    if (word[27] != KERNEL_BLOCKS)
+        return check_middle(blob, c, in, out, word);
     REQUIRE(blob->version >= 4, "blocks of weights in a blob before version 4");
     REQUIRE(c->groups == 1 && in->channels % OCTET == 0 && out->channels % QUAD == 0, "channels are no whole blocks");
     const int64_t count = (int64_t)c->kernel_height * c->kernel_width * (in->channels / OCTET), bytes = (count + 7) / 8, quads = out->channels / QUAD;
@@ -85,7 +97,7 @@ static int check(struct blob *blob, struct operation *operation, const int32_t *
         tiles = (taps * out->channels + 31) / 32;
     else
         tiles = c->groups * (((int64_t)out->channels / c->groups + 7) / 8) * ((taps * (in->channels / c->groups) + 3) / 4);
-    if (!check_weights(blob, c, tiles, word))
+    if (!check_weights(blob, c, tiles, word) || (c->middle && !examine(blob, tiles * TILE / DECODED_PER_STEP)))
         return 0;
     if (c->bits == 8) {
         REQUIRE(word[16] == 0 && word[17] == 0, "an 8-bit convolution has levels");

@@ -62,11 +62,6 @@ static size_t threads_memory(const struct network *network, int32_t count) {
 
 size_t network_memory_bytes(const struct network *network) { return threads_memory(network, network->thread_count); }
 
-/* What decoding its weights takes. */
-static size_t decoded_weights(const struct operation *operation) {
-    return operation->opcode == CONVOLUTION && operation->convolution.lanes ? operation->convolution.packed_bytes : 0;
-}
-
 static int prepare(struct network *network) {
     struct blob *blob = &network->blob;
     if (network_memory_bytes(network) > network->memory_limit)
@@ -83,7 +78,7 @@ static int prepare(struct network *network) {
             network->copy_image |= operation->concatenate.records[2 * r] == blob->input;
         if (operation->opcode != CONVOLUTION && operation->opcode != FLOAT_CONVOLUTION)
             continue;
-        network->prepared_bytes += decoded_weights(operation);
+        network->prepared_bytes += blob_decoded_bytes(operation);
         if (network_memory_bytes(network) > network->memory_limit)
             return NETWORK_TOO_LARGE;
         int status = blob_decode(blob, i);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,6 +120,10 @@ class FloatWeights:
     """Weights of an uncompressed layer, in the tensor's shape, under the name that a codebook gives what has this shape."""
 
     indices: Float64
+
+    def transposed(self, axes: Sequence[int]) -> FloatWeights:
+        """The same with its axes in another order, contiguous in memory."""
+        return FloatWeights(np.ascontiguousarray(self.indices.transpose(axes)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ ADD_BITS = 20
 
 def convolution_bound(weights: Codebook, low: int, high: int) -> int:
     """Largest size of any partial sum, in any order, of weights (out first) with activations in low..high."""
-    sizes = np.abs(weights.levels.astype(np.int32))
-    rows = weights.indices.reshape(len(weights.indices), -1)
+    rows = weights.integers.reshape(len(weights.indices), -1)
     step = max(2**22 // max(rows.shape[1], 1), 1)  # a large linear layer is summed some rows at a time
-    sums = [sizes[rows[i : i + step]].sum(axis=1).max(initial=0) for i in range(0, len(rows), step)]
+    parts = [np.abs(rows[i : i + step].astype(np.int32)) for i in range(0, len(rows), step)]
+    sums = [part.sum(axis=1).max(initial=0) for part in parts]
     return int(max(sums, default=0)) * max(-low, high)
 
 

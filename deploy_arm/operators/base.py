@@ -90,7 +90,7 @@ def _convolution(
 ) -> Value:
     tensor = state.integer(state.image(source))
     found = state.codebook(weight)
-    weights = _arranged(found, found.indices.transpose(0, 2, 3, 1))
+    weights = found.transposed((0, 2, 3, 1))
     out, *kernel, _ = weights.indices.shape
     height, width = g.output_size(tensor.shape, kernel, stride, padding, dilation)
     shift = state.parameter(bias)

@@ -6,11 +6,13 @@ from deploy_arm.fuzz.networks import (
     in_blocks,
     random_blocks,
     random_convolution,
+    random_middle,
     random_network,
     random_range,
     random_taps,
     with_checksum,
     with_kernel,
+    with_middles,
 )
 
 __all__ = [
@@ -20,9 +22,11 @@ __all__ = [
     "in_blocks",
     "random_blocks",
     "random_convolution",
+    "random_middle",
     "random_network",
     "random_range",
     "random_taps",
     "with_checksum",
     "with_kernel",
+    "with_middles",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from deploy_arm.blob.memory import tensor_bytes
+from deploy_arm.blob.read import read_graph
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.passes import fuse_additions
 from deploy_arm.fuzz import __main__ as fuzzing
@@ -30,9 +31,11 @@ from tests.deploy_arm.runtime_cases import (
     random_network,
     with_checksum,
     with_kernel,
+    with_middles,
 )
 
 PACKED = -3  # stands for where the packed weights lie
+LAST = -4  # stands for the last 16 bytes of the file
 RESIDUAL = -1  # stands for a convolution that ends in an addition
 QEMU = [] if is_arm() else ["qemu-aarch64"]
 
@@ -72,11 +75,22 @@ def blocks() -> g.Graph:
     return in_blocks(builder.done(builder.average_pool(last, 3, 2, 1, None)), np.random.default_rng(1))
 
 
+def middles() -> g.Graph:
+    """Convolutions with a middle tap of 8 bits: of coded weights, of two groups, and of each channel by itself."""
+    builder = Builder(np.random.default_rng(5), (9, 7, 16))
+    last = builder.convolution(builder.input(0, 255), 48, (3, 3), padding=(1, 1, 1, 1), bits=4, to=(0, 127))
+    last = builder.convolution(last, 64, (3, 5), padding=(1, 2, 1, 2), bits=2, zeros=0.95, to=(-128, 127))
+    last = builder.convolution(last, 20, (3, 3), bits=3, groups=2, to=(0, 255))
+    last = builder.convolution(last, 20, (3, 3), bits=4, groups=20, to=(0, 255))
+    return with_middles(builder.done(builder.average_pool(last, 3, 2, 1, None)), np.random.default_rng(2))
+
+
 def network_graphs() -> list[g.Graph]:
     return [
         everything(),
         everything_float(),
         blocks(),
+        middles(),
         *(random_network(seed)[0] for seed in range(500, 508)),
     ]
 
@@ -253,7 +267,7 @@ def test_what_is_wrong_with_an_operation_is_said(
     ("words", "reason"),
     [
         ({31: 0}, "without blocks"),
-        ({27: 1}, "without their kernel"),
+        ({27: 1}, "before version 5"),  # read as the weights of a middle tap
         ({31: 2**30}, "outside"),
         ({31: 8}, "outside"),
         ({19: 4, 30: 0}, "another size"),
@@ -276,6 +290,40 @@ def test_what_is_wrong_with_blocks_is_said(tmp_path: Path, words: dict[int, int]
     struct.pack_into("<I", old, 8, 3)
     code, message = status(with_checksum(old), tmp_path)
     assert code == 7 and "before version 4" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({27: 4}, "blocks"),
+        ({31: 2**30}, "outside"),
+        ({31: 8}, "outside"),
+        ({31: LAST}, "outside"),
+        ({4: 2, 10: 0, 19: 48 // 8 * 24 * 16}, "no middle"),
+        ({15: 8, 19: 48 // 8 * 36 * 32, 16: 0, 17: 0}, "middle tap of 8 bits"),
+    ],
+)
+def test_what_is_wrong_with_a_middle_tap_is_said(tmp_path: Path, words: dict[int, int], reason: str) -> None:
+    blob = bytearray(write_blob(middles(), coded=False))
+    assert struct.unpack_from("<I", blob, 8)[0] == 5
+    assert status(bytes(blob), tmp_path, bytes(9 * 7 * 16))[0] == 0
+    start = struct.unpack_from("<I", blob, 36)[0] + 128  # behind the table of pixels
+    for word, value in words.items():
+        struct.pack_into("<i", blob, start + 4 * word, len(blob) - 16 if value == LAST else value)
+    code, message = status(with_checksum(blob), tmp_path)
+    assert code == 7 and "operation 1:" in message and reason in message
+    old = bytearray(write_blob(middles()))
+    struct.pack_into("<I", old, 8, 4)
+    code, message = status(with_checksum(old), tmp_path)
+    assert code == 7 and "before version 5" in message
+
+
+def test_middle_taps_count_as_memory_and_are_read_back(tmp_path: Path) -> None:
+    graph = middles()
+    blob = write_blob(graph)
+    assert write_blob(read_graph(blob)) == blob
+    images = np.random.default_rng(3).integers(0, 256, (2, 9, 7, 16), dtype=np.uint8)
+    np.testing.assert_array_equal(run(read_graph(blob), images), run(graph, images))
 
 
 def moved_onto(graph: g.Graph, kind: type[g.Operation], place: int) -> tuple[bytes, g.Operation]:

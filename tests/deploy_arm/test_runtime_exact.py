@@ -25,6 +25,7 @@ from tests.deploy_arm.runtime_cases import (
     Builder,
     random_blocks,
     random_convolution,
+    random_middle,
     random_network,
     random_taps,
     with_kernel,
@@ -80,6 +81,13 @@ def check(cases: Iterable[Case], folder: Path, target: str, *options: str, kerne
         pytest.param("a76", random_blocks, range(1000, 1500), 0, (), marks=pytest.mark.slow),
         pytest.param("x2", random_blocks, range(1500, 2000), 0, (), marks=pytest.mark.slow),
         ("a72", random_network, range(2000, 2020), GROUPED, ()),
+        ("a76", random_middle, range(16), 0, ()),
+        ("x2", random_middle, range(100, 116), 0, ()),
+        ("a72", random_middle, range(200, 206), 0, ()),
+        ("a76", random_middle, range(300, 306), 0, ("--portable",)),
+        ("a76", random_middle, range(400, 406), GROUPED, ()),
+        pytest.param("a76", random_middle, range(1000, 1200), 0, (), marks=pytest.mark.slow),
+        pytest.param("x2", random_middle, range(1500, 1700), 0, (), marks=pytest.mark.slow),
     ],
 )
 def test_random_graphs_agree_with_the_reference(
