@@ -33,6 +33,7 @@ from quantizers.tracing.trace import traced
 INPUT_BITS = 8
 PREFIX = "quantize_"
 PARTS = ("indices", "levels", "scale")
+MIDDLE = "middle"  # of codebooks that have it
 
 
 class Hardened(NamedTuple):
@@ -216,8 +217,8 @@ def _check_effect(name: str, quantizer: WeightQuantizer, book: Codebook) -> None
 
 
 def hard_state(hardened: Hardened) -> dict[str, Tensor]:
-    """A hardened network as tensors: of each layer ``indices`` (uint8), ``levels`` (int8) and ``scale``; of each
-    activation quantizer ``step``, ``low`` and ``high`` (float64); and what else the network holds."""
+    """A hardened network as tensors: of each layer ``indices`` (uint8), ``levels`` (int8) and ``scale``, with ``middle`` (int8)
+    where its codebook has it; of each activation quantizer ``step``, ``low`` and ``high`` (float64); and what else it holds."""
     state = {
         key: value.detach().clone()
         for key, value in hardened.network.state_dict().items()
@@ -226,6 +227,8 @@ def hard_state(hardened: Hardened) -> dict[str, Tensor]:
     for name, book in hardened.codebooks.items():
         for part in PARTS:
             state[f"{name}.{part}"] = torch.from_numpy(getattr(book, part).copy())
+        if book.middle is not None:
+            state[f"{name}.{MIDDLE}"] = torch.from_numpy(book.middle.copy())
     for name, module in hardened.network.named_modules():
         if isinstance(module, FrozenStep):
             state[name] = torch.tensor([module.step, module.low, module.high], dtype=torch.float64)
@@ -247,7 +250,9 @@ def load_hard(model: nn.Module, plan: Plan, state: dict[str, Tensor]) -> Hardene
         books = {}
         for name, layer in plan.layers.items():
             indices, levels, scale = (state.pop(f"{name}.{part}").numpy() for part in PARTS)
-            books[name] = Codebook(indices, levels, scale, layer.bits)
+            middle = state.pop(f"{name}.{MIDDLE}", None)
+            own = None if middle is None else middle.numpy()
+            books[name] = Codebook(indices, levels, scale, layer.bits, own)
         for name, book in books.items():
             weight = cast(Tensor, network.get_submodule(name).weight)
             if weight.shape != book.indices.shape:

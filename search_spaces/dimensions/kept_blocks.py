@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class KeptBlocks(KeptShare):
         kept[np.argsort(-sums, axis=None, kind="stable")[: _count(sums.size, value)]] = True
         there = _spread(kept.reshape(sums.shape), weight.shape)
         indices = np.where(there, book.indices, np.uint8(zero[0]))
-        return Codebook(indices, book.levels, book.scale, book.bits)
+        return dataclasses.replace(book, indices=indices)
 
 
 def _count(blocks: int, value: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ class KeptChannels(KeptShare):
         gone = np.argsort(-sums, kind="stable")[count:]
         indices = book.indices.copy()
         indices[:, gone] = zero[0]
-        return Codebook(indices, book.levels, book.scale, book.bits)
+        return dataclasses.replace(book, indices=indices)
 
 
 def channels_kept(channels: int, value: float) -> int:

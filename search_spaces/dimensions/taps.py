@@ -6,6 +6,7 @@ That a layer may keep the taps that weigh most is ours.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -110,7 +111,7 @@ class Taps(Dimension):
         else:
             there = mask_of(value, height, width)
         indices = np.where(there, book.indices, np.uint8(zero[0]))
-        return Codebook(indices, book.levels, book.scale, book.bits)
+        return dataclasses.replace(book, indices=indices)
 
 
 def mask_of(value: str, height: int, width: int) -> NDArray[np.bool_]:

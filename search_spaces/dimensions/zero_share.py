@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,4 +69,4 @@ class ZeroShare(Dimension):
         freed = order[count:][indices[order[count:]] == zero]
         indices[freed] = generator.choice(others, len(freed))
         indices[order[:count]] = zero
-        return Codebook(indices.reshape(book.indices.shape), book.levels, book.scale, book.bits)
+        return dataclasses.replace(book, indices=indices.reshape(book.indices.shape))
