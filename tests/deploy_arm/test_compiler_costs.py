@@ -186,6 +186,30 @@ def test_blocks_are_chosen_where_they_pay_and_stored_alone(bits: int) -> None:
     assert whole - fewer == pytest.approx((1 - share) * 64 * 576 * bits / 8 - 16 * 9, abs=32)
 
 
+def test_a_middle_tap_of_8_bits_costs_what_8_bits_do() -> None:
+    """Kernels see packed weights of 8 bits: no other kernel than the dense one is chosen, whatever zeros there are."""
+    builder = Builder(np.random.default_rng(0), (14, 14, 32))
+    last = builder.convolution(builder.input(0, 127), 32, (3, 3), padding=(1,) * 4, bits=2, zeros=0.97)
+    graph = builder.done(last)
+    plain = graph.operations[1]
+    assert isinstance(plain, g.Convolution)
+    middle = np.zeros((32, 1, 1, 32), np.int8)
+    split = dataclasses.replace(plain, weights=dataclasses.replace(plain.weights, middle=middle))
+    chosen = [
+        choose_kernels(
+            dataclasses.replace(graph, operations=[graph.operations[0], op, *graph.operations[2:]]), "a76"
+        )
+        for op in (plain, split)
+    ]
+    assert [op.kernel for each in chosen for op in each.operations if isinstance(op, g.Convolution)] == [
+        "level-grouped",
+        "dense",
+    ]
+    tensors = graph.tensors[plain.inputs[0]], graph.tensors[plain.output]
+    work = costs.Work.of(split, *tensors)
+    assert work.bits == 8 and work.blocks is None
+
+
 def test_the_table_has_every_core_and_says_how_well_it_fits() -> None:
     assert set(read_table()) == set(CORES)
     for core in CORES:

@@ -60,6 +60,26 @@ def test_what_lies_between_two_convolutions_shrinks_and_nothing_else_changes(see
     assert np.array_equal(run(smaller, images).view(np.uint32), before.view(np.uint32))
 
 
+def test_channels_go_with_their_weights_of_the_middle_tap() -> None:
+    builder = Builder(np.random.default_rng(1), (7, 6, 16))
+    last = builder.convolution(builder.input(0, 255), 32, (3, 3), padding=(1,) * 4, bits=4, to=(0, 127))
+    graph = builder.done(builder.convolution(last, 12, (3, 3), padding=(1,) * 4, bits=4, zeros=1.0))
+    first, second = graph.operations[1:3]
+    assert isinstance(first, g.Convolution) and isinstance(second, g.Convolution)
+    middles = [
+        np.random.default_rng(2).integers(1, 100, (n, 1, 1, m), np.int8) for n, m in ((32, 16), (12, 32))
+    ]
+    middles[1][..., 8:] = 0
+    for place, middle in enumerate(middles, start=1):
+        op = graph.operations[place]
+        assert isinstance(op, g.Convolution)
+        weights = dataclasses.replace(op.weights, middle=middle)
+        graph.operations[place] = dataclasses.replace(op, weights=weights)
+    smaller, images = drop_unread_channels(graph), builder.images(2)
+    assert channels(smaller) == [(16, 8), (8, 12)]
+    assert np.array_equal(run(smaller, images), run(graph, images))
+
+
 def test_a_sum_keeps_all_of_its_channels() -> None:
     builder = Builder(np.random.default_rng(0), (6, 5, 16))
     source = builder.input(0, 255)

@@ -23,9 +23,36 @@ def test_weights_are_scaled_levels() -> None:
     assert Codebook(np.zeros((0, 4), np.uint8), LEVELS, ONE, bits=2).zeros == 0.0
 
 
+def test_the_middle_tap_can_have_weights_of_its_own_in_any_order_of_axes() -> None:
+    indices = np.zeros((2, 3, 3, 5), np.uint8)
+    middle = np.arange(6, dtype=np.int8).reshape(2, 3, 1, 1) + 100
+    book = Codebook(indices, LEVELS, ONE, 2, middle)
+    integers = book.integers
+    assert integers.dtype == np.int8 and (integers[:, :, 1, 2] == middle[:, :, 0, 0]).all()
+    assert (integers == -3).sum() == integers.size - 6
+    turned = book.transposed((0, 2, 3, 1))
+    assert np.array_equal(turned.integers, integers.transpose(0, 2, 3, 1))
+    assert (
+        turned.indices.flags.c_contiguous
+        and turned.middle is not None
+        and turned.middle.shape == (2, 1, 1, 3)
+    )
+
+
+FILTER = np.zeros((2, 2, 3, 3), np.uint8)
+MIDDLE = np.ones((2, 2, 1, 1), np.int8)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"indices": FILTER, "middle": MIDDLE.astype(np.int16)}, "int16"),
+        ({"indices": FILTER, "middle": MIDDLE[:1]}, r"\(1, 2, 1, 1\)"),
+        (
+            {"indices": FILTER[:, :, :2], "middle": MIDDLE},
+            r"a middle int8 .* of 2-bit weights \(2, 2, 2, 3\)",
+        ),
+        ({"indices": FILTER, "middle": MIDDLE, "bits": 8}, "of 8-bit weights"),
         ({"levels": LEVELS.astype(np.int16)}, "int16"),
         ({"indices": INDICES.astype(np.int64)}, "int64"),
         ({"scale": ONE.astype(np.float64)}, "float64"),
