@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.structures import CORES, profiles
 from benchmarks.trial_accuracy import add, as_text, done_in
 from foundation.command import Parser, main_guard
+from foundation.files import sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,22 +48,24 @@ STORABLE = (2, 3, 4, 8)
 
 @dataclass(frozen=True)
 class SplitCell:
-    """One row's conditions."""
+    """One row's conditions; ``weights`` is the start of the SHA-256 of the file."""
 
+    network: str
+    weights: str
     way: str
     bits: int
     seed: int
 
 
-def cells(seeds: Sequence[int]) -> list[SplitCell]:
-    """All rows. At 8 bits a middle tap of as many is no other way to store it: nothing is split there."""
+def cells(network: str, weights: str, seeds: Sequence[int], widths: Sequence[int]) -> list[SplitCell]:
+    """All rows of these bits. At 8 bits a middle tap of as many is no other way to store it: nothing is split there."""
     return [
-        SplitCell(way + split, bits, seed)
+        SplitCell(network, weights, way + split, bits, seed)
         for seed in seeds
         for way in WAYS
         for bits in BITS[way]
         for split in ("", SPLIT)
-        if not (split and bits == 8)
+        if bits in widths and not (split and bits == 8)
     ]
 
 
@@ -183,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the images that steps are taken from"
     )
+    parser.add_argument("--bits", type=int, nargs="+", default=[3, 4, 5, 8], choices=(3, 4, 5, 8))
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args(argv)
 
@@ -195,7 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     network, data = find_network(args.network), load_data(args.data)
     model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=args.weights)
     done, calibrated = done_in(args.out, SplitCell), {}
-    for cell in cells(args.seeds):
+    digest = sha256(Path(args.weights))[:12]
+    for cell in cells(args.network, digest, args.seeds, args.bits):
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue

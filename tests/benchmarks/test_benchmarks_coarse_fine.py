@@ -19,7 +19,8 @@ def weight() -> Tensor:
 
 
 def test_no_cell_is_asked_for_twice_and_nothing_is_split_at_8_bits() -> None:
-    found = cells([0, 1])
+    found = cells("network", "digest", [0, 1], [3, 4, 5, 8])
+    assert {cell.bits for cell in cells("network", "digest", [0], [4, 8])} == {4, 8}
     assert len(set(found)) == len(found)
     assert {cell.way for cell in found if cell.bits == 8} == {"largest"}
     assert {cell.way for cell in found if cell.bits == 4} == {
@@ -33,7 +34,7 @@ def test_no_cell_is_asked_for_twice_and_nothing_is_split_at_8_bits() -> None:
 def test_a_split_leaves_the_neighbours_less_error_and_the_middle_a_rounding(
     weight: Tensor, way: str, bits: int
 ) -> None:
-    books = [book_of(weight, SplitCell(name, bits, 0)) for name in (way, way + SPLIT)]
+    books = [book_of(weight, SplitCell("", "", name, bits, 0)) for name in (way, way + SPLIT)]
     assert [book.middle is not None for book in books] == [False, True]
     rounded = [torch.from_numpy(book.dequantize()) for book in books]
     errors = [float(without_middle(found - weight).square().sum()) for found in rounded]
@@ -46,5 +47,7 @@ def test_a_split_leaves_the_neighbours_less_error_and_the_middle_a_rounding(
 def test_what_does_not_stand_out_is_as_without_a_split() -> None:
     even = torch.randn(8, 8, 3, 3, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
     for way in ("largest", "mixture"):
-        plain, split = (book_of(even, SplitCell(name, 4, 0)).dequantize() for name in (way, way + SPLIT))
+        plain, split = (
+            book_of(even, SplitCell("", "", name, 4, 0)).dequantize() for name in (way, way + SPLIT)
+        )
         assert (plain == split).all()
