@@ -14,7 +14,8 @@ Error is that of images by which nothing was chosen, paired with fp32's answers.
 weights but the middle taps, as a share of their squares, on average over the layers that a split way splits. ``weight_bytes`` are
 those of packed weights between the ends; bytes of the blob (coded where that is smaller) and latency (modelled: instructions of
 the emulated program) are there where a program can store such weights: not of 5 bits. A row is appended when its cell is done; a
-cell that the file has is passed over. About ten seconds a cell of one processor.
+cell that the file has is passed over. About ten seconds a cell of one processor. ``--layers`` compares single 3 x 3 layers of 4
+bits in the dense kernel, without and with a middle tap of 8 bits, in modelled cycles.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from quantizers.network import Hardened
 
 RESULT = Path(__file__).parent / "results" / "coarse_fine.csv"
+LAYERS = Path(__file__).parent / "results" / "coarse_fine_layers.csv"
+SHAPES = ((16, 32), (32, 16), (64, 8), (128, 14))  # channels, side
 SPLIT = ", split"
 WAYS = ("largest", "least error", "mixture")
 BITS = {"largest": (3, 4, 5, 8), "least error": (3, 4, 5), "mixture": (3, 4)}
@@ -173,6 +176,45 @@ def calibrate(model: Any, data: Any, network: Any, seed: int) -> Hardened:
     return harden(quantize(model, Plan.uniform(layer_names(model), LayerPlan(8)), images))
 
 
+@dataclass(frozen=True)
+class LayerCell:
+    """One row's conditions: a 3 x 3 convolution with as many output channels as input channels, weights of 4 bits."""
+
+    core: str
+    channels: int
+    size: int
+
+
+def layer_cycles(cell: LayerCell) -> dict[str, Any]:
+    """Modelled cycles of the dense kernel for a convolution, without and with a middle tap of 8 bits, and their ratio."""
+    import numpy as np
+
+    from deploy_arm.costs.fit import operation_cycles
+    from deploy_arm.costs.model import ProfiledWeights
+    from deploy_arm.costs.samples import ConvolutionSample, weights
+    from deploy_arm.ir import graph as g
+
+    shape = (cell.size, cell.size, cell.channels)
+    sample = ConvolutionSample(cell.size, cell.channels, cell.channels, 3, 1)
+    book = weights(np.random.default_rng(0), sample, ProfiledWeights(4, 0.1, narrow=True))
+    middle = np.random.default_rng(1).integers(-127, 128, (cell.channels, 1, 1, cell.channels), np.int8)
+    found = []
+    for split in (None, middle):
+        tensors = [g.Tensor("image", shape), g.Tensor("x", shape, high=127), g.Tensor("y", shape, high=127)]
+        half = np.tile(np.arange(256, dtype=np.int16) // 2, (cell.channels, 1))
+        ones, none = np.full(cell.channels, 2**30, np.int32), np.zeros(cell.channels, np.int32)
+        finish = g.Requantize(ones, none, 8, 18, 0, 127)
+        own = replace(book, middle=split)
+        operations: list[g.Operation] = [
+            g.InputTable(("image",), "x", "", half),
+            g.Convolution(("x",), "y", "", own, (1, 1), (1, 1, 1, 1), (1, 1), 1, finish, kernel="dense"),
+            g.Output(("y",), "floats", ""),
+        ]
+        named = {tensor.name: tensor for tensor in (*tensors, g.Tensor("floats", shape, floating=True))}
+        found.append(operation_cycles(g.Graph(tensors[0], "floats", named, operations), cell.core)[1])
+    return {"unsplit_cycles": round(found[0]), "split_cycles": round(found[1]), "ratio": found[1] / found[0]}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see the module's text."""
     parser = Parser(
@@ -180,15 +222,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True)
+    parser.add_argument(
+        "--layers", action="store_true", help="single layers' cycles alone, into another file"
+    )
+    parser.add_argument("--data")
     parser.add_argument("--network", default="repvgg_cifar")
-    parser.add_argument("--weights", required=True)
+    parser.add_argument("--weights")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the images that steps are taken from"
     )
     parser.add_argument("--bits", type=int, nargs="+", default=[3, 4, 5, 8], choices=(3, 4, 5, 8))
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument(
+        "--out", type=Path, help=f"(default {RESULT.name}, of layers {LAYERS.name}, in results)"
+    )
     args = parser.parse_args(argv)
+    if args.layers:
+        for layer in (LayerCell(core, *shape) for core in CORES for shape in SHAPES):
+            said = as_text(asdict(layer))
+            if tuple(said.values()) not in done_in(args.out or LAYERS, LayerCell):
+                add(args.out or LAYERS, {**said, **as_text(layer_cycles(layer))})
+        return 0
+    if not (args.data and args.weights):
+        parser.error("give --data and --weights, or --layers")
 
     import torch
 
@@ -198,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     network, data = find_network(args.network), load_data(args.data)
     model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=args.weights)
-    done, calibrated = done_in(args.out, SplitCell), {}
+    out = args.out or RESULT
+    done, calibrated = done_in(out, SplitCell), {}
     digest = sha256(Path(args.weights))[:12]
     for cell in cells(args.network, digest, args.seeds, args.bits):
         said = as_text(asdict(cell))
@@ -207,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if cell.seed not in calibrated:
             calibrated = {cell.seed: calibrate(model, data, network, cell.seed)}
         row = measure(cell, calibrated[cell.seed], model, data, network)
-        add(args.out, {**said, **as_text(row)})
+        add(out, {**said, **as_text(row)})
         print(" ".join(f"{name} {value}" for name, value in {**said, **as_text(row)}.items()), flush=True)
     return 0
 
