@@ -9,6 +9,7 @@ ones for each seed), and the weights between rounded as its way says:
     least error    even levels, the step of each output channel with the least squared error
     mixture        a Gaussian mixture for each layer, as it starts
     ..., split     the same, with 8 bits for the middle tap where that stands out from its neighbours (``coarse_fine``)
+    ..., rebuilt   from the calibration images without labels, as ``pipeline.quantize`` does
 
 Error is that of images by which nothing was chosen, paired with fp32's answers. ``neighbours_error`` is the squared error of all
 weights but the middle taps, as a share of their squares, on average over the layers that a split way splits. ``weight_bytes`` are
@@ -44,6 +45,10 @@ LAYERS = Path(__file__).parent / "results" / "coarse_fine_layers.csv"
 SHAPES = ((16, 32), (32, 16), (64, 8), (128, 14))  # channels, side
 SPLIT = ", split"
 WAYS = ("largest", "least error", "mixture")
+REBUILT = {
+    "mixture, rebuilt": "gaussian_mixture",
+    "least error, split, rebuilt": "coarse_fine",
+}  # with 4 bits
 BITS = {"largest": (3, 4, 5, 8), "least error": (3, 4, 5), "mixture": (3, 4)}
 CALIBRATION = 256  # images that steps of activations are taken from
 STORABLE = (2, 3, 4, 8)
@@ -62,7 +67,7 @@ class SplitCell:
 
 def cells(network: str, weights: str, seeds: Sequence[int], widths: Sequence[int]) -> list[SplitCell]:
     """All rows of these bits. At 8 bits a middle tap of as many is no other way to store it: nothing is split there."""
-    return [
+    found = [
         SplitCell(network, weights, way + split, bits, seed)
         for seed in seeds
         for way in WAYS
@@ -70,6 +75,8 @@ def cells(network: str, weights: str, seeds: Sequence[int], widths: Sequence[int
         for split in ("", SPLIT)
         if bits in widths and not (split and bits == 8)
     ]
+    again = [SplitCell(network, weights, way, 4, seed) for seed in seeds for way in REBUILT if 4 in widths]
+    return found + again
 
 
 def book_of(weight: Tensor, cell: SplitCell) -> Codebook:
@@ -128,12 +135,15 @@ def measure(cell: SplitCell, calibrated: Hardened, model: Any, data: Any, networ
 
     mean, std = network.normalization
     made, ends = copy.deepcopy(calibrated.network), end_layers(calibrated.network)  # type: ignore[arg-type]
+    if cell.way in REBUILT:
+        calibrated = rebuild(cell, model, data, network)
+        made = calibrated.network
     books, errors, size, split = dict(calibrated.codebooks), [], 0.0, 0
     for name in books:
         if name in ends:
             continue
         weight = model.get_submodule(name).weight.detach()
-        book = books[name] = book_of(weight, cell)
+        book = books[name] = books[name] if cell.way in REBUILT else book_of(weight, cell)
         rounded = torch.from_numpy(book.dequantize())
         made.get_submodule(name).weight = torch.nn.Parameter(rounded, requires_grad=False)
         size += book.indices.size * book.bits / 8 + (0 if book.middle is None else book.middle.size)
@@ -163,17 +173,38 @@ def measure(cell: SplitCell, calibrated: Hardened, model: Any, data: Any, networ
     }
 
 
-def calibrate(model: Any, data: Any, network: Any, seed: int) -> Hardened:
-    """The network with 8 bits everywhere, its steps taken from images that the seed draws."""
+def drawn(data: Any, network: Any, seed: int) -> Tensor:
+    """The calibration images that a seed draws, normalized."""
     import torch
 
-    from foundation.plan import LayerPlan, Plan
     from pipeline.datasets.images import normalize
-    from quantizers.network import harden, layer_names, quantize
 
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-    images = normalize(data.train.batch(order[:CALIBRATION]), *network.normalization)
-    return harden(quantize(model, Plan.uniform(layer_names(model), LayerPlan(8)), images))
+    return normalize(data.train.batch(order[:CALIBRATION]), *network.normalization)
+
+
+def calibrate(model: Any, data: Any, network: Any, seed: int) -> Hardened:
+    """The network with 8 bits everywhere, its steps taken from images that the seed draws."""
+    from foundation.plan import LayerPlan, Plan
+    from quantizers.network import harden, layer_names, quantize
+
+    plan = Plan.uniform(layer_names(model), LayerPlan(8))
+    return harden(quantize(model, plan, drawn(data, network, seed)))
+
+
+def rebuild(cell: SplitCell, model: Any, data: Any, network: Any) -> Hardened:
+    """The network of a way that rebuilds layers from the calibration images."""
+    from foundation.plan import LayerPlan, Plan
+    from quantizers.calibration.reconstruction import Reconstruction, reconstruct
+    from quantizers.network import end_layers, harden, layer_names, quantize
+    from quantizers.tracing.trace import traced
+
+    images, ends, sort = drawn(data, network, cell.seed), end_layers(traced(model)), REBUILT[cell.way]
+    inner = LayerPlan(cell.bits, 2**cell.bits if sort == "gaussian_mixture" else None)
+    plan = Plan({name: LayerPlan(8) if name in ends else inner for name in layer_names(model)}, sort)
+    made = quantize(model, plan, images)
+    reconstruct(made, model, [images], Reconstruction(seed=cell.seed))
+    return harden(made)
 
 
 @dataclass(frozen=True)
