@@ -19,7 +19,11 @@ README = (ROOT / "README.md").read_text()
 GOOD = README[README.index("## How good it is") : README.index("## The house")]
 TEXTS = {
     "README.md": GOOD,
-    **{name: (ROOT / name).read_text() for name in documents.DOCUMENTS if name != "README.md"},
+    **{
+        name: (ROOT / name).read_text()
+        for name in (*documents.DOCUMENTS, "docs/quantizers.md")
+        if name != "README.md"
+    },
 }
 
 
@@ -226,6 +230,26 @@ def learned_steps() -> tuple[str, str]:
 
 
 # A sentence's fragment with its values left out, and what they are.
+def rounded(way: str, bits: int) -> tuple[str, str]:
+    """Points that a RepVGG loses by rounding its weights, and their standard error, of the first draw of calibration images."""
+    row = split_row(way, bits)
+    return f"{-100 * float(row['difference']):.1f}", f"{100 * float(row['difference_standard_error']):.1f}"
+
+
+def split_row(way: str, bits: int) -> dict[str, str]:
+    (found,) = (
+        row
+        for row in rows("coarse_fine.csv")
+        if (row["way"], row["bits"], row["seed"]) == (way, str(bits), "0")
+    )
+    return found
+
+
+def split_times() -> tuple[str, str]:
+    ratios = [float(row["ratio"]) for row in rows("coarse_fine_layers.csv")]
+    return f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+
+
 CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
     ("README.md", "ahead of learned steps by {} to {} points on residual networks", learned_steps),
     ("README.md", "ResNet-18 with 2 bits and 80 % zeros is {} times as fast on an A76-class core and {} times on an "
@@ -277,6 +301,17 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      lambda: (detection("8bit", "program_val_ap50"), detection("fp32", "val_ap50"), detection("8bit", "train_ap50"),
               detection("fp32", "train_ap50"))),
     ("docs/accuracy.md", "it does not yet work: {} after refitting", lambda: (detection("4bit-refitted", "val_ap50"),)),
+    ("docs/quantizers.md", "On a `repvgg_cifar` that is {} % right at fp32",
+     lambda: (f"{100 - 100 * float(split_row('largest', 4)['fp32_error']):.1f}",)),
+    ("docs/quantizers.md", "plain 4-bit weights lose {} points and plain 5-bit ones {}; with the split these lose {} ± {} and "
+     "{} ± {}, and 8 bits without it {} ± {}. A layer takes {} to {} times",
+     lambda: (rounded("largest", 4)[0], rounded("largest", 5)[0], *rounded("largest, split", 4),
+              *rounded("largest, split", 5), *rounded("largest", 8), *split_times())),
+    ("docs/quantizers.md", "As they start they lose {} ± {} points, with a split middle tap {} ± {}; rebuilt from a "
+     "few images they lose nothing that {} images could show, in {} bytes, where the split takes {} and 8 bits {}.",
+     lambda: (*rounded("mixture", 4), *rounded("mixture, split", 4), split_row("largest", 4)["images"],
+              *(f"{int(split_row(*cell)['a76_bytes']):,}" for cell in
+                (("mixture, rebuilt", 4), ("least error, split, rebuilt", 4), ("largest", 8))))),
     ("docs/search.md", "After {} steps of training", lambda: (str(STEPS),)),
     ("docs/search.md", "the surrogate is of {} trials. Of those that it has not seen it is off by {} points (median; {} on "
      "average), with a rank correlation of {}; that of the harms alone is {}", surrogate),
@@ -352,6 +387,18 @@ def test_level_with_k_means_on_residual_networks_and_a_point_behind_on_mobilenet
     assert all(abs(points) < 0.5 for points in against("dkm"))
     assert all(-1.5 < points < -0.5 for points in against("dkm", networks="mobilenet"))
     assert all(points > 0.5 for points in against("lsq"))
+
+
+def test_a_split_is_worth_it_beside_plain_levels_and_not_beside_rebuilt_mixtures() -> None:
+    """Of every draw of calibration images."""
+    for row in rows("coarse_fine.csv"):
+        points, error = 100 * float(row["difference"]), 100 * float(row["difference_standard_error"])
+        if row["way"] in ("largest", "least error") and row["bits"] in ("4", "5"):
+            assert points < -10
+        if row["way"] in ("largest, split", "least error, split") and row["bits"] in ("4", "5"):
+            assert points > -1
+        if row["way"] == "mixture, rebuilt":
+            assert abs(points) < 2 * error
 
 
 def test_what_the_model_cannot_tell_apart_is_equal() -> None:
