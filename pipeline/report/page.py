@@ -322,7 +322,9 @@ def _sensitivity(data: ReportData) -> str:
         if value is None:
             return "<td class=number>-</td>"
         # The square root, so that layers of a tenth of the harm are still seen.
-        return f'<td class="number harm" style="--harm:{100 * (value / worst) ** 0.5:.0f}%">{value:.2g}</td>'
+        return (
+            f'<td class="number harm" style="--harm:{100 * (value / worst) ** 0.5:.0f}%">{_nats(value)}</td>'
+        )
 
     rows = "".join(
         f"<tr><th scope=row><code>{escape(name)}</code></th><td class=number>{data.layers.get(name, 0):,}</td>"
@@ -337,6 +339,11 @@ training: by the Fisher information of {found.images} training images, without l
 <table><thead><tr><th scope=col>Layer</th><th scope=col class=number>Weights</th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div>
 </section>"""
+
+
+def _nats(value: float) -> str:
+    """Two digits; large ones whole."""
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
 def _importance(data: ReportData) -> str:

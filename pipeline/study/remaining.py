@@ -73,8 +73,11 @@ class State:
             return "time left: known after the first trial"
         waiting = max(0, self.budget - self.done - len(self.started))
         ages = [max(0.0, now - started) for started in self.started]  # a clock may be put back
-        left = seconds_left(self.usual, ages, waiting, self.concurrency)
+        # Trials that run for longer than usual say already that others will: else hours would be told as minutes.
+        overrun = sum(max(0.0, age - self.usual) for age in ages)
+        usual = self.usual + overrun / max(1, self.done + len(ages))
+        left = seconds_left(usual, ages, waiting, self.concurrency)
         if self.deadline is not None and self.deadline < now + left:
             # What runs then is still ended.
-            left = max(0.0, self.deadline - now, seconds_left(self.usual, ages, 0, self.concurrency))
+            left = max(0.0, self.deadline - now, seconds_left(usual, ages, 0, self.concurrency))
         return f"about {show_seconds(left)} left"

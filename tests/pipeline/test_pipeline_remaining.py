@@ -62,6 +62,11 @@ def test_the_line_says_how_far_it_is_and_what_is_left() -> None:
     assert first.line(101) == "0 of 12 trials; 1 running; time left: known after the first trial"
     late = State(3, 12, 0.0133, 2, started=(100.0, 110.0), concurrency=2, usual=20.0, deadline=120.0)
     assert late.line(115).endswith("about 15 s left")  # what runs is ended, nothing more is begun
+    slower = State(1, 12, 0.5, 1, started=(100.0, 100.0), concurrency=2, usual=20.0)
+    assert slower.line(101).endswith("about 1 min 59 s left")
+    assert slower.line(220).endswith(
+        "about 7 min 35 s left"
+    )  # two that take six times as long are the rule by now
 
 
 def test_the_line_ticks_by_itself_on_a_terminal() -> None:
