@@ -56,7 +56,7 @@ def next_steps(
             else []
         ),
         f"front    {settings.folder / 'front.json'}",
-        f"promote  {shell('pipeline.promote', name, '--out', out, *flags)}",
+        *([f"promote  {shell('pipeline.promote', name, '--out', out, *flags)}"] if front["points"] else []),
         *(f"         {flag}: {why}" for flag, why in found.flags),
         *([f"MLflow   {mlflow}"] if mlflow else []),
     ]

@@ -555,6 +555,9 @@ def test_the_line_that_a_search_prints_is_taken_as_printed(error: float, flags: 
     for flag in flags[::2]:  # each flag's reason is told below
         assert any(other.strip().startswith(flag) for other in lines[lines.index(line) + 1 :])
     assert lines[0].startswith("best     abc: " if error < 0.11 else "best     none: ")
+    # Where a search was cut off before it had any candidate, there is nothing to promote.
+    begun = next_steps(settings, {**front, "points": []}, "mlflow", complete=False)
+    assert "none: the front is empty" in begun and "promote" not in begun and "resume " in begun
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
