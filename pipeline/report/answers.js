@@ -4,12 +4,13 @@ function drawAnswers(trial) {
   byId("answers").hidden = !found.images;
   byId("answers").parentNode.classList.toggle("wide", detects);
   if (!found.images) return;
-  const named = (k) => (found.classes && found.classes[k]) || String(k);
+  const named = (k) => (found.classes && found.classes[k]) || String(k), some = (found.differing || []).length;
   byId("answers-text").textContent = detects
-    ? `${percent(found.agreement, 0)} of the detections on ${found.images} images (of scores from ${percent(found.scores[1], 0)} on) are pairs: of one class, overlapping by half. Drawn are the images with most that only one detects, and of the boxes those that one gives ${percent(found.scores[0], 0)} or more`
+    ? `${percent(found.agreement, 0)} of the detections on ${found.images} images (of scores from ${percent(found.scores[1], 0)} on) are pairs: of one class, overlapping by half. ` +
+      (some ? `Drawn are the images with most that only one detects, and of the boxes those that one gives ${percent(found.scores[0], 0)} or more` : `With ${percent(found.scores[0], 0)} or more nothing is detected by only one`)
     : `${found.images - found.changed} of ${found.images} images alike; fp32's answer by row, the candidate's by column`;
   drawConfusion(found.confusion || [], named);
-  byId("answers-legend").replaceChildren(...(detects ? ["fp32", "candidate"].map(boxLegend) : []));
+  byId("answers-legend").replaceChildren(...(detects && some ? ["fp32", "candidate"].map(boxLegend) : []));
   byId("differing").classList.toggle("scenes", detects);
   byId("differing").replaceChildren(...(found.differing || []).map((one) => (detects ? scene(one, named) : answered(one, named))));
 }
