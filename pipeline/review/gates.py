@@ -189,11 +189,12 @@ def _accuracy(evidence: Evidence, bounds: Bounds) -> list[Gate]:
         if evidence.metric == ACCURACY
         else f"{evidence.metric} of the program is {now} on {images} images it was never chosen on, fp32's {before}"
     )
+    told = f"{'gains' if paired.loss < 0 else 'loses'} {show_points(abs(paired.loss))}"
     accuracy = Gate(
         "accuracy",
         verdict != "beyond",
-        f"{found}: it loses {show_points(paired.loss)} points (95 % interval {show_points(low)} to "
-        f"{show_points(high)}), allowed are {drop:g}",
+        f"{found}: it {told} points (95 % interval of what it loses {show_points(low)} to {show_points(high)}), "
+        f"allowed are {drop:g}",
     )
     if verdict == "beyond":
         return [accuracy]

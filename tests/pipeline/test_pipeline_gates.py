@@ -94,7 +94,8 @@ def test_accuracy_fails_only_where_the_whole_interval_lies_above_the_bound(
     assert {gate.name for gate in gates if not gate.passed} == failed
     assert evidence.strength(bounds) == strength
     text = " ".join(gate.text for gate in gates)
-    assert f"loses {(lost - gained) / 30:.2f} points" in text and ("weak" in text) == (strength == "weak")
+    told = f"{'gains' if gained > lost else 'loses'} {abs(lost - gained) / 30:.2f} points"
+    assert told in text and ("weak" in text) == (strength == "weak")
 
 
 def test_weak_evidence_says_how_many_images_would_settle_it() -> None:
