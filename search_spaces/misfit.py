@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 
 SHARES = 0.5  # of the kernel, in distances of the roots of two plans' shares of harm by layer, which are at most 1.4
 SIZES = 1.0  # likewise of the logarithms of the sums
+MOST = 500  # trials, the latest: what they cost grows with their cube, and proposals are like late ones
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Misfit:
             errors: [n].
             images: how many images each error is of, [n].
         """
+        parts, harms, errors, images = (values[-MOST:] for values in (parts, harms, errors, images))
         told, _ = rule.rule(parts)
         added = np.maximum(told - rule.floor, LEAST)
         share = np.clip(errors, 1 / (images + 2), 1 - 1 / (images + 2))
