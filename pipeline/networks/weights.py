@@ -139,11 +139,8 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     # Old checkpoints lack this counter; nothing but a cumulative average reads it.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own and not key.startswith(TRAINING_HEADS)]
-    shapes = [
-        f"{key} is {_shape(state[key])} instead of {_shape(own[key])}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+    reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
+    shapes = [f"{key} is {_shape(state[key])} instead of {_shape(own[key])}" for key in reshaped]
     kinds = [
         f"{key} is {state[key].dtype}".replace("torch.", "")
         for key in own
@@ -158,7 +155,8 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     ]  # fmt: skip
     if parts:
         hint = ""
-        if shapes and not missing and not unexpected and len(shapes) <= 2:
+        layers = {key.rpartition(".")[0] for key in reshaped}
+        if layers == {next(reversed(own), "").rpartition(".")[0]} and not missing and not unexpected:
             hint = "; the number of classes seems to differ"
         raise UserError(f"weights {what} do not fit: {'; '.join(parts)}{hint}")
     network.load_state_dict({**own, **{key: value for key, value in state.items() if key in own}})

@@ -197,6 +197,11 @@ def test_mismatches_are_named(tmp_path: Path) -> None:
     torch.save(state, path)
     with pytest.raises(UserError, match=r"linear\.weight is 10x64 instead of 100x64.*number of classes"):
         load_model("resnet8", classes=100, weights=path)
+    torch.save({**state, "conv1.weight": torch.zeros(8, 3, 3, 3)}, path)
+    # No word of classes.
+    with pytest.raises(UserError, match=r"conv1\.weight is 8x3x3x3 instead of 16x3x3x3$"):
+        load_model("resnet8", classes=10, weights=path)
+    torch.save(state, path)
     with pytest.raises(UserError, match=r"missing: layer1\.1\.conv1\.weight.* more"):
         load_model("resnet20", classes=10, weights=path)
     torch.save({**state, "extra.weight": torch.zeros(1)}, path)
