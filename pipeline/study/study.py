@@ -78,6 +78,9 @@ class Study:
 
     outdated: str | None = None
     _front: list[TrialRecord] | None = None  # until another trial finishes
+    _ended: list[TrialRecord] | None = (
+        None  # until another record is written: it is asked for thousands of times between two
+    )
 
     def __init__(
         self,
@@ -223,11 +226,11 @@ class Study:
         Args:
             interrupted: also those whose search ended while they ran; their plans were queued again under a new number.
         """
-        return [
-            record
-            for number, record in sorted(self._records.items())
-            if record.status != "running" and (interrupted or record.reason not in VOID)
-        ]
+        if interrupted:
+            return [r for _, r in sorted(self._records.items()) if r.status != "running"]
+        if self._ended is None:
+            self._ended = [r for r in self.records(interrupted=True) if r.reason not in VOID]
+        return [*self._ended]
 
     def running(self) -> list[TrialRecord]:
         """The trials in flight."""
@@ -325,7 +328,7 @@ class Study:
         self._storage.remove_session()
         # Optuna remembers how trials ended.
         self._storage, self._study = open_database(self.folder, len(self.objectives))
-        self._records, self.outdated, self._front = self._load(), None, None
+        self._records, self.outdated, self._front, self._ended = self._load(), None, None, None
         self._propose = self._asking()  # a sampler may have learned from the former figures
         return kept
 
@@ -394,7 +397,7 @@ class Study:
 
     def _write(self, number: int, record: TrialRecord) -> None:
         self._storage.set_trial_user_attr(self._id(number), tables.RECORD, record.to_json())
-        self._records[number] = record
+        self._records[number], self._ended = record, None
         if record.status == "finished":
             self._front = None
 
