@@ -237,6 +237,18 @@ def _search() -> str:
     return table(["sampler", "seeds", *(f"{mark} trials" for mark in marks)], body)
 
 
+@TABLES.register("live")
+def _live() -> str:
+    """Likewise of searches with real trials, of all that they found together."""
+    marks, runs = ("3", "5", "8", "12"), rows("search_live_digits.csv")
+    body = []
+    for run in dict.fromkeys(row["run"] for row in runs):
+        found = [row for row in runs if row["run"] == run]
+        cells = [f"{statistics.mean(float(row[f'share_{mark}']) for row in found):.2f}" for mark in marks]
+        body.append([run, str(len(found)), *cells])
+    return table(["sampler", "seeds", *(f"{mark} trials" for mark in marks)], body)
+
+
 @TABLES.register("structures")
 def _structures() -> str:
     """What is left of time and right answers, plan by plan; answers where the plan was trained."""
