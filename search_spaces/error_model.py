@@ -58,8 +58,7 @@ class ErrorModel:
             other = np.array([*OTHER[:2], *np.full(parts, OTHER[2])])
             spread = np.linalg.cholesky(like.covariance + np.diag(other**2))
         narrow = np.linalg.inv(spread)
-        share = np.clip(errors, 1 / (images + 2), 1 - 1 / (images + 2))
-        noise = share * (1 - share) / images + LEAST**2 + (MISFIT * np.maximum(errors - floor, 0)) ** 2
+        noise = chance_in(errors, images) + (MISFIT * np.maximum(errors - floor, 0)) ** 2
 
         def residuals(point: Floats) -> Floats:
             off = (_errors(point, harms, floor) - errors) / np.sqrt(noise)
@@ -70,10 +69,10 @@ class ErrorModel:
 
     def predict(self, harms: Floats) -> tuple[Floats, Floats]:
         """Errors to be expected of plans [m, K], and their deviations."""
-        errors, variance = self.rule(harms)
+        errors, variance = self.foreseen(harms)
         return errors, np.sqrt(variance + LEAST**2 + (MISFIT * (errors - self.floor)) ** 2)
 
-    def rule(self, harms: Floats) -> tuple[Floats, Floats]:
+    def foreseen(self, harms: Floats) -> tuple[Floats, Floats]:
         """Errors of plans [m, K] by the rule alone, and the variances that come from not knowing it exactly."""
         errors = _errors(self.mean, harms, self.floor)
         step = 1e-4
@@ -92,6 +91,13 @@ class ErrorModel:
     def factors(self) -> Floats:
         """How much each part matters, relative to its harm, [K]."""
         return np.exp(self.mean[2:])
+
+
+def chance_in(errors: Floats, images: Floats) -> Floats:
+    """The variances of errors of so many images that are chance, [n]."""
+    share = np.clip(errors, 1 / (images + 2), 1 - 1 / (images + 2))
+    found: Floats = share * (1 - share) / images + LEAST**2
+    return found
 
 
 def _errors(point: Floats, harms: Floats, floor: float) -> Floats:

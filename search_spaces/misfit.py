@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky
 
-from search_spaces.error_model import LEAST, MISFIT, ErrorModel
+from search_spaces.error_model import LEAST, MISFIT, ErrorModel, chance_in
 
 Floats = NDArray[np.float64]
 
@@ -48,15 +48,13 @@ class Misfit:
             images: how many images each error is of, [n].
         """
         parts, harms, errors, images = (values[-MOST:] for values in (parts, harms, errors, images))
-        told, _ = rule.rule(parts)
+        told, _ = rule.foreseen(parts)
         added = np.maximum(told - rule.floor, LEAST)
-        share = np.clip(errors, 1 / (images + 2), 1 - 1 / (images + 2))
-        chance = share * (1 - share) / images + LEAST**2
-        return cls(rule, harms, (errors - told) / added, chance / added**2)
+        return cls(rule, harms, (errors - told) / added, chance_in(errors, images) / added**2)
 
     def predict(self, parts: Floats, harms: Floats) -> tuple[Floats, Floats]:
         """Errors to be expected of plans, by their harms by parts [m, K] and by layer [m, L], and their deviations."""
-        told, variance = self.rule.rule(parts)
+        told, variance = self.rule.foreseen(parts)
         added = told - self.rule.floor
         off, left = self._off(harms)
         return told + added * off, np.sqrt(variance + LEAST**2 + left * added**2)

@@ -1,4 +1,7 @@
-"""Settings as they are given: flags win over a YAML file, and that over the settings of an existing study of the same name."""
+"""Settings as they are given: flags win over a YAML file, and that over the settings of an existing study of the same name.
+
+Relative paths in a YAML file are relative to its folder, those of a flag to the current one; see ``pipeline.study.paths``.
+"""
 
 from __future__ import annotations
 

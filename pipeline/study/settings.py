@@ -1,6 +1,5 @@
-"""The settings of a search: one dataclass; a YAML file gives defaults, flags win, the resolved settings are saved.
-
-Relative paths in a YAML file are relative to its folder, those of a flag to the current one; see ``pipeline.study.paths``.
+"""The settings of a search: one dataclass, with what is told of each and how it is read. How they are given, in flags and YAML
+files, is ``pipeline.study.command_line``'s.
 """
 
 from __future__ import annotations

@@ -33,10 +33,14 @@ def metric_name(text: Any) -> str | None:
 
 
 def file_path(text: Any) -> Path:
+    """A path as it was given."""
+
     return text if isinstance(text, Path) else Path(plain_text(text))
 
 
 def bit_widths(text: Any) -> tuple[int, ...]:
+    """Of ``2,4,8`` or a list, ascending, each once."""
+
     parts = text if isinstance(text, (list, tuple)) else str(text).split(",")
     values = {str(part).strip() for part in parts}
     if not values or values - set(map(str, BITS)):
@@ -45,6 +49,8 @@ def bit_widths(text: Any) -> tuple[int, ...]:
 
 
 def dimension_words(text: Any) -> tuple[str, ...]:
+    """``NAME`` or ``NAME=VALUE,VALUE``, separated by spaces or in a list."""
+
     parts = text if isinstance(text, (list, tuple)) else str(text).split()
     if not all(isinstance(part, str) and part.strip("=") and not part.startswith("=") for part in parts):
         raise ValueError("give NAME or NAME=VALUE,VALUE, separated by spaces")
@@ -52,6 +58,8 @@ def dimension_words(text: Any) -> tuple[str, ...]:
 
 
 def objective_names(text: Any) -> tuple[str, ...]:
+    """Two or three of ``OBJECTIVES``, in that order."""
+
     names = tuple(text if isinstance(text, (list, tuple)) else str(text).split(","))
     if len(names) < 2 or len(set(names)) < len(names) or any(name not in OBJECTIVES for name in names):
         raise ValueError(f"give two or three of {','.join(OBJECTIVES)}, separated by commas")
@@ -75,6 +83,8 @@ def on_or_off(text: Any) -> str:
 
 
 def at_least(kind: type, low: float, *, exclusive: bool = False) -> Callable[[Any], Any]:
+    """A parser of finite numbers of that kind, of at least ``low`` or, if ``exclusive``, above it."""
+
     def parse(text: Any) -> Any:
         try:
             value = kind(text)
@@ -101,6 +111,8 @@ def byte_count(text: Any) -> int:
 
 
 def folder_name(text: Any) -> str:
+    """A study's name, which names a folder too."""
+
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(text)):
         raise ValueError("use letters, digits, '.', '_' and '-' (it names a folder)")
     return str(text)

@@ -264,7 +264,7 @@ def test_it_agrees_with_a_slow_gaussian_process() -> None:
         ConstantKernel(MISFIT**2, "fixed") * RBF(1.0, "fixed"), alpha=model.noise + 1e-9
     )
     off_by, left = slow.fit(places(harms), model.off).predict(places(fresh), return_std=True)
-    rule, _ = model.rule.rule(fresh.sum(1, keepdims=True))
+    rule, _ = model.rule.foreseen(fresh.sum(1, keepdims=True))
     told, deviation = model.predict(fresh.sum(1, keepdims=True), fresh)
     assert told == pytest.approx(rule + (rule - 0.08) * off_by, rel=1e-6)
     bare = off(harms[:0], np.zeros(0), 1).predict(fresh.sum(1, keepdims=True), fresh)[1]
