@@ -64,7 +64,8 @@ def front_rows(view: View) -> Iterator[FrontRow]:
     images = workspace.data.report
     every = torch.arange(len(images))
     judge = Judge(workspace.model, images, every, workspace.mean, workspace.std, BATCH, workspace.task)
-    halves = f"{len(workspace.data.search)} images guided, {len(images)} others report"
+    guided = len(workspace.data.search)
+    halves = f"{guided} images guided, {len(images)} others report"
     said = f"{conditions(view)}; {halves}; torch {torch.__version__}"
     for point in [*view.front["references"], *view.front["points"]]:
         name = point.get("hash") or point["name"]
@@ -74,13 +75,19 @@ def front_rows(view: View) -> Iterator[FrontRow]:
             found = judge(int8_network(workspace).network)
         else:
             found = judge(load_candidate(view.folder / point["candidate"]).hardened().network)
-        yield row(name, workspace.task.called, point, judge, found, said)
+        yield row(name, workspace.task.called, point, guided, judge, found, said)
 
 
 def row(
-    name: str, metric: str, point: Mapping[str, Any], judge: Judge, found: Judgement, conditions: str
+    name: str,
+    metric: str,
+    point: Mapping[str, Any],
+    guided: int,
+    judge: Judge,
+    found: Judgement,
+    conditions: str,
 ) -> FrontRow:
-    """A point of front.json and what was found on the other images."""
+    """A point of front.json, whose error is that of the images that guided, so many, and what was found on the others."""
     from pipeline.study.confidence import error_spread, loss_error
 
     count = len(judge)
@@ -94,7 +101,7 @@ def row(
         name=name,
         metric=metric,
         search_score=percent(1 - point["error"]),
-        search_standard_error=percent(point.get("error_standard_error")),
+        search_standard_error=percent(error_spread(point["error"], guided, point.get("error_standard_error"))),
         report_score=percent(1 - found.error),
         report_standard_error=percent(own),
         lost="" if fp32 else percent(lost),
