@@ -113,9 +113,8 @@ def job(place: Path, folder: Path, deadline: float | None = None) -> table.Job:
     )
 
 
-@pytest.mark.parametrize(
-    "method", ["lsq", *(pytest.param(other, marks=pytest.mark.slow) for other in ("ours", "ewgs", "dkm"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lsq", "ours", "ewgs", "dkm"])
 def test_a_cell_that_was_cut_off_ends_as_if_it_was_not(method: str, place: Path, tmp_path: Path) -> None:
     asked = cell(method, epochs=4.0, activation_bits=None if method == "lsq" else 8, data="npz:digits.npz")
     model, data, fp32 = table._start(job(place, tmp_path), "resnet8", "cpu")
@@ -195,6 +194,7 @@ def test_one_writer_at_a_time(place: Path, tmp_path: Path) -> None:
         table.main(command(place, out, "--parallel", "0"))
 
 
+@pytest.mark.slow
 def test_the_best_network_is_kept_and_evaluates_to_the_rows_accuracy(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

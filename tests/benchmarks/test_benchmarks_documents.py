@@ -313,9 +313,10 @@ def split_times() -> tuple[str, str]:
 
 
 CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
-    ("README.md", "is {} times smaller than 8 bits make it ({} times smaller than fp32) and {} times faster (modelled); of the 300 "
-     "images that guided the search it answers {} % rightly (fp32 {}), and on 299 others it loses {} ± {} points. The smallest of "
-     "the front is {} times smaller and {} times faster than 8 bits; there the same figures are {} % and {} ± {} points.",
+    ("README.md", "is {} times smaller than 8 bits make it ({} times smaller than fp32) and {} times faster (modelled); of the "
+     "300 images that guided the search it answers {} % rightly (fp32 {}), and on 299 others it loses {} ± {} points. The "
+     "smallest of the front is {} times smaller and {} times faster than 8 bits; there the same figures are {} % and {} ± {} "
+     "points.",
      pictured),
     ("README.md", "ahead of learned steps by {} to {} points on residual networks", learned_steps),
     ("README.md", "ResNet-18 with 2 bits and 80 % zeros is {} times as fast on an A76-class core and {} times on an "
@@ -391,8 +392,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      "longer there. A study of 10,000 trials opens in {} seconds",
      lambda: (f"{orchestration(DRIVERS, 200):.1f}", f"{orchestration('open', 0):.1f}")),
     ("docs/search.md", "After {} steps of training", lambda: (str(STEPS),)),
-    ("docs/search.md", "the worst is right in {} % of the images, where twice as good as guessing is {} %: of the {} that entered "
-     "the front when they came, none", ended_early),
+    ("docs/search.md", "the worst is right in {} % of the images, where twice as good as guessing is {} %: of the {} that "
+     "entered the front when they came, none", ended_early),
     ("docs/search.md", "the surrogate is of {} trials. Of those that it has not seen it is off by {} points (median; {} on "
      "average), with a rank correlation of {}; that of the harms alone is {}", surrogate),
     ("docs/search.md", "after 100 trials with at most 5 ({} of the front, and {})",

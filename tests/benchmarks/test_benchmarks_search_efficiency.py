@@ -67,6 +67,7 @@ def test_a_row_s_plan_follows_from_its_number_and_the_seed() -> None:
     assert record_trials.plan_at(starts, 1, SPACE, choices)[1] != made[starts][1]
 
 
+@pytest.mark.slow
 def test_trials_are_recorded_once(place: tuple[Path, list[str]]) -> None:
     folder, words = place
     small = ["--steps", "2", "--images", "16", "--judged", "40", "--out", str(folder / "trials.csv")]

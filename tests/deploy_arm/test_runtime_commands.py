@@ -52,8 +52,14 @@ def command(*arguments: str | Path, given: bytes = b"") -> tuple[int, str, str]:
 
 
 @pytest.mark.skipif(is_arm() or not QEMU, reason="another processor is emulated by qemu")
-@pytest.mark.parametrize(("target", "cpu", "lacks"), [("a76", "cortex-a53", "asimddp"), ("x1", "cortex-a72", "asimddp"),
-                                                      ("a72", "cortex-a53", "")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "cpu", "lacks"),
+    [
+        ("a76", "cortex-a53", "asimddp"),
+        pytest.param("x1", "cortex-a72", "asimddp", marks=pytest.mark.slow),
+        ("a72", "cortex-a53", ""),
+    ],
+)
 def test_another_processor_is_refused_in_a_line(target: str, cpu: str, lacks: str, blob: Path) -> None:
     program = str(build_program(target))
     shown = subprocess.run(["qemu-aarch64", "-cpu", cpu, program, "help"], capture_output=True, check=True)

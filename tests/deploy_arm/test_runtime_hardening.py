@@ -135,7 +135,15 @@ def check_protected(elf: Elf) -> None:
 
 
 @pytest.mark.parametrize(  # with atomic instructions, and without
-    "target", ["a76", pytest.param("a53", marks=pytest.mark.slow)]
+    ("route", "target"),
+    [
+        ("apt", "a76"),
+        *(
+            pytest.param(*way, marks=pytest.mark.slow)
+            for way in (("apt", "a53"), ("pip", "a76"), ("pip", "a53"))
+        ),
+    ],
+    indirect=["route"],
 )
 def test_the_library_loads_on_older_boards_and_is_protected(route: Route, target: str) -> None:
     elf = Elf(build_library(target))

@@ -26,15 +26,16 @@ def need_compare() -> list[str]:
         pytest.skip(str(error))
 
 
+@pytest.mark.parametrize("networks", [8, pytest.param(40, marks=pytest.mark.slow)])
 def test_all_kernels_agree_under_sanitizers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    networks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     need_compare()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparing, "BATCH", 20)  # so that both cores have their turn
-    assert fuzzing.main(["--networks", "40"]) == 0, capsys.readouterr().err
+    monkeypatch.setattr(comparing, "BATCH", networks // 2)  # so that both cores have their turn
+    assert fuzzing.main(["--networks", str(networks)]) == 0, capsys.readouterr().err
     header, row = (line.split(",") for line in capsys.readouterr().out.replace('"', "").splitlines())
-    assert row[-2:] == ["40", "0"] and header[-2:] == ["executions", "findings"]
+    assert row[-2:] == [str(networks), "0"] and header[-2:] == ["executions", "findings"]
     assert not list(tmp_path.iterdir())
 
 

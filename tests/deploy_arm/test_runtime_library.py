@@ -52,7 +52,9 @@ def exported(library: Path) -> set[str]:
     return {line.split()[-1].split("@")[0] for line in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("target", ["a76", "x2", "a53"])  # with dot products, with more besides, with neither
+@pytest.mark.parametrize(
+    "target", ["a76", "x2", pytest.param("a53", marks=pytest.mark.slow)]
+)  # dot products, more besides, neither
 def test_libraries_show_their_functions_and_are_small_and_kept(target: str) -> None:
     if shutil.which("nm") is None:
         pytest.skip("no nm (Debian's package binutils)")

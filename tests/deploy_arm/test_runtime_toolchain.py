@@ -78,7 +78,9 @@ def test_unknown_target() -> None:
         build_program("a67")
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=pytest.mark.slow) if name == "a55" else name for name in TARGETS]
+)
 def test_programs_are_static_small_and_cached(target: str) -> None:
     program = build_program(target)
     built = program.stat().st_mtime_ns
