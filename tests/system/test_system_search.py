@@ -73,24 +73,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[st
 
 @pytest.fixture(scope="module")
 def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
-    """The same, gone on with from elsewhere by what was printed, everything but the name being the study's own: out of time,
-    terminated, and then to its end; its folder. (Killed: test_system_engine.py.)"""
+    """The same, gone on with to its end from elsewhere by what was printed, everything but the name being the study's own; its
+    folder. (Killed: test_system_engine.py.)"""
     folder, typed = interrupted
-    before = read_records(folder)
-    late = command_here("search", *typed[3:], "--time-budget", "0.001s", "--format", "json", cwd=elsewhere)
-    assert late.returncode == 3, late.stderr
-    assert "small resumed" in late.stderr and json.loads(late.stdout)["complete"] is False
-
-    # SIGTERM to all its processes, as ``timeout`` sends it, Ray's services among them: the same good order.
-    process = started([*typed, "--time-budget", "1h"], elsewhere)
-    said(process, "devices")
-    os.killpg(process.pid, signal.SIGTERM)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 3, errors
-    assert "ending the search in good order" in errors and "Traceback" not in errors
-    assert len(errors.splitlines()) <= 3, "nothing of Ray's own"
-    assert read_records(folder)[: len(before)] == before and "--name small" in output
-
     kept = read_records(folder)
     again = command_here("search", *typed[3:], "--budget", 3, "--format", "json", cwd=elsewhere)
     assert again.returncode == 0, again.stderr
@@ -101,6 +86,31 @@ def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
     assert json.loads(again.stdout)["complete"] is True
     assert not list(elsewhere.iterdir()), "nothing is written where a command happened to be typed"
     return folder
+
+
+@pytest.mark.slow
+def test_out_of_time_and_terminated_a_search_goes_on(tmp_path: Path, elsewhere: Path) -> None:
+    words = [*SMALL, "--budget", 2, "--name", "small"]
+    late = command_here("search", *words, "--time-budget", "0.001s", cwd=tmp_path)
+    assert late.returncode == 3, late.stderr
+    assert "not complete; nothing that finished is lost" in late.stdout
+    [resume] = [line for line in late.stdout.splitlines() if line.startswith("resume")]
+    typed = shlex.split(resume.removeprefix("resume"))
+
+    # SIGTERM to all its processes, as ``timeout`` sends it, Ray's services among them: the same good order.
+    process = started([*typed, "--time-budget", "1h"], elsewhere)
+    said(process, "devices")
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 3, errors
+    assert "ending the search in good order" in errors and "Traceback" not in errors
+    assert len(errors.splitlines()) <= 3, "nothing of Ray's own"
+    assert "--name small" in output
+
+    done = command_here("search", *typed[3:], "--format", "json", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "small resumed" in done.stderr and json.loads(done.stdout)["complete"] is True
+    assert not list(elsewhere.iterdir()), "nothing is written where a command happened to be typed"
 
 
 def test_the_study_folder_holds_what_the_readme_says(study: Path) -> None:
