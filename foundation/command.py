@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import os
 import select
 import shlex
@@ -164,6 +165,7 @@ def main_guard(main: Callable[[], int]) -> int:
 
     Ctrl-C and SIGTERM are acknowledged at once, then what is open is closed in good order; a second one does not wait for that.
     """
+    _keep_output_to_itself()
     try:
         with interruptible(_interrupt):
             status = main()
@@ -185,6 +187,29 @@ def main_guard(main: Callable[[], int]) -> int:
         # Python's own status for this is 1, which here means that a gate said no.
         traceback.print_exc()
         return FAULT
+
+
+def _keep_output_to_itself() -> None:
+    """Standard output is what the command answers, and nothing else. Libraries in C write to it past Python (a solver what was
+    left in it for its authors): their descriptor goes nowhere, and ``sys.stdout`` has one of its own."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Closed by who started us: the next file that is opened must not be taken for it.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    before = sys.stdout
+    with contextlib.suppress(OSError):
+        if not isinstance(before, io.TextIOWrapper) or before.fileno() != 1:
+            return  # somebody in this process reads it
+        before.flush()
+        ours = io.TextIOWrapper(
+            os.fdopen(os.dup(1), "wb"),
+            before.encoding,
+            before.errors,
+            line_buffering=before.line_buffering,
+            write_through=before.write_through,
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout = ours
 
 
 def _nobody_reads() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,6 +44,24 @@ def test_the_status_says_how_it_ended(body: str, status: int, says: str) -> None
     done = subprocess.run(command(body), capture_output=True, text=True)
     assert (done.returncode, says in done.stderr) == (status, True), done.stderr
     assert ("Traceback" in done.stderr) == (status == 70)
+
+
+def test_what_libraries_write_past_python_is_no_answer() -> None:
+    """Neither at once, nor what C keeps until the process ends, nor a child's."""
+    body = (
+        "import ctypes, os, subprocess\n"
+        "def main():\n    ctypes.CDLL(None).puts(b'kept by C')\n    os.write(1, b'at once')\n"
+        "    subprocess.run(['echo', 'a child'])\n    print('the answer é', flush=True)\n"
+        "    sys.stdout.buffer.write(b'bytes')\n    return 0"
+    )
+    done = subprocess.run(command(body), capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    assert (done.stdout.decode(), done.stderr) == ("the answer é\nbytes", b"")
+
+
+def test_with_no_output_at_all_a_command_does_its_work() -> None:
+    body = "def main():\n    print('lost')\n    print('lost too', file=sys.stderr)\n    return 1"
+    done = subprocess.run(f"{shlex.join(command(body))} >&- 2>&-", shell=True, check=False)
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])
