@@ -4,7 +4,8 @@
 
 Rows are fp32, int8, and the candidates from the largest to the smallest. ``search`` columns are what the search had to go by;
 ``report`` ones are of the other half of the validation images, in PyTorch, and ``lost`` is fp32's score there minus the
-candidate's on the same images. Scores and their standard errors are in per cent of the study's metric.
+candidate's on the same images. ``uniform`` is the bits of a plan whose layers between the ends are all alike. Scores and
+their standard errors are in per cent of the study's metric.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class FrontRow:
     """One network; empty where a figure does not apply."""
 
     name: str
+    uniform: int | str
     metric: str
     search_score: float
     search_standard_error: float | str
@@ -58,6 +60,7 @@ def front_rows(view: View) -> Iterator[FrontRow]:
     from pipeline.candidate.folder import load_candidate
     from pipeline.candidate.references import int8_network
     from pipeline.candidate.workspace import Workspace
+    from pipeline.report.data import uniform_bits
     from pipeline.training.judges import Judge
 
     workspace = Workspace.open(view.settings)
@@ -68,18 +71,20 @@ def front_rows(view: View) -> Iterator[FrontRow]:
     halves = f"{guided} images guided, {len(images)} others report"
     said = f"{conditions(view)}; {halves}; torch {torch.__version__}"
     for point in [*view.front["references"], *view.front["points"]]:
-        name = point.get("hash") or point["name"]
+        name, bits = point.get("hash") or point["name"], None
         if name == "fp32":
             found = judge.fp32
         elif name == "int8":
             found = judge(int8_network(workspace).network)
         else:
-            found = judge(load_candidate(view.folder / point["candidate"]).hardened().network)
-        yield row(name, workspace.task.called, point, guided, judge, found, said)
+            candidate = load_candidate(view.folder / point["candidate"])
+            found, bits = judge(candidate.hardened().network), uniform_bits(candidate.plan)
+        yield row(name, bits, workspace.task.called, point, guided, judge, found, said)
 
 
 def row(
     name: str,
+    uniform: int | None,
     metric: str,
     point: Mapping[str, Any],
     guided: int,
@@ -99,9 +104,12 @@ def row(
     fp32 = name == "fp32"
     return FrontRow(
         name=name,
+        uniform="" if uniform is None else uniform,
         metric=metric,
         search_score=percent(1 - point["error"]),
-        search_standard_error=percent(error_spread(point["error"], guided, point.get("error_standard_error"))),
+        search_standard_error=percent(
+            error_spread(point["error"], guided, point.get("error_standard_error"))
+        ),
         report_score=percent(1 - found.error),
         report_standard_error=percent(own),
         lost="" if fp32 else percent(lost),

@@ -185,11 +185,11 @@ def _trial(
         "epochs": record.curve[-1].epochs if record.curve else 0,
         "seconds": record.ended - record.started if record.ended and record.started else None,
         "started": record.started,
-        "uniform": _uniform(plan),
+        "uniform": uniform_bits(plan),
     }
 
 
-def _uniform(plan: Plan) -> int | None:
+def uniform_bits(plan: Plan) -> int | None:
     """The bits that all layers but the first and the last have alike, with all else; None where they differ."""
     inner = list(plan.layers.values())[1:-1]
     alike = all(layer.values == inner[0].values for layer in inner)
