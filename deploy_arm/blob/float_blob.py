@@ -75,11 +75,10 @@ def _write_convolution(op: f.FloatConvolution, writer: Writer) -> Words:
 
 
 def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
-    groups = words[14]
-    shape = (reader.target.shape[2], words[4], words[5], reader.source.shape[2] // groups)
+    shape, *moves, groups = reader.geometry(words)
     weights = unpack_floats(reader.array(words[15], "<f4", words[16] // 4), shape, groups)
-    geometry = (words[6], words[7]), tuple(words[8:12]), (words[12], words[13]), groups
-    return (weights, reader.array(words[17], "<f4", shape[0]), *geometry, *words_float(words[18:20]))
+    bias = reader.array(words[17], "<f4", shape[0])
+    return (weights, bias, *moves, groups, *words_float(words[18:20]))
 
 
 def _write_limits(op: f.FloatAdd | f.FloatMultiply, writer: Writer) -> Words:

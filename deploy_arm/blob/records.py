@@ -62,9 +62,8 @@ def _kept_bits(kept: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
 
 
 def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
-    height, width = words[4:6]
-    groups, bits, count, levels_at, packed_at, size = words[14:20]
-    shape = (reader.target.shape[2], height, width, reader.source.shape[2] // groups)
+    shape, *moves, groups = reader.geometry(words)
+    bits, count, levels_at, packed_at, size = words[15:20]
     levels = reader.array(levels_at, "<i1", count)
     kept = None
     if not 0 <= words[27] < len(KERNELS):
@@ -73,7 +72,7 @@ def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
         )
     kernel = KERNELS[words[27]]
     if words[31] and kernel == "blocks":
-        row = -(-height * width * (shape[3] // OCTET) // 8)
+        row = -(-shape[1] * shape[2] * (shape[3] // OCTET) // 8)
         kept = unpack_bits(reader.array(words[31], "<u1", shape[0] // QUAD * row), shape)
     packed = reader.array(packed_at, "<u1", size)
     weights = unpack_weights(packed, levels, bits, shape, groups, words[30], kept)
@@ -81,13 +80,11 @@ def _read_convolution(reader: Reader, words: Words) -> tuple[Any, ...]:
         middle = reader.array(words[31], "<i1", (shape[0], 1, 1, shape[3]))
         weights = dataclasses.replace(weights, middle=middle)
     finish = reader.finish(words[20:27], reader.target.shape[2])
-    top, left, bottom, right = words[8:12]
-    geometry = ((words[6], words[7]), (top, left, bottom, right), (words[12], words[13]))
     residual = None
     if words[29]:
         first, second, *rest = reader.array(words[29], "<i4", 5).tolist()
         residual = g.FusedAdd((first, second), *rest)
-    return weights, *geometry, groups, finish, residual, kernel
+    return weights, *moves, groups, finish, residual, kernel
 
 
 def _write_multiply(op: g.Multiply, writer: Writer) -> Words:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy_arm.ir import graph as g
 from deploy_arm.target.kernel_sources import constants
+from foundation.errors import UserError
 
 Words = list[int]
 
@@ -56,6 +58,16 @@ class Writer:
         return [0, *arrays, finish.left, finish.right, finish.low, finish.high]
 
 
+class Geometry(NamedTuple):
+    """What a convolution has beside its numbers: the shape of its weights (OHWI), and how they move."""
+
+    shape: tuple[int, int, int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
 @dataclass(frozen=True)
 class Reader:
     """The inverse: of a record in ``blob`` whose first input is ``source``, whose output is ``target``."""
@@ -65,9 +77,19 @@ class Reader:
     target: g.Tensor
 
     def array(self, offset: int, dtype: str, shape: int | tuple[int, ...]) -> NDArray[Any]:
-        """An array of the file."""
-        count = int(np.prod(shape))
-        return np.frombuffer(self.blob, dtype, count, offset).reshape(shape)
+        """An array of the file.
+
+        Raises:
+            UserError: it does not lie inside the file.
+        """
+        sides = (shape,) if isinstance(shape, int) else shape
+        count, kind = math.prod(sides), np.dtype(dtype)
+        if min(offset, *sides) < 0 or offset + count * kind.itemsize > len(self.blob):
+            raise UserError(
+                f"{sides} numbers at byte {offset} of the blob do not lie inside its {len(self.blob)} bytes; "
+                "compile the candidate again"
+            )
+        return np.frombuffer(self.blob, kind, count, offset).reshape(sides)
 
     def table(self, offset: int, shape: int | tuple[int, ...]) -> NDArray[np.int16]:
         """Bytes of the output's kind as values."""
@@ -75,6 +97,29 @@ class Reader:
 
     def windows(self, offset: int, count: int) -> tuple[g.Window, ...]:
         return tuple(g.Window(*row) for row in self.array(offset, "<i4", (count, 3)).tolist())
+
+    def geometry(self, words: Words) -> Geometry:
+        """Of a convolution, from its words 4 to 14.
+
+        Raises:
+            UserError: its groups do not divide the channels, or its output does not follow from its input.
+        """
+        (height, width, _), (*out, outs) = self.source.shape, self.target.shape
+        kernel, stride, dilation = (words[4], words[5]), (words[6], words[7]), (words[12], words[13])
+        padding, groups = (words[8], words[9], words[10], words[11]), words[14]
+        possible = min(*kernel, *stride, *dilation, groups) > 0 and min(padding) >= 0
+        if (
+            not possible
+            or self.source.shape[2] % groups
+            or outs % groups
+            or g.output_size((height, width), kernel, stride, padding, dilation) != tuple(out)
+        ):
+            raise UserError(
+                f"a convolution of the blob with the numbers {words[4:15]} does not lead from {self.source.shape} to "
+                f"{self.target.shape}; compile the candidate again"
+            )
+        shape = (outs, *kernel, self.source.shape[2] // groups)
+        return Geometry(shape, stride, padding, dilation, groups)
 
     def finish(self, words: Words, count: int) -> g.Requantize | g.Dequantize:
         kind, first, second, *rest = words

@@ -22,6 +22,7 @@ OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.floordiv,
+    ast.LShift: operator.lshift,
 }
 
 
@@ -35,7 +36,7 @@ def constants(header: str = "tiling.h", folder: Path = KERNELS) -> Mapping[str, 
     """The numbers that the enumerations of a header define, by name.
 
     Raises:
-        ValueError: a value that is not made of numbers, earlier names and + - * / ( ).
+        ValueError: a value that is not made of numbers, earlier names and + - * / << ( ).
     """
     found: dict[str, int] = {}
 
@@ -46,7 +47,9 @@ def constants(header: str = "tiling.h", folder: Path = KERNELS) -> Mapping[str, 
             return found[node.id]
         if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
             return OPERATORS[type(node.op)](value(node.left), value(node.right))
-        raise ValueError(f"{header}: {ast.unparse(node)!r} is not made of numbers, earlier names and + - * /")
+        raise ValueError(
+            f"{header}: {ast.unparse(node)!r} is not made of numbers, earlier names and + - * / <<"
+        )
 
     for body in re.findall(r"\benum\b[^{;]*\{([^}]*)\}", without_comments((folder / header).read_text())):
         following = 0
