@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from search_spaces.ahead import Ahead
-from search_spaces.error_model import ErrorModel
+from search_spaces.error_model import ErrorModel, chance_in
 from search_spaces.hypervolume import expected_gain
 from search_spaces.misfit import Misfit
 from search_spaces.programme import HARM, ChoiceTable, Picks, measures_of, solve, sweep
@@ -30,6 +30,7 @@ PARTS = 4  # of the network, by depth, that may matter more or less than harms s
 PLAIN = {"bits", "components"}  # dimensions of a choice whose harm is all by weights that move
 IMAGES = 300  # that an error is taken to be of, where nobody knows
 UNFINISHED = 0.25  # weight of an error at a rung beside one at the end
+BEYOND = 4  # deviations of chance below fp32's error at which a trial says that harm is no loss beside fp32
 WORST = 0.15  # more errors than fp32 than that are hardly of use, unless 2 bits make as many
 AHEAD = 4  # programmes that are solved while a trial goes on
 NODES = 20  # of each one's search tree: a proposal is not worth waiting seconds for
@@ -163,13 +164,11 @@ class Programme(Sampler):
                 images.append(weight * (self.context.prior.images or IMAGES))
             elif record.status == "running":
                 running.append(record.plan)
-        floor = self.context.prior.error
-        if floor is None:
-            floor = min(errors, default=0.0)
+        floor = least_error(self.context.prior.error, np.array(errors), np.array(images))
         parts, layers = self._harms_of(plans)
         like = self.context.prior.errors
         known = like if like is not None and len(like.mean) == 2 + parts.shape[1] else None
-        rule = ErrorModel.fit(parts, np.array(errors), np.array(images), float(floor), known)
+        rule = ErrorModel.fit(parts, np.array(errors), np.array(images), floor, known)
         model = Misfit.fit(rule, parts, layers, np.array(errors), np.array(images))
         return model.believing(self._harms_of(running)[1])
 
@@ -288,6 +287,22 @@ class Programme(Sampler):
         except (UserError, KeyError):
             return False
         return True
+
+
+def least_error(fp32: float | None, errors: Floats, images: Floats) -> float:
+    """What plans that do no harm come to: fp32's error, or the least of the trials' where nobody knows fp32's, or where trials
+    are below it by more than chance, as those of a network that had not learned its data are.
+
+    Args:
+        fp32: the fp32 network's error.
+        errors: of trials, [n].
+        images: how many images each error is of, [n].
+    """
+    least = float(errors.min(initial=np.inf))
+    if fp32 is None:
+        return least if len(errors) else 0.0
+    below = (errors < fp32 - BEYOND * np.sqrt(chance_in(errors, images))).any()
+    return least if below else float(fp32)
 
 
 def _shut_out(front: Floats, costs: Floats, floor: float) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import subprocess
@@ -23,6 +24,7 @@ from search_spaces.hypervolume import expected_gain, undominated
 from search_spaces.misfit import SHARES, SIZES, Misfit
 from search_spaces.programme import HARM, ChoiceTable, measures_of, solve, sweep
 from search_spaces.samplers.base import SAMPLERS, Context, Prior, asking
+from search_spaces.samplers.programme import least_error
 from search_spaces.space import Space
 from search_spaces.warm_starts import programme_starts, uniform_starts
 from tests.conformance.samplers import History
@@ -424,6 +426,33 @@ def test_what_no_error_makes_worth_it_is_not_proposed() -> None:
         cost = cost_of(proposed)
         assert any(cost[name] < bound[name] for name in COSTS)
         trials.finish(proposed)
+
+
+def test_a_network_worse_than_its_trials_does_not_hide_what_they_lose() -> None:
+    """As with --allow-bad-fp32: errors are foreseen from the best trial on, and what few bits lose still counts."""
+    unlearned = dataclasses.replace(PRIOR, error=0.9)
+    trials = searched("programme", 9, unlearned)
+    assert list(trials.trials) == list(
+        searched("programme", 9, dataclasses.replace(PRIOR, error=None)).trials
+    )
+    assert volume(trials) > 0.95 * volume(searched("programme", 9))
+
+
+@pytest.mark.parametrize(
+    ("fp32", "errors", "floor"),
+    [
+        (0.1, [0.3, 0.12], 0.1),
+        (0.1, [0.09, 0.07], 0.1),  # by chance, of 1000 images
+        (0.1, [], 0.1),
+        (0.9, [0.3, 0.95, 0.12], 0.12),
+        (None, [0.3, 0.12], 0.12),
+        (None, [], 0.0),
+    ],
+)
+def test_the_least_error_is_fp32_s_unless_trials_say_otherwise(
+    fp32: float | None, errors: list[float], floor: float
+) -> None:
+    assert least_error(fp32, np.array(errors), np.full(len(errors), 1000.0)) == floor
 
 
 def test_activation_bits_follow_the_kernels() -> None:
