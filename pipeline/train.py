@@ -1,6 +1,7 @@
 """`python -m pipeline.train`: co-tune one plan, alone, without a search.
 
-Only torch is needed, none of Ray, Optuna and MLflow.
+Of a detector too: it learns from the fp32 network's answers and needs boxes only to be judged. Only torch is needed, none of Ray,
+Optuna and MLflow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from foundation.command import Parser, main_guard, say, typed
+from foundation.command import Parser, main_guard, say
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import json_text
@@ -23,8 +24,10 @@ from foundation.show import show_percent
 from pipeline.review.progress import StepLine
 from pipeline.study import paths
 from pipeline.study.settings import Settings
-from pipeline.training.settings import OutOfRange, TrainSettings
+from pipeline.training.settings import ACCURACY, OutOfRange, TrainSettings, of_detectors
 from quantizers.mixture.forms import FORMS
+
+OWN = ("model", "data", "weights", "image_size", "mean", "std", "modules")  # as in ``Settings``
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
             parser.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 type=kinds[field.name],
-                default=field.default,
-                help="(default %(default)s)",
+                default=argparse.SUPPRESS,
+                help=f"(default {_default(field.name)})",
             )
     parser.add_argument(
         "--directly",
@@ -112,12 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
     args = parser.parse_args(argv)
     args.options = dict(args.options)
-    names = {field.name for field in dataclasses.fields(TrainSettings)}
-    try:
-        settings = TrainSettings(**{key: value for key, value in vars(args).items() if key in names})
-    except OutOfRange as error:
-        raise UserError(error.as_flag) from error
     look_in(args.modules)
+    from pipeline.networks.registry import find_network
+
+    settings = _settings(args, detects=find_network(args.model).detects)
     plan = read_plan(args.plan)  # may name a dimension from there
     from pipeline.training.loop import Diverged
 
@@ -128,10 +129,38 @@ def main(argv: list[str] | None = None) -> int:
     if args.format == "json":
         print(json_text(metrics))
     else:
+        word = "error" if metrics["metric"] == ACCURACY else f"1 - {metrics['metric']}"
         print(
-            f"{args.out}: error {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})"
+            f"{args.out}: {word} {metrics['error']:.4f} on the search half (fp32 {metrics['fp32_error']:.4f})"
         )
     return 0
+
+
+def _default(name: str) -> str:
+    """A setting's value without its flag, and of detectors where that is another."""
+    usual, detectors = (
+        getattr(settings, name) for settings in (TrainSettings(), of_detectors(TrainSettings()))
+    )
+    return f"{usual}" if usual == detectors else f"{usual}, of detectors {detectors}"
+
+
+def _settings(args: argparse.Namespace, *, detects: bool) -> TrainSettings:
+    """What the flags say, and for the rest what is good for such networks.
+
+    Raises:
+        UserError: a value that none can have, or that detectors cannot.
+    """
+    usual = of_detectors(TrainSettings()) if detects else TrainSettings()
+    names = {field.name for field in dataclasses.fields(TrainSettings)}
+    try:
+        settings = dataclasses.replace(usual, **{k: v for k, v in vars(args).items() if k in names})
+    except OutOfRange as error:
+        raise UserError(error.as_flag) from error
+    if detects and settings.distillation != 1:
+        raise UserError(
+            f"--distillation {settings.distillation:g}: a detector learns from the fp32 network alone; give 1, or leave it out"
+        )
+    return settings
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -165,13 +194,10 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
 
     from foundation.files import check_place, write_atomically
     from pipeline.candidate.first_check import first_check
-    from pipeline.datasets.base import needs_labels, split_manifest
-    from pipeline.datasets.normalization import described
-    from pipeline.datasets.registry import load_data
-    from pipeline.networks.registry import find_classifier, load_model
+    from pipeline.candidate.workspace import Workspace
+    from pipeline.datasets.base import split_manifest
     from pipeline.training.cotuning import Cotuning
-    from pipeline.training.evaluation import error_of
-    from pipeline.training.outputs import check_outputs
+    from pipeline.training.judges import Judges
     from pipeline.training.pretraining import pretrain
     from pipeline.training.rung import best_of
     from pipeline.training.stages import FREE, HELD, REBUILT, Stage
@@ -183,13 +209,9 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
     check_place(args.out, f"--out {args.out}")
     # Before anything that takes long.
     QUANTIZERS[plan.quantizer].options_for(plan, settings.of_quantizer())
-    network = find_classifier(args.model)
-    asked = Settings.from_dict({"mean": args.mean, "std": args.std}, "flag")
-    mean, std, source = network.normalized(asked.mean, asked.std)
-    data = load_data(args.data, args.image_size, fallback=network.image_size)
-    needs_labels(data, f"{typed('pipeline.quantize')} --images-from DIR does without them")
-    model = load_model(network, classes=len(data.classes), image_size=data.image_size, weights=args.weights)
-    check_outputs(model, (3, *data.image_size), len(data.classes))
+    named = {name: getattr(args, name) for name in OWN if getattr(args, name) is not None}
+    workspace = Workspace.open(Settings.from_dict(named, "flag"), trained=False)
+    data, model, mean, std = workspace.data, workspace.model, workspace.mean, workspace.std
     first_check(
         model,
         data.search,
@@ -199,18 +221,22 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         trained=args.weights is not None,
         say=say,
     )
-    say(described(mean, std, source))
+    say(workspace.normalization)
     show = StepLine()
     if args.weights is None:
         say(f"no weights given: training {args.model} on {args.data} first")
         pretrained = pretrain(model, data, mean, std, name=args.model, device=args.device, progress=show)
-        model, fp32_error = pretrained.network, pretrained.error
+        model = pretrained.network
         say(f"{'found' if pretrained.cached else 'kept'} {pretrained.path}")
-    else:
-        fp32_error = error_of(model, data.search, mean, std, settings.evaluation_batch)
-    spread = (fp32_error * (1 - fp32_error) / len(data.search)) ** 0.5
-    say(f"fp32: {show_percent(1 - fp32_error, spread)} right on {len(data.search):,} images that guide")
-    run = Cotuning(model, plan, data, settings, mean, std, device=args.device, progress=show)
+    where, task = torch.device(args.device), workspace.task
+    judges = Judges.of(model, data, settings, mean, std, where, task=task)
+    fp32 = judges.search.fp32
+    spread = fp32.error_standard_error
+    if spread is None:
+        spread = (fp32.error * (1 - fp32.error) / len(data.search)) ** 0.5
+    good, guiding = show_percent(1 - fp32.error, spread), f"on {len(data.search):,} images that guide"
+    say(f"fp32: {good} right {guiding}" if task.classifies else f"fp32: {task.called} {good} {guiding}")
+    run = Cotuning(model, plan, data, settings, mean, std, device=where, progress=show, judges=judges)
     curve = []
     whole = [Stage(FREE, epochs) for epochs in range(1, int(settings.epochs - 1e-9) + 1)]
     before = [] if args.directly else [Stage(REBUILT), Stage(HELD)]
@@ -238,7 +264,8 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         "image_size": list(data.image_size),
         "normalization": {"mean": list(mean), "std": list(std)},
         "split": split_manifest(data),
-        "fp32_error": fp32_error,
+        "metric": task.metric,
+        "fp32_error": fp32.error,
         "error": judged.error,
         "divergence": judged.divergence,
         "divergence_standard_error": judged.standard_error,

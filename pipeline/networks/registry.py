@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from foundation.command import typed
 from foundation.errors import UserError
 from foundation.factories import is_factory
 from foundation.foreign_files import is_file
@@ -53,21 +52,6 @@ def find_network(name: str) -> ModelSpec:
         f"unknown model {name!r}; allowed are {', '.join(MODELS)}, every torchvision classification network "
         f"(resnet18, resnet50, mobilenet_v2, ...) and package.module:function.{hint}"
     )
-
-
-def find_classifier(name: str) -> ModelSpec:
-    """The network that ``name`` means, where only classifiers can be meant.
-
-    Raises:
-        UserError: a detector, or no network at all.
-    """
-    network = find_network(name)
-    if network.detects:
-        raise UserError(
-            f"{name} is a detector, and this is for classifiers so far; {typed('pipeline.search')} and "
-            f"{typed('pipeline.quantize')} compress detectors"
-        )
-    return network
 
 
 def load_model(

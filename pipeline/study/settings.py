@@ -34,12 +34,11 @@ from pipeline.study.values import (
     parsed,
     plain_text,
 )
-from pipeline.training.settings import AP50, TrainSettings
+from pipeline.training.settings import AP50, TrainSettings, of_detectors
 from pipeline.training.stages import Stage, stages
 from quantizers import QUANTIZERS
 from search_spaces.samplers.base import SAMPLERS
 
-DETECTORS_RATE = 0.001  # peak learning rate; with that of classifiers a rebuilt detector moves away from fp32
 RUNG_IMAGES = (
     1000  # of the search half, on which rungs are compared; a candidate's own figures are from all of it
 )
@@ -285,9 +284,7 @@ class Settings:
             rung_images=RUNG_IMAGES,
         )
         if self.metric == AP50:
-            chosen = dataclasses.replace(
-                chosen, learning_rate=DETECTORS_RATE, held_rate=DETECTORS_RATE / 2, calibration_images=32
-            )  # their images are large: so many have as many pixels as thousands of classifiers'
+            chosen = of_detectors(chosen)
         if self.learning_rate is None:
             return chosen
         return dataclasses.replace(chosen, learning_rate=self.learning_rate)

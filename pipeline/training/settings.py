@@ -14,6 +14,8 @@ from quantizers.mixture.forms import FORMS
 ACCURACY = "accuracy"  # what classifiers are judged by, unless a person has a metric of their own
 AP50 = "AP50"  # what detectors are judged by: average precision at an overlap of one half
 
+DETECTORS_RATE = 0.001  # peak learning rate; with that of classifiers a rebuilt detector moves away from fp32
+
 
 def word_of(metric: str | None) -> str:
     """A metric in a word: of ``package.module:function`` the function."""
@@ -138,6 +140,12 @@ class TrainSettings:
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:  # noqa: FBT001  as assert has it
     if not holds:
         raise OutOfRange(name, value, allowed)
+
+
+def of_detectors(settings: TrainSettings) -> TrainSettings:
+    """The same for detectors, whose images are large: 32 have as many pixels as thousands of classifiers'."""
+    rate = DETECTORS_RATE
+    return dataclasses.replace(settings, learning_rate=rate, held_rate=rate / 2, calibration_images=32)
 
 
 class OutOfRange(UserError):

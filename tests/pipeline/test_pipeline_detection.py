@@ -25,7 +25,7 @@ from pipeline.detection.decode import Detections, boxes_of_cells, decode
 from pipeline.detection.divergence import divergence
 from pipeline.detection.quality import average_precision, mean_precision
 from pipeline.detection.task import Detection
-from pipeline.networks.registry import find_classifier, find_network, load_model
+from pipeline.networks.registry import find_network, load_model
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.judges import Judges
 from pipeline.training.settings import TrainSettings
@@ -175,12 +175,6 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path, changed: dict[str, o
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(UserError, match="npz"):
         load_boxes(tmp_path / "text.npz", 32)
-
-
-def test_a_detector_is_no_classifier() -> None:
-    with pytest.raises(UserError, match=r"pipeline\.quantize"):
-        find_classifier("fastestdet")
-    find_classifier("resnet20")
 
 
 def test_the_published_detector_detects_and_its_program_is_exact(shared: Path, tmp_path: Path) -> None:

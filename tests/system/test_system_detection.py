@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,9 +19,16 @@ import torch
 from PIL import Image
 
 from benchmarks import front
+from foundation.plan import LayerPlan, Plan
 from pipeline.candidate.folder import load_candidate
+from pipeline.detection.dataset import detection_data
 from pipeline.detection.decode import cells_of, decode
+from pipeline.detection.task import Detection
 from pipeline.evaluate import answering
+from pipeline.networks.registry import find_network, load_model
+from pipeline.training.judges import Judges
+from pipeline.training.settings import TrainSettings
+from quantizers.network import layer_names, load_hard
 from tests.system.own_folder import command, command_here
 
 SMALL = (
@@ -177,6 +185,74 @@ def test_the_front_is_a_table_with_what_the_other_images_say(
         lost = float(rows[0]["report_score"]) - float(row["report_score"])
         assert float(row["lost"]) == pytest.approx(lost, abs=0.02) and float(row["lost_standard_error"]) > 0
         assert int(row["size_bytes"]) == point["size_bytes"] and str(place) not in row["conditions"]
+
+
+def as_json(place: Path, folder: Path) -> None:
+    """The same images and boxes as COCO's own files have them."""
+    for name, part in (("train128", "train2017"), ("val_a64", "val2017")):
+        content, images, found = np.load(place / "boxes" / f"{name}.npz"), [], []
+        (folder / part).mkdir(parents=True)
+        for number, (start, end) in enumerate(pairwise(content["offset"])):
+            file = folder / part / f"{number:03}.jpg"
+            file.write_bytes(content["jpeg"][start:end].tobytes())
+            width, height = Image.open(file).size
+            images.append({"id": number, "file_name": file.name, "width": width, "height": height})
+            for _, kind, x, y, w, h in content["boxes"][content["boxes"][:, 0] == number].tolist():
+                corner = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+                found.append({"image_id": number, "category_id": int(kind), "bbox": corner})
+        kinds = [{"id": kind, "name": f"kind {kind}"} for kind in range(80)]
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / "annotations" / f"instances_{part}.json").write_text(
+            json.dumps({"images": images, "annotations": found, "categories": kinds})
+        )
+
+
+def test_one_plan_is_cotuned_from_either_form_of_the_data(place: Path) -> None:
+    as_json(place, place / "coco")
+    model = load_model("fastestdet", classes=80, weights=place / "det.pth")
+    plan = Plan.uniform(layer_names(model), LayerPlan(4, 16))
+    (place / "plan.json").write_text(plan.to_json())
+    base = ("--model", "fastestdet", "--weights", "det.pth", "--plan", "plan.json", "--batch-size", 6)
+    told: dict[str, Any] = {}
+    for data in ("coco:boxes", "coco:coco"):
+        words = ("--data", data, "--epochs", 1, "--held-steps", 1, "--out", "tuned")
+        done = command_here("train", *base, *words, cwd=place)
+        assert done.returncode == 0, done.stderr
+        told[data] = json.loads((place / "tuned" / "metrics.json").read_text())
+        assert re.search(r"^fp32: AP50 [\d.]+ \+- [\d.]+ % on 6 images that guide$", done.stderr, re.M)
+        assert f"1 - AP50 {told[data]['error']:.4f} on the search half" in done.stdout
+    found = told["coco:boxes"]
+    assert [rung["stage"] for rung in found["curve"]] == ["rebuilt", "held", "free"]
+    assert found["metric"] == "AP50" and 0 < found["fp32_error"] < 1
+    assert found["settings"]["learning_rate"] == 0.001, "that of detectors"
+    assert found["divergence"] == pytest.approx(min(rung["divergence"] for rung in found["curve"]))
+    # What was kept is what the figures are of.
+    hardened = load_hard(model, plan, torch.load(place / "tuned" / "network.pt", weights_only=True))
+    spec = detection_data(f"coco:{place / 'coco'}", (352, 352))
+    judges = Judges.of(
+        model, spec.of_classes(spec.classes), TrainSettings(), *find_network("fastestdet").normalization,
+        task=Detection(80, (352, 352)),
+    )  # fmt: skip
+    told_again = judges.search(hardened.network)
+    other = told["coco:coco"]
+    assert (told_again.error, told_again.divergence) == (other["error"], pytest.approx(other["divergence"]))
+    assert other["classes"][0] == "kind 0" and other["fp32_error"] == pytest.approx(
+        found["fp32_error"], abs=0.02
+    )
+    mistakes = (
+        (["--distillation", 0.5], "learns from the fp32 network alone"),
+        (["--data", "digits"], "a detector takes coco:DIR"),
+        (["--learning-rate", -1], "--learning-rate -1.0: give a value above 0"),
+    )
+    for words_, said in mistakes:
+        refused = command_here("train", *base, "--data", "coco:boxes", *words_, cwd=place)
+        assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1, (
+            refused.stderr
+        )
+    without = command_here(
+        "train", "--model", "fastestdet", "--data", "coco:boxes", "--plan", "plan.json", cwd=place
+    )
+    assert without.returncode == 2 and "give trained --weights" in without.stderr
 
 
 def test_another_metric_and_a_study_of_other_boxes_are_refused(place: Path, searched: str) -> None:
