@@ -12,11 +12,12 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from foundation.errors import UserError
 from pipeline.cluster.nodes import arm_nodes, host_nodes, node_name
 from pipeline.cluster.work import DeviceError, NoDevice, Wanted, WorkOutcome, serve
+from pipeline.study.work import Piece
 
 KNOWN = 4096  # profiles that are remembered, by program
 FRONT, OTHER = 0, 1  # priorities: candidates that may enter the front are waited for by all
@@ -58,6 +59,7 @@ class Slot:
     state: str = "waiting"
     reason: str = ""
     at_work: int = 0
+    elsewhere: bool = False  # than on the node of whoever asks
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def row(self) -> dict[str, str]:
@@ -69,6 +71,13 @@ class Slot:
             **({"reason": self.reason} if self.reason else {}),
         }
 
+    def called(self, place: int) -> str:
+        """How a person calls it in a list of all; ``place`` is one of those where several pieces are done at a time, from 1 on; 0
+        where only one is."""
+        name = self.name or self.device or "device"
+        here = f"{name} on {self.host}" if self.elsewhere else name
+        return f"{here}, {place}" if place else here
+
 
 @dataclass(order=True)
 class DeviceJob:
@@ -76,11 +85,12 @@ class DeviceJob:
 
     priority: int
     number: int
-    method: str = field(compare=False)
+    method: Literal["profile", "run"] = field(compare=False)
     arguments: list[Any] = field(compare=False)
     named: dict[str, Any] = field(compare=False)
     result: asyncio.Future[Any] = field(compare=False)
     attempts: int = field(compare=False, default=0)
+    done: list[Piece] = field(compare=False, default_factory=list)
 
 
 class Broker:
@@ -115,30 +125,37 @@ class Broker:
         assert self._source is not None
         return self._source
 
-    async def profile(self, key: str, arguments: list[Any], *, anew: bool, urgent: bool) -> str:
-        """JSON text. ``key`` says what is profiled: what is known, or being found out, is not done again."""
+    async def profile(
+        self, key: str, arguments: list[Any], *, anew: bool, urgent: bool
+    ) -> tuple[str, list[Piece]]:
+        """JSON text, and what devices did to have it. ``key`` says what is profiled: what is known, or being found out, is not
+        done again."""
         if anew:
-            return str(await self._work("profile", arguments, urgent=urgent, anew=True))
+            return await self._work("profile", arguments, urgent=urgent, anew=True)
         while key not in self._known and (asked := self._asked.get(key)) is not None:
             try:
-                return str(await asyncio.shield(asked))
+                return str((await asyncio.shield(asked))[0]), []
             except _Orphaned:
                 await asyncio.sleep(0)
         if key not in self._known:
             task = asyncio.ensure_future(self._work("profile", arguments, urgent=urgent))
             self._asked[key] = task
             try:
-                self._known[key] = str(await task)
+                self._known[key], work = await task
             finally:
                 del self._asked[key]
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
-        return self._known[key]
+            return self._known[key], work
+        return self._known[key], []
 
-    async def run(self, arguments: list[Any], *, urgent: bool) -> Any:
+    async def run(self, arguments: list[Any], *, urgent: bool) -> tuple[Any, list[Piece]]:
+        """Outputs, and what devices did for them."""
         return await self._work("run", arguments, urgent=urgent)
 
-    async def _work(self, method: str, arguments: list[Any], *, urgent: bool, **named: Any) -> Any:
+    async def _work(
+        self, method: Literal["profile", "run"], arguments: list[Any], *, urgent: bool, **named: Any
+    ) -> tuple[Any, list[Piece]]:
         await self.start()
         self._number += 1
         self._program = arguments[0]
@@ -152,7 +169,7 @@ class Broker:
             if since is not None and time.monotonic() - since > self._limits.patience:
                 result.cancel()
                 raise NoDevice(f"no device for {self._limits.patience:.0f} s: {self._story()}")
-        return result.result()
+        return result.result(), job.done
 
     def _story(self) -> str:
         return (
@@ -211,19 +228,22 @@ class Broker:
         for place, at_a_time in places.items():
             if place not in self._slots:
                 self._slots[place] = self._slot(*place)
-                for _ in range(at_a_time):
-                    self._keep(self._serve(self._slots[place]))
+                for number in range(1, at_a_time + 1):
+                    self._keep(self._serve(self._slots[place], number if at_a_time > 1 else 0))
 
     def _slot(self, node: str, device: str | None) -> Slot:
+        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         # Only while it works: the next piece of work on the board may be another search's.
         of_the_node = {"resources": {"arm_cpu": 1}} if self._on_nodes else {}
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        return Slot(node, node_name(node), device, {"scheduling_strategy": strategy, **of_the_node})
+        options = {"scheduling_strategy": strategy, **of_the_node}
+        own = ray.get_runtime_context().get_node_id()
+        return Slot(node, node_name(node), device, options, elsewhere=node != own)
 
-    async def _serve(self, slot: Slot) -> None:
-        """Take from the queue whenever the device is usable, as long as its node lives."""
+    async def _serve(self, slot: Slot, place: int = 0) -> None:
+        """Take from the queue whenever the device is usable, as long as its node lives; ``place`` as in ``Slot.called``."""
         while await self._ready(slot):
             while slot.state == "free":
                 job = await self._queue.get()
@@ -233,12 +253,15 @@ class Broker:
                     self._queue.put_nowait(job)
                     break
                 slot.at_work += 1
+                begun = time.time()
                 try:
                     outcome = await self._call(
                         slot, job.method, self._limits.patience, *job.arguments, **job.named
                     )
                 finally:
                     slot.at_work -= 1
+                if outcome.kind != "busy":
+                    job.done.append(Piece(job.method, slot.called(place), begun, time.time()))
                 self._settle(slot, job, outcome)
             if slot.state == "refused":
                 return

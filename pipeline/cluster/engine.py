@@ -30,7 +30,8 @@ from foundation.errors import UserError
 from pipeline.candidate.folder import candidate_path, fetch_candidate
 from pipeline.cluster.measured import TrialMemory
 from pipeline.cluster.node import needs_of
-from pipeline.cluster.nodes import HOSTS, is_arm
+from pipeline.cluster.nodes import HOSTS, is_arm, node_name
+from pipeline.cluster.places import Workers, on_worker
 from pipeline.cluster.pool import DevicePool
 from pipeline.cluster.ray_cluster import cluster
 from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
@@ -44,6 +45,7 @@ from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.storage import DamagedFile, LocalStorage
 from pipeline.study.study import Study
+from pipeline.study.work import Piece
 from pipeline.training.rung import Rung
 from pipeline.training.stages import places
 
@@ -73,6 +75,7 @@ class StudySearcher(_Unsaved, Searcher):
         super().__init__()
         self._conductor, self._context, self._guard, self.memory = conductor, context, guard, memory
         self.numbers: dict[str, int] = {}
+        self._workers = Workers(ray.get_runtime_context().get_node_id(), node_name)
         self.killed: dict[str, bool] = {}  # whether Ray says that it killed a trial's process for memory
         self._kills = kernel_kills()
 
@@ -97,6 +100,8 @@ class StudySearcher(_Unsaved, Searcher):
         with self._guard:
             number, phase = self.numbers[trial_id], (result or {}).get("phase")
             self.memory.note((result or {}).get("held", 0))
+            if not error and phase in (ENDED, DIED):  # others were noted when they came
+                self.note_work(number, result)
             if phase == WAITED:
                 raise UserError(
                     f"no device to profile on: {result['reason']}. Nothing that ended is lost; the same command goes on when "
@@ -117,6 +122,15 @@ class StudySearcher(_Unsaved, Searcher):
                     self._conductor.end(number, record)
                 else:
                     self._conductor.died(number, Death(trouble=lost))
+
+    def note_work(self, number: int, result: dict[str, Any]) -> None:
+        """Note where a step of a trial was done, and what devices did for it, if whoever ran it says so."""
+        if "worker" not in result:
+            return
+        node, process, seconds = json.loads(result["worker"])
+        running = {record.number for record in self._conductor.study.running()}
+        own = on_worker(self._workers.name(number, node, process, running), seconds, time.time())
+        self._conductor.worked(number, [own, *map(Piece.of_list, json.loads(result["work"]))])
 
     def _note(self, number: int, result: dict[str, Any]) -> None:
         """Keep the whole story of a failure, for whoever wants to know more than its reason; where the disk is full, that is all
@@ -171,6 +185,7 @@ class StudyScheduler(_Unsaved, FIFOScheduler):
             rung = Rung(**json.loads(result["rung"])) if "rung" in result else None
             number = self._searcher.numbers[trial.trial_id]
             self._searcher.memory.note(result.get("held", 0))
+            self._searcher.note_work(number, result)
             for text in result.get("damaged", ()):
                 self._conductor.progress.line(f"{text}; the trial goes on from what is whole")
             if not self._conductor.judge(number, result["phase"], figures, rung):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from deploy_arm.devices.base import Profile
     from pipeline.candidate.devices import Devices
+    from pipeline.study.work import Piece
 
 
 class _Called(ABC):
@@ -74,6 +75,7 @@ class DevicePool(_Called):
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._kept: dict[str, Any] = {}
+        self._work: list[Piece] = []
 
     def __reduce__(self) -> tuple[type[DevicePool], tuple[Any]]:
         return DevicePool, (self._actor,)
@@ -109,6 +111,11 @@ class DevicePool(_Called):
         """``measured`` or ``modelled``: one pool never mixes them."""
         return str(self._call("source"))
 
+    def taken(self) -> list[Piece]:
+        """What devices have done for this object since it was asked last; what was remembered, they did not do."""
+        done, self._work = self._work, []
+        return done
+
     def _profile(self, program: bytes, blob: bytes, *rest: Any, anew: bool, urgent: bool) -> str:
         import ray
 
@@ -116,14 +123,18 @@ class DevicePool(_Called):
         parts = (program, blob, image.tobytes(), repr((image.shape, layers)).encode())
         key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         arguments = [self._put(program), ray.put(blob), image, layers]
-        return str(self._call("profile", key, arguments, anew=anew, urgent=urgent))
+        text, work = self._call("profile", key, arguments, anew=anew, urgent=urgent)
+        self._work.extend(work)
+        return str(text)
 
     def _run(self, program: bytes, blob: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         import ray
 
         # A program is run where a network is finished, which may enter the front.
         arguments = [self._put(program), ray.put(blob), ray.put(images)]
-        outputs: NDArray[np.float32] = self._call("run", arguments, urgent=True)
+        outputs: NDArray[np.float32]
+        outputs, work = self._call("run", arguments, urgent=True)
+        self._work.extend(work)
         return outputs
 
     def _put(self, program: bytes) -> Any:

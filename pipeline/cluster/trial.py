@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
@@ -39,7 +41,8 @@ class CotuneTrial(tune.Trainable):
     """Trials one after another in one process, which keeps data and fp32 network (``reuse_actors``).
 
     Each ``step`` is one stage: first the profile before training, then one step per rung; with the last rung the
-    candidate is finished. A step's result has how many bytes the process ``held`` at most, and ``phase``: ``profiled`` (with
+    candidate is finished. A step's result has how many bytes the process ``held`` at most, which ``worker`` that is (node,
+    process, seconds of the step), what devices did for it (``work``), and ``phase``: ``profiled`` (with
     ``figures``), ``rung`` (with ``rung`` and ``figures``) or ``ended`` (with ``record``), all as JSON text, which Tune leaves
     alone; ``died`` (with what it ``asked`` for) where it was refused memory, or (with the ``trouble``) where its surroundings
     failed, a disk say; or ``waited`` (with the ``reason``) where for long there was no device. Whatever else goes wrong with
@@ -73,6 +76,13 @@ class CotuneTrial(tune.Trainable):
         self._watch = None
 
     def step(self) -> dict[str, Any]:
+        begun = time.monotonic()
+        result = self._step()
+        done = self._devices.taken()
+        here = [ray.get_runtime_context().get_node_id(), os.getpid(), time.monotonic() - begun]
+        return {**result, "worker": json_text(here), "work": json_text([piece.as_list() for piece in done])}
+
+    def _step(self) -> dict[str, Any]:
         try:
             result = self._advance()
             return {**result, "held": self._watch.peak} if self._watch else result

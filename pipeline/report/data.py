@@ -114,6 +114,7 @@ def payload(data: ReportData) -> dict[str, Any]:
         history = hypervolume_history(data.records, data.references, data.objectives)
     columns = _columns([record.plan for record in data.records])
     places: dict[LayerPlan, int] = {}  # trials have most layers' plans in common
+    rows = rows_of(data.records)
     page: dict[str, Any] = {
         "searched": data.searched,
         "labelled": data.labelled,
@@ -123,8 +124,13 @@ def payload(data: ReportData) -> dict[str, Any]:
         "columns": [_column(name) for name in columns],
         "references": [{"name": r.name, **_figures(r.figures, data.images)} for r in data.references],
         "trials": [
-            _trial(record, names, places, data, on_front=record.hash in chosen) for record in data.records
+            {
+                **_trial(record, names, places, data, on_front=record.hash in chosen),
+                "work": _work(record, rows),
+            }
+            for record in data.records
         ],
+        "rows": [[name, device] for name, device in rows],
         "cells": [_cells(layer, columns) for layer in places],
         "recommended": data.recommended and data.recommended.hash,
         "accuracyDrop": data.accuracy_drop,
@@ -138,6 +144,20 @@ def payload(data: ReportData) -> dict[str, Any]:
     }
     finite: dict[str, Any] = _finite(page)
     return finite
+
+
+def rows_of(records: Sequence[TrialRecord]) -> list[tuple[str, bool]]:
+    """Every worker, then every device that the trials' work names, by name: the rows of the board; and whether it is a device."""
+    found = {(piece.place, piece.kind != "trial") for record in records for piece in record.work}
+    return sorted(found, key=lambda row: (row[1], _natural(row[0])))
+
+
+def _work(record: TrialRecord, rows: Sequence[tuple[str, bool]]) -> list[list[Any]]:
+    """Its pieces of work: the row, what was done, begin and end in seconds since the epoch."""
+    return [
+        [rows.index((piece.place, piece.kind != "trial")), piece.kind, piece.begun, piece.ended]
+        for piece in record.work
+    ]
 
 
 def _columns(plans: Sequence[Plan]) -> list[str]:

@@ -138,7 +138,7 @@ function listenAt(group, own, chart) {
 
 /* ---- hover and pin ---- */
 const tip = byId("tip");
-function showTip(trial, x, y, others = []) {
+function showTip(trial, x, y, others = [], told = "") {
   const rows = [
     ["error", error(trial) + (trial.hash && drop(trial) ? ` (${drop(trial).replace(" points against fp32", "")})` : "")],
     ["latency", milliseconds(trial.latency)],
@@ -152,6 +152,7 @@ function showTip(trial, x, y, others = []) {
   tip.replaceChildren(
     html("b", {}, trial.hash || trial.name), !trial.hash ? " reference" : data.searched ? ` trial ${trial.number}, ${trial.front ? "on the front" : trial.status}` : "",
     html("table", {}, html("tbody", {}, ...rows.map(([k, v]) => html("tr", {}, html("td", {}, k), html("td", {}, v))))),
+    told ? html("p", {}, told) : "",
     trial.uniform ? html("p", {}, `uniform: ${trial.uniform} bits in all layers but the first and the last`) : "",
     others.length ? html("p", {}, `${others.length + 1} points here, click for the next: ` + others.map((t) => `${t.hash || t.name} (${error(t)})`).join(", ")) : "");
   tip.hidden = false;
@@ -164,11 +165,11 @@ function mark(hash, name, on) {
   if (!hash) return;
   for (const node of document.querySelectorAll("[data-hash]")) if (node.dataset.hash === hash) node.classList.toggle(name, on);
 }
-function listen(node, trial, withTip = true) {
+function listen(node, trial, withTip = true, told = "") {
   const enter = (event) => {
     mark(trial.hash, "over", true);
     const box = event.currentTarget.getBoundingClientRect();
-    if (withTip) showTip(trial, box.left + box.width / 2, box.top + box.height / 2);
+    if (withTip) showTip(trial, box.left + box.width / 2, box.top + box.height / 2, [], told);
   };
   const leave = () => { mark(trial.hash, "over", false); tip.hidden = true; };
   node.addEventListener("pointerenter", enter);

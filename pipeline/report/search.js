@@ -53,31 +53,103 @@ function drawStrip() {
     html("li", {}, html("span", { class: "swatch s-" + k }), `${sorted.filter((t) => kind(t) === k).length} ${meaning[k]}`)));
 }
 
-/* ---- when trials ran, side by side where they ran at a time ---- */
+/* ---- when trials ran ---- */
 function drawTimeline() {
-  const node = byId("chart-timeline"), now = Math.max(0, ...data.trials.map((t) => (t.started || 0) + (t.seconds || 0)));
+  const now = data.trials.reduce((last, t) => t.work.reduce((most, w) => Math.max(most, w[3]), Math.max(last, (t.started || 0) + (t.seconds || 0))), 0);
   const ran = data.trials.filter((t) => known(t.started)).sort((a, b) => a.started - b.started || a.number - b.number);
   byId("timeline-text").textContent = "";
-  if (!ran.length) return empty(node, "No trial has begun yet.");
+  if (!ran.length) return empty(byId("chart-timeline"), "No trial has begun yet.");
+  if (data.rows.length) drawBoard(ran, now);
+  else drawLanes(ran, now);
+}
+const kindOf = (t) => (t.front ? "front" : t.status);
+const span = (from, to) => { const minutes = Math.max(1e-3, to - from) / 60, hours = minutes > 180; return { last: minutes / (hours ? 60 : 1), unit: hours ? 3600 : 60, word: hours ? "hours" : "minutes" }; };
+
+/* Of studies that do not say where: side by side where they ran at a time. */
+function inLanes(ran, now) {
   const lanes = [], end = (t) => (t.status === "running" ? now : t.started + (t.seconds || 0));
-  const laneOf = ran.map((t) => {
+  const bars = ran.map((t) => {
     let lane = lanes.findIndex((free) => free <= t.started + 0.5);
     if (lane < 0) lane = lanes.push(0) - 1;
     lanes[lane] = Math.max(end(t), t.started + 1e-3);
-    return lane;
+    return { trial: t, row: lane, from: t.started, to: end(t), what: "" };
   });
+  return { bars, count: lanes.length };
+}
+function drawLanes(ran, now) {
+  const { bars, count } = inLanes(ran, now), height = Math.max(8, Math.min(22, 220 / count));
   const devices = [...new Set(ran.map((t) => t.device).filter(Boolean))];
-  byId("timeline-text").textContent = `${lanes.length} at a time at most` + (devices.length ? `; latencies on ${devices.join(", ")}` : "");
-  const span = Math.max(1e-3, now - data.origin) / 60, hours = span > 180, unit = hours ? 60 : 1, height = Math.max(8, Math.min(22, 220 / lanes.length));
-  const f = frame(node, 46 + 12 + height * lanes.length, (a, b, n) => linear(0, span / unit, a, b, n), () => ({ at: () => 0, ticks: [] }),
-    { x: hours ? "hours" : "minutes", y: "", label: "when trials ran" }, { left: 12, right: 12, top: 8, bottom: 46 });
-  ran.forEach((t, i) => {
-    const at = (s) => f.sx.at((s - data.origin) / 60 / unit), x = at(t.started), kind = t.front ? "front" : t.status;
-    const bar = svg("rect", { class: "span s-" + kind, x, y: f.box.top + laneOf[i] * height + 1, width: Math.max(1.5, at(end(t)) - x - 0.7), height: height - 2, rx: 2, "data-hash": t.hash, tabindex: 0,
-      role: "button", "aria-label": `trial ${t.number}, ${kind}, ${Math.round(t.seconds || 0)} s${t.device ? ", " + t.device : ""}` });
-    listen(bar, t);
-    f.root.append(bar);
+  byId("timeline-text").textContent = `${count} at a time at most` + (devices.length ? `; latencies on ${devices.join(", ")}` : "");
+  const f = timeFrame(46 + 12 + height * count, span(data.origin, now), 12, 8);
+  drawBars(f, bars.map((bar) => ({ ...bar, y: f.box.top + bar.row * height + 1, height: height - 2 })));
+}
+function timeFrame(height, time, left, top) {
+  const f = frame(byId("chart-timeline"), height, (a, b, n) => linear(0, time.last, a, b, n), () => ({ at: () => 0, ticks: [] }), { x: time.word, y: "", label: "when trials ran" }, { left, right: 12, top, bottom: 46 });
+  f.time = (seconds) => f.sx.at((seconds - data.origin) / time.unit);
+  return f;
+}
+
+/* A row for each worker and each device; who is on the board by the keyboard goes along rows and between them with the arrows. */
+function drawBoard(ran, now) {
+  const node = byId("chart-timeline"), bars = [];
+  const without = ran.filter((t) => !t.work.length && (t.seconds || 0) >= 0.5);
+  for (const t of ran) {
+    const last = t.status === "running" ? t.work.findLast((w) => w[1] === "trial") : null; /* goes on where it was seen last */
+    for (const w of t.work) bars.push({ trial: t, row: w[0], what: w[1], from: w[2], to: w === last ? now : w[3] });
+  }
+  const lanes = inLanes(without, now);
+  bars.push(...lanes.bars.map((bar) => ({ ...bar, row: data.rows.length + bar.row })));
+  const names = [...data.rows.map(([name]) => name), ...Array.from({ length: lanes.count }, () => "place not recorded")];
+  const workers = data.rows.filter(([, device]) => !device).length, devices = data.rows.length - workers;
+  const several = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
+  byId("timeline-text").textContent = `${several(workers, "worker")}, ${several(devices, "device")}; the arrow keys go from bar to bar`;
+  const above = node.clientWidth < 620, most = Math.max(...names.map((name) => name.length));
+  const left = above ? 12 : Math.min(230, 24 + 6.4 * most), bar = names.length > 16 ? 12 : 18, step = bar + (above ? 20 : 8);
+  const f = timeFrame(46 + 14 + step * names.length, span(data.origin, now), left, 8);
+  names.forEach((name, row) => {
+    const y = f.box.top + row * step, middle = y + step / 2;
+    if (row === workers && workers) f.root.append(svg("line", { class: "apart", x1: 0, x2: f.box.right, y1: y, y2: y }));
+    const text = svg("text", { class: "row-name", x: above ? f.box.left : left - 10, y: above ? y + 14 : middle + 4, "text-anchor": above ? "start" : "end" }, short(name, above ? f.width - 24 : left - 14), svg("title", {}, name));
+    f.root.append(text);
+    const track = svg("rect", { class: "track", x: f.box.left, y: above ? y + 18 : y + 4, width: f.box.right - f.box.left, height: bar });
+    track.addEventListener("click", (event) => { /* a bar of a second is hard to hit with a finger */
+      const x = event.clientX - f.root.getBoundingClientRect().left;
+      const off = (b) => Math.max(0, f.time(b.from) - x, x - f.time(b.to)), near = bars.filter((b) => b.row === row && off(b) <= REACH);
+      if (near.length) pin(near.reduce((best, b) => (off(b) < off(best) ? b : best)).trial.hash);
+    });
+    f.root.append(track);
   });
+  const top = (row) => f.box.top + row * step + (above ? 18 : 4);
+  const drawn = drawBars(f, bars.map((b) => ({ ...b, y: top(b.row), height: bar, name: names[b.row], many: true })));
+  wireArrows(drawn);
+}
+const DID = { trial: "ran on", profile: "profiled on", run: "compared with the reference on" };
+function drawBars(f, bars) {
+  return bars.sort((a, b) => a.row - b.row || a.from - b.from).map((b, i) => {
+    const t = b.trial, kind = kindOf(t), x = f.time(b.from), seconds = Math.round(b.to - b.from);
+    const time = `${seconds < 1 ? "under 1" : seconds} s`, did = b.name && b.what ? `${DID[b.what]} ${b.name}` : "";
+    const where = did ? ", " + did : t.device ? ", " + t.device : "";
+    const node = svg("rect", { class: `span s-${kind} ${b.what}`, x, y: b.y, width: Math.max(1.5, f.time(b.to) - x - 0.7), height: b.height, rx: 2, "data-hash": t.hash, tabindex: b.many && i ? -1 : 0,
+      role: "button", "aria-label": `trial ${t.number}, ${kind}, ${time}${where}` });
+    listen(node, t, true, did ? `${did}, ${time}` : "");
+    f.root.append(node);
+    return { ...b, node };
+  });
+}
+/* One stop of the Tab key for all: thousands would keep whoever types from what comes after. */
+function wireArrows(bars) {
+  const rows = [...new Set(bars.map((b) => b.row))], middle = (b) => (b.from + b.to) / 2;
+  bars.forEach((b) => b.node.addEventListener("keydown", (event) => {
+    const own = bars.filter((other) => other.row === b.row), at = own.indexOf(b);
+    const nextRow = rows[rows.indexOf(b.row) + { ArrowDown: 1, ArrowUp: -1 }[event.key]];
+    const near = bars.filter((other) => other.row === nextRow).reduce((best, other) => (!best || Math.abs(middle(other) - middle(b)) < Math.abs(middle(best) - middle(b)) ? other : best), null);
+    const to = { ArrowRight: own[at + 1], ArrowLeft: own[at - 1], Home: own[0], End: own[own.length - 1], ArrowDown: near, ArrowUp: near }[event.key];
+    if (!to) return;
+    event.preventDefault();
+    b.node.setAttribute("tabindex", -1);
+    to.node.setAttribute("tabindex", 0);
+    to.node.focus();
+  }));
 }
 
 /* ---- the table ---- */

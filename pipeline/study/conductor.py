@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from foundation.errors import UserError
@@ -23,6 +23,7 @@ from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.remaining import State, usual_seconds
 from pipeline.study.storage import LocalStorage, Storage
 from pipeline.study.study import Candidate, Study
+from pipeline.study.work import Piece
 from pipeline.training.early import HOPELESS, given_up
 from pipeline.training.rung import Rung
 
@@ -195,6 +196,11 @@ class Conductor:
                         found = self._point(dataclasses.replace(other.figures, error=reached.error))
                         (on if went else off).append(found)
         return self.rungs.decide(index, self._point(figures), on, off)
+
+    def worked(self, number: int, work: Sequence[Piece]) -> None:
+        """Note where a trial in flight was worked on."""
+        if any(record.number == number for record in self.study.running()):
+            self.study.note_work(number, work)
 
     def judge(self, number: int, phase: str, figures: Figures, rung: Rung | None = None) -> bool:
         """Whether a trial goes on after a stage; its figures and its rung are noted in the study."""

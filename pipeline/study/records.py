@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from foundation.files import json_text
 from foundation.plan import Plan
+from pipeline.study.work import Piece
 from pipeline.training.rung import Rung
 
 Status = Literal["finished", "stopped", "dominated", "failed", "running"]
@@ -67,6 +68,7 @@ class TrialRecord:
     curve: tuple[Rung, ...] = ()
     started: float | None = None  # seconds since the epoch
     ended: float | None = None
+    work: tuple[Piece, ...] = ()  # where and when; empty in studies of versions that did not keep that
 
     @property
     def hash(self) -> str:
@@ -77,6 +79,7 @@ class TrialRecord:
         record["plan"] = json.loads(self.plan.to_json())
         record["figures"] = dataclasses.asdict(self.figures)
         record["curve"] = [dataclasses.asdict(rung) for rung in self.curve]
+        record["work"] = [piece.as_list() for piece in self.work]
         return json_text(record, sort_keys=True)
 
     @classmethod
@@ -85,6 +88,7 @@ class TrialRecord:
         record["plan"] = Plan.from_record(record["plan"])
         record["figures"] = Figures(**record["figures"])
         record["curve"] = tuple(Rung(**_with_numbers(rung)) for rung in record["curve"])
+        record["work"] = tuple(map(Piece.of_list, record.get("work", ())))
         return cls(**record)
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -36,6 +36,7 @@ from pipeline.study.database import NAME, damaged, open_database
 from pipeline.study.lock import lock
 from pipeline.study.pruned import read_pruned
 from pipeline.study.records import OBJECTIVES, Figures, TrialRecord, sound
+from pipeline.study.work import Piece, joined
 from pipeline.training.rung import Rung
 from search_spaces.samplers.base import SAMPLERS, UNKNOWN, Context, Prior, asking
 from search_spaces.samplers.by_optuna import outcome
@@ -198,6 +199,11 @@ class Study:
         """Note what is known of a running trial before its first rung."""
         self._write(number, dataclasses.replace(self._running(number), figures=figures))
 
+    def note_work(self, number: int, work: Iterable[Piece]) -> None:
+        """Note where and when a running trial was worked on. It is written with whatever is written of the trial next."""
+        running = self._running(number)
+        self._records[number] = dataclasses.replace(running, work=joined(running.work, work))
+
     def tell(self, number: int, record: TrialRecord) -> None:
         """Note how a trial ended.
 
@@ -213,6 +219,7 @@ class Study:
             curve=record.curve or running.curve,
             started=running.started,
             ended=max(record.ended or time.time(), running.started or 0.0),  # a clock may be put back
+            work=running.work,
         )
         if record.status == "finished" and record.figures.objectives(self.objectives) is None:
             raise ValueError(f"trial {number} finished without all of {', '.join(self.objectives)}")

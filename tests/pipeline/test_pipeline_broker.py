@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_candidates_of_the_front_come_first_and_equals_in_their_order() -> None:
         tasks += [await asked(bench, what, urgent=True) for what in ("front 1", "front 2")]
         assert [row["state"] for row in await bench.devices()] == ["busy"]
         bench.gate.set()
-        assert (await asyncio.gather(*tasks))[3] == "profile of front 1"
+        assert (await asyncio.gather(*tasks))[3][0] == "profile of front 1"
         assert [what for _, what in bench.log] == ["first", "front 1", "front 2", "second", "third"]
 
     asyncio.run(run())
@@ -72,8 +73,9 @@ def test_what_is_known_or_being_found_out_is_not_done_again() -> None:
         await bench.start()
         tasks = [await asked(bench, "same") for _ in range(5)] + [await asked(bench, "other")]
         bench.gate.set()
-        assert await asyncio.gather(*tasks) == ["profile of same"] * 5 + ["profile of other"]
-        assert await (await asked(bench, "same")) == "profile of same"
+        told = [text for text, _ in await asyncio.gather(*tasks)]
+        assert told == ["profile of same"] * 5 + ["profile of other"]
+        assert (await (await asked(bench, "same")))[0] == "profile of same"
         assert sorted(what for _, what in bench.log) == ["other", "same"]
         await (await asked(bench, "same", anew=True))
         assert [what for _, what in bench.log].count("same") == 2
@@ -90,7 +92,7 @@ def test_a_failure_is_told_to_all_who_asked_and_not_remembered() -> None:
         bench.gate.set()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(result, DeviceError) and "divides by zero" in str(result)
-        assert await (await asked(bench, "same")) == "now it works"
+        assert (await (await asked(bench, "same")))[0] == "now it works"
 
     asyncio.run(run())
 
@@ -128,6 +130,36 @@ def test_a_program_under_which_every_device_is_lost_fails_with_the_reason() -> N
             await bench.profile("x", ["x"], anew=False, urgent=False)
 
     asyncio.run(run())
+
+
+def test_whoever_asked_is_told_which_devices_worked_for_it_and_when() -> None:
+    async def run() -> None:
+        def answer(device: str, what: str) -> WorkOutcome:
+            return (
+                good(device, what) if device == "two" else WorkOutcome("fault", "on fire", of_the_device=True)
+            )
+
+        bench = Bench("one", "two", answer=answer)
+        await bench.start()
+        bench.gate.set()
+        began = time.time()
+        tasks = [await asked(bench, what) for what in ("first", "second", "first")]
+        told = [await task for task in tasks]
+        places = [[piece.place for piece in work] for _, work in told]
+        assert sorted(place for each in places for place in each) == ["one", "two", "two"]
+        assert places[2] == [], "it waited for the answer to the first"
+        pieces = [piece for _, work in told for piece in work]
+        assert all(p.kind == "profile" and began <= p.begun <= p.ended <= time.time() for p in pieces)
+        again = await bench.profile("first", ["first"], anew=False, urgent=False)
+        assert again == (told[0][0], []), "what is remembered costs no device"
+
+    asyncio.run(run())
+
+
+def test_devices_of_other_nodes_and_those_that_do_several_things_are_told_apart() -> None:
+    assert Slot("n", "desk", "board", name="pi").called(0) == "pi"
+    assert Slot("n", "desk", name="emulated a76").called(2) == "emulated a76, 2"
+    assert Slot("n", "rack", name="pi", elsewhere=True).called(0) == "pi on rack"
 
 
 def test_a_device_that_has_not_said_its_name_yet_is_called_by_its_host() -> None:

@@ -19,7 +19,7 @@ from foundation.plan import LayerPlan, Plan
 from pipeline.report.page import render
 from pipeline.report.stored import read_study
 from pipeline.study.records import Figures, TrialRecord
-from tests.system.browser import CHROMIUM, Browser
+from tests.system.browser import CHROMIUM, CONTRAST, Browser
 from tests.system.own_folder import command_here
 
 RECORDED = Path(__file__).resolve().parents[2] / "examples" / "recorded"
@@ -234,33 +234,6 @@ UNREACHED = """[...document.querySelectorAll(".scroll")].filter((s) => s.tabInde
 UNSAID = """[...document.querySelectorAll("svg [role]")].filter((g) => g.getAttribute("role") !== "group"
   && g.querySelector("text") && !g.getAttribute("aria-label").includes(g.querySelector("text").textContent))
   .map((g) => g.outerHTML.slice(0, 200))"""
-# Of every text that is seen: 4.5 to 1 against what lies behind it, 3 to 1 where it is large (WCAG 2.2, 1.4.3). What lies
-# behind is the nearest colour that hides what is below it; bars behind figures are gradients, which are passed over.
-CONTRAST = """(() => {
-  const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
-  const on = (colour, below) => {
-    pen.fillStyle = `rgb(${below})`; pen.fillRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
-    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const behind = (e) => {
-    const layers = [];
-    for (; e; e = e.parentElement) layers.push(getComputedStyle(e).backgroundColor);
-    return layers.reduceRight((below, colour) => on(colour, below), [255, 255, 255]);
-  };
-  const light = (c) => c.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const texts = [], seen = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (seen.nextNode()) {
-    const e = seen.currentNode.parentElement, style = getComputedStyle(e);
-    if (!seen.currentNode.data.trim() || !e.checkVisibility({checkOpacity: true, checkVisibilityCSS: true})) continue;
-    if (e.closest("script, style, option, .sr, [disabled]")) continue;
-    const below = behind(e), ink = on(e.namespaceURI.endsWith("svg") ? style.fill : style.color, below);
-    const [a, b] = [light(ink), light(below)].sort((x, y) => y - x), size = parseFloat(style.fontSize);
-    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    texts.push({text: seen.currentNode.data.trim().slice(0, 40), ratio: (a + 0.05) / (b + 0.05), least: large ? 3 : 4.5});
-  }
-  return {texts: texts.length, pale: texts.filter((t) => t.ratio < t.least).slice(0, 8)};
-})()"""
 
 
 @in_browser

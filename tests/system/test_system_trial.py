@@ -9,6 +9,7 @@ import os
 import random
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,14 @@ def test_candidates_are_trained_compiled_checked_and_written(settings: Settings)
         # The digits' search half is judged whole at every rung; the candidate is the best of its rungs.
         best = record.curve[best_of(record.curve)]
         assert (record.figures.error, record.figures.divergence) == (best.error, best.divergence)
+        # Where it ran and what was profiled when: before training, and as it is deployed.
+        kinds = Counter(piece.kind for piece in record.work)
+        assert kinds["trial"] >= 1 and kinds["profile"] == 2 and kinds["run"] == 1, record.work
+        assert {p.place for p in record.work if p.kind == "trial"} <= {f"worker {n}" for n in range(1, 9)}
+        assert all((record.figures.device or "?") in p.place for p in record.work if p.kind != "trial")
+        assert record.started is not None and record.ended is not None
+        first, last = min(p.begun for p in record.work), max(p.ended for p in record.work)
+        assert record.started - 1 <= first < last <= record.ended + 1, (record.started, record.work)
         candidate = load_candidate(settings.folder / "candidates" / plan.hash)
         assert candidate.plan == plan
         assert candidate.blob.stat().st_size == record.figures.size_bytes
