@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 HEAD = 512
+NO_ONNX = "networks are not read from ONNX, only written (pipeline.export): take the PyTorch network that it was exported from"
 MAGIC = {
     b"\x89HDF": "it is an HDF5 file (Keras)",
     b"\x1f\x8b": "it is packed with gzip; unpack it",
@@ -41,6 +42,11 @@ def reason(path: Path) -> str | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "it is a web page, saved in place of the file; fetch the file itself"
+    # A ModelProto's version, then its producer, that one's version, or what else comes first.
+    if head[:1] == b"\x08" and 0 < head[1] < 32 and head[2:3] in (b"\x12", b"\x1a", b":"):
+        return f"it is an ONNX file; {NO_ONNX}"
+    if head[4:8] == b"TFL3":
+        return "it is a file of TensorFlow Lite"
     for magic, what in MAGIC.items():
         if head.startswith(magic):
             return what

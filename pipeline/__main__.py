@@ -29,7 +29,7 @@ COMMANDS = {
         "pipeline.report.__main__",
         "the page of a study, made anew or followed while the search runs",
     ),
-    "export": ("pipeline.export", "a candidate's weights as a PyTorch state dict"),
+    "export": ("pipeline.export", "a candidate as an ONNX model, or its weights as a PyTorch state dict"),
     "devices": ("pipeline.devices", "the ARM CPUs that programs can run on"),
     "sweep": ("pipeline.sweep", "many searches of one file"),
     "studies": (

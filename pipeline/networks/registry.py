@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.factories import is_factory
-from foundation.foreign_files import is_file
+from foundation.foreign_files import NO_ONNX, is_file
 from foundation.registry import Registry
 from pipeline.networks import from_factory, from_timm, from_torchvision
 from pipeline.networks.base import ModelSpec
@@ -46,6 +46,10 @@ def find_network(name: str) -> ModelSpec:
         return from_factory.find(name)
     if name in torchvision_names():
         return from_torchvision.find(name)
+    if name.lower().endswith(".onnx"):
+        raise UserError(
+            f"--model {name}: {NO_ONNX}, by its name or as package.module:function, and its --weights"
+        )
     close = get_close_matches(name.lower(), model_names(), n=3)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise UserError(

@@ -127,6 +127,8 @@ def test_values_beyond_float32_and_other_kinds_of_tensors_are_refused(state: Sta
 
 NOT_WEIGHTS = {
     "empty": (b"", "is empty"),
+    "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "ONNX"),
+    "tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(40), "TensorFlow Lite"),
     "a text": (b"epoch 1 loss 2.3\nepoch 2 loss 2.1\n", "is a text file"),
     "a long text in another alphabet": ("ü" * 2000).encode() + b"\n",
     "a page": (b"\n<!DOCTYPE html>\n<html><title>Not Found</title></html>", "web page"),

@@ -174,6 +174,14 @@ def test_unknown_name_suggests_close_ones(name: str, close: str) -> None:
         find_network(name)
 
 
+@pytest.mark.parametrize("name", ["net.onnx", "/models/Net.ONNX", "models/net.onnx"])
+def test_a_network_in_onnx_is_refused_with_what_to_give(name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"--model {name}: networks are not read from ONNX.*package.module:function"
+    ):
+        find_network(name)
+
+
 def test_unknown_module_is_a_user_error() -> None:
     with pytest.raises(UserError, match="there is no module 'no_such_package'"):
         load_model("no_such_package.models:thing", classes=3)
