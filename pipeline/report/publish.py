@@ -65,7 +65,7 @@ def send(
         {name: folder / "candidates" / name for name in hashes},
         files=[folder / FILE],
         metrics={**counts, "front_points": float(len(hashes))},
-        hypervolume=history,
+        hypervolume=[(ended, volume) for ended, (_, volume) in enumerate(history, 1)],
         status="FINISHED" if complete else "KILLED",
         picture=picture(front, folder.name),
     )

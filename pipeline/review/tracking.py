@@ -247,7 +247,7 @@ class Tracker:
             report: the report's HTML.
             candidates: folders of the front's candidates by hash.
             metrics: figures of the whole search, such as ``trials_failed``.
-            hypervolume: (trial number, hypervolume after it).
+            hypervolume: (trials that ended, hypervolume after them).
             status: FINISHED, or KILLED or FAILED for a search that ended otherwise.
             files: further ones of the study, those that exist.
             picture: of the front, an SVG file's content.

@@ -21,18 +21,11 @@ from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from search_spaces.space import Space
+from tests.pipeline.json_page import section
 
 ROOT = Path(__file__).resolve().parents[2]
-JSON = (ROOT / "docs" / "json.md").read_text()
 TROUBLES = (ROOT / "docs" / "troubleshooting.md").read_text()
 PACKAGES = ("foundation", "search_spaces", "quantizers", "deploy_arm", "pipeline")
-
-
-def section(title: str) -> set[str]:
-    """The fields that a section names."""
-    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", JSON, re.MULTILINE | re.DOTALL)
-    assert found, title
-    return set(re.findall(r"`([a-z_0-9]+)`", found[1]))
 
 
 @pytest.fixture(scope="module")

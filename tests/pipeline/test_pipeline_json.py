@@ -24,6 +24,7 @@ from pipeline.training.loop import check_rungs, planned_steps, steps_of
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
 from quantizers.network import layer_names
+from tests.pipeline.json_page import section
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +103,7 @@ def test_a_fraction_of_an_epoch_trains_at_least_one_step(
     assert main_guard(lambda: pipeline.train.main([*command, "--epochs", str(epochs)])) == 0
     printed = strict(capsys.readouterr().out)
     curve = strict((tmp_path / "trained" / "metrics.json").read_text())["curve"]
+    assert printed.keys() == section("train")
     assert printed["curve"] == curve and all(rung["loss"] > 0 for rung in curve)
 
 

@@ -37,6 +37,7 @@ from pipeline.review.tracking import Tracker
 from pipeline.study.records import Figures
 from pipeline.study.settings import Settings
 from tests.pipeline.bundle_user import built_by_cmake, built_by_hand, classify, found_by_cmake
+from tests.pipeline.json_page import section
 from tests.system.own_folder import command_here
 
 MODELLED = Profile(2.0, 1.8, 2.3, "modelled", "emulated a76", 1000, 4096, 512)
@@ -269,11 +270,13 @@ def test_a_dry_run_by_path_changes_nothing_and_two_promotions_give_the_same_byte
     before = there()
     status, told = by_path("--dry-run")
     assert (status, told["promoted"], told["would"]["champion"]) == (0, False, None)
+    assert told.keys() | told["would"].keys() <= section("promote")
     assert there() == before and told["would"]["bundle"] == str(again / "promoted" / good)
     archives = []
     for _ in range(2):
         status, told = by_path()
         assert (status, told["version"], told["candidate"]) == (0, "1", good)
+        assert told.keys() <= section("promote")
         archives.append(Path(told["archive"]).read_bytes())
         Path(told["archive"]).unlink()
     assert archives[0] == archives[1]

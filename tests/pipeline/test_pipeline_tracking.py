@@ -21,11 +21,13 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline import studies
 from pipeline.candidate.describe import figures, flat, key_of, mean_bits, note, plan_parameters
+from pipeline.report.data import hypervolume_history
+from pipeline.report.publish import Review, send
 from pipeline.review.background import FILE, Background
 from pipeline.review.champions import Champions
 from pipeline.review.store import TrackingError, check_installation
 from pipeline.review.tracking import TABLE, Tracker
-from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.records import OBJECTIVES, Figures, TrialRecord
 from pipeline.study.unsent import note_unsent, unsent
 from pipeline.training.rung import Rung
 from tests.pipeline.test_pipeline_studies import make
@@ -208,6 +210,19 @@ def test_finishing_twice_is_finishing_once(store: Path, tmp_path: Path) -> None:
     read = Path(tracker.client.download_artifacts(tracker.parent, "front.json")).read_text()
     assert json.loads(read) == FRONT
     tracker.finish({**FRONT, "points": [], "references": []}, "", {})
+
+
+def test_the_volume_is_drawn_in_the_order_in_which_trials_ended(store: Path, tmp_path: Path) -> None:
+    """One that began first may end last, and then its number is no place on a curve that never falls."""
+    slow, quick = (replace(record(n), ended=end) for n, end in ((0, 3000.0), (1, 2000.0)))
+    history = hypervolume_history([slow, quick], [], OBJECTIVES)
+    assert [number for number, _ in history] == [1, 0] and history[0][1] < history[1][1]
+    tracker = Tracker(None, store, "order")
+    tracker.start({}, {"spec": "digits"})
+    review = Review({**FRONT, "points": []}, "<p>", history)
+    send(tmp_path, [slow, quick], review, tracker, complete=True)
+    rows = tracker.client.get_metric_history(tracker.parent, "hypervolume")
+    assert sorted((row.step, row.value) for row in rows) == [(1, history[0][1]), (2, history[1][1])]
 
 
 def test_nothing_is_truncated(store: Path) -> None:
