@@ -33,6 +33,7 @@ from foundation.files import write_atomically
 if TYPE_CHECKING:
     from foundation.plan import Plan
     from pipeline.report.data import ReportData
+    from pipeline.study.work import Piece
     from tests.system.browser import Browser
 
 ROOT = Path(__file__).parent.parent
@@ -83,12 +84,13 @@ def enlarged(recorded: ReportData, count: int) -> ReportData:
             first.figures, error=min(0.9, error + abs(chance.gauss(0, 0.01))), latency_ms=ms, latency_low_ms=0.9 * ms,
             latency_high_ms=1.1 * ms, size_bytes=size,
         )  # fmt: skip
-        begun = 1.7e9 + 60.0 * number
+        begun = 1.7e9 + 30.0 * number
         records.append(
             dataclasses.replace(
-                first, number=number, plan=plan, figures=figures, started=begun, ended=begun + 55
+                first, number=number, plan=plan, figures=figures, started=begun, ended=begun + 55,
+                work=worked(number, begun),
             )
-        )
+        )  # fmt: skip
     chosen = [
         records[i].hash for i in front([r.figures.objectives(("error", "latency", "size")) for r in records])
     ]
@@ -100,6 +102,19 @@ def enlarged(recorded: ReportData, count: int) -> ReportData:
         reviews=dict(zip(chosen, cycle(recorded.reviews.values()))),
         history=None,
         recommended=None,
+    )
+
+
+def worked(number: int, begun: float) -> tuple[Piece, ...]:
+    """Where a trial of 55 seconds ran on two workers and two devices: profiled, and at its end compared and profiled again."""
+    from pipeline.study.work import Piece
+
+    device = f"emulated a76, {1 + number % 2}"
+    return (
+        Piece("trial", f"worker {1 + number % 2}", begun, begun + 55),
+        Piece("profile", device, begun + 2, begun + 5),
+        Piece("run", device, begun + 50, begun + 53),
+        Piece("profile", device, begun + 53, begun + 55),
     )
 
 

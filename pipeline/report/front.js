@@ -165,11 +165,11 @@ function mark(hash, name, on) {
   if (!hash) return;
   for (const node of document.querySelectorAll("[data-hash]")) if (node.dataset.hash === hash) node.classList.toggle(name, on);
 }
-function listen(node, trial, withTip = true, told = "") {
+function listen(node, trial, withTip = true) {
   const enter = (event) => {
     mark(trial.hash, "over", true);
     const box = event.currentTarget.getBoundingClientRect();
-    if (withTip) showTip(trial, box.left + box.width / 2, box.top + box.height / 2, [], told);
+    if (withTip) showTip(trial, box.left + box.width / 2, box.top + box.height / 2);
   };
   const leave = () => { mark(trial.hash, "over", false); tip.hidden = true; };
   node.addEventListener("pointerenter", enter);

@@ -120,26 +120,45 @@ function drawBoard(ran, now) {
     f.root.append(track);
   });
   const top = (row) => f.box.top + row * step + (above ? 18 : 4);
-  const drawn = drawBars(f, bars.map((b) => ({ ...b, y: top(b.row), height: bar, name: names[b.row], many: true })));
-  wireArrows(drawn);
+  const drawn = drawBars(f, bars.map((b) => ({ ...b, y: top(b.row), height: bar, name: names[b.row] })));
+  drawn.slice(1).forEach((b) => b.node.setAttribute("tabindex", -1)); /* one stop of the Tab key: thousands would keep whoever types from what comes after */
+  wireArrows(f.root, drawn);
 }
 const DID = { trial: "ran on", profile: "profiled on", run: "compared with the reference on" };
 function drawBars(f, bars) {
-  return bars.sort((a, b) => a.row - b.row || a.from - b.from).map((b, i) => {
+  const drawn = bars.sort((a, b) => a.row - b.row || a.from - b.from).map((b) => {
     const t = b.trial, kind = kindOf(t), x = f.time(b.from), seconds = Math.round(b.to - b.from);
     const time = `${seconds < 1 ? "under 1" : seconds} s`, did = b.name && b.what ? `${DID[b.what]} ${b.name}` : "";
     const where = did ? ", " + did : t.device ? ", " + t.device : "";
-    const node = svg("rect", { class: `span s-${kind} ${b.what}`, x, y: b.y, width: Math.max(1.5, f.time(b.to) - x - 0.7), height: b.height, rx: 2, "data-hash": t.hash, tabindex: b.many && i ? -1 : 0,
+    const node = svg("rect", { class: `span s-${kind} ${b.what}`, x, y: b.y, width: Math.max(1.5, f.time(b.to) - x - 0.7), height: b.height, rx: 2, "data-hash": t.hash, tabindex: 0,
       role: "button", "aria-label": `trial ${t.number}, ${kind}, ${time}${where}` });
-    listen(node, t, true, did ? `${did}, ${time}` : "");
-    f.root.append(node);
-    return { ...b, node };
+    return { ...b, node, told: did ? `${did}, ${time}` : "" };
   });
+  f.root.append(...drawn.map((b) => b.node));
+  listenToBars(f.root, new Map(drawn.map((b) => [b.node, b])));
+  return drawn;
 }
-/* One stop of the Tab key for all: thousands would keep whoever types from what comes after. */
-function wireArrows(bars) {
-  const rows = [...new Set(bars.map((b) => b.row))], middle = (b) => (b.from + b.to) / 2;
-  bars.forEach((b) => b.node.addEventListener("keydown", (event) => {
+/* As `listen`, once for all: they are many. */
+function listenToBars(root, bars) {
+  const on = (kind, act) => root.addEventListener(kind, (event) => { const bar = bars.get(event.target); if (bar) act(bar, event); });
+  const enter = (bar) => {
+    mark(bar.trial.hash, "over", true);
+    const box = bar.node.getBoundingClientRect();
+    showTip(bar.trial, box.left + box.width / 2, box.top + box.height / 2, [], bar.told);
+  };
+  const leave = (bar) => { mark(bar.trial.hash, "over", false); tip.hidden = true; };
+  on("pointerover", enter);
+  on("pointerout", leave);
+  on("focusin", enter);
+  on("focusout", leave);
+  on("click", (bar) => pin(bar.trial.hash));
+  on("keydown", (bar, event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pin(bar.trial.hash); } });
+}
+function wireArrows(root, bars) {
+  const rows = [...new Set(bars.map((b) => b.row))], middle = (b) => (b.from + b.to) / 2, byNode = new Map(bars.map((b) => [b.node, b]));
+  root.addEventListener("keydown", (event) => {
+    const b = byNode.get(event.target);
+    if (!b) return;
     const own = bars.filter((other) => other.row === b.row), at = own.indexOf(b);
     const nextRow = rows[rows.indexOf(b.row) + { ArrowDown: 1, ArrowUp: -1 }[event.key]];
     const near = bars.filter((other) => other.row === nextRow).reduce((best, other) => (!best || Math.abs(middle(other) - middle(b)) < Math.abs(middle(best) - middle(b)) ? other : best), null);
@@ -149,7 +168,7 @@ function wireArrows(bars) {
     b.node.setAttribute("tabindex", -1);
     to.node.setAttribute("tabindex", 0);
     to.node.focus();
-  }));
+  });
 }
 
 /* ---- the table ---- */
