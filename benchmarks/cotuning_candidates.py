@@ -32,7 +32,8 @@ def keep(folder: Path, row: Row, run: Cotuning, hardened: Hardened, blob: bytes)
     Returns:
         Whether it was written.
     """
-    from pipeline.candidate.details import dump_details, layer_details
+    from pipeline.candidate.deployment import layer_details
+    from pipeline.candidate.details import dump_details
     from pipeline.candidate.folder import Compiled, Origin, write_candidate
     from pipeline.datasets.base import split_manifest
 

@@ -154,7 +154,6 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.candidate.learned import write_learned
     from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.references import fp32_error_in, references
-    from pipeline.candidate.sensitivity import FILE
     from pipeline.cluster import engine
     from pipeline.cluster.node import study_storage
     from pipeline.cluster.pool import devices_at_hand
@@ -162,6 +161,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.review.store import address, check_store, how_to_look
     from pipeline.shelf.backup import Backup
     from pipeline.study.lease import leased
+    from pipeline.study.sensitivity import FILE
     from pipeline.study.storage import check_storage
     from pipeline.study.study import FILE as DATABASE
     from pipeline.study.study import Study

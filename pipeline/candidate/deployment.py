@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.candidate.details import dump_details, layer_details
+import numpy as np
+
+from pipeline.candidate.details import LayerDetail, dump_details
 from pipeline.candidate.folder import candidate_path, write_candidate
+from quantizers.network import quantizers_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from foundation.codebook import Codebook
     from foundation.plan import Plan
     from pipeline.candidate.bench import Bench
     from pipeline.candidate.devices import Devices
@@ -44,3 +48,17 @@ def deploy(
     place = candidate_path(bench.settings.folder, plan)
     write_candidate(place, bench.origin, plan, hardened, compiled, details, beside)
     return compiled.figures
+
+
+def layer_details(network: nn.Module, codebooks: Mapping[str, Codebook]) -> dict[str, LayerDetail]:
+    """Of every quantized layer: histogram of the latent weights, the mixture's components, the codebook and its shares."""
+    details = {}
+    for name, quantizer, weight in quantizers_of(network):
+        book = codebooks[name]
+        mixture = quantizer.components()
+        levels = [(int(level), float(level * book.scale[0])) for level in book.levels] if mixture else []
+        latent = weight.detach().float().cpu().numpy()
+        details[name] = LayerDetail.from_arrays(
+            book.integers, np.array(levels), weights=latent, mixture=mixture
+        )
+    return details

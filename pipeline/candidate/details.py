@@ -12,11 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import nn
 
-from foundation.codebook import Codebook
 from foundation.files import json_text
-from quantizers.network import quantizers_of
 
 FILE = "layers.json"
 OLD_ZEROS = "zero_share"  # what ``zeros`` was called in older candidates
@@ -93,20 +90,6 @@ class LayerDetail:
         for name in ("levels", "shares", "counts"):
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
-
-
-def layer_details(network: nn.Module, codebooks: Mapping[str, Codebook]) -> dict[str, LayerDetail]:
-    """Of every quantized layer: histogram of the latent weights, the mixture's components, the codebook and its shares."""
-    details = {}
-    for name, quantizer, weight in quantizers_of(network):
-        book = codebooks[name]
-        mixture = quantizer.components()
-        levels = [(int(level), float(level * book.scale[0])) for level in book.levels] if mixture else []
-        latent = weight.detach().float().cpu().numpy()
-        details[name] = LayerDetail.from_arrays(
-            book.integers, np.array(levels), weights=latent, mixture=mixture
-        )
-    return details
 
 
 def dump_details(details: Mapping[str, LayerDetail]) -> str:

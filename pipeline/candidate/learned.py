@@ -11,8 +11,8 @@ from foundation.errors import UserError
 from foundation.files import write_atomically
 from foundation.plan import Plan
 from pipeline.candidate.cost_fit import FittedCost
-from pipeline.candidate.sensitivity import read_sensitivity
 from pipeline.study.paths import LIKE
+from pipeline.study.sensitivity import read_sensitivity
 from pipeline.study.study import Study
 from search_spaces.error_model import ErrorModel
 from search_spaces.samplers.base import Context, Prior

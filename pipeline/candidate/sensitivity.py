@@ -29,7 +29,6 @@ from search_spaces.space import Space
 
 IMAGES = 200
 BATCH = 4  # images that share a backward pass
-FILE = "sensitivity.json"  # in a study's folder
 
 Say = Callable[[str], None]
 
@@ -88,14 +87,6 @@ def sensitivity_of(
     result = Sensitivity(harms, images=seen)
     write_atomically(file, result.to_json())
     return result
-
-
-def read_sensitivity(folder: Path) -> Sensitivity | None:
-    """That of a study's folder; None where none was kept, or it cannot be read."""
-    try:
-        return Sensitivity.from_json((folder / FILE).read_text())
-    except (OSError, UserError, UnicodeDecodeError):
-        return None
 
 
 def shown_images(total: int, count: int = IMAGES) -> list[Tensor]:

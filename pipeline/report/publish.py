@@ -12,7 +12,6 @@ from foundation.files import json_text, write_atomically
 from pipeline.candidate.details import mean_zeros, read_details
 from pipeline.candidate.folder import load_candidate
 from pipeline.candidate.reviewed import read_review
-from pipeline.candidate.sensitivity import FILE, read_sensitivity
 from pipeline.report.data import ReportData, hypervolume_history
 from pipeline.report.page import render
 from pipeline.review.fronts import front_json
@@ -23,6 +22,7 @@ from pipeline.study.importance import importance
 from pipeline.study.limits import chosen_front
 from pipeline.study.pruned import read_pruned
 from pipeline.study.records import OBJECTIVES, Reference, TrialRecord
+from pipeline.study.sensitivity import FILE, read_sensitivity
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 

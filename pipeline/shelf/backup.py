@@ -16,11 +16,11 @@ from foundation.errors import UserError
 from foundation.files import write_atomically
 from foundation.foreign_files import first_line
 from pipeline.candidate.folder import fetch_candidate, send_candidate
-from pipeline.candidate.sensitivity import FILE as SENSITIVITY
 from pipeline.study.decided import FILE as DECISIONS
 from pipeline.study.paths import SETTINGS
 from pipeline.study.pruned import FILE as PRUNED
 from pipeline.study.references import REFERENCES
+from pipeline.study.sensitivity import FILE as SENSITIVITY
 from pipeline.study.storage import DamagedFile, Storage
 from pipeline.study.study import FILE
 

@@ -12,11 +12,11 @@ from foundation.files import write_atomically
 from foundation.plan import Plan
 from pipeline.candidate.cost_fit import FittedCost
 from pipeline.candidate.learned import LEARNED, take_up, write_learned
-from pipeline.candidate.sensitivity import FILE
 from pipeline.networks.registry import load_model
 from pipeline.search import first_plans
 from pipeline.study.paths import LIKE
 from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.sensitivity import FILE
 from pipeline.study.settings import Settings
 from pipeline.study.study import Study
 from search_spaces.layers import layers_of

@@ -19,13 +19,14 @@ from torch import nn
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline import sensitivity
-from pipeline.candidate.sensitivity import read_sensitivity, sensitivity_of
+from pipeline.candidate.sensitivity import sensitivity_of
 from pipeline.datasets.images import ArrayImages, normalize
 from pipeline.detection.divergence import drawn_boxes
 from pipeline.networks.registry import load_model
 from pipeline.report.data import ReportData
 from pipeline.report.page import render
 from pipeline.review.progress import Progress
+from pipeline.study.sensitivity import read_sensitivity
 from pipeline.study.settings import Settings
 from pipeline.training.task import Classification
 from quantizers.calibration.fisher import diagonal_fisher

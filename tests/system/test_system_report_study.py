@@ -102,6 +102,25 @@ def test_the_command_makes_the_page_from_a_moved_folder(moved: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    "words",
+    [("pipeline.report.__main__", "{study}", "--out", "{page}"), ("pipeline.studies", "show", "{study}")],
+    ids=("report", "studies"),
+)
+def test_looking_at_a_study_does_not_load_pytorch(
+    moved: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Which takes seconds, to look for less than one."""
+    module, *rest = (word.format(study=moved, page=tmp_path / "page.html") for word in words)
+    script = (
+        f"import sys; sys.modules['torch'] = None; from {module} import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *rest], capture_output=True, text=True, cwd=RECORDED.parents[1]
+    )
+    assert done.returncode == 0 and read_study(moved)[0]["points"][0]["hash"] in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
     ("damage", "told"),
     [
         (lambda study: shutil.rmtree(study), "there is no folder"),
