@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import numpy as np
@@ -249,6 +250,18 @@ def test_a_person_sees_the_runs_the_table_and_the_report(study: Tracker, tmp_pat
         wanted = ["error", "latency_ms", "size_bytes", "divergence", "pareto.front", "decision", "source"]
         browser.wait(f"{json.dumps(wanted)}.every((name) => {heads}.includes(name))")
         browser.screenshot(tmp_path / "front.png")
+        chosen = [
+            run.info.run_id for run in study.client.search_runs([study.experiment], "tags.kind = 'trial'")
+        ]
+        lists = {"runs": chosen, "experiments": [study.experiment]}
+        words = urlencode({name: json.dumps(values, separators=(",", ":")) for name, values in lists.items()})
+        browser.open(f"{study.uri}/#/compare-runs?{words}")
+        # Each trial is a line across what it chose and what came of it.
+        browser.wait("document.body.innerText.includes('Parallel Coordinates Plot')")
+        axes = "[...document.querySelectorAll('.parcoords .axis-title')].map((t) => t.textContent)"
+        browser.wait(f"{axes}.includes('bits_mean') && {axes}.includes('error')")
+        assert all(trial.hash in browser.evaluate("document.body.innerText") for trial in trials()[:1])
+        assert distinct_colours(browser.screenshot(tmp_path / "compared.png").read_bytes()) > 200
         browser.open(f"{runs}/{study.parent}/artifacts/front_table.json")
         browser.wait(f"document.body.innerText.includes('{trials()[0].hash}')")
         assert distinct_colours(browser.screenshot(tmp_path / "table.png").read_bytes()) > 200
