@@ -75,7 +75,7 @@ class Slot:
         """How a person calls it in a list of all; ``place`` is one of those where several pieces are done at a time, from 1 on; 0
         where only one is."""
         name = self.name or self.device or "device"
-        here = f"{name} on {self.host}" if self.elsewhere else name
+        here = f"{name} on {self.host}" if self.elsewhere and self.host not in name else name
         return f"{here}, {place}" if place else here
 
 

@@ -160,6 +160,7 @@ def test_devices_of_other_nodes_and_those_that_do_several_things_are_told_apart(
     assert Slot("n", "desk", "board", name="pi").called(0) == "pi"
     assert Slot("n", "desk", name="emulated a76").called(2) == "emulated a76, 2"
     assert Slot("n", "rack", name="pi", elsewhere=True).called(0) == "pi on rack"
+    assert Slot("n", "rack", name="rack cpu3", elsewhere=True).called(0) == "rack cpu3", "it says so itself"
 
 
 def test_a_device_that_has_not_said_its_name_yet_is_called_by_its_host() -> None:
