@@ -83,6 +83,12 @@ def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Nodes, fau
     said, _ = search.communicate(timeout=PATIENCE)
     assert search.returncode == 0 and "Traceback" not in said, said
     assert len(whole(cluster.hidden / "runs" / "study")) == 3, said
+    records = read_records(cluster.hidden / "runs" / "study")
+    places = {
+        record.hash: {piece.place for piece in record.work if piece.kind == "trial"} for record in records
+    }
+    assert all(places.values()) and len(set().union(*places.values())) == 2, places
+    assert all(re.fullmatch(r".+ worker 1", place) for found in places.values() for place in found), places
     untouched(cluster)
     for node in nodes:  # nobody compiled or trained the fp32 network there
         assert not list(cluster.cache(node).rglob("a76-*"))
