@@ -217,8 +217,8 @@ def test_teaching_by_the_fp32_outputs_brings_them_closer() -> None:
         goal = model.eval()(x)
     assert divergence(goal, goal).item() == pytest.approx(0, abs=1e-6)
     settings = TrainSettings(
-        epochs=6,
-        batch_size=4,
+        epochs=12,
+        batch_size=8,
         learning_rate=0.01,
         calibration_images=8,
         batch_norm_images=8,
@@ -231,10 +231,13 @@ def test_teaching_by_the_fp32_outputs_brings_them_closer() -> None:
     plan = Plan.uniform(layer_names(model), LayerPlan(4, 16))
     run = Cotuning(model, plan, data, settings, mean, std, judges=judges)
     with torch.no_grad():
+        for module in run.network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.bias += 0.3  # far more than rounding does, so that learning shows
         before = divergence(run.hardened().network(x), goal).item()
-        run.train_until(6)
+        run.train_until(12)
         after = divergence(run.hardened().network(x), goal).item()
-    assert 0 < after < before
+    assert 0 < after < 0.8 * before
 
 
 def test_boxes_as_labels_are_those_boxes() -> None:
