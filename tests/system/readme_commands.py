@@ -42,6 +42,20 @@ def shown(readme: str = README) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+ELSEWHERE = {
+    "detection": ("system/test_system_detection.py", "pipeline/test_pipeline_quantize.py"),
+    "devices": ("system/test_system_boards.py", "deploy_arm/test_profile_native.py"),
+}
+"""Pages whose commands need a detector or a board, and the files whose tests type them."""
+
+
+def of_pages() -> list[str]:
+    """Every command of the project that stands on a line of its own in a page of docs/ that is not in ``ELSEWHERE``."""
+    pages = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in ELSEWHERE]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    return [line.strip() for line in lines if re.match(r"    (dgms|python -m) ", line)]
+
+
 def module_of(command: str) -> str | None:
     """The module that a command runs; None for make."""
     found = re.search(r"python -m (\S+)", command)

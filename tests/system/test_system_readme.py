@@ -26,6 +26,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from pipeline.datasets.images import normalize
@@ -33,6 +34,7 @@ from pipeline.networks.registry import find_network, load_model
 from pipeline.study.settings import Settings
 from tests.system.readme_commands import (
     BRIEF,
+    ELSEWHERE,
     LARGE,
     LONG,
     README,
@@ -42,6 +44,7 @@ from tests.system.readme_commands import (
     filled,
     links,
     module_of,
+    of_pages,
     shown,
     to_run,
 )
@@ -262,6 +265,45 @@ def test_what_a_search_printed_is_there_and_runs_as_printed(
         places = (place, study, candidate, bundle)
         assert any((folder / name).exists() for folder in places), f"{name} is nowhere"
     assert not list(elsewhere.iterdir()), "nothing is written where a command happened to be typed"
+
+
+@pytest.mark.parametrize(("page", "files"), ELSEWHERE.items())
+def test_what_stands_in_other_pages_is_typed_by_other_files(page: str, files: tuple[str, ...]) -> None:
+    typed = "".join((ROOT / "tests" / file).read_text() for file in files)
+    shown_there = re.findall(
+        r"^    python -m pipeline\.(\w+)", (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE
+    )
+    assert shown_there
+    for module in shown_there:
+        assert f'"{module}"' in typed or f"pipeline.{module}" in typed, module
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_pages_run_as_they_stand(place: Path, study: Path, candidate: Path) -> None:
+    shutil.copyfile(candidate / "plan.json", place / "plan.json")
+    (place / "examples").symlink_to(ROOT / "examples")
+    (place / "nightly.yaml").write_text("searches: [{model: vgg_tiny}]\n")
+    (place / "photos").mkdir()
+    for number, pixels in enumerate(colours(80, 3)[0]):
+        Image.fromarray(pixels).save(place / "photos" / f"{number}.png")
+    named = {"STUDY": study.name, "HASH": candidate.name, "OUT": "quantized/it"}
+    before = {*place.iterdir()}
+    flags = {
+        **BRIEF,
+        "pipeline.export": "",
+        "pipeline.quantize": f"{BRIEF['pipeline.quantize']} --out quantized/it",
+    }
+    run_here = of_pages()
+    assert len(run_here) >= 8
+    for command in run_here:
+        printed_only = "--print" in command
+        module = module_of(command) or ""
+        typed = filled(command, named) if printed_only else f"{filled(command, named)} {flags[module]}"
+        assert run(typed, place).strip(), command
+    assert (place / "quantized" / "it" / "report.html").is_file()
+    # Where --out is not given, what is made lies in the folder in which the command was typed, and its name says of what it is.
+    new = {path.name for path in {*place.iterdir()} - before}
+    assert {name for name in new if candidate.name not in name} <= {"quantized", "trained"}, new
 
 
 @contextlib.contextmanager
