@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durat
 search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
-# One worker a core, then those that start clusters, servers and browsers, two at once. The tests marked slow: make test-slow.
+# One worker a core, then those that start clusters, servers and browsers and wait for them, three at once. The tests marked slow: make test-slow.
 test: setup $(TEST_STAMP) lint
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
@@ -28,7 +28,7 @@ else
 	@status=0; \
 	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
 	$(BIN)/python tests/branches.py 95 || status=$$?; \
-	$(PYTEST) -n 2 -m "system and not slow and not alone" tests/system || status=$$?; \
+	$(PYTEST) -n 3 -m "system and not slow and not alone" tests/system || status=$$?; \
 	$(PYTEST) -m "alone and not slow" tests/system || status=$$?; \
 	exit $$status
 endif

@@ -25,7 +25,7 @@ from pipeline.training.judges import Judgement, Judges
 from pipeline.training.loop import Diverged, Loop, OnStep, Wrap, one_cycle
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
-from pipeline.training.stages import FREE, HELD, REBUILT, SMALL, Stage
+from pipeline.training.stages import FREE, HELD, REBUILT, SMALL, Stage, begins_anew
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.norms import NormMatcher
 from quantizers.calibration.reconstruction import Reconstruction, reconstruct
@@ -158,6 +158,9 @@ class Cotuning(Loop):
             images = s.small_images if stage.name == SMALL else s.rebuild_images
             loss = self.rebuild(images, Reconstruction(), progress)
         else:
+            if stage.name == FREE and self.rebuilt and self.step == self.before and self._wants_many_zeros():
+                self._begin_anew()
+                self.optimizer.state.clear()
             holds = self._hold(held=stage.name == HELD)
             if stage.name == HELD and not self.step:
                 self.before = self.settings.held_steps if holds else 0
@@ -209,10 +212,8 @@ class Cotuning(Loop):
         if self.step:
             raise ValueError("layers are rebuilt before training")
         started = time.perf_counter()
-        if self.rebuilt:  # from fewer images: begin again
-            calibration = _calibration(self.data, self.settings, self.mean, self.std)
-            fresh = quantize(self.original, self.plan, calibration, **self.settings.of_quantizer())
-            self.network.load_state_dict(fresh.state_dict())
+        if self.rebuilt:  # from fewer images
+            self._begin_anew()
         seen, original = self._training_images(images), self._original_there
         reconstruct(cast(fx.GraphModule, self.network), original, seen, how, progress)
         self.rebuilt, self._hardened = True, None
@@ -220,6 +221,23 @@ class Cotuning(Loop):
         off = self.task.divergence(self._hard().network, original, seen)
         self.last_loss = off  # until a step is taken: a stage that has none to take has no other
         return off
+
+    def _begin_anew(self) -> None:
+        """Take up the network as it was before layers were rebuilt."""
+        calibration = _calibration(self.data, self.settings, self.mean, self.std)
+        fresh = quantize(self.original, self.plan, calibration, **self.settings.of_quantizer())
+        self.network.load_state_dict(fresh.state_dict())
+
+    def _wants_many_zeros(self) -> bool:
+        """See ``begins_anew``; norms that are frozen in training need layers that fit them."""
+        if self.task.frozen_norms:
+            return False
+        found = [
+            (float(quantizer.zero_target or 0), latent.numel())
+            for _, quantizer, latent in quantizers_of(self.network)
+        ]
+        zeros = sum(share * count for share, count in found) / sum(count for _, count in found)
+        return begins_anew(zeros, self.total_steps)
 
     def _hold(self, *, held: bool) -> bool:
         """Hold every weight at its level, or let it go half way back to where the fp32 network has it, so that it can move.

@@ -18,6 +18,21 @@ REBUILT: Name = "rebuilt"
 HELD: Name = "held"
 FREE: Name = "free"
 ETA = 3  # between the epochs of free stages
+MANY_ZEROS = 0.65  # of all weights: who wants so many lets them grow in training, and for that so many
+LONG = 100  # steps must be free
+
+
+def begins_anew(zeros: float, steps: int) -> bool:
+    """Whether free training starts from the fp32 network's weights, not from rebuilt ones.
+
+    Which weights are zero is settled layer by layer in rebuilding, all at once, and training hardly changes it; where most are
+    to be, letting their share grow while the others make up for it comes out better, given the steps (docs/trial.md).
+
+    Args:
+        zeros: share of all weights that a plan wants to be zero.
+        steps: of free training, planned.
+    """
+    return zeros >= MANY_ZEROS and steps >= LONG
 
 
 @dataclass(frozen=True)

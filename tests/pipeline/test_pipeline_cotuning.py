@@ -35,7 +35,7 @@ from pipeline.training.loop import Diverged
 from pipeline.training.pretraining import pretrain
 from pipeline.training.rung import Rung, best_of
 from pipeline.training.settings import TrainSettings, pretraining_settings
-from pipeline.training.stages import Stage, stages
+from pipeline.training.stages import LONG, MANY_ZEROS, Stage, begins_anew, stages
 from quantizers.network import hard_state, layer_names, load_hard
 
 MEAN, STD = find_network("resnet8").normalization
@@ -368,6 +368,42 @@ def test_zeros_that_are_asked_for_are_there_at_every_end(digits: ImageData, trai
         run.reach(stage)
         zeros = [book.zeros for book in run.hardened().codebooks.values() if book.indices.size > 500]
         assert all(abs(share - 0.7) < 0.01 for share in zeros), (stage, zeros)
+
+
+def test_where_most_weights_are_to_be_zero_long_training_starts_from_those_of_fp32(
+    digits: ImageData, trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from those that rebuilding has made zero; and wherever it is cut off, it ends as it would have."""
+    monkeypatch.setattr("pipeline.training.stages.LONG", 4)
+    rebuilt, held, free = stages(1.0, 3)
+    plan = Plan.uniform(layer_names(trained), LayerPlan(3, 7, zero_share=0.8))
+    run = Cotuning(trained, plan, digits, STAGED, MEAN, STD)
+    fresh = copy.deepcopy(run.network.state_dict())
+    kept = []
+    for stage in (rebuilt, held):
+        run.reach(stage)
+        assert not same(run.network.state_dict(), fresh)
+        kept.append(saved_and_loaded(run.state_dict()))
+    run.between = lambda: kept.append(saved_and_loaded(run.state_dict())) if len(kept) == 2 else None
+    with monkeypatch.context() as patch:
+        begun: list[dict[str, Any]] = []
+        patch.setattr(
+            run, "begin", lambda: (begun.append(copy.deepcopy(run.network.state_dict())), Cotuning.begin(run))
+        )
+        end = dataclasses.replace(run.reach(free), seconds=0.0)
+    assert same(begun[0], fresh)
+    for state in kept[1:]:
+        again = Cotuning(trained, plan, digits, STAGED, MEAN, STD, state=state)
+        assert dataclasses.replace(again.reach(free), seconds=0.0) == end
+        assert same(again.network.state_dict(), run.network.state_dict())
+    assert all(
+        abs(book.zeros - 0.8) < 0.01 for book in run.hardened().codebooks.values() if book.indices.size > 500
+    )
+
+
+def test_when_free_training_begins_anew() -> None:
+    assert begins_anew(MANY_ZEROS, LONG) and begins_anew(0.9, 10 * LONG)
+    assert not begins_anew(MANY_ZEROS - 0.01, 10 * LONG) and not begins_anew(0.9, LONG - 1)
 
 
 def test_what_is_kept_teaches_nothing(digits: ImageData, trained: nn.Module) -> None:
