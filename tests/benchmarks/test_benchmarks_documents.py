@@ -526,9 +526,9 @@ def test_what_many_zeros_cost_by_where_training_begins_is_as_measured() -> None:
     assert f"at least {100 * MANY_ZEROS:.0f} %" in page and f"takes {LONG} steps" in page
     # Where training begins anew by default, it came out better than what was trained on, in fewer steps or little more.
     for zeros in ("0.7", "0.8"):
-        cells = [row for row in found if row["zero_share"] == zeros and int(row["steps"]) > LONG]
+        long = [row for row in found if row["zero_share"] == zeros and int(row["steps"]) > LONG]
         anew, on = (
-            [row for row in cells if (row["from"] == "from rebuilt weights") is it] for it in (False, True)
+            [row for row in long if (row["from"] == "from rebuilt weights") is it] for it in (False, True)
         )
         assert max(float(row["divergence"]) for row in anew) < min(float(row["divergence"]) for row in on)
 
