@@ -238,10 +238,10 @@ def test_a_plan_with_a_dimension_from_outside_is_trained_by_the_command(tmp_path
         "sys.exit(main_guard(lambda: train.main(json.loads(sys.argv[1]))))\n"
     )
     (tmp_path / "plan.json").write_text(json.dumps({"layers": {"conv1": {"bits": 8, KEPT: 0.5}}}))
-    words = ["--model", "absent", "--plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "out")]
+    words = ["--model", "vgg_tiny", "--plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "out")]
     for more, said in (
         ([], "no module 'kept_inputs'"),
-        (["--modules", str(EXTENDING)], "unknown model 'absent'"),
+        (["--modules", str(EXTENDING)], "the plan does not fit the model"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, json.dumps([*words, *more])],
