@@ -265,6 +265,9 @@ def test_what_is_around_a_trial_is_told_from_what_is_wrong_with_it(
         def profile(self, *given: Any, **rest: Any) -> Any:
             raise error
 
+        def taken(self) -> list[Any]:
+            return []
+
     trial, plan = object.__new__(CotuneTrial), plans(settings)[1]
     given = {"number": 0, "plan": plan.to_json(), "stages": [], "devices": Failing(), "references": {}}
     trial._begin({"needs": Needs(settings, "word"), **given})
