@@ -60,7 +60,7 @@ def test_what_libraries_write_past_python_is_no_answer() -> None:
 
 def test_with_no_output_at_all_a_command_does_its_work() -> None:
     body = "def main():\n    print('lost')\n    print('lost too', file=sys.stderr)\n    return 1"
-    done = subprocess.run(f"{shlex.join(command(body))} >&- 2>&-", shell=True, check=False)
+    done = subprocess.run(["bash", "-c", f"{shlex.join(command(body))} >&- 2>&-"], check=False)
     assert done.returncode == 1
 
 
