@@ -213,9 +213,10 @@ class Trial:
 
 
 def searched(
-    name: str, seed: int, trials: int, space: Space, prior: Prior, judge: Callable[[Plan], tuple[float, ...]]
-) -> list[tuple[float, ...]]:
-    """The objectives of one search's trials."""
+    name: str, seed: int, trials: int, space: Space, prior: Prior, judge: Callable[[Plan], tuple[float, ...]],
+    objectives: tuple[str, ...] = OBJECTIVES,
+) -> list[Trial]:  # fmt: skip
+    """One search's trials, whose sampler is told of these objectives."""
     from pipeline.search import first_plans
     from search_spaces.samplers.base import Context, asking
     from search_spaces.warm_starts import uniform_starts
@@ -225,7 +226,7 @@ def searched(
     queue = [] if name == "random-bare" else first_plans(space, prior, sampler) or space.warm_starts()
     queue = uniform_starts(space) if name == "uniform" else space.warm_starts() if name == BEFORE else queue
     records: dict[str, Trial] = {}
-    ask = asking(sampler, Context(space, OBJECTIVES, lambda: [*records.values()], seed, prior))
+    ask = asking(sampler, Context(space, objectives, lambda: [*records.values()], seed, prior))
     rng = random.Random(f"{seed}/{name}")
     while len(records) < trials and (queue or name != "uniform"):
         plan = queue.pop(0) if queue else ask()
@@ -236,7 +237,7 @@ def searched(
         if plan is None or plan.hash in records:
             plan = space.random(rng)
         records.setdefault(plan.hash, Trial(len(records), plan, Known(judge(plan))))
-    return [trial.figures.values for trial in records.values()]
+    return [*records.values()]
 
 
 def evolved(truth: Truth, starts: Sequence[Plan], seed: int) -> Floats:
@@ -421,14 +422,15 @@ def main(argv: list[str] | None = None) -> int:
             write(args.out.with_name(f"{args.out.stem}_surrogate.csv"), [said])
         for name in left:
             begun = time.process_time()
-            points = searched(name, seed, args.trials, space, known["prior"], own.judge)
+            found = searched(name, seed, args.trials, space, known["prior"], own.judge)
+            points = [trial.figures.values for trial in found]
             spent = time.process_time() - begun
             row = {"sampler": name, "seed": str(seed), "trials": str(args.trials)}
             for mark in MARKS:
-                found = volumes.shares(points[:mark])
+                shares = volumes.shares(points[:mark])
                 row |= {
                     f"{kind}_{mark}": f"{value:.4f}" if mark <= args.trials else ""
-                    for kind, value in found.items()
+                    for kind, value in shares.items()
                 }
             row |= {"seconds": f"{spent:.1f}", "table": str(len(starts))}
             add(args.out, row)

@@ -9,7 +9,8 @@ the plan (trials of all runs have one seed), so each is rebuilt, tuned, compiled
 ``runs/``: the same command goes on, and every time it writes ``--out`` anew from all of them.
 
 A run is a sampler with a suffix: ``tpe``; ``tpe+halving`` compares trials at rungs whatever the budget; ``tpe-filter`` trains
-also what costs more than the front even with the best error. ``uniform`` is every uniform plan, ``tpe-before`` TPE on every
+also what costs more than the front even with the best error; ``nsga2+dimensions`` also chooses from ``--dimensions``, which the
+others do not know. ``uniform`` is every uniform plan, ``tpe-before`` TPE on every
 parameter by itself, which begins with the space's own warm starts.
 
 Hypervolume is that of error (search half), latency and size below the reference (fp32's error and ``WORST`` more, the costs of 8
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.trial_accuracy import add
 from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
 from foundation.plan import Plan
 
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 WORST = 0.1  # errors more than fp32's at the reference point
 MARKS = (3, 5, 8, 12, 20, 30)  # trials at which the share is noted; and as many whole trials' epochs
-HALVING, UNFILTERED = "+halving", "-filter"
+HALVING, UNFILTERED, FURTHER = "+halving", "-filter", "+dimensions"
 BEFORE = "tpe-before"
 RUNS = (
     "uniform", "random", "nsga2", "metropolis", BEFORE, "tpe", "gp", "programme",
@@ -141,11 +143,13 @@ class RunName:
     sampler: str
     halving: bool
     filtered: bool
+    further: bool = False
 
     @classmethod
     def of(cls, name: str) -> RunName:
-        sampler = name.removesuffix(HALVING).removesuffix(UNFILTERED)
-        return cls(name, sampler, name.endswith(HALVING), not name.endswith(UNFILTERED))
+        sampler = name.removesuffix(HALVING).removesuffix(UNFILTERED).removesuffix(FURTHER)
+        halving, filtered = name.endswith(HALVING), not name.endswith(UNFILTERED)
+        return cls(name, sampler, halving, filtered, name.endswith(FURTHER))
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,7 @@ class Setting:
     references: Sequence[Reference]
     trials: Trials
     budget: int
+    further: Space | None = None  # with ``--dimensions``
 
     @property
     def fp32_error(self) -> float:
@@ -175,7 +180,9 @@ def run(setting: Setting, asked: RunName, seed: int, folder: Path) -> list[dict[
     from pipeline.training.stages import places
     from search_spaces.warm_starts import uniform_starts
 
-    settings, space = setting.workspace.settings, setting.space
+    settings, space = setting.workspace.settings, setting.further if asked.further else setting.space
+    if space is None:
+        raise UserError(f"--runs {asked.name}: say with --dimensions what it also chooses from")
     shutil.rmtree(folder, ignore_errors=True)
     cost = setting.prior.cost
     assert isinstance(cost, FittedCost)
@@ -248,6 +255,7 @@ def opened(args: argparse.Namespace) -> Setting:
     from pipeline.review.progress import Progress
     from pipeline.search import looked_at, price
     from pipeline.search import opened as as_a_search
+    from pipeline.study.searched import searched_space
     from pipeline.study.settings import Settings
     from quantizers.core.producers import producers_of
     from search_spaces.layers import layers_of
@@ -257,6 +265,7 @@ def opened(args: argparse.Namespace) -> Setting:
     settings = Settings(
         model=args.network, data=args.data, weights=args.weights, epochs_per_trial=args.epochs, batch_size=args.batch_size,
         image_size=args.image_size, target=args.target, budget=args.budget, out=args.kept.absolute(), name="trials",
+        dimensions=tuple(args.dimensions),
     )  # fmt: skip
     settings.folder.mkdir(parents=True, exist_ok=True)
     with Progress(args.budget) as progress:
@@ -271,10 +280,11 @@ def opened(args: argparse.Namespace) -> Setting:
     bench = Bench(settings, workspace, build_program(settings.target))
     trials = Trials(bench, LocalDevice(settings.target), args.kept / "trials.csv")
     layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
+    usual = searched_space(dataclasses.replace(settings, dimensions=()), layers)
     prior = Prior(
         tuple(layers), FittedCost(estimate), sensitivity, error=fp32, images=len(workspace.data.search)
     )
-    return Setting(workspace, space, prior, compared, trials, args.budget)
+    return Setting(workspace, usual, prior, compared, trials, args.budget, space if args.dimensions else None)
 
 
 @dataclass(frozen=True)
@@ -338,6 +348,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", default="a76")
     parser.add_argument("--epochs", type=float, default=2.0, help="of a trial")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--dimensions", nargs="+", default=[], help=f"further ones, of runs with {FURTHER}")
     parser.add_argument("--budget", type=int, default=30)
     parser.add_argument("--runs", nargs="+", default=list(RUNS))
     parser.add_argument("--seeds", type=int, default=3)

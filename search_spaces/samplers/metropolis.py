@@ -40,7 +40,7 @@ class Metropolis(Sampler):
         plan = here
         for _ in range(TRIES):
             # From where the last try led, so that what is near and known is passed by.
-            plan = self._step(plan, rng)
+            plan = self.step(plan, rng)
             if plan.hash not in known:
                 return plan
         return self.context.space.random(self.rng)
@@ -70,7 +70,7 @@ class Metropolis(Sampler):
         over = max(0.0, error - limits.get("error", math.inf))
         return error + BETA * sum(logs) / max(1, len(logs)) + PENALTY * over**2
 
-    def _step(self, plan: Plan, rng: random.Random) -> Plan:
+    def step(self, plan: Plan, rng: random.Random) -> Plan:
         """One layer, or two or three, a step up or down its ladder; at an end it turns round."""
         count = min(len(plan.layers), 1 + rng.getrandbits(1) + rng.getrandbits(1))
         layers = dict(plan.layers)

@@ -1,0 +1,39 @@
+"""Plans for one core beside those for another: whose is lower where, and what a neighbour inherits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.inherited_weights import inherited
+from benchmarks.search_cores import height, own_wins
+from search_spaces.samplers.metropolis import BETA
+
+
+def test_a_core_s_own_plan_is_compared_with_the_others_on_that_core() -> None:
+    rows = [
+        {"sampler": "tpe", "core": "a76", "seed": "0", "height_on_a76": "0.10", "height_on_x1": "0.30"},
+        {"sampler": "tpe", "core": "x1", "seed": "0", "height_on_a76": "0.15", "height_on_x1": "0.20"},
+        {"sampler": "tpe", "core": "a76", "seed": "1", "height_on_a76": "0.12", "height_on_x1": "0.10"},
+        {"sampler": "tpe", "core": "x1", "seed": "1", "height_on_a76": "0.11", "height_on_x1": "0.10"},
+        {"sampler": "random", "core": "x1", "seed": "0", "height_on_a76": "0.1", "height_on_x1": "0.1"},
+    ]
+    found = own_wins(rows, ("a76", "x1"))
+    assert found[("tpe", "a76")] == pytest.approx([0.05, -0.01]) and found[("tpe", "x1")] == pytest.approx(
+        [0.1, 0.0]
+    )
+    assert ("random", "x1") not in found  # nobody searched for the other core
+
+
+def test_a_time_of_one_e_th_is_worth_beta() -> None:
+    assert height(0.08, 1.0, 1.0) == 0.08
+    assert height(0.08, 1 / math.e, 1.0) == pytest.approx(0.08 - BETA)
+
+
+def test_changed_layers_keep_their_own_state_and_their_namesakes_do_not() -> None:
+    own = {"conv1.weight": torch.zeros(1), "conv10.weight": torch.zeros(1), "norm.bias": torch.zeros(1)}
+    incumbent = {name: torch.ones(1) for name in own}
+    found = {name: float(value) for name, value in inherited(own, incumbent, ["conv1"]).items()}
+    assert found == {"conv1.weight": 0.0, "conv10.weight": 1.0, "norm.bias": 1.0}
