@@ -4,8 +4,9 @@
 
 A cell is a method, bits, zeros, seconds and a seed. Seconds are those of the processor, of one thread: what
 rebuilding takes is taken off, and as many steps are taken as a step's cost (timed before, on the same machine)
-leaves. Every method has the first and the last layer in 8 bits, 8-bit activations, the same images, augmentation,
-distillation and schedule, and keeps, as a trial does, the network of its stages that is closest to fp32 on the search
+leaves. ``--steps`` asks for so many instead, whatever they take, which other machines can repeat. Every method has
+the first and the last layer in 8 bits, 8-bit activations, the same images, augmentation, distillation and schedule,
+and keeps, as a trial does, the network of its stages that is closest to fp32 on the search
 half. Learning rates are those of ``--rates``, each a cell.
 
     ours                Gaussian mixtures: rebuilt, held, free
@@ -81,6 +82,7 @@ class Cell:
     seed: int
     temperature: float | None = None
     shrink: float | None = None
+    asked_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,17 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
         return Cotuning(model, plan, data, settings, mean, std)
 
     trained = way in ("staged", "directly")
-    step = seconds_of_a_step(make()) if trained else 0.0
+    timed = trained and cell.asked_steps is None
+    step = seconds_of_a_step(make()) if timed else 0.0
     run, begun, curve = make(), time.process_time(), []
     if way in ("staged", "rebuilt"):
         curve.append(run.reach(Stage(REBUILT)))
     elif way == "rounded":
         run.rebuild(settings.rebuild_images, Reconstruction(steps=ROUNDED, solve=False), None)
     rebuilding = run.seconds and time.process_time() - begun
-    steps = max(0, int((cell.seconds - rebuilding) / step)) if trained else 0
+    steps = (cell.asked_steps or 0) if trained else 0
+    if timed:
+        steps = max(0, int((cell.seconds - rebuilding) / step))
     if steps:
         held = min(settings.held_steps, steps // 4) if way == "staged" else 0
         run.settings = replace(settings, held_steps=held)
@@ -162,7 +167,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
             curve.append(run.reach(Stage(HELD)))
         run.total_steps = steps - run.before
         curve.append(run.reach(Stage(FREE, run.total_steps / run.steps_per_epoch)))
-    spent = rebuilding + step * steps
+    spent = rebuilding + step * steps if timed else time.process_time() - begun
     run.settle()
     hardened = run.hardened()
     half, images = data.report, len(data.report)
@@ -274,6 +279,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bits", nargs="+", type=int, default=[2])
     parser.add_argument("--zero-shares", nargs="+", type=share, default=[None])
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0])
+    parser.add_argument(
+        "--steps", nargs="+", type=int, default=[None], help="of training, instead of --seconds"
+    )
     parser.add_argument("--rates", nargs="+", type=float, default=[0.005])
     parser.add_argument("--temperatures", nargs="+", type=float, default=[DKM], help="of dkm")
     parser.add_argument("--shrink", nargs="+", type=float, default=[0.99], help="of shrunk")
@@ -291,14 +299,15 @@ def main(argv: list[str] | None = None) -> int:
         args.seeds,
         args.bits,
         args.zero_shares,
-        args.seconds,
+        args.seconds if args.steps == [None] else [0.0],
+        args.steps,
         args.methods,
         args.rates,
         args.temperatures,
         args.shrink,
     )
     done = done_in(args.out)
-    for seed, bits, zeros, seconds, method, rate, temperature, shrink in asked:
+    for seed, bits, zeros, seconds, steps, method, rate, temperature, shrink in asked:
         quantizer, way = METHODS[method]
         if zeros is not None and "zero_share" not in QUANTIZERS[quantizer].dimensions:
             continue  # it has no control of zeros
@@ -306,7 +315,7 @@ def main(argv: list[str] | None = None) -> int:
             rate = args.rates[0]
         heat = temperature if quantizer == "differentiable_kmeans" else None
         factor = shrink if method == "shrunk" else None
-        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat, factor)
+        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat, factor, steps)
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue
