@@ -31,7 +31,8 @@ class Import:
     for_types: bool
 
 
-def modules(root: Path = ROOT) -> dict[str, Path]:
+@cache
+def modules(root: Path = ROOT) -> Mapping[str, Path]:
     """Dotted names to files."""
     found = {}
     for package in PACKAGES:
