@@ -212,7 +212,8 @@ def test_one_plan_is_cotuned_from_either_form_of_the_data(place: Path) -> None:
     model = load_model("fastestdet", classes=80, weights=place / "det.pth")
     plan = Plan.uniform(layer_names(model), LayerPlan(4, 16))
     (place / "plan.json").write_text(plan.to_json())
-    base = ("--model", "fastestdet", "--weights", "det.pth", "--plan", "plan.json", "--batch-size", 6)
+    small = ("--image-size", 224)
+    base = ("--model", "fastestdet", "--weights", "det.pth", "--plan", "plan.json", "--batch-size", 6, *small)
     told: dict[str, Any] = {}
     for data in ("coco:boxes", "coco:coco"):
         words = ("--data", data, "--epochs", 1, "--held-steps", 1, "--out", "tuned")
@@ -228,10 +229,10 @@ def test_one_plan_is_cotuned_from_either_form_of_the_data(place: Path) -> None:
     assert found["divergence"] == pytest.approx(min(rung["divergence"] for rung in found["curve"]))
     # What was kept is what the figures are of.
     hardened = load_hard(model, plan, torch.load(place / "tuned" / "network.pt", weights_only=True))
-    spec = detection_data(f"coco:{place / 'coco'}", (352, 352))
+    spec = detection_data(f"coco:{place / 'coco'}", (224, 224))
     judges = Judges.of(
         model, spec.of_classes(spec.classes), TrainSettings(), *find_network("fastestdet").normalization,
-        task=Detection(80, (352, 352)),
+        task=Detection(80, (224, 224)),
     )  # fmt: skip
     told_again = judges.search(hardened.network)
     other = told["coco:coco"]

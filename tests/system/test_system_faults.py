@@ -37,12 +37,13 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trials", "driver_every", "worker_every", "kills"),
     [
         (30, 3.0, 1.5, (3, 6)),
-        pytest.param(120, 30.0, 4.0, (float("inf"), float("inf")), marks=pytest.mark.slow),
-        pytest.param(500, 60.0, 4.0, (float("inf"), float("inf")), marks=pytest.mark.slow),
+        (120, 30.0, 4.0, (float("inf"), float("inf"))),
+        (500, 60.0, 4.0, (float("inf"), float("inf"))),
     ],
 )
 def test_a_soak_ends_with_exactly_its_trials(
