@@ -84,8 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 trials = searched(
                     sampler, seed, args.trials, known["space"], known["prior"], truth.judge, OBJECTIVES
                 )
-                best = min(trials, key=lambda trial: height(*trial.figures.values[:2], eight[core]))
-                error, latency = best.figures.values[:2]
+                error, latency, best = min(
+                    ((trial.figures.values[0], trial.figures.values[1], trial) for trial in trials),
+                    key=lambda each: height(each[0], each[1], eight[core]),
+                )
                 row = {
                     "core": core, "sampler": sampler, "seed": str(seed), "trials": str(args.trials),
                     "error": f"{error:.5f}", "latency_ms": f"{latency:.5f}", "found_at": str(1 + best.number),

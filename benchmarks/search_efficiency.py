@@ -217,7 +217,7 @@ def searched(
     objectives: tuple[str, ...] = OBJECTIVES,
 ) -> list[Trial]:  # fmt: skip
     """One search's trials, whose sampler is told of these objectives."""
-    from pipeline.search import first_plans
+    from pipeline.candidate.beforehand import first_plans
     from search_spaces.samplers.base import Context, asking
     from search_spaces.warm_starts import uniform_starts
 

@@ -172,8 +172,8 @@ class Setting:
 
 def run(setting: Setting, asked: RunName, seed: int, folder: Path) -> list[dict[str, Any]]:
     """One search, in ``folder``, which is made anew: what ended, in order, with the epochs that were trained by then."""
+    from pipeline.candidate.beforehand import first_plans, profiled
     from pipeline.candidate.cost_fit import FittedCost
-    from pipeline.search import first_plans, profiled
     from pipeline.study.conductor import PROFILED, RUNG, Conductor
     from pipeline.study.halving import Rungs
     from pipeline.study.study import Study
@@ -246,20 +246,15 @@ def opened(args: argparse.Namespace) -> Setting:
     import torch
 
     from deploy_arm.runtime.program import build_program
+    from pipeline.candidate.beforehand import known_beforehand
     from pipeline.candidate.bench import Bench
-    from pipeline.candidate.cost_fit import FittedCost
     from pipeline.candidate.fp32 import refuse_chance
-    from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.references import references
     from pipeline.cluster.pool import LocalDevice, devices_at_hand
     from pipeline.review.progress import Progress
-    from pipeline.search import looked_at, price
     from pipeline.search import opened as as_a_search
     from pipeline.study.searched import searched_space
     from pipeline.study.settings import Settings
-    from quantizers.core.producers import producers_of
-    from search_spaces.layers import layers_of
-    from search_spaces.samplers.base import Prior
 
     torch.set_num_threads(1)
     settings = Settings(
@@ -273,18 +268,14 @@ def opened(args: argparse.Namespace) -> Setting:
         refuse_chance(workspace, allow=False)
         fp32 = workspace.judges.search.fp32_error
         compared = references(workspace, args.kept / "references.json", devices_at_hand)
-        sensitivity = looked_at(workspace, space, progress)
-        assert sensitivity is not None
-        estimate = PlanCost(workspace, sensitivity.harms)
-        price(estimate, sensitivity, space, progress)
+        known = known_beforehand(workspace, space, fp32, progress)
+        assert known.sensitivity is not None
     bench = Bench(settings, workspace, build_program(settings.target))
     trials = Trials(bench, LocalDevice(settings.target), args.kept / "trials.csv")
-    layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
-    usual = searched_space(dataclasses.replace(settings, dimensions=()), layers)
-    prior = Prior(
-        tuple(layers), FittedCost(estimate), sensitivity, error=fp32, images=len(workspace.data.search)
+    usual = searched_space(dataclasses.replace(settings, dimensions=()), known.layers)
+    return Setting(
+        workspace, usual, known.prior, compared, trials, args.budget, space if args.dimensions else None
     )
-    return Setting(workspace, usual, prior, compared, trials, args.budget, space if args.dimensions else None)
 
 
 @dataclass(frozen=True)

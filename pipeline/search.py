@@ -26,21 +26,14 @@ from pipeline.study.settings import Settings
 from pipeline.study.unsent import note_unsent
 
 DRY_SECONDS = 10.0  # that a dry run evaluates for
-TAKEN_UP = 4  # plans of an earlier study that a search begins with
 
 if TYPE_CHECKING:
-    from foundation.dimension import Layer
-    from foundation.plan import Plan
     from pipeline.candidate.devices import AtHand
-    from pipeline.candidate.learned import TakenUp
-    from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.workspace import Workspace
     from pipeline.review.background import Background
     from pipeline.review.tracking import Tracker
-    from pipeline.study.records import Figures, Reference
+    from pipeline.study.records import Reference
     from pipeline.study.study import Study
-    from search_spaces.samplers.base import Prior
-    from search_spaces.sensitivity import Sensitivity
     from search_spaces.space import Space
 
 
@@ -145,14 +138,12 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     progress.status("loading")
     import yaml
 
-    from deploy_arm.devices.kinds import calibrations
     from deploy_arm.runtime.program import build_program
     from foundation.files import write_atomically
-    from pipeline.candidate.cost_fit import FittedCost, PriorFactor
+    from pipeline.candidate.beforehand import first_plans, known_beforehand, profiled
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.identity import identity
     from pipeline.candidate.learned import write_learned
-    from pipeline.candidate.plan_cost import PlanCost
     from pipeline.candidate.references import fp32_error_in, references
     from pipeline.cluster import engine
     from pipeline.cluster.node import study_storage
@@ -165,9 +156,6 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.study.storage import check_storage
     from pipeline.study.study import FILE as DATABASE
     from pipeline.study.study import Study
-    from quantizers.core.producers import producers_of
-    from search_spaces.layers import layers_of
-    from search_spaces.samplers.base import Prior
 
     store = address(settings.tracking_uri, settings.out)
     file, new = settings.folder / REFERENCES, not (settings.folder / DATABASE).exists()
@@ -196,20 +184,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     if new:  # what everything is compared with is the first thing to be seen
         progress.status("profiling the references")
         show_references(references(workspace, file, at_hand), workspace, progress)
-    layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
-    like = taken_up(settings, layers, space, progress)
-    sensitivity = looked_at(workspace, space, progress) or like.sensitivity
-    estimate = PlanCost(workspace, sensitivity.harms if sensitivity else None)
-    if sensitivity is not None:
-        price(estimate, sensitivity, space, progress)
-    known = calibrations(settings.target, settings.devices)
-    believed = PriorFactor.of([(one.factor, one.low, one.high) for one in known])
-    cost = FittedCost(estimate, like.costs, believed)
-    prior = Prior(
-        tuple(layers), cost, sensitivity,
-        error=fp32_error, images=len(workspace.data.search), limits=limits_of(settings, fp32_error),
-        errors=like.errors, plans=like.plans,
-    )  # fmt: skip
+    known = known_beforehand(workspace, space, fp32_error, progress)
     with (
         nullcontext() if kept is None else leased(kept, progress.status) as lease,
         Study(
@@ -219,16 +194,16 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
             identity=identity(settings, workspace, program),
             sampler=settings.sampler,
             seed=settings.seed,
-            warm_starts=first_plans(space, prior, settings.sampler),
-            prior=prior,
+            warm_starts=first_plans(space, known.prior, settings.sampler),
+            prior=known.prior,
         ) as study,
     ):
-        if sensitivity is not None:
-            write_atomically(settings.folder / FILE, sensitivity.to_json())
+        if known.sensitivity is not None:
+            write_atomically(settings.folder / FILE, known.sensitivity.to_json())
         write_atomically(settings.folder / SETTINGS, yaml.safe_dump(settings.as_dict(), sort_keys=False))
         write_atomically(settings.folder / "split.json", json_text(workspace.data_record()))
         progress.line(opening_line(settings, study))
-        weights = {layer.name: layer.parameters for layer in layers}
+        weights = {layer.name: layer.parameters for layer in known.layers}
         images = len(workspace.data.search)
         outdated = study.outdated is not None
         if not outdated:
@@ -239,7 +214,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
             publish.write_front(settings, study, compared, weights, images)
         if not new:
             show_references(compared, workspace, progress)
-        cost.learn_from(profiled(study, compared, space))
+        known.cost.learn_from(profiled(study, compared, space))
         backup = None if kept is None else Backup(settings.folder, kept, progress.line, anew=outdated)
         if kept is not None and outdated:
             kept.remove("trials")  # outcomes there have figures of the former kernel library
@@ -264,13 +239,13 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
                 progress,
                 after_trial,
                 references=compared,
-                foresee=cost.foresee,
+                foresee=known.cost.foresee,
                 guessed=workspace.judges.rung.guessed,
                 workspace=workspace,
                 program=program,
             )
             progress.status("writing the front")
-            write_learned(study, prior, cost, layers)
+            write_learned(study, known.prior, known.cost, known.layers)
             review = publish.write_front(settings, study, compared, weights, images)
             if backup is not None:
                 backup.now()
@@ -305,96 +280,6 @@ def show_references(compared: Sequence[Reference], workspace: Workspace, progres
     """A line for each."""
     for reference in compared:
         progress.line(reference_line(reference, len(workspace.data.search), workspace.task.called))
-
-
-def looked_at(workspace: Workspace, space: Space, progress: Progress) -> Sensitivity | None:
-    """Which layer hurts; None, and why in a line, where that cannot be known."""
-    from pipeline.candidate.sensitivity import sensitivity_of
-
-    progress.status("looking at which layer hurts")
-    try:
-        return sensitivity_of(
-            workspace.model, workspace.data.train, workspace.mean, workspace.std, space, progress.status,
-            score=workspace.task.drawn(),
-        )  # fmt: skip
-    except UserError as error:
-        progress.line(f"which layer hurts is not known beforehand: {error}")
-        return None
-
-
-def taken_up(settings: Settings, layers: Sequence[Layer], space: Space, progress: Progress) -> TakenUp:
-    """What the study that this one is ``--like`` has learned; nothing where none was named.
-
-    Raises:
-        UserError: it has kept nothing.
-    """
-    from pipeline.candidate.learned import TakenUp, take_up
-
-    if settings.like is None:
-        return TakenUp()
-    folder = settings.like_folder or settings.folder  # what it took up stays with it
-    found = take_up(folder, settings.folder, layers, space)
-    alike, count = found.matched
-    rule = "the rule from harm to error, " if found.errors is not None else ""
-    costs = "what programs cost beside their layers, " if found.costs else ""
-    progress.line(
-        f"like {folder}: {rule}{costs}{counted(len(found.plans), 'plan')} of its front; {alike} of {count} layers are of a "
-        "kind that it has"
-    )
-    return found
-
-
-def price(cost: PlanCost, sensitivity: Sensitivity, space: Space, progress: Progress) -> None:
-    """Estimate what every choice of every layer costs, which the first proposal would take its time for."""
-    from pipeline.candidate.sensitivity import remaining
-
-    progress.status("estimating what layers cost")
-    cost.prepare()
-    bits = space["activation_bits"].values if "activation_bits" in space.dimensions else (8,)
-    told = remaining(progress.status, "costs of layers:")
-    for done, (name, plans) in enumerate(sensitivity.harms.items(), start=1):
-        for plan in plans:
-            for activation_bits in bits:
-                cost.layer(name, plan, activation_bits)
-        told(done, len(sensitivity.harms))
-
-
-def limits_of(settings: Settings, fp32_error: float) -> dict[str, float]:
-    """By objective, more than which a person has no use for."""
-    drop = settings.max_accuracy_drop
-    known = {
-        "error": None if drop is None else fp32_error + drop / 100,
-        "latency": settings.max_latency,
-        "size": settings.max_size,
-    }
-    return {name: float(limit) for name, limit in known.items() if limit is not None}
-
-
-def first_plans(space: Space, prior: Prior, sampler: str) -> list[Plan] | None:
-    """What a search begins with; None: the space's own warm starts, where nothing better is known."""
-    from search_spaces.warm_starts import programme_starts, uniform_starts
-
-    if prior.proxy is None:
-        return None
-    if sampler == "programme":  # it goes on from the uniform plans, and knows the earlier ones
-        return uniform_starts(space)
-    plans = [*uniform_starts(space), *programme_starts(space, prior), *prior.plans[:TAKEN_UP]]
-    return list({plan.hash: plan for plan in plans}.values())
-
-
-def profiled(
-    study: Study, compared: Sequence[Reference], space: Space
-) -> Callable[[], list[tuple[Plan, Figures]]]:
-    """The plans whose programs have been profiled: int8's, and those of the trials that finished."""
-    from foundation.plan import LayerPlan, Plan
-
-    eight = Plan.uniform(space.layers, LayerPlan(8), quantizer=space.quantizer)
-    before = [(eight, reference.figures) for reference in compared if reference.name == "int8"]
-
-    def known() -> list[tuple[Plan, Figures]]:
-        return [*before, *((r.plan, r.figures) for r in study.records() if r.status == "finished")]
-
-    return known
 
 
 def renewed(workspace: Workspace, study: Study, at_hand: AtHand, progress: Progress) -> list[Reference]:

@@ -10,10 +10,10 @@ import pytest
 from foundation.errors import UserError
 from foundation.files import write_atomically
 from foundation.plan import Plan
+from pipeline.candidate.beforehand import first_plans
 from pipeline.candidate.cost_fit import FittedCost
 from pipeline.candidate.learned import LEARNED, take_up, write_learned
 from pipeline.networks.registry import load_model
-from pipeline.search import first_plans
 from pipeline.study.paths import LIKE
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.sensitivity import FILE
