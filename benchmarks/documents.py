@@ -249,6 +249,26 @@ def _live() -> str:
     return table(["sampler", "seeds", *(f"{mark} trials" for mark in marks)], body)
 
 
+@TABLES.register("live_halving")
+def _live_halving() -> str:
+    """Searches with real trials, each as it is, with halving, and without the filter before training."""
+    body = []
+    runs = rows("search_live_halving.csv")
+    for run in dict.fromkeys(row["run"] for row in runs):
+        found = [row for row in runs if row["run"] == run]
+        means = {
+            name: statistics.mean(float(row[name]) for row in found)
+            for name in ("share_12", "share", "epochs", "finished", "stopped", "dominated")
+        }
+        body.append([
+            run, str(len(found)), f"{means['share_12']:.2f}", f"{means['share']:.2f}",
+            *(f"{means[name]:.1f}" for name in ("epochs", "finished", "stopped", "dominated")),
+        ])  # fmt: skip
+    return table(
+        ["search", "seeds", "12 trials", "at the end", "epochs", "finished", "stopped", "not trained"], body
+    )
+
+
 @TABLES.register("structures")
 def _structures() -> str:
     """What is left of time and right answers, plan by plan; answers where the plan was trained."""
@@ -287,6 +307,26 @@ def _structure(row: TableRow) -> str:
     if row["taps"]:
         parts += [f"best {row['taps']} taps" if row["taps"].isdigit() else f"taps: {row['taps']}"]
     return ", ".join([f"{row['bits']} bits", *parts])
+
+
+@TABLES.register("zeros_methods")
+def _zeros_methods() -> str:
+    """What is left of right answers and bytes where zeros are asked for, method by method; means over seeds, and the seeds."""
+    runs = rows("trial_zeros_methods.csv")
+    body = []
+    for key in dict.fromkeys((r["zero_share"], r["asked_steps"], r["method"], r["shrink"]) for r in runs):
+        found = [r for r in runs if (r["zero_share"], r["asked_steps"], r["method"], r["shrink"]) == key]
+        points = [100 * float(r["difference"]) for r in found]
+        by_seed = f" ({', '.join(f'{each:.1f}' for each in points)})"
+        zeros, steps, method, shrink = key
+        body.append([
+            f"{100 * float(zeros):.0f} %, {steps} steps", method + (f", {shrink}" if shrink else ""),
+            f"{statistics.mean(points):.2f}{by_seed}",
+            f"{statistics.mean(float(r['divergence']) for r in found):.3f}",
+            f"{round(statistics.mean(int(r['bytes']) for r in found)):,}",
+            f"{round(statistics.mean(int(r['packed_bytes']) for r in found)):,}",
+        ])  # fmt: skip
+    return table(["zeros", "method", "points (seeds)", "divergence", "bytes", "packed"], body)
 
 
 @TABLES.register("trials")
