@@ -218,7 +218,7 @@ class Ecq(WeightQuantizer):
 
 
 class Ecqx(Ecq):
-    """The same, with relevance: ``|w dL/dw|`` of the quantized weight, relative to the layer's largest, a running mean over
+    """The same, with relevance: ``|w dL/dw|`` of the latent weight, relative to the layer's largest, a running mean over
     steps (buffer ``relevance``; what gradient times input is for a weight, of the loss). Zero's whole cost is multiplied by ``2 *
     relevance**beta``, where beta gives a weight of mean relevance the factor 1 (equation 10), at most 1. There are as many zeros
     as without relevance, or as the plan asks for; relevance decides which weights they are."""
@@ -242,7 +242,7 @@ class Ecqx(Ecq):
     def forward(self, weight: Tensor) -> Tensor:
         seen = super().forward(weight)
         if self.training and seen.requires_grad:
-            values = seen.detach()
+            values = weight.detach()  # of the quantized one, who is zero would have none and stay so for ever
             seen.register_hook(lambda gradient: self._learn(values * gradient))
         return seen
 

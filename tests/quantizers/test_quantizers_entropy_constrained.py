@@ -113,11 +113,24 @@ def test_relevance_is_learned_from_gradients_and_weights() -> None:
         quantizer.train()
         seen = quantizer(weight)
         (seen * pull).sum().backward()
-        kept.append((quantizer.get_buffer("relevance").clone(), (seen.detach() * pull).abs()))
+        kept.append((quantizer.get_buffer("relevance").clone(), (weight.detach() * pull).abs()))
     assert torch.allclose(kept[0][0], kept[0][1])
     assert torch.allclose(kept[1][0], 0.9 * kept[0][1] + 0.1 * kept[1][1])
     quantizer.eval()(weight)
     assert torch.equal(quantizer.get_buffer("relevance"), kept[1][0])
+
+
+def test_a_zero_that_the_loss_wants_back_comes_back() -> None:
+    """Who is zero has a relevance too, so it is not zero for ever."""
+    weight = nn.Parameter(torch.full((64,), 0.2))
+    weight.data[:8] = 1.0
+    quantizer = made(Ecqx, weight.detach(), LayerPlan(2, zero_share=0.5), ramp_end=0.0).train()
+    pull = torch.full((64,), 0.01)
+    wanted = int((quantizer.levels_of(weight.detach()) == 0).nonzero()[0])
+    pull[wanted] = 10.0
+    for _ in range(3):
+        (quantizer(weight) * pull).sum().backward()
+    assert int(quantizer.levels_of(weight.detach())[wanted]) != 0
 
 
 def test_gradients_go_straight_through_with_the_right_sign() -> None:
