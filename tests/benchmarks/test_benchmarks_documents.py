@@ -212,6 +212,15 @@ def inherited() -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def transferred() -> tuple[str, ...]:
+    """First plans that two studies share; shares of the hypervolume at their ends, with an earlier study and without."""
+    by = {like: [row for row in rows("transfer.csv") if row["like"] == like] for like in ("True", "False")}
+    plans = [[row["plan"] for row in found] for found in by.values()]
+    alike = sum(one == other for one, other in zip(*plans, strict=True))
+    assert plans[0][:alike] == plans[1][:alike] and alike == len(plans[0]) - 1
+    return (str(alike), *(f"{float(found[-1]['share']):.2f}" for found in by.values()))
+
+
 def cifar_front() -> tuple[str, ...]:
     """Of a whole search on CIFAR-10: the plans that are not uniform and that no uniform one dominates, and the best of them."""
     found = {row["name"]: row for row in rows("front_resnet20_cifar10.csv")}
@@ -491,6 +500,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
     ("docs/search.md", "In {} neighbours of a ResNet-20 at 2 bits ({} steps of training), each trained for {} steps from either "
      "start, inherited weights gave {} ± {} points fewer right answers ({} images by which nothing was chosen) and a larger "
      "divergence in all of them ({} against {} nats in the mean;", inherited),
+    ("docs/search.md", "came to the same first {} plans, and the fifth of each lies beside the other: with the study {} of the "
+     "hypervolume that both found together, without it {}", transferred),
     ("docs/search.md", "the surrogate is of {} trials. Of those that it has not seen it is off by {} points (median; {} on "
      "average), with a rank correlation of {}; that of the harms alone is {}", surrogate),
     ("docs/search.md", "after 100 trials with at most 5 ({} of the front, and {})",
