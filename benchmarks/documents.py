@@ -240,7 +240,17 @@ def _search() -> str:
 @TABLES.register("live")
 def _live() -> str:
     """Likewise of searches with real trials, of all that they found together."""
-    marks, runs = ("3", "5", "8", "12"), rows("search_live_digits.csv")
+    return _shares("search_live_digits.csv", ("3", "5", "8", "12"))
+
+
+@TABLES.register("live_taps")
+def _live_taps() -> str:
+    """Likewise of searches that choose shapes of windows too, beside those that do not."""
+    return _shares("search_live_taps.csv", ("5", "8", "12", "20"))
+
+
+def _shares(name: str, marks: Sequence[str]) -> str:
+    runs = rows(name)
     body = []
     for run in dict.fromkeys(row["run"] for row in runs):
         found = [row for row in runs if row["run"] == run]
