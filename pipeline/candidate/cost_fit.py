@@ -13,7 +13,7 @@ from foundation.plan import Plan
 from pipeline.study.records import Figures
 
 FACTOR = 0.1  # deviation, from 1, of a real cost to its estimate, before anything was profiled
-REST = 0.3  # share of a program's cost that may be no layer's, likewise
+REST = 0.2  # share of a program's cost that may be no layer's, likewise; networks showed 5 to 36 %
 LIKE = 0.03  # deviation of either from that of a network like this one
 NOISE = 0.02  # deviation, relative to the cost, of a program from the line
 TRUST = 4.0  # profiles that this assumption of the noise weighs as much as
