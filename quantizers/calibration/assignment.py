@@ -18,10 +18,14 @@ Everything has a leading dimension for the groups of a convolution: G groups of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from quantizers.calibration.columns import ColumnGrid, by_column, host
 from quantizers.core.grid import WeightGrid
 
 BLOCK = 32  # columns between two updates of all columns to come
@@ -137,25 +141,23 @@ def compensated(problem: Problem, grid: WeightGrid, price: Tensor | None = None)
     ordered = order[:, None, :].expand_as(problem.target)
     left = problem.target.gather(2, ordered).contiguous()
     pinned = None if problem.pinned is None else problem.pinned.gather(2, ordered)
-    owner = torch.empty(left.shape, dtype=torch.int64, device=left.device)
-    columns = left.shape[2]
-    for start in range(0, columns, BLOCK):
-        end = min(start + BLOCK, columns)
-        missed = left.new_zeros((*left.shape[:2], end - start))
-        for column in range(start, end):
-            pivot = root[:, column, column, None]
-            value = left[:, :, column]
-            size = (1 / pivot.square())[:, :, None]
-            chosen = _choose(problem, grid, value[:, :, None], size, price)[:, :, 0]
+    levels = ColumnGrid.of(grid, problem.importance, price)
+    owner = np.empty((left.shape[2], *left.shape[:2]), dtype=np.int64)
+    for start in range(0, len(owner), BLOCK):
+        end = min(start + BLOCK, len(owner))
+        values, roots = by_column(left[:, :, start:end]), by_column(root[:, start:end, start:end])
+        missed = np.zeros_like(values)
+        for place, value in enumerate(values):
+            pivot = roots[place, :, place, None]
+            chosen = levels.choose(value, 1 / np.square(pivot))
             if pinned is not None:
-                chosen = torch.where(pinned[:, :, column], grid.zero, chosen)
-            owner[:, :, column] = chosen
-            miss = (value - grid.values(chosen[:, :, None])[:, :, 0]) / pivot
-            missed[:, :, column - start] = miss
-            left[:, :, column + 1 : end] -= miss[:, :, None] * root[:, None, column, column + 1 : end]
-        left[:, :, end:] -= missed @ root[:, start:end, end:]
+                chosen = np.where(host(pinned[:, :, start + place]), levels.zero, chosen)
+            owner[start + place] = chosen
+            missed[place] = (value - levels.values(chosen)) / pivot
+            values[place + 1 :] -= missed[place] * roots[place + 1 :, :, place, None]
+        left[:, :, end:] -= _tensor(missed, left) @ root[:, start:end, end:]
     back = order.argsort(1)
-    return owner.gather(2, back[:, None, :].expand_as(owner))
+    return _tensor(owner, back).gather(2, back[:, None, :].expand_as(ordered))
 
 
 def descend(
@@ -166,33 +168,37 @@ def descend(
     zeros: Tensor | None = None,
 ) -> Tensor:
     """One pass of step 3. With ``zeros`` (bool [G, O, K]) just these weights are zero."""
-    owner, values = owner.clone(), grid.values(owner)
-    diagonal = _diagonal(problem).clamp(min=LEAST)
+    levels, values = ColumnGrid.of(grid, problem.importance, price), grid.values(owner)
     pull = (problem.target - values) @ problem.moments
-    columns = values.shape[2]
-    for start in range(0, columns, BLOCK):
-        end = min(start + BLOCK, columns)
-        near, moments = pull[:, :, start:end].clone(), problem.moments[:, start:end]
-        moved = torch.zeros_like(near)
-        for column in range(start, end):
-            size, place = diagonal[:, column, None], column - start
-            best = values[:, :, column] + near[:, :, place] / size
-            if zeros is None:
-                chosen = _choose(problem, grid, best[:, :, None], size[:, :, None], price)[:, :, 0]
+    size = host(_diagonal(problem).clamp(min=LEAST)).T[:, :, None]
+    taken, weights = by_column(owner), by_column(values)
+    wanted = None if zeros is None else by_column(zeros)
+    pinned = None if problem.pinned is None else by_column(problem.pinned)
+    for start in range(0, len(taken), BLOCK):
+        end = min(start + BLOCK, len(taken))
+        near, moments = by_column(pull[:, :, start:end]), by_column(problem.moments[:, start:end, start:end])
+        moved = np.zeros_like(near)
+        for place, column in enumerate(range(start, end)):
+            best = weights[column] + near[place] / size[column]
+            if wanted is None:
+                chosen = levels.choose(best, size[column])
             else:
-                other = grid.nearest_other(best[:, :, None])[:, :, 0]
-                chosen = torch.where(zeros[:, :, column], grid.zero, other)
-            if problem.pinned is not None:
-                chosen = torch.where(problem.pinned[:, :, column], grid.zero, chosen)
-            step = grid.values(chosen[:, :, None])[:, :, 0] - values[:, :, column]
-            if not bool(step.any()):
+                chosen = np.where(wanted[column], levels.zero, levels.nearest_other(best))
+            if pinned is not None:
+                chosen = np.where(pinned[column], levels.zero, chosen)
+            step = levels.values(chosen) - weights[column]
+            if not step.any():
                 continue
-            near -= step[:, :, None] * moments[:, None, place, start:end]
-            moved[:, :, place] = step
-            owner[:, :, column] = chosen
+            near[place + 1 :] -= step * moments[place + 1 :, :, place, None]
+            moved[place], taken[column] = step, chosen
         # Columns behind the block follow at once; those before it are not looked at again.
-        pull[:, :, end:] -= moved @ moments[:, :, end:]
-    return owner
+        pull[:, :, end:] -= _tensor(moved, pull) @ problem.moments[:, start:end, end:]
+    return _tensor(taken, owner)
+
+
+def _tensor(columns: NDArray[Any], like: Tensor) -> Tensor:
+    """Columns [n, G, O] as [G, O, n], where ``like`` is."""
+    return torch.from_numpy(columns).to(like.device).permute(1, 2, 0).contiguous()
 
 
 def _choose(problem: Problem, grid: WeightGrid, best: Tensor, size: Tensor, price: Tensor | None) -> Tensor:
