@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy_arm.blob.entropy_coding import decode, encode, estimated_bytes, frequencies, lanes_of
+from deploy_arm.blob.entropy_coding import (
+    FEW_LANES,
+    decode,
+    encode,
+    estimated_bytes,
+    frequencies,
+    lanes_of,
+)
 from deploy_arm.blob.packing import pack_weights, store_weights, unpack_weights
 from foundation.codebook import Codebook
 from foundation.errors import UserError
@@ -40,7 +47,7 @@ def decoded_as_worded(coded: Bytes, bits: int, lanes: int, count: int) -> list[i
 def streams(draw: st.DrawFn) -> tuple[Bytes, int]:
     """Tiny and large, random, constant, of two symbols, heavily skewed."""
     bits = draw(st.sampled_from([2, 3, 4]))
-    count = draw(st.sampled_from([1, 2, 31, 32, 96, 1000, 4096, 8160, 8192, 12320, 40000]))
+    count = draw(st.sampled_from([1, 2, 31, 32, 96, 1000, 4096, 8160, 8192, 12320, 40000, 140_001]))
     random = np.random.default_rng(draw(st.integers(0, 2**16)))
     skew = draw(st.sampled_from([0.01, 0.1, 1.0, 100.0]))
     used = draw(st.integers(1, 1 << bits))
@@ -62,7 +69,14 @@ def test_entries_come_back(example: tuple[Bytes, int]) -> None:
         assert decoded_as_worded(coded, bits, lanes, entries.size) == entries.tolist()
 
 
-@pytest.mark.parametrize("count", [4096, 8160, 100_000])
+def test_many_lanes_are_coded_as_worded_too() -> None:
+    entries = np.random.default_rng(0).choice(4, 131_100, p=[0.8, 0.1, 0.07, 0.03]).astype(np.uint8)
+    lanes = lanes_of(entries.size)
+    assert lanes > FEW_LANES
+    assert decoded_as_worded(encode(entries, 2), 2, lanes, entries.size) == entries.tolist()
+
+
+@pytest.mark.parametrize("count", [4096, 8160, 140_001])
 @pytest.mark.parametrize(("bits", "zeros"), [(2, 0.3), (2, 0.8), (2, 0.9), (3, 0.5), (4, 0.0), (4, 0.8)])
 def test_a_code_is_hardly_longer_than_the_entropy(count: int, bits: int, zeros: float) -> None:
     others = (1 << bits) - 1
