@@ -20,15 +20,14 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durat
 search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
-# One worker a core, then those that start clusters, servers and browsers and wait for them, three at once. The tests marked slow: make test-slow.
+# Two workers for each of two cores, of which one waits for clusters, servers and browsers. The tests marked slow: make test-slow.
 test: setup $(TEST_STAMP) lint
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@status=0; \
-	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
+	$(PYTEST) -n 4 --cov --cov-report=term -m "not slow and not alone" || status=$$?; \
 	$(BIN)/python tests/branches.py 95 || status=$$?; \
-	$(PYTEST) -n 3 -m "system and not slow and not alone" tests/system || status=$$?; \
 	$(PYTEST) -m "alone and not slow" tests/system || status=$$?; \
 	exit $$status
 endif

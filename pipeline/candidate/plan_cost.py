@@ -86,14 +86,15 @@ class PlanCost:
         return self._known[key]
 
     def _outputs(self, plan: Plan) -> dict[str, int]:
-        """How many channels are read of each layer that makes what one other alone reads."""
+        """How many channels are read of each layer that makes what one other alone reads, where not all of them are."""
         found: dict[str, int] = {}
         for reader, makers in self._makers.items():
             if reader in plan.layers:
                 key = reader, plan.layers[reader]
                 if key not in self._read:
-                    self._read[key] = self._draw(*key)[0].indices.shape[-1]
-                found |= dict.fromkeys(makers, self._read[key])
+                    self._draw(*key)
+                if self._read[key] < self._convolutions[reader].weights.indices.shape[-1]:
+                    found |= dict.fromkeys(makers, self._read[key])
         return found
 
     @cached_property
@@ -117,6 +118,7 @@ class PlanCost:
                     indices = indices[..., channels_read(seen)]
                 book = dataclasses.replace(book, indices=indices)
             self._drawn = (name, layer, book, share)
+            self._read[name, layer] = book.indices.shape[-1]
         return self._drawn[2:]
 
     def prepare(self) -> None:

@@ -44,6 +44,9 @@ def cluster() -> Iterator[None]:
         "RAY_AIR_NEW_OUTPUT": "0",
         # Where memory runs out the process that started last is killed, not several at once, and so never the device pool.
         "RAY_worker_killing_policy_by_group": "true",
+        # Otherwise the process that measured ends a second later, since trials take up what Ray keeps, and the next measurement
+        # waits for another.
+        "RAY_num_workers_soft_limit": str(2 * (os.cpu_count() or 1) + 2),
     }
     for key, value in quiet.items():
         os.environ.setdefault(key, value)

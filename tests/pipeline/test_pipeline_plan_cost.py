@@ -77,3 +77,16 @@ def test_nothing_is_compiled_before_a_plan_is_asked_for(
     few, many = (fresh(uniform(workspace, LayerPlan(2, 4, zero_share=share))) for share in (0.5, 0.9))
     assert calls == [1]  # once, however many plans
     assert few["size"] > many["size"] and few["latency"] > many["latency"]
+
+
+def test_what_was_estimated_layer_by_layer_is_not_estimated_again_for_a_plan(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, drawn = PlanCost(workspace), []
+    book = PlanCost._book
+    monkeypatch.setattr(PlanCost, "_book", lambda self, *given: drawn.append(given) or book(self, *given))
+    plan = uniform(workspace, LayerPlan(4, 12))
+    before = [fresh.layer(name, layer, plan.activation_bits) for name, layer in plan.layers.items()]
+    assert len(drawn) == len(plan.layers)
+    assert fresh(plan)["latency"] == pytest.approx(sum(latency for latency, _ in before))
+    assert len(drawn) == len(plan.layers)
