@@ -139,6 +139,7 @@ def begun(file: Path) -> int:
     return 0 if file.name.startswith(EMULATED) or file.name in LONG else 1
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return TwoKinds(config, log)
 
