@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +25,9 @@ from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pipeline.training.cotuning import Cotuning
 
 RESULT = Path(__file__).parent / "results" / "inherited_weights.csv"
-
-
-def inherited(
-    own: Mapping[str, Tensor], incumbent: Mapping[str, Tensor], changed: Sequence[str]
-) -> dict[str, Tensor]:
-    """The state of a network that has its own in the layers that changed, and the incumbent's elsewhere."""
-    return {
-        name: value if any(name.startswith(f"{layer}.") for layer in changed) else incumbent[name]
-        for name, value in own.items()
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipeline.networks.registry import find_network, load_model
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import predictions
+    from pipeline.training.incumbent import Incumbent, state_of
     from pipeline.training.judges import Judge
     from pipeline.training.settings import TrainSettings
     from pipeline.training.stages import FREE, REBUILT, Stage
@@ -104,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained(first, args.incumbent_steps)
     found, _ = judged(first)
     print(f"incumbent: {100 * found.error:.2f} % wrong, {found.divergence:.4f} nats", flush=True)
-    state = {name: value.clone() for name, value in first.network.state_dict().items()}
+    incumbent = Incumbent(plan, state_of(first.network))
     walk, rng = Metropolis(Context(space, ("error",), lambda: [], args.seed)), random.Random(args.seed)
     for number in range(args.neighbours):
         near = walk.step(plan, rng)
@@ -119,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         }  # fmt: skip
         right = {}
         runs = {"rebuilt": rebuilt(near), "inherited": Cotuning(model, near, data, settings, mean, std)}
-        own = runs["rebuilt"].network.state_dict()
-        runs["inherited"].network.load_state_dict(inherited(own, state, changed))
+        own = state_of(runs["rebuilt"].network)
+        runs["inherited"].network.load_state_dict(incumbent.given_to(near, own))
         for how, run in runs.items():
             before, _ = judged(run)
             trained(run, args.steps)

@@ -18,14 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundation.files import json_text
 from foundation.plan import Plan
 from pipeline.datasets.base import ImageData
-from pipeline.datasets.images import normalize
 from pipeline.training.early import STEPS, hopeless
-from pipeline.training.evaluation import few_batches, fixed_sample
+from pipeline.training.evaluation import drawn
+from pipeline.training.incumbent import Incumbent, state_of
 from pipeline.training.judges import Judgement, Judges
 from pipeline.training.loop import Diverged, Loop, OnStep, Wrap, one_cycle
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
-from pipeline.training.stages import FREE, HELD, REBUILT, SMALL, Stage, begins_anew
+from pipeline.training.stages import FREE, HELD, INHERITED, REBUILT, SMALL, Stage, begins_anew
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.norms import NormMatcher
 from quantizers.calibration.reconstruction import Reconstruction, reconstruct
@@ -59,6 +59,7 @@ class Cotuning(Loop):
         wrap, rank, world, progress: see ``Loop``. With ``world`` above 1 every rank calls the same methods.
         state: a ``state_dict`` to go on from; then nothing is calibrated or clustered anew.
         judges: those of this model, data and settings, where they are there already.
+        incumbent: what the stage ``inherited`` takes over.
 
     Raises:
         UserError: the plan does not fit the model, or the settings do not fit the data.
@@ -80,16 +81,18 @@ class Cotuning(Loop):
         progress: OnStep | None = None,
         state: dict[str, Any] | None = None,
         judges: Judges | None = None,
+        incumbent: Incumbent | None = None,
     ) -> None:
         where = torch.device(device)
         self.judges = judges or Judges.of(model, data, settings, mean, std, where)
         self.task = self.judges.search.task
         data = dataclasses.replace(data, train=data.train.subset(self.judges.taught))
-        self.plan = plan
+        self.plan, self.incumbent = plan, incumbent
         self.teacher: nn.Module | None = None
         if settings.distillation:
             self.teacher = copy.deepcopy(model).eval().requires_grad_(False).to(where)
-        calibration = None if state is not None else _calibration(data, settings, mean, std)
+        count = settings.calibration_images
+        calibration = None if state is not None else torch.cat(drawn(data.train, count, mean, std))
         self.original = with_even_channels(model) if settings.even_channels else model
         self.rebuilt = False
         network = quantize(self.original, plan, calibration, **settings.of_quantizer()).to(where)
@@ -157,8 +160,11 @@ class Cotuning(Loop):
             s = self.settings
             images = s.small_images if stage.name == SMALL else s.rebuild_images
             loss = self.rebuild(images, Reconstruction(), progress)
+        elif stage.name == INHERITED:
+            return self._inherit(stage)
         else:
-            if stage.name == FREE and self.rebuilt and self.step == self.before and self._wants_many_zeros():
+            begins = stage.name == FREE and self.rebuilt and self.step == self.before
+            if begins and not self._inherited and self._wants_many_zeros():
                 self._begin_anew()
                 self.optimizer.state.clear()
             holds = self._hold(held=stage.name == HELD)
@@ -222,9 +228,28 @@ class Cotuning(Loop):
         self.last_loss = off  # until a step is taken: a stage that has none to take has no other
         return off
 
+    def _inherit(self, stage: Stage) -> Rung:
+        """Take over what the incumbent has trained by the same choices, unless the best network so far is closer to fp32."""
+        assert self.incumbent is not None
+        own = state_of(self.network)
+        self.incumbent.give(self.plan, self.network)
+        self._settled, self._hardened = (1.0, self.step + 1), None  # as at the end of a training
+        rung = self._judged(stage, None, None)
+        self._settled, self._hardened = None, None
+        if self._inherited:
+            self.optimizer.state.clear()
+        else:
+            self.network.load_state_dict(own)
+        return rung
+
+    @property
+    def _inherited(self) -> bool:
+        """Whether the best network so far is that with inherited weights."""
+        return self._best is not None and self._best.get("stage") == INHERITED
+
     def _begin_anew(self) -> None:
         """Take up the network as it was before layers were rebuilt."""
-        calibration = _calibration(self.data, self.settings, self.mean, self.std)
+        calibration = torch.cat(drawn(self.data.train, self.settings.calibration_images, self.mean, self.std))
         fresh = quantize(self.original, self.plan, calibration, **self.settings.of_quantizer())
         self.network.load_state_dict(fresh.state_dict())
 
@@ -260,13 +285,14 @@ class Cotuning(Loop):
         on_kept = None if kept is None else kept(network, self.rank, self.world).divergence
         distance = rung.divergence if math.isfinite(rung.divergence) else math.inf
         if self._best is None or distance < self._best["divergence"]:
-            state = {key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()}
+            share, step = self._settled or (self.share, self.step)
             self._best = {
                 "divergence": distance,
                 "error": rung.error,
-                "network": state,
-                "share": self.share,
-                "step": self.step,
+                "network": state_of(self.network),
+                "share": share,
+                "step": step,
+                "stage": stage.name,
             }
         return Rung(
             stage.epochs,
@@ -325,8 +351,7 @@ class Cotuning(Loop):
 
     def _training_images(self, count: int) -> list[Tensor]:
         """So many of them, normalized, on the device: the same each time."""
-        chosen = fixed_sample(len(self.data.train), min(count, len(self.data.train)))
-        return [x.to(self.device) for x in few_batches(self.data.train, chosen, self.mean, self.std)]
+        return [x.to(self.device) for x in drawn(self.data.train, count, self.mean, self.std)]
 
     def judgement(self) -> Judgement:
         """Error and divergence on all of the search half."""
@@ -372,10 +397,3 @@ class Cotuning(Loop):
         return json_text(
             {**record, "images": len(self.data.train), "size": self.data.image_size}, sort_keys=True
         )
-
-
-def _calibration(
-    data: ImageData, settings: TrainSettings, mean: Sequence[float], std: Sequence[float]
-) -> Tensor:
-    chosen = fixed_sample(len(data.train), settings.calibration_images)
-    return normalize(data.train.batch(chosen), mean, std)

@@ -117,6 +117,11 @@ def few_batches(images: Images, chosen: Tensor, mean: Sequence[float], std: Sequ
     return [normalize(images.batch(part), mean, std) for part in chosen.split(size)]
 
 
+def drawn(images: Images, count: int, mean: Sequence[float], std: Sequence[float]) -> list[Tensor]:
+    """So many of the images, all where there are fewer, as ``few_batches``: the same ones each time."""
+    return few_batches(images, fixed_sample(len(images), count), mean, std)
+
+
 def fixed_sample(total: int, count: int) -> Tensor:
     """``count`` different indices below ``total``, the same ones each time."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count]

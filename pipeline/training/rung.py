@@ -45,7 +45,12 @@ class Rung:
         """The place in words."""
         if self.stage == "free":
             return f"at {self.epochs:.3g} epochs"
-        words = {"small": "rebuilt from few images", "rebuilt": "rebuilt", "held": "with levels held"}
+        words = {
+            "small": "rebuilt from few images",
+            "rebuilt": "rebuilt",
+            "held": "with levels held",
+            "inherited": "with inherited weights",
+        }
         return words.get(self.stage, self.stage)
 
 

@@ -1,7 +1,8 @@
 """The stages of a trial: rebuilt from few images, then tuned with its weights held at their levels, then free.
 
 A layer that is rebuilt and then trained freely loses what rebuilding gained, since many of its weights lie near a threshold and
-flip; so the first steps after it move levels, norms and activation steps alone, and only then may weights go elsewhere.
+flip; so the first steps after it move levels, norms and activation steps alone, and only then may weights go elsewhere. Where a
+trial inherits, it looks between the two at what another has trained already.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Literal
 
 from foundation.errors import UserError
 
-Name = Literal["small", "rebuilt", "held", "free"]
+Name = Literal["small", "rebuilt", "held", "inherited", "free"]
 SMALL: Name = "small"
 REBUILT: Name = "rebuilt"
 HELD: Name = "held"
+INHERITED: Name = "inherited"
 FREE: Name = "free"
 ETA = 3  # between the epochs of free stages
 MANY_ZEROS = 0.65  # of all weights: who wants so many lets them grow in training, and for that so many
@@ -41,7 +43,8 @@ class Stage:
 
     Attributes:
         name: ``small`` and ``rebuilt`` rebuild layers from few and from more images, without labels; ``held`` trains with every
-            weight at its level; ``free`` trains everything.
+            weight at its level; ``inherited`` takes over the layers that another candidate has trained by the same choice;
+            ``free`` trains everything.
         epochs: of training with free weights that lie behind its end.
     """
 
@@ -77,6 +80,16 @@ def stages(epochs: float, rungs: int) -> tuple[Stage, ...]:
         Stage(HELD),
         *(Stage(FREE, epochs / ETA ** (free - 1 - place)) for place in range(free)),
     )
+
+
+def with_inherited(found: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages of a trial that inherits: it does so before weights are free.
+
+    >>> [stage.name for stage in with_inherited(stages(3.0, 3))]
+    ['rebuilt', 'held', 'inherited', 'free']
+    """
+    before = [stage for stage in found if stage.name != FREE]
+    return (*before, Stage(INHERITED), *found[len(before) :])
 
 
 def places(found: Sequence[Stage]) -> tuple[tuple[str, float], ...]:

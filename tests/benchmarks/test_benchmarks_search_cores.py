@@ -1,13 +1,11 @@
-"""Plans for one core beside those for another: whose is lower where, and what a neighbour inherits."""
+"""Plans for one core beside those for another: whose is lower where."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-import torch
 
-from benchmarks.inherited_weights import inherited
 from benchmarks.search_cores import height, own_wins
 from search_spaces.samplers.metropolis import BETA
 
@@ -30,10 +28,3 @@ def test_a_core_s_own_plan_is_compared_with_the_others_on_that_core() -> None:
 def test_a_time_of_one_e_th_is_worth_beta() -> None:
     assert height(0.08, 1.0, 1.0) == 0.08
     assert height(0.08, 1 / math.e, 1.0) == pytest.approx(0.08 - BETA)
-
-
-def test_changed_layers_keep_their_own_state_and_their_namesakes_do_not() -> None:
-    own = {"conv1.weight": torch.zeros(1), "conv10.weight": torch.zeros(1), "norm.bias": torch.zeros(1)}
-    incumbent = {name: torch.ones(1) for name in own}
-    found = {name: float(value) for name, value in inherited(own, incumbent, ["conv1"]).items()}
-    assert found == {"conv1.weight": 0.0, "conv10.weight": 1.0, "norm.bias": 1.0}
