@@ -33,6 +33,10 @@ class Metropolis(Sampler):
                 break
         return plan
 
+    def incumbent(self) -> Plan | None:
+        """With ``--inherit-weights on`` a trial may start from the weights of the plan that it is a neighbour of."""
+        return self.walked()
+
     def walked(self) -> Plan | None:
         """Where the walk stands after the trials that ended: it goes to a better plan always, to a worse one sometimes. Chance
         depends on seed and step alone, so that a search that goes on finds itself at the same place."""

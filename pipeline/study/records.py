@@ -58,6 +58,9 @@ class TrialRecord:
 
     Statuses: ``finished`` ran all its rungs; ``stopped`` was ended at a rung by the halving rule; ``dominated`` could not
     enter the front and was never trained; ``failed`` has a reason; ``running`` is in flight.
+
+    ``inherits`` is the hash of the candidate whose weights the trial may start from; it had them where its curve has the stage
+    ``inherited``.
     """
 
     number: int
@@ -69,6 +72,7 @@ class TrialRecord:
     started: float | None = None  # seconds since the epoch
     ended: float | None = None
     work: tuple[Piece, ...] = ()  # where and when; empty in studies of versions that did not keep that
+    inherits: str | None = None
 
     @property
     def hash(self) -> str:
@@ -80,6 +84,8 @@ class TrialRecord:
         record["figures"] = dataclasses.asdict(self.figures)
         record["curve"] = [dataclasses.asdict(rung) for rung in self.curve]
         record["work"] = [piece.as_list() for piece in self.work]
+        if self.inherits is None:
+            del record["inherits"]
         return json_text(record, sort_keys=True)
 
     @classmethod

@@ -13,7 +13,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -38,7 +38,7 @@ from pipeline.study.pruned import read_pruned
 from pipeline.study.records import OBJECTIVES, Figures, TrialRecord, sound
 from pipeline.study.work import Piece, joined
 from pipeline.training.rung import Rung
-from search_spaces.samplers.base import SAMPLERS, UNKNOWN, Context, Prior, asking
+from search_spaces.samplers.base import SAMPLERS, UNKNOWN, Context, Prior, asking, incumbent
 from search_spaces.samplers.by_optuna import outcome
 from search_spaces.space import Space
 
@@ -94,6 +94,7 @@ class Study:
         seed: int = 0,
         warm_starts: Sequence[Plan] | None = None,
         prior: Prior = UNKNOWN,
+        inherits: bool = False,
     ) -> None:
         """Create the study in ``folder``, or resume the one that is there.
 
@@ -102,6 +103,7 @@ class Study:
             sampler: a name in ``SAMPLERS``, or ``package.module:Name``.
             warm_starts: the first plans to try; by default the space's own.
             prior: what a sampler may know beside space and records.
+            inherits: whether it is asked whose weights each of its proposals may start from.
 
         Raises:
             UserError: another process runs this study; it was created with another space, identity or objectives; or there is no
@@ -125,6 +127,9 @@ class Study:
             self._pruned = read_pruned(folder)
             context = Context(space, self.objectives, self._told, seed, prior)
             self._asking = partial(asking, sampler, context)
+            self._incumbent: Callable[[], Plan | None] = (
+                partial(incumbent, sampler, context) if inherits else lambda: None
+            )
             self._propose = self._asking()
             self._rng = random.Random(f"{seed}/{len(self._records)}")
             requeued = self.release()
@@ -164,7 +169,8 @@ class Study:
                     return None
                 if proposed.hash in self._known():
                     continue
-                self._queue(proposed)
+                before = self._incumbent()
+                self._queue(proposed, before.hash if before is not None else None)
             trial = self._next()
             text = trial.user_attrs.get(tables.PLAN)  # older studies have a parameter for each choice
             plan = (
@@ -174,7 +180,10 @@ class Study:
             )
             known = self._known().get(plan.hash)
             if known is None:
-                record = TrialRecord(trial.number, plan, "running", Figures(None), started=time.time())
+                start, inherits = time.time(), trial.user_attrs.get(tables.INHERITS)
+                record = TrialRecord(
+                    trial.number, plan, "running", Figures(None), started=start, inherits=inherits
+                )
                 self._write(trial.number, record)
                 return Candidate(trial.number, plan)
             self._tell_duplicate(trial, known)
@@ -220,6 +229,7 @@ class Study:
             started=running.started,
             ended=max(record.ended or time.time(), running.started or 0.0),  # a clock may be put back
             work=running.work,
+            inherits=running.inherits,
         )
         if record.status == "finished" and record.figures.objectives(self.objectives) is None:
             raise ValueError(f"trial {number} finished without all of {', '.join(self.objectives)}")
@@ -284,7 +294,8 @@ class Study:
                 record is None
             ):  # ended while it was being proposed: nothing was known of it but half its parameters
                 fixed = trial.system_attrs.get("fixed_params", {})
-                kept = {key: value for key, value in trial.user_attrs.items() if key == tables.PLAN}
+                asked = (tables.PLAN, tables.INHERITS)
+                kept = {key: value for key, value in trial.user_attrs.items() if key in asked}
                 if (fixed or kept) and trial.number not in retried:
                     self._study.enqueue_trial(fixed, user_attrs={**kept, "retry_of": trial.number})
                 self._study.tell(trial.number, state=TrialState.FAIL)
@@ -292,7 +303,7 @@ class Study:
                 self._close(trial.number, record)
             else:
                 if trial.number not in retried and self._has(record.plan):
-                    self._queue(record.plan, retry_of=trial.number)
+                    self._queue(record.plan, record.inherits, retry_of=trial.number)
                 count += 1
                 at = max(time.time(), record.started or 0.0)
                 ended = dataclasses.replace(record, status="failed", reason=INTERRUPTED, ended=at)
@@ -339,9 +350,11 @@ class Study:
         self._propose = self._asking()  # a sampler may have learned from the former figures
         return kept
 
-    def _queue(self, plan: Plan, **attributes: Any) -> None:
+    def _queue(self, plan: Plan, inherits: str | None = None, **attributes: Any) -> None:
         """A trial to come. Its plan is one text: a parameter for each choice of each layer would be a row each, and nobody asks
         Optuna's storage for them (samplers look at the records)."""
+        if inherits is not None:
+            attributes[tables.INHERITS] = inherits
         self._study.enqueue_trial({}, user_attrs={tables.PLAN: plan.to_json(), **attributes})
 
     def _has(self, plan: Plan) -> bool:

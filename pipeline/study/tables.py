@@ -18,6 +18,7 @@ from foundation.files import json_text
 PATIENCE = 60.0  # seconds to wait for whoever has the database locked
 DUPLICATE = "duplicate_of"  # attribute of a trial that was answered by an earlier one's outcome
 PLAN = "plan"  # attribute of a trial: the plan to be tried, as JSON text
+INHERITS = "inherits"  # attribute of a trial: the hash of the plan whose weights it may start from
 RECORD = "record"  # attribute of every trial: its ``TrialRecord`` as JSON text
 _RECORDS = """
     select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id

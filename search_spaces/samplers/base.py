@@ -122,6 +122,13 @@ class Sampler(ABC):
         so, a plan not seen yet is drawn in its stead.
         """
 
+    def incumbent(self) -> Plan | None:
+        """The finished plan whose trained weights the trial of the next proposal may start from; None: rebuilt ones alone.
+
+        It follows from the records, so that a search that goes on says the same.
+        """
+        return None
+
 
 def _is_sampler(value: Any) -> bool:
     """a class that is made from a search_spaces.samplers.base.Context and has propose() -> Plan"""
@@ -139,19 +146,10 @@ def asking(name: str, context: Context) -> Callable[[], Plan | None]:
             the space.
     """
     make, outside = SAMPLERS[name], is_factory(name)
-
-    def guarded(work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except Exception as error:
-            if not outside or isinstance(error, UserError):
-                raise
-            raise UserError(f"the sampler {name!r} failed: {story(error)}") from error
-
-    sampler: Sampler = guarded(lambda: make(context))
+    sampler: Sampler = _guarded(name, lambda: make(context))
 
     def ask() -> Plan | None:
-        plan: Plan | None = guarded(sampler.propose)
+        plan: Plan | None = _guarded(name, sampler.propose)
         if plan is None or not outside:
             return plan
         if not isinstance(plan, Plan):
@@ -165,3 +163,36 @@ def asking(name: str, context: Context) -> Callable[[], Plan | None]:
         return plan
 
     return ask
+
+
+def incumbent(name: str, context: Context) -> Plan | None:
+    """The ``Sampler.incumbent`` of the sampler of this name, made for this question, so that it sees nothing but the context.
+
+    Raises:
+        UserError: there is no such sampler; or one from outside fails, or gives what is no plan.
+    """
+    found = _guarded(name, lambda: SAMPLERS[name](context).incumbent())
+    if found is not None and not isinstance(found, Plan):
+        raise UserError(
+            f"the incumbent of the sampler {name!r} is {article(found)}; it must be a Plan, or None"
+        )
+    return found
+
+
+def has_incumbent(name: str) -> bool:
+    """Whether the sampler of this name ever says so.
+
+    Raises:
+        UserError: there is no such sampler.
+    """
+    return getattr(SAMPLERS[name], "incumbent", Sampler.incumbent) is not Sampler.incumbent
+
+
+def _guarded(name: str, work: Callable[[], Any]) -> Any:
+    """What ``work`` gives; what fails in a sampler from outside is its maker's to hear of."""
+    try:
+        return work()
+    except Exception as error:
+        if not is_factory(name) or isinstance(error, UserError):
+            raise
+        raise UserError(f"the sampler {name!r} failed: {story(error)}") from error

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 from foundation.plan import Plan
-from search_spaces.samplers.base import Context, asking
+from search_spaces.samplers.base import Context, asking, has_incumbent, incumbent
 from search_spaces.space import Space
 
 SPACE = Space(("conv1", "conv2", "fc"))
@@ -97,6 +99,14 @@ class SamplerConformance:
         plans = [asking(sampler, context(history))() for _ in range(2)]
         assert plans[0] == plans[1]
         assert plans[0] is None or plans[0].hash not in hashes[:3]  # not the same draws once more
+
+    def test_says_by_the_records_alone_which_finished_plan_hands_its_weights_on(self, sampler: str) -> None:
+        if not has_incumbent(sampler):
+            pytest.skip(f"{sampler} hands no weights on")
+        history, _ = walked(sampler, 12)
+        found = [incumbent(sampler, context(history)) for _ in range(2)]
+        assert found[0] == found[1] and incumbent(sampler, context(History())) is None
+        assert found[0] is None or history.trials[found[0].hash].status == "finished"
 
     def test_several_plans_may_be_in_flight(self, sampler: str) -> None:
         history, flying = History(), []

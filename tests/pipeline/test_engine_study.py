@@ -25,7 +25,7 @@ from pipeline.study.study import FILE, INTERRUPTED, Candidate, Study, read_recor
 from pipeline.training.rung import Rung
 from search_spaces.dimensions.temperature import Temperature
 from search_spaces.parameters import Grid
-from search_spaces.samplers.base import SAMPLERS
+from search_spaces.samplers.base import SAMPLERS, Context, incumbent
 from search_spaces.space import Space
 
 LAYERS = ("conv1", "conv2", "fc")
@@ -131,6 +131,27 @@ def test_what_an_older_version_queued_is_taken_up_and_what_is_known_is_answered(
         assert [r.plan for r in study.records()] == [plan]
         again = study.ask()
         assert again is not None and again.plan == other
+
+
+def test_whose_weights_a_trial_inherits_is_known_of_it_also_when_it_is_put_back(tmp_path: Path) -> None:
+    def walking() -> Study:
+        return open_study(tmp_path, sampler="metropolis", inherits=True, warm_starts=SPACE.warm_starts()[:2])
+
+    with walking() as study:
+        run(study, 2)
+        assert [record.inherits for record in study.records()] == [None, None]
+        walked = incumbent("metropolis", Context(SPACE, study.objectives, study.records))
+        first = study.ask()
+        assert first is not None and walked is not None
+        (running,) = study.running()
+        assert running.inherits == walked.hash
+    with walking() as study:
+        again = study.ask()
+        assert again is not None and again.plan == first.plan and again.number != first.number
+        study.tell(again.number, outcome(again))
+        assert study.records()[-1].inherits == walked.hash
+    texts = tables.record_texts(tmp_path / FILE)
+    assert ["inherits" in text for text in texts] == [False, False, True, True]
 
 
 def test_no_plan_is_in_flight_twice(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.plan import LayerPlan, Plan
-from search_spaces.samplers.base import SAMPLERS, Context, asking
+from search_spaces.samplers.base import SAMPLERS, Context, asking, has_incumbent, incumbent
 from search_spaces.space import Space
 from tests.conformance.samplers import SPACE, History, SamplerConformance, context
 
@@ -44,6 +44,10 @@ class Resting(Sampler):
 class Fine(Sampler):
     def propose(self):
         return self.context.space.warm_starts()[0]
+
+class Named(Fine):
+    def incumbent(self):
+        return "the best"
 
 def function(context): ...
 """
@@ -83,6 +87,13 @@ def test_mistakes_in_a_sampler_of_someone_else(foreign: str, name: str, message:
 def test_a_sampler_of_someone_else(foreign: str) -> None:
     assert asking(foreign + "Fine", context(History()))() == SPACE.warm_starts()[0]
     assert asking(foreign + "Resting", context(History()))() is None
+
+
+def test_what_hands_its_weights_on_is_a_plan(foreign: str) -> None:
+    assert has_incumbent("metropolis") and not has_incumbent("programme")
+    assert has_incumbent(foreign + "Named") and not has_incumbent(foreign + "Fine")
+    with pytest.raises(UserError, match="Named' is a str; it must be a Plan, or None"):
+        incumbent(foreign + "Named", context(History()))
 
 
 def test_a_plan_of_an_older_space_among_the_records_does_no_harm() -> None:
