@@ -97,23 +97,22 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
     from deploy_arm.target.targets import TARGETS
     from pipeline.candidate.first_check import first_check
     from pipeline.candidate.workspace import Workspace
-    from pipeline.study.searched import searched_space
+    from pipeline.study.searched import check_sampler, searched_space
     from pipeline.training.loop import check_rungs
     from pipeline.training.stages import FREE
     from quantizers import QUANTIZERS
     from quantizers.core.producers import producers_of
     from search_spaces.dimensions import asked
     from search_spaces.layers import layers_of
-    from search_spaces.samplers.base import SAMPLERS
 
     look_in(settings.modules)
     for registry, name in (
         (TARGETS, settings.target),
         (QUANTIZERS, settings.quantizer),
-        (SAMPLERS, settings.sampler),
         (DEVICES, settings.devices or kind_here()),
     ):
         registry[name]  # an unknown name is refused here, not after minutes
+    check_sampler(settings)
     asked(settings.dimensions)
     settings.like_folder  # noqa: B018  likewise a study that is not there
     workspace = Workspace.open(settings, trained=False)
@@ -196,6 +195,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
             seed=settings.seed,
             warm_starts=first_plans(space, known.prior, settings.sampler),
             prior=known.prior,
+            inherits=settings.inherits,
         ) as study,
     ):
         if known.sensitivity is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.candidate.details import LayerDetail, dump_details
 from pipeline.candidate.folder import candidate_path, write_candidate
+from pipeline.training.incumbent import state_of
 from quantizers.network import quantizers_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def deploy(
     """Write the folder, in one move, and give the figures in its manifest.
 
     Args:
-        network: from which ``hardened`` was made; the report draws its weights.
+        network: from which ``hardened`` was made; the report draws its weights, and other trials may start from them.
         answers: what is known of its answers: error, where there are labels, and divergence.
         beside: where it answers otherwise than fp32, JSON text.
 
@@ -46,7 +47,8 @@ def deploy(
     compiled = bench.checked(hardened, devices, answers, references)
     details = dump_details(layer_details(network, hardened.codebooks))
     place = candidate_path(bench.settings.folder, plan)
-    write_candidate(place, bench.origin, plan, hardened, compiled, details, beside)
+    latent = state_of(network) if bench.settings.inherits else None
+    write_candidate(place, bench.origin, plan, hardened, compiled, details, beside, latent)
     return compiled.figures
 
 

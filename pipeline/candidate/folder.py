@@ -23,11 +23,14 @@ from pipeline.study.records import Figures, Reference
 from pipeline.study.storage import Storage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from deploy_arm.devices.base import Profile
     from quantizers.network import Hardened
 
 FORMAT = 1
-TRAINED = ("plan.json", "network.pt", "layers.json", "answers.json")
+LATENT = "latent.pt"  # of searches whose trials inherit
+TRAINED = ("plan.json", "network.pt", LATENT, "layers.json", "answers.json")
 FILES = (*TRAINED, "program", "weights.blob")
 
 
@@ -193,12 +196,14 @@ def write_candidate(
     compiled: Compiled,
     details: str = "{}",
     answers: str | None = None,
+    latent: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the folder in one move; an existing one is replaced whole.
 
     Args:
         details: what was learned and packed by layer (``pipeline.candidate.details``), JSON text.
         answers: where it answers otherwise than fp32 (``pipeline.candidate.answers``), JSON text.
+        latent: the state from which ``hardened`` was made (``pipeline.training.incumbent``), where another may start from it.
     """
     import torch
 
@@ -209,9 +214,11 @@ def write_candidate(
         (new / "layers.json").write_text(details)
         if answers is not None:
             (new / "answers.json").write_text(answers)
-        state = io.BytesIO()
-        torch.save(hard_state(hardened), state)
-        (new / "network.pt").write_bytes(state.getvalue())
+        for name, state in (("network.pt", hard_state(hardened)), (LATENT, latent)):
+            if state is not None:
+                content = io.BytesIO()
+                torch.save(state, content)
+                (new / name).write_bytes(content.getvalue())
         _write_compiled(new, {"format": FORMAT, "hash": plan.hash, **origin.as_dict()}, compiled)
 
 
@@ -235,12 +242,17 @@ def _write_compiled(new: Path, manifest: Mapping[str, Any], compiled: Compiled) 
 
 def send_candidate(folder: Path, storage: Storage) -> None:
     """Put a candidate's folder into a storage, as one file: it is there whole or not at all."""
+    storage.write(stored_name(folder.name), packed(folder))
+
+
+def packed(folder: Path) -> bytes:
+    """A candidate's folder as one file."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name in ("manifest.json", *FILES):
             if (folder / name).is_file():
                 archive.add(folder / name, name)
-    storage.write(_archive(folder.name), stream.getvalue())
+    return stream.getvalue()
 
 
 def fetch_candidate(storage: Storage, folder: Path) -> bool:
@@ -254,7 +266,7 @@ def fetch_candidate(storage: Storage, folder: Path) -> bool:
     if (folder / "manifest.json").is_file():
         return True
     try:
-        content = storage.read(_archive(folder.name))
+        content = storage.read(stored_name(folder.name))
     except FileNotFoundError:
         return False
     with folder_atomically(folder) as new, tarfile.open(fileobj=io.BytesIO(content)) as archive:
@@ -265,7 +277,8 @@ def fetch_candidate(storage: Storage, folder: Path) -> bool:
     return True
 
 
-def _archive(name: str) -> str:
+def stored_name(name: str) -> str:
+    """The name of a candidate's file in a storage."""
     return f"candidates/{name}.tar"
 
 

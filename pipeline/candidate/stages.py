@@ -13,6 +13,7 @@ from pipeline.candidate.bench import Bench
 from pipeline.candidate.deployment import deploy
 from pipeline.candidate.devices import Devices
 from pipeline.candidate.folder import candidate_path, send_candidate
+from pipeline.candidate.inheritance import read_incumbent
 from pipeline.candidate.workspace import Workspace, as_figures
 from pipeline.study.checkpoints import (
     forget_checkpoints,
@@ -25,8 +26,9 @@ from pipeline.study.records import Figures, Reference, TrialRecord
 from pipeline.study.storage import LocalStorage, Storage
 from pipeline.training.cotuning import Cotuning
 from pipeline.training.early import HOPELESS, given_up
+from pipeline.training.incumbent import Incumbent
 from pipeline.training.rung import Rung
-from pipeline.training.stages import REBUILT, SMALL, Stage
+from pipeline.training.stages import FREE, INHERITED, REBUILT, SMALL, Stage, with_inherited
 from quantizers.network import synthetic
 
 Train = Callable[[Plan, Stage], None]
@@ -35,7 +37,7 @@ Train = Callable[[Plan, Stage], None]
 
 class CandidateRun:
     """One candidate on its way. ``folder`` is where its own is written; ``storage`` has its checkpoints and outcome, and gets the
-    finished candidate too, where that is not the place it was written to.
+    finished candidate too, where that is not the place it was written to; ``stages`` are those that it goes through.
 
     Whatever was reached before (by a trial that died) is taken up again; ``damaged`` says what could not be.
     """
@@ -51,14 +53,29 @@ class CandidateRun:
         device: str = "cpu",
         train: Train | None = None,
         storage: Storage | None = None,
+        inherits: str | None = None,
     ) -> None:
+        """
+        Args:
+            inherits: hash of the candidate whose weights it may start from.
+        """
         self.bench, self.plan, self.number, self.devices = bench, plan, number, devices
         self.references, self.device, self._train = tuple(references), device, train
         self.folder = bench.settings.folder
         self.storage = storage or LocalStorage(self.folder)
         saved = last_checkpoint(self.storage, plan)
         self.curve, self.damaged = saved.curve, saved.damaged
-        self.cotuning = cotuning(bench.workspace, plan, device=device, state=saved.state)
+        self.stages, incumbent = bench.settings.stages, None
+        passed = {rung.stage for rung in self.curve}
+        if inherits is not None and not passed & {INHERITED, FREE}:
+            found = read_incumbent(self.folder / "candidates" / inherits, self.storage)
+            if isinstance(found, Incumbent):
+                incumbent = found
+            else:
+                self.damaged = (*self.damaged, f"no weights to inherit: {found}")
+        if incumbent is not None or INHERITED in passed:
+            self.stages = with_inherited(self.stages)
+        self.cotuning = cotuning(bench.workspace, plan, device=device, state=saved.state, incumbent=incumbent)
 
     def profile(self) -> Figures:
         """Latency and size of the plan, known before any training: they follow from shapes, bits, components and shares
@@ -75,7 +92,7 @@ class CandidateRun:
         """
         if place < len(self.curve):
             return self.curve[place]
-        if self._train is None or stage.name in (SMALL, REBUILT):
+        if self._train is None or stage.name in (SMALL, REBUILT, INHERITED):
             keep_between(self.storage, self.plan, self.cotuning, self.curve)
             reached = self.cotuning.reach(stage, may_give_up=True)
             save_checkpoint(self.storage, self.plan, self.cotuning, (*self.curve, reached))

@@ -86,8 +86,10 @@ class StudySearcher(_Unsaved, Searcher):
         with self._guard:
             candidate = self._conductor.propose()
             if candidate is not None:
-                self.numbers[trial_id] = candidate.number
-                return {**self._context, "number": candidate.number, "plan": candidate.plan.to_json()}
+                number = self.numbers[trial_id] = candidate.number
+                inherits = next(r.inherits for r in self._conductor.study.running() if r.number == number)
+                asked = {"number": number, "plan": candidate.plan.to_json(), "inherits": inherits}
+                return {**self._context, **asked}
         done = self._conductor.closing and not self._conductor.study.running()
         return Searcher.FINISHED if done or self._conductor.stop.is_set() else None
 

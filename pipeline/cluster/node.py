@@ -27,6 +27,7 @@ from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import cache_directory, write_atomically
 from foundation.show import show_bytes
+from pipeline.candidate.folder import packed, stored_name
 from pipeline.study.settings import Settings
 from pipeline.study.storage import (
     PROBE,
@@ -57,6 +58,10 @@ class Keeper:
         self._storage.write(name, content)
 
     def read(self, name: str) -> bytes:
+        """What was written; a candidate also where it lies unpacked by now."""
+        candidate = self._storage.folder / name.removesuffix(".tar")
+        if name == stored_name(candidate.name) and (candidate / "manifest.json").is_file():
+            return packed(candidate)
         return self._storage.read(name)
 
     def names(self, folder: str) -> list[str]:

@@ -63,6 +63,7 @@ class CotuneTrial(tune.Trainable):
         self._needs: Needs = config["needs"]
         self._text: str = config["plan"]
         self._number: int = config["number"]
+        self._inherits: str | None = config.get("inherits")
         self._stages = tuple(Stage(*stage) for stage in config["stages"])
         self._devices: DevicePool = config["devices"]
         self._references = tuple(
@@ -151,7 +152,7 @@ class CotuneTrial(tune.Trainable):
             workspace = workspace_here(self._needs, place.settings)
             CotuneTrial._bench = Bench(place.settings, workspace, place.program)
         workers = place.settings.workers_per_trial
-        return CandidateRun(
+        run = CandidateRun(
             CotuneTrial._bench,
             plan,
             self._number,
@@ -160,7 +161,10 @@ class CotuneTrial(tune.Trainable):
             device="cuda" if place.settings.gpus_per_trial and workers == 1 else "cpu",
             train=None if workers == 1 else self._train_together,
             storage=place.storage,
+            inherits=self._inherits,
         )
+        self._stages = run.stages
+        return run
 
     def _train_together(self, plan: Plan, stage: Stage) -> None:
         """Several workers train to the end of a stage. One TorchTrainer per rung: what it costs to start (seconds) is little

@@ -69,7 +69,7 @@ def estimate(workspace: Workspace, space: Space) -> dict[str, Any]:
     running = waves * trial + TRACKING * settings.budget / cores
     total = pretraining + start + running + PUBLISHING
     device = 2 * cost.program
-    candidate = 2_000_000 + 2 * parameters
+    candidate = 2_000_000 + (6 if settings.inherits else 2) * parameters
     checkpoint = 4 * parameters * 3  # weights, momentum, the last good state
     result: dict[str, Any] = {
         "model": settings.model,

@@ -53,7 +53,7 @@ def write_run(
     if len(reason) > LONGEST:
         client.log_text(run, reason, "reason.txt")
         reason = reason[: LONGEST - 20] + " ... (reason.txt)"
-    later = {"status": record.status, "reason": reason}
+    later = {"status": record.status, "reason": reason, "inherits": record.inherits or ""}
     later |= {SOURCE: record.figures.source or "", "device": record.figures.device or ""}
     metrics = [Metric(key, value, ended, 0) for key, value in values.items()]
     for step, rung in enumerate(record.curve):

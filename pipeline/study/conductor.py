@@ -221,8 +221,9 @@ class Conductor:
                     0  # it got further: what stood in its way is behind it
                 )
             self.study.report_rung(number, rung, figures)
-            index = self.rungs.places.index(rung.place)
-            on = self._goes_on(record, index, rung, figures)
+            # What only some trials come to, such as inherited weights, is no place to compare them.
+            places = self.rungs.places
+            on = rung.place not in places or self._goes_on(record, places.index(rung.place), rung, figures)
         if not on and phase == PROFILED:
             self._stopped[number] = CANNOT_ENTER
         self._say()

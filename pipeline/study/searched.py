@@ -1,4 +1,4 @@
-"""The space that a search's settings describe."""
+"""The space that a search's settings describe, and whether their sampler does what they ask of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from foundation.plan import BITS
 from pipeline.study.settings import Settings
 from quantizers import QUANTIZERS
 from search_spaces.dimensions import asked
+from search_spaces.samplers.base import SAMPLERS, has_incumbent
 from search_spaces.space import Space
 
 
@@ -27,6 +28,20 @@ def searched_space(settings: Settings, layers: Sequence[Layer]) -> Space:
         dimensions=asked(settings.dimensions),
         bits=searched_bits(settings.bits, settings.quantizer, sort.widths),
     )
+
+
+def check_sampler(settings: Settings) -> None:
+    """See that there is such a sampler, and that it says whose weights are inherited, if any are.
+
+    Raises:
+        UserError: there is none, or it does not.
+    """
+    if not has_incumbent(settings.sampler) and settings.inherits:
+        known = ", ".join(filter(has_incumbent, SAMPLERS))
+        raise UserError(
+            f"--inherit-weights on: --sampler {settings.sampler} does not say from which trial; choose {known} or a sampler of "
+            "your own that has incumbent(), or leave it off"
+        )
 
 
 def searched_bits(wanted: tuple[int, ...], quantizer: str, widths: tuple[int, ...]) -> tuple[int, ...]:

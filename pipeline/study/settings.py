@@ -191,6 +191,14 @@ class Settings:
         "training",
         "on|off",
     )
+    inherit_weights: str = _setting(
+        "off",
+        on_or_off,
+        "on: a trial may start from the trained weights of the one that it is a neighbour of, which its sampler names "
+        "(metropolis does); candidates keep latent.pt for it, four bytes a weight",
+        "training",
+        "on|off",
+    )
     batch_size: int = _setting(128, at_least(int, 2), "images in a batch", "training", "N")
     learning_rate: float | None = _setting(
         None, at_least(float, 0, exclusive=True), "peak learning rate of the weights", "training", "LR"
@@ -238,6 +246,11 @@ class Settings:
     def folder(self) -> Path:
         """The study's folder."""
         return self.out / self.study_name
+
+    @property
+    def inherits(self) -> bool:
+        """Whether trials may start from others' weights."""
+        return self.inherit_weights == "on"
 
     @property
     def like_folder(self) -> Path | None:

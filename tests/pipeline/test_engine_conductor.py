@@ -168,6 +168,17 @@ def test_rungs_are_noted_and_the_worse_stopped(drawn: Study) -> None:
     assert stopped.reason == "worse than others at 1 epochs" and drawn.spent == 4 and conductor.complete
 
 
+def test_at_the_end_of_a_stage_that_not_all_trials_have_nobody_is_compared(drawn: Study) -> None:
+    conductor = Conductor(drawn, RUNGS, budget=4, concurrency=1, progress=Silent())
+    best, _ = at_rung(conductor, 0.1)
+    finish(conductor, best, figures(0.1, 5.0, 50))
+    candidate = asked(conductor)
+    found = figures(0.5, 5.0, 50)
+    assert conductor.judge(candidate.number, "rung", found, Rung(0.0, 0.5, 1.0, 1.0, "inherited"))
+    assert not conductor.judge(candidate.number, "rung", found, Rung(1.0, 0.5, 1.0, 1.0))
+    assert [rung.stage for rung in drawn.running()[0].curve] == ["inherited", "free"]
+
+
 def test_a_trial_that_was_held_back_goes_on_when_it_is_among_the_best(drawn: Study) -> None:
     """One in three goes on: with more trials behind it, the second best is among them."""
     conductor = Conductor(drawn, RUNGS, budget=30, concurrency=1, progress=Silent())

@@ -79,7 +79,7 @@ def test_a_trial_is_one_run_with_everything_in_it(store: Path) -> None:
     tracker.start(
         {"model": "resnet8", "sampler": "tpe", "bits": [2, 4], "nested": {"deep": 1.5}}, {"spec": "digits"}
     )
-    ended = record(3, "stopped", HOSTILE)
+    ended = replace(record(3, "stopped", HOSTILE), inherits="0123456789ab")
     assert tracker.sync([ended], [ended.hash], {ended.hash: {"zeros_mean": 0.25}}) == 1
     (run,) = runs(tracker)
     metrics, params, tags = run.data.metrics, run.data.params, run.data.tags
@@ -92,6 +92,7 @@ def test_a_trial_is_one_run_with_everything_in_it(store: Path) -> None:
     assert metrics["zeros_mean"] == 0.25 and metrics["mean_bits"] == 6 and metrics["seconds"] == 13
     assert (params["layer.layer1.0.conv1.bits"], params["bits_mean"], params["sampler"]) == ("4", "6", "tpe")
     assert (tags["status"], tags["reason"], tags["pareto.front"]) == ("stopped", HOSTILE, "true")
+    assert tags["inherits"] == "0123456789ab"
     assert tags["mlflow.parentRunId"] == tracker.parent and run.info.end_time == 1_013_000
     assert (metrics["divergence"], metrics["divergence_standard_error"]) == (0.25, 0.02)
     for name, values in (

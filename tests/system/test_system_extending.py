@@ -32,7 +32,7 @@ METRIC = "balanced:balanced"
 DEVICE, NAME = "downclocked:Downclocked", "emulated a76 at 1.2 GHz"
 ASKED = (
     "--model", "stripes:network", "--data", "stripes:images", "--quantizer", QUANTIZER, "--dimensions", f"{KEPT}=0.5",
-    "--sampler", "metropolis:Metropolis", "--devices", DEVICE, "--bits", "2,8", "--metric", METRIC,
+    "--sampler", "metropolis:Metropolis", "--inherit-weights", "on", "--devices", DEVICE, "--bits", "2,8", "--metric", METRIC,
 )  # fmt: skip
 
 
@@ -81,6 +81,18 @@ def test_the_walk_goes_on_from_what_is_known(records: list[TrialRecord]) -> None
             if before.activation_bits == plan.activation_bits and before.temperature == plan.temperature
         ]
         assert min(map(len, steps)) == 1  # another choice for one layer
+
+
+def test_who_may_start_from_whose_weights_is_told(folder: Path, records: list[TrialRecord]) -> None:
+    by_hash = {record.hash: record for record in records}
+    for record in records:
+        kept = folder / "runs" / "own" / "candidates" / record.hash / "latent.pt"
+        state = torch.load(kept, weights_only=True)
+        assert {f"{name}.parametrizations.weight.original" for name in record.plan.layers} <= state.keys()
+        assert record.inherits is None or by_hash[record.inherits].number < record.number
+        assert ("inherited" in {rung.stage for rung in record.curve}) == (record.inherits is not None)
+    walked = [record.inherits is not None for record in records]
+    assert not any(walked[:2]) and all(walked[-2:])  # the first are proposed by no walk
 
 
 def test_every_layer_has_the_levels_of_the_quantizer(records: list[TrialRecord], ternary: Path) -> None:
@@ -151,6 +163,8 @@ def test_what_it_made_is_promoted_from_elsewhere(folder: Path, ternary: Path, tm
     )  # fmt: skip
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
     assert "balanced of the program is" in promoted.stdout
+    bundle = {file.name for file in (folder / "runs" / "own" / "promoted" / ternary.name).rglob("*")}
+    assert "weights.blob" in bundle and "latent.pt" not in bundle
 
 
 def test_a_study_keeps_to_its_devices_and_its_metric(folder: Path) -> None:

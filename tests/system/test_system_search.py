@@ -189,6 +189,7 @@ def test_a_damaged_candidate_is_refused(study: Path, tmp_path: Path) -> None:
         (["--weights", "/no/such.pt"], ["/no/such.pt"]),
         (["--target", "z80"], ["z80", "a76"]),
         (["--sampler", "magic"], ["magic", "tpe"]),
+        (["--inherit-weights", "on"], ["--sampler programme", "metropolis", "leave it off"]),
         (["--quantizer", "magic"], ["magic", "gaussian_mixture"]),
     ],
 )
