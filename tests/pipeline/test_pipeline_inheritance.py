@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from foundation.plan import LayerPlan, Plan
-from pipeline.candidate.folder import Compiled, Origin, load_candidate, write_candidate
+from pipeline.candidate.folder import Compiled, Origin, load_candidate, replace_compiled, write_candidate
 from pipeline.candidate.inheritance import read_incumbent
 from pipeline.cluster.node import Keeper
 from pipeline.datasets.base import ImageData
@@ -203,6 +203,9 @@ def test_what_a_candidate_keeps_is_read_where_it_lies_and_from_other_nodes(
         assert isinstance(found, Incumbent) and found.plan == PLAN
         assert same(dict(found.state), dict(incumbent.state))
     assert not elsewhere.exists(), "nothing of it stays on a node that does not keep the study"
+    content = (candidate / "latent.pt").read_bytes()
+    replace_compiled(load_candidate(candidate), Compiled(None, b"of another library", Figures(0.1)))
+    assert (candidate / "latent.pt").read_bytes() == content and load_candidate(candidate).plan == PLAN
 
 
 def test_why_there_is_nothing_to_inherit_is_told(candidate: Path) -> None:
