@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +16,19 @@ from search_spaces.samplers.base import Context, Record, Sampler
 
 
 def outcome(record: Record, objectives: tuple[str, ...]) -> tuple[TrialState, Sequence[float] | None]:
-    """How Optuna is told: only a finished trial has values; one stopped or dominated is pruned, which a sampler takes as
-    worse than any finished one."""
+    """How Optuna's storage is told: only a finished trial has values; one stopped or dominated is pruned."""
     if record.status == "finished":
         return TrialState.COMPLETE, record.figures.objectives(objectives)
     return (TrialState.FAIL if record.status == "failed" else TrialState.PRUNED), None
+
+
+def shown(record: Record, objectives: tuple[str, ...]) -> tuple[TrialState, Sequence[float] | None]:
+    """How one of Optuna's samplers is told: as ``outcome``, but a trial that was stopped at a rung has what it came to there,
+    which says more than that it was worse than others."""
+    found = record.figures.objectives(objectives) if record.status == "stopped" else None
+    if found is not None and all(map(math.isfinite, found)):
+        return TrialState.COMPLETE, found
+    return outcome(record, objectives)
 
 
 def hush() -> None:
@@ -76,7 +85,7 @@ class OptunaSampler(Sampler):
             if name not in self._seen:
                 self._add(record.plan)
             if record.status != "running":
-                self._close(name, *outcome(record, self.context.objectives))
+                self._close(name, *shown(record, self.context.objectives))
         for name in [*self._open]:
             if name not in records:  # nobody took it up
                 self._close(name, TrialState.FAIL, None)
@@ -90,6 +99,7 @@ class OptunaSampler(Sampler):
         except UserError:  # a plan of an older space
             return
         trial = self._study.ask()
+        trial.relative_params  # noqa: B018  whose answers are all given asks the sampler for nothing by itself
         self.suggest(trial)
         self._note(plan.hash, trial)
 

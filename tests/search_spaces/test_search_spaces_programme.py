@@ -559,6 +559,44 @@ def test_optuna_is_told_what_is_over_a_limit(monkeypatch: pytest.MonkeyPatch) ->
     assert [value for _, value in told] == pytest.approx([size / 90 - 1 for size in sizes[: len(told)]])
 
 
+@pytest.mark.parametrize("sampler", ["programme", "tpe", "gp", "nsga2"])
+def test_what_stopped_trials_showed_is_told(sampler: str) -> None:
+    """Two searches that differ in nothing but what the trials showed that were stopped at a rung go on with other plans."""
+
+    class Shown(Trials):
+        def __init__(self, upside_down: bool) -> None:
+            super().__init__()
+            self.upside_down = upside_down
+
+        def records(self) -> list[object]:  # type: ignore[override]
+            found = super().records()
+            for record in found:
+                if record.status == "stopped":  # type: ignore[attr-defined]
+                    z = harm_of(record.plan)  # type: ignore[attr-defined]
+                    error = 0.06 * (1 / (1 + z) if self.upside_down else z / (1 + z))
+                    values = {"error": error, **cost_of(record.plan)}  # type: ignore[attr-defined]
+                    record.figures.objectives = lambda names, v=values: tuple(v[n] for n in names)  # type: ignore[attr-defined]
+            return found
+
+    proposed = []
+    for upside_down in (False, True):
+        trials, rng = Shown(upside_down), random.Random(0)
+        while len(trials.trials) < 45:
+            plan = SPACE.random(rng)
+            trials.finish(plan)
+            trial = trials.trials[plan.hash]
+            if trial.number % 3:
+                trials.trials[plan.hash] = type(trial)(trial.number, plan, "stopped")
+        ask = asking(sampler, Context(SPACE, ("error", *COSTS), trials.records, 0, PRIOR))  # type: ignore[arg-type]
+        proposed.append([])
+        for _ in range(6):
+            plan = ask()
+            assert plan is not None
+            proposed[-1].append(plan.hash)
+            trials.begin(plan)
+    assert proposed[0] != proposed[1]
+
+
 def test_first_plans() -> None:
     starts = uniform_starts(SPACE)
     assert [{layer.bits for layer in plan.layers.values()} for plan in starts] == [{8}, {4}, {2}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,17 @@ def test_a_walk_begins_anywhere_in_a_space_without_first_plans_and_ends_where_al
     history.end(first)
     again = ask()
     assert again is not None and space.params(again), "whoever asks notices that it is known"
+
+
+def test_generations_go_on_where_a_search_left_them() -> None:
+    """Whoever is among the parents was proposed by nobody: first plans, and the trials before a search went on."""
+    history, rng = History(), random.Random(0)
+    while len(history.trials) < 40:
+        plan = SPACE.random(rng)
+        history.begin(plan.replace(layers={**plan.layers, "conv1": LayerPlan(8)}))
+    for trial in history.records():
+        history.end(trial.plan)
+    ask = asking("nsga2", context(history))
+    children = [ask() for _ in range(10)]
+    alike = sum(child is not None and child.layers["conv1"].bits == 8 for child in children)
+    assert alike >= 8, "what all parents have, most children have"
