@@ -8,10 +8,11 @@ from typing import Any
 
 from foundation.show import show_bytes, show_seconds
 from pipeline.candidate.workspace import Workspace
-from pipeline.review.timing import mean_cost, pretraining_seconds, processor_seconds, threads, trial_cost
+from pipeline.review.timing import mean_cost, pretraining_seconds, processor_seconds, trial_cost
 from pipeline.study.halving import Rungs, always
 from pipeline.training.stages import HELD, Stage, places
 from quantizers.core.producers import producers_of
+from quantizers.core.threads import threads
 from search_spaces.layers import layers_of
 from search_spaces.space import Space
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foundation.codebook import Codebook
 from foundation.plan import LayerPlan, Plan
+from quantizers.core.threads import threads
 from quantizers.network import quantizer_for
 
 SAMPLE = 1 << 14  # weights of a layer that are looked at
@@ -55,7 +56,10 @@ def choice_errors(
     whole = float((fisher.double() * weight.double().square()).sum())
     part = float((importance * seen.double().square()).sum())
     share = whole / part if part > 0 else len(weight) / len(seen)
-    return [_error(seen, importance, layer, quantizer, 0.5 * share) for layer in layers]
+    with threads(
+        1
+    ):  # many small steps: several threads would mostly wait for each other where processors are shared
+        return [_error(seen, importance, layer, quantizer, 0.5 * share) for layer in layers]
 
 
 def some_rows(shape: Sequence[int], most: int) -> Tensor:

@@ -170,6 +170,18 @@ def test_of_a_large_layer_some_channels_stand_for_all(monkeypatch: pytest.Monkey
         assert few[2:] == pytest.approx(all_[2:], rel=0.05, abs=0.01)
 
 
+def test_whoever_asks_keeps_the_threads_that_they_had() -> None:
+    weight, before = torch.randn(4, 3), torch.get_num_threads()
+    torch.set_num_threads(before + 2)
+    try:
+        choice_errors(weight, torch.ones(4, 3), [LayerPlan(8)], "gaussian_mixture")
+        with pytest.raises(UserError):
+            choice_errors(weight, torch.ones(4, 3), [LayerPlan(2, 4)], "no_such_quantizer")
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_rows_are_whole_and_spread() -> None:
     assert some_rows((10, 4), 10_000).tolist() == list(range(10))
     assert some_rows((10, 4), 12).tolist() == [0, 4, 9]
