@@ -519,7 +519,7 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
     ("docs/search.md", "From {} trials on `programme` is ahead of each of the others in these shares (Mann and Whitney's test: "
      "p at most {};",
      ahead),
-    ("docs/search.md", "Two evolutions differ by {} % of the hypervolume", fronts_differ),
+    ("docs/search.md", "Two evolutions on the first surrogate differ by {} % of the hypervolume", fronts_differ),
     ("docs/speed.md", "upper ends lie at {} times the point for all runtimes in that table", flat),
     ("docs/speed.md", "`equal` is within {} %", lambda: (f"{100 * (documents.EQUAL - 1):.0f}",)),
     ("docs/speed.md", "up to {} times the point for ResNet-18 at 4 bits, {} times with 80 % zeros and {} times for MobileNetV2",
