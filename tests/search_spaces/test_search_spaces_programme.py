@@ -585,7 +585,7 @@ def test_what_stopped_trials_showed_is_told(sampler: str) -> None:
                     record.figures.objectives = lambda names, v=values: tuple(v[n] for n in names)  # type: ignore[attr-defined]
             return found
 
-    proposed = []
+    proposed: list[list[str]] = []
     for upside_down in (False, True):
         trials, rng = Shown(upside_down), random.Random(0)
         while len(trials.trials) < 45:
@@ -597,10 +597,10 @@ def test_what_stopped_trials_showed_is_told(sampler: str) -> None:
         ask = asking(sampler, Context(SPACE, ("error", *COSTS), trials.records, 0, PRIOR))  # type: ignore[arg-type]
         proposed.append([])
         for _ in range(2 if sampler == "gp" else 6):  # each takes seconds
-            plan = ask()
-            assert plan is not None
-            proposed[-1].append(plan.hash)
-            trials.begin(plan)
+            told = ask()
+            assert told is not None
+            proposed[-1].append(told.hash)
+            trials.begin(told)
     assert proposed[0] != proposed[1]
 
 
