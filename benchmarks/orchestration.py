@@ -130,6 +130,7 @@ def decided(
     case: SimulatedSearch, folder: Path, sampler: str, held: int, workers: int
 ) -> Iterator[OrchestrationRow]:
     """The last ``TIMED`` trials of a search, ``workers`` of them at a time, by the conductor itself."""
+    from pipeline.candidate.beforehand import profiled
     from pipeline.study.conductor import PROFILED, RUNG, Conductor
     from pipeline.study.halving import Rungs
     from pipeline.study.study import Study
@@ -139,7 +140,7 @@ def decided(
     proposing, judging, ending = Stopwatch(), Stopwatch(), Stopwatch()
     chance = random.Random(SEED)
     with Study(folder, case.space, identity={}, sampler=sampler, warm_starts=[], prior=case.prior) as study:
-        case.cost.learn_from(lambda: [(r.plan, r.figures) for r in study.records() if r.status == "finished"])
+        case.cost.learn_from(profiled(study, (), case.space))
         rungs = Rungs(places, RUNGS, at_least=1)
         conductor = Conductor(
             study, rungs, held + workers, workers, Unheard(),
@@ -178,6 +179,7 @@ def _next(candidate: Candidate | None) -> Candidate:
 
 def opening(case: SimulatedSearch, folder: Path, held: int = 10_000) -> Iterator[OrchestrationRow]:
     """A large study is opened, and gives its next plan."""
+    from pipeline.candidate.beforehand import profiled
     from pipeline.study.study import Study
 
     made = study_of(case, folder / "large", held)
@@ -187,7 +189,7 @@ def opening(case: SimulatedSearch, folder: Path, held: int = 10_000) -> Iterator
     more = memory() - before
     where = {"sampler": "programme", "held": held}
     yield OrchestrationRow(**{**asdict(row("opening", "open", opened, 1, **where)), "mib": more})
-    case.cost.learn_from(lambda: [(r.plan, r.figures) for r in study.records()])
+    case.cost.learn_from(profiled(study, (), case.space))
     with study, asked.running():
         study.ask()
     yield row("opening", "the first plan", asked, 1, **where)

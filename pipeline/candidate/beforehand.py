@@ -143,11 +143,19 @@ def first_plans(space: Space, prior: Prior, sampler: str) -> list[Plan] | None:
 def profiled(
     study: Study, compared: Sequence[Reference], space: Space
 ) -> Callable[[], list[tuple[Plan, Figures]]]:
-    """The plans whose programs have been profiled: int8's, and those of the trials that finished."""
+    """The plans whose programs have been profiled: int8's, and those of the trials that finished. It is asked for every plan that
+    is priced, and looks at the trials again when more have ended."""
     eight = Plan.uniform(space.layers, LayerPlan(8), quantizer=space.quantizer)
     before = [(eight, reference.figures) for reference in compared if reference.name == "int8"]
 
+    found, ended = before, 0
+
     def known() -> list[tuple[Plan, Figures]]:
-        return [*before, *((r.plan, r.figures) for r in study.records() if r.status == "finished")]
+        nonlocal found, ended
+        records = study.records()
+        if len(records) != ended:
+            found = [*before, *((r.plan, r.figures) for r in records if r.status == "finished")]
+            ended = len(records)
+        return found
 
     return known
