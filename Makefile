@@ -13,7 +13,6 @@ PIP := -m pip install --quiet --disable-pip-version-check
 # uv takes a fifth of pip's time, and trusts whom the system trusts; where it cannot (an index that only pip is told of), pip does it.
 install = $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --editable '.[$(1)]' \
 	|| { echo "uv could not; pip goes on"; $(BIN)/python $(PIP) --editable '.[$(1)]'; }
-WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? 2 * cores : 8)))
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: search test test-fast test-slow setup lint
@@ -21,14 +20,15 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durat
 search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
-# Every other worker is one that waits for clusters, servers and browsers (tests/conftest.py). The tests marked slow: make test-slow.
+# One worker a core, then those that start clusters, servers and browsers and wait for them, three at once. The tests marked slow: make test-slow.
 test: setup $(TEST_STAMP) lint
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@status=0; \
-	$(PYTEST) -n $(WORKERS) --cov --cov-report=term -m "not slow and not alone" || status=$$?; \
+	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
 	$(BIN)/python tests/branches.py 95 || status=$$?; \
+	$(PYTEST) -n 3 -m "system and not slow and not alone" tests/system || status=$$?; \
 	$(PYTEST) -m "alone and not slow" tests/system || status=$$?; \
 	exit $$status
 endif

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -25,7 +24,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
-from xdist.scheduler import LoadFileScheduling
 
 from tests.kept import Note, keep_rows
 
@@ -137,23 +135,6 @@ def begun(file: Path) -> int:
         name = file.stem.removeprefix("test_system_")
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
     return 0 if file.name.startswith(EMULATED) or file.name in LONG else 1
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    return TwoKinds(config, log)
-
-
-class TwoKinds(LoadFileScheduling):  # type: ignore[misc]  # it has no types
-    """Files go to workers whole. Every other worker begins with those that start clusters and servers, and wait for them; the
-    others with those that compute; so neither waits for the other kind to end, and few clusters are up at once."""
-
-    def _assign_work_unit(self, node: Any) -> None:
-        waits = int(node.gateway.id.removeprefix("gw")) % 2 == 0
-        wanted = next((scope for scope in self.workqueue if ("/system/" in scope) == waits), None)
-        if wanted is not None:
-            self.workqueue.move_to_end(wanted, last=False)
-        super()._assign_work_unit(node)
 
 
 FAULTS = ("fault", "found", "lost", "test")
