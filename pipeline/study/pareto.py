@@ -45,34 +45,6 @@ def front(points: Sequence[Point | None]) -> list[int]:
     return sorted(found)
 
 
-def ranks(points: Sequence[Point]) -> list[int]:
-    """The non-domination rank of each point: 0 for the front, 1 for the front of the rest, and so on."""
-    rank = [-1] * len(points)
-    left = list(range(len(points)))
-    level = 0
-    while left:
-        best = {left[i] for i in front([points[i] for i in left])} or set(left)  # only NaN left: all last
-        for i in best:
-            rank[i] = level
-        left = [i for i in left if i not in best]
-        level += 1
-    return rank
-
-
-def crowding(points: Sequence[Point]) -> list[float]:
-    """Crowding distance of each point (Deb et al. 2002, NSGA-II): the sum over objectives of the gap between its two
-    neighbours, relative to the objective's range; infinite for the extremes."""
-    distance = [0.0] * len(points)
-    for objective in range(len(points[0]) if points else 0):
-        order = sorted(range(len(points)), key=lambda i: points[i][objective])
-        low, high = points[order[0]][objective], points[order[-1]][objective]
-        distance[order[0]] = distance[order[-1]] = math.inf
-        if high > low:
-            for before, i, after in zip(order, order[1:], order[2:]):
-                distance[i] += (points[after][objective] - points[before][objective]) / (high - low)
-    return distance
-
-
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Volume that ``points`` dominate within the box that ends at ``reference``; exact for 1, 2 and 3 objectives.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.study.pareto import can_enter, crowding, dominates, front, hypervolume, ranks
+from pipeline.study.pareto import can_enter, front, hypervolume
 
 numbers = st.integers(0, 6).map(float)
 points2 = st.lists(st.tuples(numbers, numbers), max_size=12)
@@ -34,16 +34,6 @@ def test_front_does_not_depend_on_the_order_of_objectives(
 def test_front_leaves_out_what_is_unknown() -> None:
     assert front([None, (1.0, 2.0), (math.nan, 0.0), (2.0, 1.0)]) == [1, 3]
     assert front([]) == []
-
-
-@given(points3)
-def test_a_better_rank_is_never_dominated_by_a_worse(points: list[tuple[float, ...]]) -> None:
-    rank = ranks(points)
-    for i, p in enumerate(points):
-        for j, q in enumerate(points):
-            if dominates(p, q):
-                assert rank[i] < rank[j]
-        assert rank[i] == 0 or any(dominates(q, p) and rank[j] == rank[i] - 1 for j, q in enumerate(points))
 
 
 @given(points2)
@@ -79,11 +69,6 @@ def test_hypervolume_of_one_and_of_too_many_objectives() -> None:
     assert hypervolume([(3.0,), (2.0,)], (10.0,)) == 8.0
     with pytest.raises(ValueError, match="4 objectives"):
         hypervolume([], (1.0,) * 4)
-
-
-def test_crowding_by_hand() -> None:
-    assert crowding([(0.0, 4.0), (1.0, 2.0), (4.0, 0.0)]) == [math.inf, 1.0 + 1.0, math.inf]
-    assert crowding([]) == []
 
 
 def test_can_enter_hopes_for_the_best_error() -> None:
