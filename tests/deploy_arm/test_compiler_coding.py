@@ -73,7 +73,10 @@ def test_many_lanes_are_coded_as_worded_too() -> None:
     entries = np.random.default_rng(0).choice(4, 131_100, p=[0.8, 0.1, 0.07, 0.03]).astype(np.uint8)
     lanes = lanes_of(entries.size)
     assert lanes > FEW_LANES
-    assert decoded_as_worded(encode(entries, 2), 2, lanes, entries.size) == entries.tolist()
+    coded = encode(entries, 2)
+    assert decoded_as_worded(coded, 2, lanes, entries.size) == entries.tolist()
+    with pytest.raises(UserError, match="end too early"):
+        decode(coded[:-400], 2, lanes, entries.size)
 
 
 @pytest.mark.parametrize("count", [4096, 8160, 140_001])

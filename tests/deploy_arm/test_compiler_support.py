@@ -188,6 +188,29 @@ def test_refusals_name_the_layer_when_numbers_are_at_fault() -> None:
         compile_graph(hardened, (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
 
 
+def test_a_layer_without_its_codebook_or_with_another_s_is_refused() -> None:
+    hardened = harden(Network(nn.ReLU()), torch.rand(2, 3, 8, 8))
+    books = hardened.codebooks
+    with pytest.raises(UserError, match=r"layer stage\.0\.conv has no codebook; the plan must name every"):
+        compile_graph(
+            Hardened(hardened.network, {"first": books["first"]}), (3, 8, 8), (0.5,) * 3, (0.5,) * 3
+        )
+    changed = Hardened(hardened.network, {**books, "first": books["stage.0.conv"]})
+    with pytest.raises(
+        ValueError, match=r"codebook of layer first has shape \(4, 3, 3, 3\), its weight \(3, 3, 1, 1\)"
+    ):
+        compile_graph(changed, (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_pooling_of_no_image_is_named() -> None:
+    """PyTorch takes three dimensions for one image of as many channels as the batch has images."""
+    pooled = Network(lambda x: F.max_pool2d(x.flatten(2), 2))
+    with pytest.raises(
+        UserError, match=r"layer stage\.0 .*its input has shape \('N', 4, 64\), not \(N, C, H, W\)"
+    ):
+        check_supported(pooled, (3, 8, 8))
+
+
 def test_a_network_without_quantizers_is_not_compiled_silently() -> None:
     model = Network(nn.ReLU())
     codebooks = harden(model, torch.rand(2, 3, 8, 8)).codebooks

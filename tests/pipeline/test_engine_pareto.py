@@ -34,6 +34,8 @@ def test_front_does_not_depend_on_the_order_of_objectives(
 def test_front_leaves_out_what_is_unknown() -> None:
     assert front([None, (1.0, 2.0), (math.nan, 0.0), (2.0, 1.0)]) == [1, 3]
     assert front([]) == []
+    with pytest.raises(ValueError, match="different numbers of objectives"):
+        front([(1.0, 2.0), None, (1.0, 2.0, 3.0)])
 
 
 @given(points2)

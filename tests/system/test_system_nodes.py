@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,13 +45,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 def until_a_rung(cluster: Nodes, *studies: str, running: subprocess.Popen[str]) -> None:
     """Wait until a trial of one of the studies has kept its first."""
+    until(
+        lambda: any(list(cluster.hidden.glob(f"runs/{study}/trials/*/checkpoint-*")) for study in studies),
+        running,
+    )
+
+
+def until(reached: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    """Wait for it while the command runs."""
     deadline = time.monotonic() + PATIENCE
     while running.poll() is None and time.monotonic() < deadline:
-        if any(list(cluster.hidden.glob(f"runs/{study}/trials/*/checkpoint-*")) for study in studies):
+        if reached():
             return
         time.sleep(0.02)
     running.kill()
-    raise AssertionError(f"no rung: {running.communicate()[0]}")
+    raise AssertionError(f"it never came to that: {running.communicate()[0]}")
+
+
+def trained_at(study: Path) -> dict[str, set[str]]:
+    """Of each trial, the nodes that have done something for it, by their workers' names."""
+    records = read_records(study, running=True) if (study / "study.db").exists() else []
+    return {
+        record.hash: {piece.place for piece in record.work if piece.kind == "trial"} for record in records
+    }
 
 
 def whole(study: Path) -> list[str]:
@@ -78,15 +94,14 @@ def untouched(cluster: Nodes) -> None:
 def test_nodes_that_share_nothing_train_and_one_of_them_dies(cluster: Nodes, fault: Note) -> None:
     nodes = cluster.need(2)
     search = cluster.search(*FLAGS, "--out", "runs", cwd=cluster.hidden)
+    study = cluster.hidden / "runs" / "study"
     until_a_rung(cluster, "study", running=search)
+    until(lambda: len(set().union(*trained_at(study).values())) == 2, search)
     cluster.kill(nodes[0])
     said, _ = search.communicate(timeout=PATIENCE)
     assert search.returncode == 0 and "Traceback" not in said, said
-    assert len(whole(cluster.hidden / "runs" / "study")) == 3, said
-    records = read_records(cluster.hidden / "runs" / "study")
-    places = {
-        record.hash: {piece.place for piece in record.work if piece.kind == "trial"} for record in records
-    }
+    assert len(whole(study)) == 3, said
+    places = trained_at(study)
     assert all(places.values()) and len(set().union(*places.values())) == 2, places
     assert all(re.fullmatch(r".+ worker 1", place) for found in places.values() for place in found), places
     untouched(cluster)
