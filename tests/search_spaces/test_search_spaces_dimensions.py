@@ -17,6 +17,7 @@ from torch import nn
 
 import search_spaces
 import search_spaces.space
+from foundation.codebook import Codebook
 from foundation.command import Parser
 from foundation.dimension import DIMENSIONS, Dimension, Layer
 from foundation.errors import UserError
@@ -35,6 +36,14 @@ ROOT = Path(__file__).resolve().parents[2]
 EXTENDING = ROOT / "examples" / "extending"
 sys.path.append(str(EXTENDING))
 KEPT = "kept_inputs:KeptInputs"
+
+
+@pytest.mark.parametrize(("name", "value"), [("kept_blocks", 0.5), ("kept_channels", 0.5), ("taps", "plus")])
+def test_where_no_level_is_zero_nothing_is_left_out_of_drawn_weights(name: str, value: Any) -> None:
+    weight = np.ones((8, 16, 3, 3), np.float32)
+    levels = np.array([-3, -1, 1, 3], np.int8)
+    book = Codebook(np.zeros(weight.shape, np.uint8), levels, np.ones(1, np.float32), 2)
+    assert DIMENSIONS[name].synthesize(book, weight, value, np.random.default_rng(0)) is book
 
 
 @pytest.mark.parametrize("dimension", [*DIMENSIONS, KEPT])

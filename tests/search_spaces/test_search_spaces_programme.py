@@ -65,6 +65,12 @@ def table() -> ChoiceTable:
     return ChoiceTable.of(SPACE, SPACE.warm_starts()[0], measures)
 
 
+def test_limits_that_no_plan_keeps_have_no_plan() -> None:
+    found = table()
+    low, _ = found.reach("size")
+    assert solve(found, {"size": low}) is not None and solve(found, {"size": 0.99 * low}) is None
+
+
 def every(found: ChoiceTable) -> list[tuple[int, ...]]:
     return list(itertools.product(*(range(len(plans)) for plans in found.plans)))
 
