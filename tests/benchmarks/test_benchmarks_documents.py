@@ -480,8 +480,9 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      lambda: (f"{orchestration('a trial, all parts', 2):.2f}", f"{orchestration('a trial, all parts', 50):.2f}",
               f"{100 * orchestration('of a 60-second trial', 50):.1f}")),
     ("docs/cluster.md", "With 200 such trials at a time (simulated) the driver alone would be {} processors: let trials be "
-     "longer there. A study of 10,000 trials opens in {} seconds",
-     lambda: (f"{orchestration(DRIVERS, 200):.1f}", f"{orchestration('open', 0):.1f}")),
+     "longer there. A study of 10,000 trials opens in {} seconds, and proposes its next plan in {}",
+     lambda: (f"{orchestration(DRIVERS, 200):.1f}", f"{orchestration('open', 0):.1f}",
+              f"{orchestration('the first plan', 0):.1f}")),
     ("docs/search.md", "After {} steps of training", lambda: (str(STEPS),)),
     ("docs/search.md", "the worst is right in {} % of the images, where twice as good as guessing is {} %: of the {} that "
      "entered the front when they came, none", ended_early),
