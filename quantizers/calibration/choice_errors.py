@@ -56,9 +56,8 @@ def choice_errors(
     whole = float((fisher.double() * weight.double().square()).sum())
     part = float((importance * seen.double().square()).sum())
     share = whole / part if part > 0 else len(weight) / len(seen)
-    with threads(
-        1
-    ):  # many small steps: several threads would mostly wait for each other where processors are shared
+    # Many small steps: several threads would mostly wait for each other where processors are shared.
+    with threads(1):
         return [_error(seen, importance, layer, quantizer, 0.5 * share) for layer in layers]
 
 

@@ -52,13 +52,11 @@ class ColumnGrid:
     @classmethod
     def of(cls, grid: WeightGrid, importance: Tensor, price: Tensor | None) -> ColumnGrid:
         """That of a layer whose squared errors count by ``importance`` [G, O]."""
-        levels = host(grid.levels)
-        others = np.flatnonzero(np.arange(len(levels)) != grid.zero)
         return cls(
-            levels,
-            (levels[1:] + levels[:-1]) / 2,
-            others,
-            (levels[others][1:] + levels[others][:-1]) / 2,
+            host(grid.levels),
+            host(grid.between),
+            host(grid.others),
+            host(grid.between_others),
             host(grid.scale),
             host(importance),
             grid.zero,

@@ -40,12 +40,12 @@ class WeightGrid:
 
     def nearest(self, values: Tensor) -> Tensor:
         """The index of the nearest level for each of [G, O, n]."""
-        return torch.bucketize((values / self.scale[:, :, None]).contiguous(), self._between)
+        return torch.bucketize((values / self.scale[:, :, None]).contiguous(), self.between)
 
     def nearest_other(self, values: Tensor) -> Tensor:
         """The index of the nearest level that is not zero."""
-        place = torch.bucketize((values / self.scale[:, :, None]).contiguous(), self._between_others)
-        return self._others[place]
+        place = torch.bucketize((values / self.scale[:, :, None]).contiguous(), self.between_others)
+        return self.others[place]
 
     def sorted(self) -> tuple[WeightGrid, Tensor]:
         """The same with its levels in order, and the new index of each of the old levels."""
@@ -55,15 +55,18 @@ class WeightGrid:
         return replace(self, levels=levels, zero=zero), place
 
     @cached_property
-    def _between(self) -> Tensor:
+    def between(self) -> Tensor:
+        """Half way between neighbours, [L - 1]."""
         return (self.levels[1:] + self.levels[:-1]) / 2
 
     @cached_property
-    def _others(self) -> Tensor:
+    def others(self) -> Tensor:
+        """The indices of the levels that are not zero, ascending."""
         places = torch.arange(len(self.levels), device=self.levels.device)
         return places[places != self.zero]
 
     @cached_property
-    def _between_others(self) -> Tensor:
-        others = self.levels[self._others]
+    def between_others(self) -> Tensor:
+        """Half way between those."""
+        others = self.levels[self.others]
         return (others[1:] + others[:-1]) / 2
