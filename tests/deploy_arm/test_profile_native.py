@@ -90,7 +90,6 @@ def test_the_fastest_allowed_cpus_come_first(tmp_path: Path) -> None:
 
 
 def test_devices_say_what_they_are() -> None:
-    assert set(DEVICES) == {"emulated", "native", "ssh"}
     here = platform.machine() in ("aarch64", "arm64")
     device = open_device("x1")
     assert device.target == "x1"

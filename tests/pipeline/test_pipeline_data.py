@@ -357,7 +357,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistaken_specifications(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_data(spec)
-    assert set(DATA) == {"cifar10", "digits", "imagefolder", "npz", "unlabelled"}
+    assert {"cifar10", "digits", "imagefolder", "npz", "unlabelled"} <= set(DATA)
 
 
 # --- batches

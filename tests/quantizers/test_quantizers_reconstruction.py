@@ -388,7 +388,8 @@ def test_nothing_is_made_on_another_device(network: Network, images: list[Tensor
     if quantizer == "int8":
         made = quantize(network, Plan.uniform(layer_names(network), LayerPlan(8)), torch.cat(images))
     else:
-        made = quantize(network, plan(quantizer), torch.cat(images))
+        bits = min(QUANTIZERS[quantizer].widths, key=lambda width: abs(width - 3))
+        made = quantize(network, plan(quantizer, bits), torch.cat(images))
     again = copy.deepcopy(made)
     reconstruct(made, network, images, Reconstruction(steps=3))
     with torch.device("meta"):
