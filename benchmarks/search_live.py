@@ -187,10 +187,10 @@ def run(setting: Setting, asked: RunName, seed: int, folder: Path) -> list[dict[
     cost = setting.prior.cost
     assert isinstance(cost, FittedCost)
     plain = asked.sampler == BEFORE
-    starts = space.warm_starts() if plain else first_plans(space, setting.prior, asked.sampler)
+    name = {BEFORE: "benchmarks.plain_tpe:PlainTpe", "uniform": "random"}.get(asked.sampler, asked.sampler)
+    starts = space.warm_starts() if plain else first_plans(space, setting.prior, name)
     if asked.sampler == "uniform":
         starts = [plan for plan in space.warm_starts() if alike(plan)]
-    name = {BEFORE: "benchmarks.plain_tpe:PlainTpe", "uniform": "random"}.get(asked.sampler, asked.sampler)
     budget = len(starts or ()) if asked.sampler == "uniform" else setting.budget
     at_least = max(Rungs.at_least, len(uniform_starts(space))) if asked.halving else budget
     rungs = Rungs(places(settings.stages), settings.rungs, at_least=at_least)

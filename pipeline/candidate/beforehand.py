@@ -17,7 +17,7 @@ from pipeline.candidate.plan_cost import PlanCost
 from pipeline.candidate.sensitivity import remaining, sensitivity_of
 from quantizers.core.producers import producers_of
 from search_spaces.layers import layers_of
-from search_spaces.samplers.base import Prior
+from search_spaces.samplers.base import Prior, starts_from_prior
 from search_spaces.warm_starts import programme_starts, uniform_starts
 
 if TYPE_CHECKING:
@@ -131,10 +131,14 @@ def limits_of(settings: Settings, fp32_error: float) -> dict[str, float]:
 
 
 def first_plans(space: Space, prior: Prior, sampler: str) -> list[Plan] | None:
-    """What a search begins with; None: the space's own warm starts, where nothing better is known."""
+    """What a search begins with; None: the space's own warm starts, where nothing better is known.
+
+    Raises:
+        UserError: there is no such sampler.
+    """
     if prior.proxy is None:
         return None
-    if sampler == "programme":  # it goes on from the uniform plans, and knows the earlier ones
+    if starts_from_prior(sampler):
         return uniform_starts(space)
     plans = [*uniform_starts(space), *programme_starts(space, prior), *prior.plans[:TAKEN_UP]]
     return list({plan.hash: plan for plan in plans}.values())

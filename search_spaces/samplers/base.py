@@ -11,7 +11,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from foundation.errors import UserError
 from foundation.factories import article, is_factory, story
@@ -108,7 +108,14 @@ class Context:
 
 
 class Sampler(ABC):
-    """Proposes plans. ``rng`` is its own source of chance, another one when a search goes on."""
+    """Proposes plans. ``rng`` is its own source of chance, another one when a search goes on.
+
+    Attributes:
+        starts_from_prior: whether it finds by itself which plans are good by what is known beforehand. A search then begins with
+            uniform plans alone; else also with ``Prior.plans``, and with those that programmes find for a few budgets.
+    """
+
+    starts_from_prior: ClassVar[bool] = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -186,6 +193,15 @@ def has_incumbent(name: str) -> bool:
         UserError: there is no such sampler.
     """
     return getattr(SAMPLERS[name], "incumbent", Sampler.incumbent) is not Sampler.incumbent
+
+
+def starts_from_prior(name: str) -> bool:
+    """The ``Sampler.starts_from_prior`` of the sampler of this name.
+
+    Raises:
+        UserError: there is no such sampler.
+    """
+    return bool(getattr(SAMPLERS[name], "starts_from_prior", Sampler.starts_from_prior))
 
 
 def _guarded(name: str, work: Callable[[], Any]) -> Any:

@@ -44,6 +44,8 @@ Floats = NDArray[np.float64]
 class Programme(Sampler):
     """Proposes what is expected to gain most."""
 
+    starts_from_prior = True  # from the pool, which also holds the prior's plans
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._pool: dict[str, Plan] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import UserError
+from foundation.factories import look_in
 from foundation.files import write_atomically
 from foundation.plan import Plan
 from pipeline.candidate.beforehand import first_plans
@@ -24,10 +25,21 @@ from search_spaces.samplers.base import Context, Prior
 from search_spaces.samplers.programme import Programme
 from search_spaces.sensitivity import Harm, Sensitivity
 from search_spaces.space import Space
+from search_spaces.warm_starts import uniform_starts
 
 SHORT, LONG = (
     layers_of(load_model(name, classes=10, image_size=(8, 8)), (3, 8, 8)) for name in ("resnet8", "resnet20")
 )
+
+
+OWN = """
+class Untold:
+    def __init__(self, context): ...
+    def propose(self): ...
+
+class Told(Untold):
+    starts_from_prior = True
+"""
 
 
 def harms_of(space: Space) -> Sensitivity:
@@ -97,6 +109,13 @@ def test_a_longer_network_begins_with_what_a_shorter_one_s_search_learned(
     )
     begins = first_plans(space, prior, "tpe")
     assert begins is not None and {plan.hash for plan in found.plans[:4]} <= {plan.hash for plan in begins}
+    (tmp_path / "own_samplers.py").write_text(OWN)
+    look_in(tmp_path)
+    for sampler in ("programme", "own_samplers:Told"):
+        assert first_plans(space, prior, sampler) == uniform_starts(space), (
+            "they find the others by themselves"
+        )
+    assert first_plans(space, prior, "own_samplers:Untold") == begins
     assert Programme(context).propose() is not None
 
     shutil.rmtree(earlier)  # a search goes on when the earlier study is gone
