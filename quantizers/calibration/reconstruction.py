@@ -19,7 +19,6 @@ from quantizers.core.base import WeightQuantizer
 from quantizers.core.placement import RELU, kind
 from quantizers.network import quantizers_of
 from quantizers.tracing.trace import traced
-from quantizers.weights.int8 import Int8
 
 STEP_SAMPLE = 1 << 18  # values that an activation step is fitted to
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
@@ -32,8 +31,9 @@ class Reconstruction:
     Attributes:
         steps: of Adam for each layer; 0 learns nothing.
         solve: solve first which value each weight takes.
-        solve_int8: also of layers with 8-bit weights.
-        clip_int8: let the ranges of those that are not solved end where the weights' squared error is least.
+        solve_int8: also of layers with 8-bit weights, and of any other whose quantizer is ``fine``.
+        clip_int8: let the ranges of those that are not solved end where the weights' squared error is least
+            (``WeightQuantizer.clip``).
         match_biases: where ``solve``, let biases that no batch-norm follows keep the outputs' means.
         match_steps: fit activation steps anew, each once the layers before it are rebuilt.
         rounds, passes, damping: of that; see ``quantizers.calibration.assignment``.
@@ -171,9 +171,9 @@ def _rebuild(
     seen, given = (sampled(source, each, how.positions, seed) for each in (values, meant))
     wanted = apply(cast(Tensor, source.weight), given, groups)
     behind = _behind(plain, twin)
-    if isinstance(layer[0], Int8) and how.clip_int8:
+    if how.clip_int8:
         layer[0].clip(layer[1])
-    if how.solve and (how.solve_int8 or not isinstance(layer[0], Int8)):
+    if how.solve and (how.solve_int8 or not layer[0].fine):
         solved(*layer, seen, given, _importance(behind, wanted), groups, how, _rectified(plain, twin))
     if how.steps:
         learn(*layer, seen, behind(wanted), _behind(network, node), groups, how)

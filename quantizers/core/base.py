@@ -53,6 +53,8 @@ class WeightQuantizer(nn.Module, ABC):
     Attributes:
         widths: bits of an index that it can store (8 bits in a plan mean plain int8, whatever the quantizer).
         dimensions: which of those that want declaring (``foundation.dimension``) it has; a search leaves the others out.
+        fine: whether its values lie so close that the nearest one is good enough for each weight: a rebuilding solves which value
+            weights take only where it is told to.
         effect: what the plan's dimensions make of the latent weight before it gets here, also at a progress of 0..1 of the
             training; None: they leave it as it is.
         effect_progress: the progress that training has told.
@@ -60,6 +62,7 @@ class WeightQuantizer(nn.Module, ABC):
 
     widths: ClassVar[tuple[int, ...]] = (2, 3, 4)
     dimensions: ClassVar[frozenset[str]] = frozenset()
+    fine: ClassVar[bool] = False
     effect: Callable[..., Tensor] | None = None
     effect_progress: float = 1.0
 
@@ -160,6 +163,9 @@ class WeightQuantizer(nn.Module, ABC):
         """What learns when the layer is rebuilt from a few images; None leaves the layer alone. Asked before the first step,
         then ``forward`` is called in training mode with ``latent``, with ``set_progress`` from 0 to 1."""
         return Rebuilding([latent], self.own_parameters())
+
+    def clip(self, latent: Tensor) -> None:
+        """Let the range of values end where the weights' squared error is least, where the largest weight decides otherwise."""
 
     def grid(self, latent: Tensor) -> WeightGrid | None:
         """The values that weights may take, where that is a list of levels to choose from: then a layer can be solved from a

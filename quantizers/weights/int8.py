@@ -27,6 +27,7 @@ class Int8(WeightQuantizer):
     """
 
     widths = (8,)
+    fine = True
     scale: Tensor
 
     def __init__(self, layer: LayerPlan, shape: torch.Size, options: Any) -> None:

@@ -457,6 +457,24 @@ def test_ranges_of_int8_end_where_the_error_is_least_and_solving_settles_them(
     assert off(Reconstruction(solve_int8=True)) < 1.5 * off(Reconstruction())
 
 
+def test_a_quantizer_that_says_it_is_fine_is_solved_only_where_that_is_asked_for(
+    network: Network, images: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rebuilt(how: Reconstruction) -> Mapping[str, Tensor]:
+        made = quantize(network, plan("learned_step"), torch.cat(images))
+        reconstruct(made, network, images, replace(how, match_biases=False))
+        return made.state_dict()
+
+    def alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+        return all(torch.equal(value, other[key]) for key, value in one.items())
+
+    plain, solved = rebuilt(Reconstruction(solve=False)), rebuilt(Reconstruction())
+    assert not alike(plain, solved)
+    monkeypatch.setattr(QUANTIZERS["learned_step"], "fine", True)
+    assert alike(rebuilt(Reconstruction()), plain)
+    assert alike(rebuilt(Reconstruction(solve_int8=True)), solved)
+
+
 def test_a_state_from_before_scales_were_settled_is_read() -> None:
     weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     quantizer = Int8.for_layer(weight, LayerPlan(8), Int8.Options(), initialise=True)
