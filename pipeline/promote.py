@@ -100,9 +100,9 @@ def sound(folder: Path) -> tuple[CandidateFolder, Gate]:
     try:
         candidate = load_candidate(folder)
     except UserError as error:
-        raise Refused([Gate("checksums", False, str(error))], folder.name) from error
+        raise Refused([Gate("checksums", passed=False, text=str(error))], folder.name) from error
     return candidate, Gate(
-        "checksums", True, f"{len(candidate.manifest['files'])} files are those of the manifest"
+        "checksums", passed=True, text=f"{len(candidate.manifest['files'])} files are those of the manifest"
     )
 
 
@@ -112,12 +112,15 @@ def undecided(champions: Champions, candidate: str) -> Gate:
 
     said = decision_of(champions.tracker, candidate)
     if said == REJECT:
-        return Gate("decision", False, f"{candidate} was rejected in MLflow: its tag `decision` is reject; empty the tag, or "
-                    "choose another by --candidate")  # fmt: skip
+        text = (
+            f"{candidate} was rejected in MLflow: its tag `decision` is reject; empty the tag, "
+            "or choose another by --candidate"
+        )
+        return Gate("decision", passed=False, text=text)
     return Gate(
         "decision",
-        True,
-        f"its tag `decision` in MLflow is {said}" if said else "nobody has rejected it in MLflow",
+        passed=True,
+        text=f"its tag `decision` in MLflow is {said}" if said else "nobody has rejected it in MLflow",
     )
 
 
@@ -129,9 +132,12 @@ def same_images(candidate: CandidateFolder, workspace: Workspace) -> Gate:
     found = split_manifest(workspace.data)["report"]
     text = f"the report half is the one of the manifest: {kept['count']} images, {kept['sha256'][:12]}"
     if kept["sha256"] == found["sha256"]:
-        return Gate("images", True, text)
-    return Gate("images", False, f"the report half of {workspace.data.name} has changed since the search ({kept['count']} images "
-                f"then, {found['count']} now, other checksum): these images may have guided it")  # fmt: skip
+        return Gate("images", passed=True, text=text)
+    text = (
+        f"the report half of {workspace.data.name} has changed since the search ({kept['count']} images then, "
+        f"{found['count']} now, other checksum): these images may have guided it"
+    )
+    return Gate("images", passed=False, text=text)
 
 
 def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, limit: int | None,
@@ -159,7 +165,9 @@ def promote(folder: Path, settings: Settings, name: str | None, bounds: Bounds, 
     early: list[Gate] = []
     if (decided := decisions.get(chosen)) is not None and decided.decision == "reject":
         take_back = shell("pipeline.studies", "decide", folder, chosen, "keep")
-        early.append(Gate("decision", False, f"{chosen} was {decided}; {take_back} takes that back"))
+        early.append(
+            Gate("decision", passed=False, text=f"{chosen} was {decided}; {take_back} takes that back")
+        )
         if not check:
             raise Refused(early, chosen)
     early.append(undecided(champions, chosen))

@@ -133,7 +133,7 @@ for _core in (
         Caches(32768, 4, 131072, 4),
         8,
         205,
-        True,
+        ordering_only=True,
     ),
     Core(
         "a53",
@@ -145,7 +145,7 @@ for _core in (
         Caches(32768, 4, 524288, 16),
         13,
         137,
-        True,
+        ordering_only=True,
     ),
 ):
     CORES.register(_core.target)(_core)

@@ -353,7 +353,7 @@ class Broker:
                     return outcome
                 limit = self._limits.silence
         except StopAsyncIteration:
-            return _Lost("fault", "its task ended without an answer", True)
+            return _Lost("fault", "its task ended without an answer", of_the_device=True)
         except TimeoutError:
             ray.cancel(stream, force=True)  # ends a process that is stopped, too, after some seconds
             if limit != self._limits.silence:
@@ -362,7 +362,7 @@ class Broker:
         except ray.exceptions.ObjectLostError:
             return _Gone("failed", "")
         except ray.exceptions.RayError as error:
-            return _Lost("fault", str(error).strip().splitlines()[0], True)
+            return _Lost("fault", str(error).strip().splitlines()[0], of_the_device=True)
         except asyncio.CancelledError:
             ray.cancel(stream, force=True)
             raise

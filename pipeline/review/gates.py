@@ -95,20 +95,23 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
     if fp32 is None:
         raise UserError("front.json has no fp32 reference to compare with; name a candidate with --candidate")
     if not points:
-        raise Refused([Gate("choice", False, "the front is empty")])
+        raise Refused([Gate("choice", passed=False, text="the front is empty")])
     worst = fp32 + bounds.accuracy_drop / 100 + 1e-9
     near = [p for p in points if p["error"] <= worst]
     if not near:
         best = min(points, key=lambda p: p["error"])
-        raise Refused([Gate("choice", False, f"no candidate is within {points_of(bounds.accuracy_drop)} of fp32 on the search "
-                            f"half; the closest, {best['hash']}, loses {show_points(best['error'] - fp32)}")])  # fmt: skip
+        text = (
+            f"no candidate is within {points_of(bounds.accuracy_drop)} of fp32 on the search half; the closest, {best['hash']}, "
+            f"loses {show_points(best['error'] - fp32)}"
+        )
+        raise Refused([Gate("choice", passed=False, text=text)])
     limit = bounds.latency_ms
     fit = [p for p in near if limit is None or (p["high"] is not None and p["high"] <= limit)]
     if not fit:
         fastest = min((p["high"] for p in near if p["high"] is not None), default=None)
         shown = "none has a latency" if fastest is None else f"the fastest may take {fastest:.4g} ms"
-        raise Refused([Gate("choice", False, f"no candidate within {points_of(bounds.accuracy_drop)} keeps to {limit:g} ms; "
-                            f"{shown}")])  # fmt: skip
+        text = f"no candidate within {points_of(bounds.accuracy_drop)} keeps to {limit:g} ms; {shown}"
+        raise Refused([Gate("choice", passed=False, text=text)])
     # Of many candidates the fastest within the bound is often within it by luck, and not on the images that judge it.
     images = front.get("images")
     spreads = [error_spread(p["error"], images, p.get("error_standard_error")) for p in fit]
@@ -148,16 +151,16 @@ def judge(evidence: Evidence, bounds: Bounds) -> list[Gate]:
     interval = f"{profile.latency_ms:.4g} ms ({profile.low_ms:.4g} to {profile.high_ms:.4g})"
     latency = Gate(
         "latency",
-        limit is None or profile.high_ms <= limit,
-        f"{interval} {profile.source} on {profile.device}"
+        passed=limit is None or profile.high_ms <= limit,
+        text=f"{interval} {profile.source} on {profile.device}"
         + ("; no bound given" if limit is None else f"; the upper end must be within {limit:g} ms")
         + (f"; {profile.warning}" if profile.warning else ""),
     )
     measured = profile.source == "measured"
     source = Gate(
         "source",
-        measured or bounds.allow_modelled,
-        "the latency was measured on an ARM CPU"
+        passed=measured or bounds.allow_modelled,
+        text="the latency was measured on an ARM CPU"
         if measured
         else "the latency is modelled, no ARM CPU has run the program"
         + (
@@ -174,9 +177,10 @@ def _device(evidence: Evidence) -> list[Gate]:
     chooser, device = evidence.chooser, evidence.profile.device
     if chooser is None:
         return []
+    text = f"timed on {device}; it was chosen by its time on {chooser}"
     if chooser == device:
-        return [Gate("device", True, f"{device} chose it in the search too: no other device was at hand")]
-    return [Gate("device", True, f"timed on {device}; it was chosen by its time on {chooser}")]
+        text = f"{device} chose it in the search too: no other device was at hand"
+    return [Gate("device", passed=True, text=text)]
 
 
 def _accuracy(evidence: Evidence, bounds: Bounds) -> list[Gate]:
@@ -192,15 +196,17 @@ def _accuracy(evidence: Evidence, bounds: Bounds) -> list[Gate]:
     told = f"{'gains' if paired.loss < 0 else 'loses'} {show_points(abs(paired.loss))}"
     accuracy = Gate(
         "accuracy",
-        verdict != "beyond",
-        f"{found}: it {told} points (95 % interval of what it loses {show_points(low)} to {show_points(high)}), "
+        passed=verdict != "beyond",
+        text=f"{found}: it {told} points (95 % interval of what it loses {show_points(low)} to {show_points(high)}), "
         f"allowed are {drop:g}",
     )
     if verdict == "beyond":
         return [accuracy]
     if verdict == "within":
-        return [accuracy, Gate("evidence", True, "strong: the whole interval is within the bound")]
-    return [accuracy, Gate("evidence", not bounds.strict, _weak(evidence, bounds))]
+        evidence_gate = Gate("evidence", passed=True, text="strong: the whole interval is within the bound")
+    else:
+        evidence_gate = Gate("evidence", passed=not bounds.strict, text=_weak(evidence, bounds))
+    return [accuracy, evidence_gate]
 
 
 def _weak(evidence: Evidence, bounds: Bounds) -> str:

@@ -396,7 +396,7 @@ class Study:
         self._identity = identity
         if before.get(KERNELS) != identity.get(KERNELS) or self._study.user_attrs.get(RENEWING):
             self.outdated = before[KERNELS]
-            self._study.set_user_attr(RENEWING, True)  # some folders may be new ones from here on
+            self._study.set_user_attr(RENEWING, value=True)  # some folders may be new ones from here on
         self._study.set_user_attr(
             "identity", {**identity, KERNELS: before[KERNELS]} if self.outdated else identity
         )

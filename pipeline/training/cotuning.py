@@ -90,7 +90,7 @@ class Cotuning(Loop):
         self.plan, self.incumbent = plan, incumbent
         self.teacher: nn.Module | None = None
         if settings.distillation:
-            self.teacher = copy.deepcopy(model).eval().requires_grad_(False).to(where)
+            self.teacher = copy.deepcopy(model).eval().requires_grad_(requires_grad=False).to(where)
         count = settings.calibration_images
         calibration = None if state is not None else torch.cat(drawn(data.train, count, mean, std))
         self.original = with_even_channels(model) if settings.even_channels else model

@@ -38,7 +38,9 @@ class Regions(NamedTuple):
 def regions(mean: Tensor, scale: Tensor, log_prior: Tensor) -> Regions:
     """The intervals of the real line that belong to each component [K] (the limit of both forms at temperature 0), exactly:
     between two neighbours of the points at which any two components are equally probable one component leads."""
-    mixture = Mixture(mean.double(), scale.double(), log_prior.double(), mean.new_tensor(1.0).double(), False)
+    mixture = Mixture(
+        mean.double(), scale.double(), log_prior.double(), mean.new_tensor(1.0).double(), paper=False
+    )
     point = _ties(mixture)
     if not len(point):
         return Regions(point, mixture.log_density(mixture.mean[:1])[0].argmax(1))

@@ -44,7 +44,9 @@ def shift_for_share(
     Component 0 wins a weight when the shift exceeds its lag behind the best other component there; the shift is the quantile of
     the lags, halfway between two neighbours. Weights with equal lags cannot be told apart.
     """
-    mixture = Mixture(mean.double(), scale.double(), log_prior.double(), mean.new_tensor(1.0).double(), False)
+    mixture = Mixture(
+        mean.double(), scale.double(), log_prior.double(), mean.new_tensor(1.0).double(), paper=False
+    )
     logs = mixture.log_density(sample.values)[0]
     lag, order = (logs[:, 1:].amax(1) - logs[:, 0]).sort()
     won = sample.counts[order].cumsum(0)

@@ -92,7 +92,7 @@ class CoarseFine(WeightQuantizer):
     def __init__(self, layer: LayerPlan, shape: torch.Size, options: Any) -> None:
         super().__init__(layer, shape, options)
         self.high = 2 ** (self.bits - 1) - 1
-        self.register_buffer("split", torch.tensor(False))
+        self.register_buffer("split", torch.tensor(data=False))
         self.register_buffer("step", torch.zeros(shape[0]))
 
     def start(self, weight: Tensor) -> None:

@@ -54,7 +54,7 @@ def quantities(work: Work) -> Quantities:
 
 blocks = CostedKernel(
     quantities,
-    tuple(ProfiledWeights(bits, zeros, True, kept) for bits, zeros, kept in SETTINGS),
+    tuple(ProfiledWeights(bits, zeros, narrow=True, blocks=kept) for bits, zeros, kept in SETTINGS),
     fits,
     (2, 3, 4, 8),
 )

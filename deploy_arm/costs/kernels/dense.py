@@ -95,5 +95,5 @@ def quantities(work: Work) -> Quantities:
 
 
 dense = CostedKernel(
-    quantities, tuple(ProfiledWeights(bits, 0.5, True) for bits in (2, 3, 4)), bits=(2, 3, 4, 8)
+    quantities, tuple(ProfiledWeights(bits, 0.5, narrow=True) for bits in (2, 3, 4)), bits=(2, 3, 4, 8)
 )
