@@ -171,8 +171,7 @@ def run_autocast(run: Cotuning) -> torch.autocast:
 
 def step_of(run: Cotuning) -> Callable[[], None]:
     def step() -> None:
-        run._one_step()
-        run._pending.clear()
+        run.one_step()
 
     return step
 

@@ -285,7 +285,6 @@ def searched(folder: Path, seconds: float, trials: int) -> Iterator[Orchestratio
         name=folder.name, out=folder.parent, budget=trials, rungs=1, epochs_per_trial=seconds + 1.0,
         max_concurrent=2, sampler="random",
     )  # fmt: skip
-    setattr(tune, "Conductor", Timed)  # noqa: B010  (mypy: it is no name that the engine offers)
     began: dict[str, float] = {}
     services: dict[int, float] = {}
 
@@ -304,14 +303,11 @@ def searched(folder: Path, seconds: float, trials: int) -> Iterator[Orchestratio
             own_end=own, wall_end=now, services_end=sum(services.values()), decided_end=decided.seconds
         )
 
-    try:
-        with Study(folder, SPACE, identity={}, sampler="random") as study:
-            tune.run(
-                settings, study, Unheard(), watched,
-                references=[Reference("fp32", Figures(0.01))], trainable=SimulatedTrial,
-            )  # fmt: skip
-    finally:
-        setattr(tune, "Conductor", Conductor)  # noqa: B010
+    with Study(folder, SPACE, identity={}, sampler="random") as study:
+        tune.run(
+            settings, study, Unheard(), watched,
+            references=[Reference("fp32", Figures(0.01))], trainable=SimulatedTrial, decides=Timed,
+        )  # fmt: skip
     wall = began["wall_end"] - began["wall"]
     parts = {
         "driver": began["own_end"] - began["own"] - (began["decided_end"] - began["decided"]),

@@ -28,18 +28,18 @@ class SshDevice(TimedDevice):
     """One board.
 
     ``board`` is by default the first that was added for the target and is not in quarantine (``python -m pipeline.devices add``).
-    Its source is modelled where an emulator runs the programs there.
+    Its source is modelled where an emulator runs the programs there. ``facts`` are what it has answered already.
     """
 
     source: Source = "measured"
 
-    def __init__(self, target: str = "a76", board: Board | None = None) -> None:
+    def __init__(self, target: str = "a76", board: Board | None = None, facts: Facts | None = None) -> None:
         TARGETS[target]
         self.target = target
         self.board = board or next(iter(usable_boards(target).values()))
         self.name = self.board.name
         self.source = self.board.source
-        self._facts: Facts | None = None
+        self._facts = facts
 
     @classmethod
     def names(cls, target: str) -> list[str]:

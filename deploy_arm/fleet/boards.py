@@ -80,9 +80,8 @@ def _free(board: Board) -> None:
 
 def target_of(board: Board, facts: Facts) -> str:
     """The target of the CPU that programs will run on; of an emulator, which runs any, what the board says already."""
-    core = SshDevice(board.target, board)
-    core._facts = facts
-    return board.target if core.core is None else core.core.target
+    core = SshDevice(board.target, board, facts).core
+    return board.target if core is None else core.target
 
 
 def remove_board(name: str) -> str:

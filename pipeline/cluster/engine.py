@@ -243,6 +243,7 @@ def run(
     workspace: Workspace | None = None,
     program: Path | None = None,
     trainable: type[tune.Trainable] = CotuneTrial,
+    decides: type[Conductor] = Conductor,
 ) -> bool:
     """Run trials until the budget is spent, the time is up, or someone interrupts.
 
@@ -254,6 +255,7 @@ def run(
         guessed: how good guessing is, 0..1; a trial that hardly does better is ended at its first rung.
         workspace, program: go to the nodes, where they are open here already; without, every trial's process opens its own.
         trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
+        decides: what proposes and judges trials.
 
     Returns:
         Whether the search is complete; if not, the same command resumes it.
@@ -280,7 +282,7 @@ def run(
         capacity, resources = placement(settings)
         memory = TrialMemory(progress.line)
         needs = ended.enter_context(needs_of(settings, workspace, program))
-        conductor = Conductor(
+        conductor = decides(
             study,
             rungs,
             settings.budget,

@@ -10,11 +10,12 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 
 from foundation.errors import UserError
 from pipeline.study import checkpoints, database, tables
@@ -118,15 +119,12 @@ def test_what_does_not_pass_is_told_with_its_reason(tmp_path: Path, monkeypatch:
 
 
 def test_a_full_disk_is_waited_for_and_nothing_is_half_written(tmp_path: Path, fault: Note) -> None:
-    with opened(tmp_path) as study:
+    with connections() as made, opened(tmp_path) as study:
         tell(study, asked(study))
         flying = asked(study)
-        engine = study._storage.engine
-        raw = engine.raw_connection()
-        pages = raw.driver_connection.execute("pragma page_count").fetchone()[0]
-        raw.driver_connection.execute(f"pragma max_page_count={pages}")
-        raw.close()
-        threading.Timer(2.0, _room, [engine]).start()
+        pages = made[0].execute("pragma page_count").fetchone()[0]
+        limit(made, pages)
+        threading.Timer(2.0, limit, [made, 1_000_000]).start()
         for place in range(40):  # until another page is wanted
             study.report_rung(flying.number, Rung(float(place), 0.1, 1.0, 1.0, "free"))
         tell(study, flying)
@@ -134,10 +132,25 @@ def test_a_full_disk_is_waited_for_and_nothing_is_half_written(tmp_path: Path, f
     fault("the disk of study.db full, and freed again", "the search waited and went on; no rung is missing")
 
 
-def _room(engine: object) -> None:
-    raw = engine.raw_connection()  # type: ignore[attr-defined]
-    raw.driver_connection.execute("pragma max_page_count=1000000")
-    raw.close()
+@contextlib.contextmanager
+def connections() -> Iterator[list[sqlite3.Connection]]:
+    """Those that are made to databases meanwhile."""
+    made: list[sqlite3.Connection] = []
+
+    def note(connection: sqlite3.Connection, record: object) -> None:
+        made.append(connection)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", note)
+    try:
+        yield made
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", note)
+
+
+def limit(made: list[sqlite3.Connection], pages: int) -> None:
+    """How large the database may become: each connection keeps to a limit of its own."""
+    for connection in made:
+        connection.execute(f"pragma max_page_count={pages}")
 
 
 def test_a_damaged_database_is_said_to_be_so(
