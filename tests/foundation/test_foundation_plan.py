@@ -10,16 +10,27 @@ import pytest
 
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
+from quantizers.registry import QUANTIZERS
 
 RECORDED = json.loads((Path(__file__).parent / "recorded_plans.json").read_text())
 
 
 @pytest.mark.parametrize("row", RECORDED, ids=[row["hash"] for row in RECORDED])
 def test_recorded_plans_keep_their_text_and_their_name(row: dict[str, object]) -> None:
-    """Studies know plans by these names: every quantizer, width, number of components, share, schedule and activation width."""
+    """Studies know plans by these names: every quantizer, width, number of components, share, schedule and activation width, and
+    shapes of windows."""
     plan = Plan.from_json(json.dumps(row["given"]))
     assert (plan.to_json(), plan.hash) == (row["canonical"], row["hash"])
     assert pickle.loads(pickle.dumps(plan)) == plan == Plan.from_json(plan.to_json())
+
+
+def test_each_quantizer_of_the_project_has_a_recorded_plan() -> None:
+    """Before a study knows plans by names of it."""
+    known = {row["given"].get("quantizer") for row in RECORDED}
+    for name in sorted(set(QUANTIZERS) - known):
+        plan = Plan.uniform(["fc"], LayerPlan(min(QUANTIZERS[name].widths)), quantizer=name)
+        row = {"hash": plan.hash, "given": json.loads(plan.to_json()), "canonical": plan.to_json()}
+        pytest.fail(f"{name} has no recorded plan; add to recorded_plans.json: {json.dumps(row)}")
 
 
 def test_values_are_asked_for_by_name_and_replaced_by_name() -> None:
