@@ -23,8 +23,8 @@ class Registry(Generic[T]):
     With a ``folder`` (a package) a new entry is a new file there and nothing else: the entry is what the file defines under
     its own name (``TrainableStep`` or ``learned_step`` in ``learned_step.py``), or, where a file offers several, what its
     literal ``ENTRIES = ("name", ...)`` lists (``a-name`` names ``a_name``). Files are imported when an entry is asked for; names
-    are known without. Whoever extends the project from outside names an entry by ``package.module:Name``. So no answer depends
-    on what was imported before.
+    are known without. Whoever extends the project from outside names an entry by ``package.module:Name``; such a name is never
+    among those that a registry lists. So no answer depends on what was imported or asked for before.
 
     >>> shapes: Registry[type] = Registry("shape")
     >>> @shapes.register("square")
@@ -45,6 +45,7 @@ class Registry(Generic[T]):
         self.folder = folder
         self._accepts = accepts
         self._entries: dict[str, T] = {}
+        self._outside: dict[str, T] = {}  # by ``package.module:Name``
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that files the decorated object under ``name``, for registries without a folder.
@@ -65,26 +66,28 @@ class Registry(Generic[T]):
         """The entry called ``name``.
 
         Raises:
-            UserError: no such entry; the message lists the names and the closest one.
+            UserError: no such entry; the message lists the names and the closest one. Or two files of the folder offer one name.
         """
         if name in self._entries:
             return self._entries[name]
         if name in self._homes:
             module, attribute = self._homes[name]
             entry: T = getattr(importlib.import_module(module), attribute)
-        elif self.folder is not None and is_factory(name):
-            entry = self._foreign(name)
-        else:
+            self._entries[name] = entry
+            return entry
+        if self.folder is None or not is_factory(name):
             raise UserError(self._unknown(name))
-        self._entries[name] = entry
-        return entry
+        if name not in self._outside:
+            self._outside[name] = self._foreign(name)
+        return self._outside[name]
 
     def __contains__(self, name: object) -> bool:
+        """Whether it is one of the names that are listed."""
         return name in self._homes or name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         """The names, sorted; those from outside are not among them."""
-        return iter(sorted({*self._homes, *(name for name in self._entries if not is_factory(name))}))
+        return iter(sorted({*self._homes, *self._entries}))
 
     def _unknown(self, name: str) -> str:
         names = list(self)
@@ -110,7 +113,13 @@ class Registry(Generic[T]):
         for place in (spec and spec.submodule_search_locations) or ():
             for file in sorted(Path(place).glob("[!_]*.py")):
                 for name, attribute in _entries_of(file):
-                    homes[name] = (f"{self.folder}.{file.stem}", attribute)
+                    module = f"{self.folder}.{file.stem}"
+                    if name in homes:
+                        other = homes[name][0]
+                        raise UserError(
+                            f"{self.kind} {name!r} is offered by both {other} and {module}: rename one of them"
+                        )
+                    homes[name] = (module, attribute)
         return homes
 
 

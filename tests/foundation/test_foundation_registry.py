@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,30 @@ def test_what_lies_elsewhere_is_named_and_checked(shapes: Registry[type], tmp_pa
         shapes["my_shapes_of_today:Absent"]
     with pytest.raises(UserError, match="there is no module 'no_such_shapes'"):
         shapes["no_such_shapes:Blob"]
+
+
+def test_what_lies_elsewhere_is_no_name_here_however_often_it_was_asked_for(
+    shapes: Registry[type], tmp_path: Path
+) -> None:
+    (tmp_path / "my_shapes_of_tomorrow.py").write_text("class Blob: ...\n")
+    look_in(tmp_path)
+    name = "my_shapes_of_tomorrow:Blob"
+    assert name not in shapes
+    assert shapes[name] is shapes[name]
+    assert name not in shapes and name not in list(shapes)
+
+
+@pytest.mark.parametrize("ask", [list, lambda shapes: shapes["circle"], lambda shapes: "circle" in shapes])
+def test_two_files_with_one_name_are_told_apart_by_nobody(
+    shapes: Registry[type], tmp_path: Path, ask: Callable[[Registry[type]], object]
+) -> None:
+    (tmp_path / "plane_shapes" / "round.py").write_text(
+        "ENTRIES = ('disc', 'circle')\ndisc = circle = object\n"
+    )
+    with pytest.raises(
+        UserError, match=r"shape 'circle' is offered by both plane_shapes\.circle and plane_shapes\.round"
+    ):
+        ask(shapes)
 
 
 def test_without_a_folder_only_what_was_registered() -> None:
