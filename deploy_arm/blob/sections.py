@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deploy_arm.ir import graph as g
 from deploy_arm.target.kernel_sources import constants
 from foundation.errors import UserError
+from foundation.windows import output_size
 
 Words = list[int]
 
@@ -112,7 +113,7 @@ class Reader:
             not possible
             or self.source.shape[2] % groups
             or outs % groups
-            or g.output_size((height, width), kernel, stride, padding, dilation) != tuple(out)
+            or output_size((height, width), kernel, stride, padding, dilation) != tuple(out)
         ):
             raise UserError(
                 f"a convolution of the blob with the numbers {words[4:15]} does not lead from {self.source.shape} to "

@@ -12,6 +12,7 @@ from deploy_arm.blob.packing import OCTET, QUAD, has_blocks
 from deploy_arm.costs.model import KERNELS, ProfiledWeights
 from deploy_arm.ir import graph as g
 from foundation.codebook import Codebook
+from foundation.windows import output_size, places_along
 
 MACS, WEIGHTS = 12_000_000, 60_000  # of one convolution, at most: emulation and load take time
 SIZES = (1, 4, 7, 8, 14, 16, 20, 28, 32, 40, 56)
@@ -38,7 +39,7 @@ def samples(count: int, seed: int = 0) -> Iterator[ConvolutionSample]:
         taps = 1 if size == 1 else taps
         stride = int(random.choice((1, 1, 1, 2))) if size >= 4 else 1
         weights = channels * outs * taps * taps
-        macs = weights * (-(-size // stride)) ** 2
+        macs = weights * places_along(size, taps, stride, taps // 2 * 2) ** 2
         if (weights <= WEIGHTS and 50_000 <= macs <= MACS) or (size == 1 and 4096 <= weights <= WEIGHTS):
             count -= 1
             yield ConvolutionSample(size, channels, outs, taps, stride)
@@ -66,7 +67,7 @@ def network(sample: ConvolutionSample, seed: int = 0) -> g.Graph:
         for setting in KERNELS[kernel].settings
     ]
     geometry = (sample.stride,) * 2, (sample.taps // 2,) * 4, (1, 1)
-    result = (*g.output_size(shape, (sample.taps,) * 2, *geometry), sample.outs)
+    result = (*output_size(shape, (sample.taps,) * 2, *geometry), sample.outs)
     last = settings[seed % len(settings)]
     for number, (kernel, setting) in enumerate([*settings, last]):
         floating = number == len(settings)

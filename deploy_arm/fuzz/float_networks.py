@@ -11,6 +11,7 @@ from deploy_arm.fuzz.graphs import Builder
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
 from deploy_arm.lowering.windows import average_windows
+from foundation.windows import output_size
 
 LIMITS = ((-f.INFINITY, f.INFINITY), (0.0, f.INFINITY), (0.0, 6.0), (-1.0, 1.0), (-0.0, 1.0))
 
@@ -46,7 +47,7 @@ class FloatBuilder(Builder):
     ) -> str:
         height, width, channels = self.graph.tensors[source].shape
         weights = self.normal(outs, *kernel, channels // groups)
-        rows, columns = g.output_size((height, width), kernel, stride, padding, dilation)
+        rows, columns = output_size((height, width), kernel, stride, padding, dilation)
         out = self.floats((rows, columns, outs))
         low, high = self.limits()
         return self.emit(

@@ -12,6 +12,7 @@ from deploy_arm.ir import graph as g
 from deploy_arm.ir.float_graph import FloatConcatenate
 from deploy_arm.lowering.windows import average_windows, pool_windows
 from foundation.codebook import Codebook
+from foundation.windows import output_size
 
 RANGES = ((0, 255), (0, 127), (-128, 127), (-64, 63))
 
@@ -119,7 +120,7 @@ class Builder:
         x = self.graph.tensors[source]
         height, width, channels = x.shape
         weights = self.codebook((outs, *kernel, channels // groups), bits, zeros, skewed=skewed)
-        rows, columns = g.output_size((height, width), kernel, stride, padding, dilation)
+        rows, columns = output_size((height, width), kernel, stride, padding, dilation)
         sizes = np.abs(weights.integers.astype(np.int64)).reshape(outs, -1).sum(axis=1)
         bound = int(sizes.max()) * max(-x.low, x.high)
         finish: g.Requantize | g.Dequantize

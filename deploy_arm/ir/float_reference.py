@@ -10,6 +10,7 @@ import numpy as np
 from deploy_arm.ir import float_graph as f
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.execute import Float, Inputs, Tensors, execute
+from foundation.windows import output_size
 
 ONE, TWO, THREE, SIX = (np.float32(value) for value in (1, 2, 3, 6))
 TAYLOR = [np.float32(value) for value in (1.98412698e-4, 1.38888889e-3, 8.33333333e-3, 4.16666667e-2)]
@@ -46,9 +47,7 @@ def _convolution(x: Float, op: f.FloatConvolution) -> Float:
     top, left, bottom, right = op.padding
     x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     out, kernel_height, kernel_width, depth = op.weights.shape
-    height, width = g.output_size(
-        x.shape[1:3], (kernel_height, kernel_width), op.stride, dilation=op.dilation
-    )
+    height, width = output_size(x.shape[1:3], (kernel_height, kernel_width), op.stride, dilation=op.dilation)
     acc = np.broadcast_to(op.bias, (len(x), height, width, out))
     first = np.arange(out) // (out // op.groups) * depth  # the first input channel that each output reads
     for i in range(kernel_height):

@@ -18,7 +18,6 @@ m * 2**(left - 31 - right) plus b * 2**-right, rounded half up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,23 +28,6 @@ from foundation.codebook import Codebook
 
 Int32 = NDArray[np.int32]
 Kernel = Literal["automatic", "dense", "depthwise", "level-grouped", "blocks"]
-
-
-def output_size(
-    size: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int] = (0, 0, 0, 0),
-    dilation: Sequence[int] = (1, 1),
-) -> tuple[int, int]:
-    """Height and width of what a kernel gives on an input of ``size``; ``padding`` is top, left, bottom, right."""
-    height, width = (
-        (size[axis] + padding[axis] + padding[axis + 2] - dilation[axis] * (kernel[axis] - 1) - 1)
-        // stride[axis]
-        + 1
-        for axis in (0, 1)
-    )
-    return height, width
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from deploy_arm.ir import float_reference
 from deploy_arm.ir import graph as g
 from deploy_arm.ir.execute import Array, Float, Inputs, Tensors
 from deploy_arm.ir.execute import execute as execute  # the whole table, once this module is imported
+from foundation.windows import output_size
 
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 
@@ -56,7 +57,7 @@ def accumulate(x: Array, op: g.Convolution, magnitude: int) -> NDArray[np.int64]
     real: type[Any] = np.float32 if bound < 2**24 else np.float64
     top, left, bottom, right = op.padding
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))).astype(real)
-    rows, columns = g.output_size(x.shape[1:3], (height, width), op.stride, op.padding, op.dilation)
+    rows, columns = output_size(x.shape[1:3], (height, width), op.stride, op.padding, op.dilation)
     total: NDArray[Any] = np.zeros((len(x), rows, columns, out), real)
     for kh in range(height):
         for kw in range(width):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from deploy_arm.ir.graph import Window
+from foundation.windows import places_along
 
 
 def _count(size: int, kernel: int, stride: int, padding: int, *, ceil_mode: bool) -> int:
     """Number of outputs; with ``ceil_mode`` a last window must still start inside the input or its left padding."""
-    count = (size + 2 * padding - kernel + (stride - 1 if ceil_mode else 0)) // stride + 1
+    count = places_along(size, kernel, stride, 2 * padding + (stride - 1 if ceil_mode else 0))
     if ceil_mode and (count - 1) * stride >= size + padding:
         count -= 1
     return count

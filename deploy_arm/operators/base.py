@@ -19,6 +19,7 @@ from deploy_arm.lowering.pending import INFINITY, FloatWeights, Pending, Quantiz
 from deploy_arm.lowering.state import Lowering, Unsupported, Value
 from foundation.codebook import Codebook
 from foundation.registry import Registry
+from foundation.windows import output_size
 
 Handler = Callable[..., Any]
 H = TypeVar("H", bound=Handler)
@@ -92,7 +93,7 @@ def _convolution(
     found = state.codebook(weight)
     weights = found.transposed((0, 2, 3, 1))
     out, *kernel, _ = weights.indices.shape
-    height, width = g.output_size(tensor.shape, kernel, stride, padding, dilation)
+    height, width = output_size(tensor.shape, kernel, stride, padding, dilation)
     shift = state.parameter(bias)
     return stored_value(
         Sum(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foundation.windows import output_size
+
 
 def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     """What the layer sees at ``places`` of its output: [P, in, kh, kw] of an input [n, in, H, W].
@@ -19,7 +21,7 @@ def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     if not isinstance(module, nn.Conv2d):
         return x.flatten(0, -2)[places][:, :, None, None]
     padded = F.pad(x, padding_of(module))
-    rows, columns = output_size(module, x)
+    rows, columns = outputs_of(module, x)
     image, place = places // (rows * columns), places % (rows * columns)
     (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
     top = (place // columns * sh)[:, None] + torch.arange(kh, device=x.device) * dh
@@ -28,14 +30,13 @@ def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     return seen.permute(0, 3, 1, 2)
 
 
-def output_size(module: nn.Module, x: Tensor) -> tuple[int, int]:
+def outputs_of(module: nn.Module, x: Tensor) -> tuple[int, int]:
     """Rows and columns of the layer's output for an input [n, in, H, W]; a linear layer has one for each row of its input."""
     if not isinstance(module, nn.Conv2d):
         return 1, x.numel() // (x.shape[0] * x.shape[-1])
     left, right, top, bottom = padding_of(module)
-    height, width = x.shape[2] + top + bottom, x.shape[3] + left + right
-    (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
-    return (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
+    padding = (top, left, bottom, right)
+    return output_size(x.shape[2:], module.kernel_size, module.stride, padding, module.dilation)
 
 
 def padding_of(module: nn.Conv2d) -> tuple[int, int, int, int]:
@@ -66,7 +67,7 @@ def sampled(module: nn.Module, values: Iterable[Tensor], positions: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     found = []
     for x in values:
-        rows, columns = output_size(module, x)
+        rows, columns = outputs_of(module, x)
         if positions < rows * columns:
             inside = torch.randint(0, rows * columns, (len(x), positions), generator=generator, device="cpu")
         else:

@@ -17,7 +17,7 @@ from foundation.dimension import Dimension
 from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.lockstep import lockstep
-from quantizers.calibration.patches import apply, output_size, patches, sampled
+from quantizers.calibration.patches import apply, outputs_of, patches, sampled
 from quantizers.calibration.reconstruction import (
     Reconstruction,
     learn,
@@ -112,7 +112,7 @@ def test_patches_give_the_layers_output(module: nn.Module) -> None:
     shape = (3, 4, 9, 8) if isinstance(module, nn.Conv2d) else (5, 7)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     out = module(x)
-    rows, columns = output_size(module, x)
+    rows, columns = outputs_of(module, x)
     places = torch.randperm(len(x) * rows * columns, generator=torch.Generator().manual_seed(2))[:20]
     flat = out.permute(0, 2, 3, 1).flatten(0, 2) if out.ndim == 4 else out
     if out.ndim == 4:
