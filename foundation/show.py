@@ -46,29 +46,41 @@ def show_latency(milliseconds: float | None, source: str | None = None) -> str:
     return "-" if milliseconds is None else f"{_three(milliseconds)} ms{f' {source}' if source else ''}"
 
 
+def show_milliseconds(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """``1.934 ms``, with its interval ``1.934 ms (1.809 to 2.3)``: to four digits, where small differences decide."""
+    if value is None:
+        return "-"
+    within = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
+    return f"{value:.4g} ms{within}"
+
+
 def show_interval(low: float | None, high: float | None) -> str:
     """``1.81..2.30 ms``, of a latency."""
     return "-" if low is None or high is None else f"{_three(low)}..{_three(high)} ms"
 
 
-def show_percent(share: float | None, deviation: float | None = None) -> str:
-    """``8.36 %`` of a share 0.0836; with its standard error, a share too, ``8.4 +- 0.9 %``: no more decimals than that leaves."""
-    if share is None:
-        return "-"
+def show_percent(share: float | None, deviation: float | None = None, digits: int = 2) -> str:
+    """``8.36 %`` of a share 0.0836, with other ``digits`` behind the point ``8 %``; with its standard error, a share too,
+    ``8.4 +- 0.9 %``: no more decimals than that leaves."""
+    return "-" if share is None else f"{show_points(share, deviation, digits)} %"
+
+
+def show_points(share: float, deviation: float | None = None, digits: int = 2) -> str:
+    """``0.53``: percentage points of a difference between two shares; otherwise as ``show_percent``."""
     if deviation is None:
-        return f"{100 * share:.2f} %"
+        return f"{100 * share:.{digits}f}"
     digits = decimals(deviation)
-    return f"{100 * share:.{digits}f} +- {100 * deviation:.{digits}f} %"
-
-
-def show_points(share: float) -> str:
-    """``0.53``: percentage points of a difference between two shares."""
-    return f"{100 * share:.2f}"
+    return f"{100 * share:.{digits}f} +- {100 * deviation:.{digits}f}"
 
 
 def decimals(deviation: float) -> int:
     """How many decimals a percentage has whose standard error, as a share, is ``deviation``."""
     return 1 if deviation >= 0.00095 else 2
+
+
+def show_tick(value: float) -> str:
+    """``0.25``: a round number, as short as it goes."""
+    return f"{value:.4g}"
 
 
 def ticks(low: float, high: float, at_most: int = 8) -> list[float]:

@@ -19,7 +19,7 @@ from deploy_arm.devices.kinds import DEVICES, kind_here
 from foundation.command import DONE, REFUSED, Parser, main_guard, say, typed
 from foundation.errors import UserError
 from foundation.files import json_text
-from foundation.show import show_bytes, show_interval, show_latency
+from foundation.show import show_bytes, show_interval, show_latency, show_milliseconds
 from pipeline.cluster.nodes import arm_devices
 from pipeline.cluster.pool import devices_at_hand
 from pipeline.cluster.work import DeviceError, Wanted
@@ -281,7 +281,7 @@ def _checked_record(found: Checked) -> dict[str, Any]:
 def _checked_text(found: Checked) -> str:
     if found.fault:
         return f"{found.name:<24} quarantine: {found.fault}\n"
-    told = [f"cpu{found.cpu}", f"{found.canary_ms:.4g} ms for the fixed network"]
+    told = [f"cpu{found.cpu}", f"{show_milliseconds(found.canary_ms)} for the fixed network"]
     forms = (
         ("frequency_ghz", "{:.3g} GHz"),
         ("temperature_c", "{:.0f} degrees Celsius"),

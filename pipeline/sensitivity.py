@@ -18,7 +18,7 @@ from foundation.errors import UserError
 from foundation.factories import find_factory, look_in, story
 from foundation.files import json_text
 from foundation.plan import LayerPlan
-from foundation.show import show_bytes
+from foundation.show import show_bytes, show_percent
 from pipeline.review.progress import Progress
 from pipeline.study import paths
 from pipeline.study.settings import Settings
@@ -324,7 +324,7 @@ def _of_dimension(found: Found, name: str, layers: Sequence[str]) -> list[list[s
                 whole, part = (
                     found.costs(place, plan)[0] for plan in (gentlest.replace(**{name: None}), gentlest)
                 )
-                cells[-1] += f" {100 * (1 - part / whole):3.0f} %" if whole else ""
+                cells[-1] += f" {show_percent(1 - part / whole, digits=0):>5}" if whole else ""
         if any(cell != "-" for cell in cells):
             table.append([place, *cells])
     return table

@@ -20,7 +20,7 @@ from foundation.factories import look_in
 from foundation.files import json_text
 from foundation.foreign_files import first_line
 from foundation.plan import Plan
-from foundation.show import show_percent
+from foundation.show import show_percent, show_seconds
 from pipeline.review.progress import StepLine
 from pipeline.study import paths
 from pipeline.study.settings import Settings
@@ -245,7 +245,7 @@ def _run(args: argparse.Namespace, plan: Plan, settings: TrainSettings) -> dict[
         curve.append(rung)
         say(
             f"{rung.where}: loss {rung.loss:.4f}, error {rung.error:.4f}, divergence from fp32 {rung.divergence:.4f} nats, "
-            f"{rung.seconds:.1f} s"
+            f"{show_seconds(rung.seconds)}"
         )
     if run.diverged is not None:
         say(f"diverged: {run.diverged}; a lower --learning-rate may help")

@@ -7,6 +7,7 @@ from typing import Any
 
 from foundation.dimension import Dimension, Layer
 from foundation.errors import UserError
+from foundation.show import show_percent
 
 ALL = 1.0
 RAMP_END = 0.4  # progress of training at which all structures that are to go are gone
@@ -33,7 +34,7 @@ class KeptShare(Dimension):
 
     @classmethod
     def say(cls, value: Any, chosen: Mapping[str, Any]) -> str:
-        return "all" if value is None else f"{100 * value:.0f} %"
+        return "all" if value is None else show_percent(value, digits=0)
 
     def starts(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float]:
         return [value for value in self.values if value is not None]

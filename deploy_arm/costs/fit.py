@@ -35,6 +35,7 @@ from deploy_arm.target.kernel_sources import timed_digest
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text, sha256, write_atomically
+from foundation.show import show_percent
 
 SAMPLES = 120
 REPEAT = 20  # of each network on a device
@@ -158,7 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device = measuring(CORES[core].target, options.device) if options.device else None
             models = fit(list(rows(core, options.shapes, device)))
             record["cores"][core] = entry(core, models, options.shapes, device)
-            errors = ", ".join(f"{kernel} {100 * model.error:.1f} %" for kernel, model in models.items())
+            errors = ", ".join(
+                f"{kernel} {show_percent(model.error, digits=1)}" for kernel, model in models.items()
+            )
             print(f"{core}: mean relative error {errors}")
             write_atomically(options.output, json_text(record, indent=1, sort_keys=True) + "\n")
     except UserError as error:

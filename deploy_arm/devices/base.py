@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from deploy_arm.emulate import emulator
 from foundation.errors import UserError
 from foundation.files import cache_directory, json_text, sha256, write_atomically
+from foundation.show import show_milliseconds
 
 Source = Literal["measured", "modelled"]
 PATIENCE = 600.0  # seconds to wait for somebody else's work on the device to end
@@ -82,8 +83,9 @@ class Profile:
         if self.steady:
             return str(self.details.get("caution", ""))
         canary = self.details["canary"]
+        before, after = show_milliseconds(canary["before_ms"]), show_milliseconds(canary["after_ms"])
         return (
-            f"not steady: a fixed network took {canary['before_ms']:.4g} ms before and {canary['after_ms']:.4g} ms after, "
+            f"not steady: a fixed network took {before} before and {after} after, "
             f"more than {canary['allowed']:.0%} apart, in each of {canary['attempts']} attempts; let the device cool, stop "
             "what else runs there, and measure again"
         )

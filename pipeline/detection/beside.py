@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from foundation.show import show_percent
 from pipeline.detection.decode import Detections
 from pipeline.detection.quality import partners
 
@@ -72,10 +73,11 @@ class BoxAgreement:
     agreement: float
 
     def __str__(self) -> str:
-        same, sure, seen = self.images - self.differing, f"{100 * CLEAR:.0f} %", f"{100 * CERTAIN:.0f} %"
+        same = self.images - self.differing
+        sure, seen = show_percent(CLEAR, digits=0), show_percent(CERTAIN, digits=0)
         return (
             f"{same} of {self.images} images have the same boxes with scores of {sure} and more as by the integer reference; "
-            f"from {seen} on, {100 * self.agreement:.1f} % of the boxes are pairs"
+            f"from {seen} on, {show_percent(self.agreement, digits=1)} of the boxes are pairs"
         )
 
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from foundation.files import json_text
-from foundation.show import counted, show_points
+from foundation.show import counted, show_percent, show_points
 from pipeline.candidate.describe import text_of
 from pipeline.report.data import ReportData, payload
 from pipeline.report.rows import ROWS_AT_ONCE, table_of_trials
@@ -357,7 +357,7 @@ def _importance(data: ReportData) -> str:
     head = "".join(f"<th scope=col class=number>{escape(name)}</th>" for name in data.importance)
 
     def cell(share: float) -> str:
-        return f'<td class="number harm" style="--harm:{100 * share / largest:.0f}%">{100 * share:.0f} %</td>'
+        return f'<td class="number harm" style="--harm:{100 * share / largest:.0f}%">{show_percent(share, digits=0)}</td>'
 
     rows = "".join(
         f"<tr><th scope=row><code>{escape(name)}</code></th>"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
-from foundation.show import show_percent, show_points
+from foundation.show import show_milliseconds, show_percent, show_points
 from pipeline.study.confidence import Paired, PairedScores, error_spread
 from pipeline.training.settings import ACCURACY
 
@@ -109,7 +109,9 @@ def choose(front: dict[str, Any], bounds: Bounds) -> tuple[str, str]:
     fit = [p for p in near if limit is None or (p["high"] is not None and p["high"] <= limit)]
     if not fit:
         fastest = min((p["high"] for p in near if p["high"] is not None), default=None)
-        shown = "none has a latency" if fastest is None else f"the fastest may take {fastest:.4g} ms"
+        shown = (
+            "none has a latency" if fastest is None else f"the fastest may take {show_milliseconds(fastest)}"
+        )
         text = f"no candidate within {points_of(bounds.accuracy_drop)} keeps to {limit:g} ms; {shown}"
         raise Refused([Gate("choice", passed=False, text=text)])
     # Of many candidates the fastest within the bound is often within it by luck, and not on the images that judge it.
@@ -148,7 +150,7 @@ def judge(evidence: Evidence, bounds: Bounds) -> list[Gate]:
     that cannot tell. Where they cannot, the evidence is weak.
     """
     profile, limit = evidence.profile, bounds.latency_ms
-    interval = f"{profile.latency_ms:.4g} ms ({profile.low_ms:.4g} to {profile.high_ms:.4g})"
+    interval = show_milliseconds(profile.latency_ms, profile.low_ms, profile.high_ms)
     latency = Gate(
         "latency",
         passed=limit is None or profile.high_ms <= limit,

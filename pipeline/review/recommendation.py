@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundation.errors import UserError
-from foundation.show import decimals, show_points
+from foundation.show import show_points
 from pipeline.review.gates import DROP, Bounds, Refused, choose, points_of
 from pipeline.study.confidence import loss_error
 from pipeline.training.settings import word_of
@@ -92,9 +92,7 @@ def _lost(point: Mapping[str, Any], fp32: Mapping[str, Any], images: int | None,
     word = f"{metric} {'lost' if loss > -1e-9 else 'won'}"
     if not images or discordant is None:
         return f"{show_points(abs(loss))} points of {word}"
-    spread = loss_error(loss, discordant, images)
-    digits = decimals(spread)
-    return f"{100 * abs(loss):.{digits}f} +- {100 * spread:.{digits}f} points of {word}"
+    return f"{show_points(abs(loss), loss_error(loss, discordant, images))} points of {word}"
 
 
 def bound_of(*given: float | None) -> float:

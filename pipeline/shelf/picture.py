@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from foundation.show import show_bytes, show_interval, show_latency
+from foundation.show import show_bytes, show_interval, show_latency, show_percent
 from pipeline.study.confidence import error_spread, show_error
 
 WIDTH, HEIGHT, LEFT, BELOW, EDGE = 520, 340, 58, 40, 14  # of a panel, in pixels
@@ -113,7 +113,7 @@ def _panel(fronts: Sequence[Mapping[str, Any]], axis: Axis) -> str:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         up, value = y(low + share * (high - low)), share * most
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{up:.1f}" y2="{up:.1f}"/>')
-        shown = f"{100 * (low + share * (high - low)):.1f} %"
+        shown = show_percent(low + share * (high - low), digits=1)
         parts.append(f'<text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{shown}</text>')
         anchor = "end" if share == 1 else "middle"
         parts.append(

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from foundation.show import counted, show_bytes, show_latency, show_percent, ticks
+from foundation.show import counted, show_bytes, show_latency, show_percent, show_tick, ticks
 from pipeline.report.page import FOLDER as LOOKS
 from pipeline.sweeps.gates import verdict
 from pipeline.sweeps.results import TITLES, columns, recommended
@@ -216,11 +216,11 @@ def _chart(front: Mapping[str, Any], limits: tuple[float, float, float]) -> str:
         line = f"{y(error):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{line}" y2="{line}"/>')
         parts.append(
-            f'<text x="{LEFT - 6}" y="{y(error) + 4:.1f}" text-anchor="end">{100 * error:.4g} %</text>'
+            f'<text x="{LEFT - 6}" y="{y(error) + 4:.1f}" text-anchor="end">{show_tick(100 * error)} %</text>'
         )
     for latency in ticks(0, most, 5):
         parts.append(
-            f'<text x="{x(latency):.1f}" y="{HEIGHT - 16}" text-anchor="middle">{latency:.4g}</text>'
+            f'<text x="{x(latency):.1f}" y="{HEIGHT - 16}" text-anchor="middle">{show_tick(latency)}</text>'
         )
     parts.append(f'<text x="{WIDTH - EDGE}" y="{HEIGHT - 3}" text-anchor="end">latency, ms</text>')
     chosen = (recommended(front) or {}).get("hash")

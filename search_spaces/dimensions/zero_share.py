@@ -11,6 +11,7 @@ import numpy as np
 from foundation.codebook import Codebook
 from foundation.dimension import Dimension, Layer
 from foundation.errors import UserError
+from foundation.show import show_percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class ZeroShare(Dimension):
     def say(cls, value: Any, chosen: Mapping[str, Any]) -> str:
         if value is None:
             return "-" if chosen.get("bits") == 8 else "nat."
-        return f"{100 * value:.0f} %"
+        return show_percent(value, digits=0)
 
     @classmethod
     def summary(cls, values: Sequence[float]) -> dict[str, float]:

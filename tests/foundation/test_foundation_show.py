@@ -13,6 +13,7 @@ from foundation.show import (
     show_bytes,
     show_interval,
     show_latency,
+    show_milliseconds,
     show_percent,
     show_points,
     show_seconds,
@@ -65,6 +66,10 @@ def test_latencies_have_three_digits_and_their_source() -> None:
     assert show_latency(None) == "-" and show_latency(1.934) == "1.93 ms"
     assert show_latency(0.06712, "modelled") == "0.0671 ms modelled" and show_latency(1234.5) == "1234 ms"
     assert show_latency(99.96) == "100 ms" and show_latency(99.94) == "99.9 ms"
+    assert (
+        show_milliseconds(0.1) == "0.1 ms"
+        and show_milliseconds(1.9341, 1.81, 2.3) == "1.934 ms (1.81 to 2.3)"
+    )
     assert show_interval(1.809, 2.3) == "1.81..2.30 ms"
     assert show_interval(None, 2.3) == show_interval(1.8, None) == "-"
 
@@ -72,7 +77,8 @@ def test_latencies_have_three_digits_and_their_source() -> None:
 def test_shares_have_the_decimals_that_their_error_leaves() -> None:
     assert show_percent(None) == "-" and show_percent(0.0836) == "8.36 %"
     assert show_percent(0.0836, 0.009) == "8.4 +- 0.9 %" and show_percent(0.0836, 0.0004) == "8.36 +- 0.04 %"
-    assert show_points(0.0053) == "0.53"
+    assert show_percent(0.0836, digits=0) == "8 %" and show_percent(0.5, digits=1) == "50.0 %"
+    assert show_points(0.0053) == "0.53" and show_points(0.0053, 0.004) == "0.5 +- 0.4"
 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-3, 1e4), st.integers(5, 9))
