@@ -124,12 +124,13 @@ class ProfiledWeights:
 @dataclass(frozen=True)
 class CostedKernel:
     """A kernel that the compiler may choose: the quantities of its work, the settings that its cost is fitted to, whether it can
-    do work, and the bits of weights that it takes."""
+    do work, the bits of weights that it takes, and in a few words what it does."""
 
     quantities: Callable[[Work], Quantities]
     settings: tuple[ProfiledWeights, ...]
     fits: Callable[[Work], bool] = lambda work: True
     bits: tuple[int, ...] = (2, 3, 4)
+    does: str = ""
 
     def __call__(self, work: Work) -> Quantities:
         return self.quantities(work)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deploy_arm.costs.model import KERNELS
 from foundation.dimension import DIMENSIONS, usual_dimensions
 from foundation.plan import LayerPlan, Plan
 from foundation.show import decimals
@@ -140,6 +141,7 @@ def payload(data: ReportData) -> dict[str, Any]:
         },
         "origin": min((record.started for record in data.records if record.started), default=None),
         "reviews": {candidate: review.as_dict() for candidate, review in data.reviews.items()},
+        "kernels": {name: KERNELS[name].does for name in KERNELS},
         "history": [list(pair) for pair in history],
     }
     finite: dict[str, Any] = _finite(page)

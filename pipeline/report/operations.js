@@ -1,8 +1,4 @@
 /* ---- what each operation takes, and what computes it ---- */
-const KERNELS = {
-  dense: "multiplies every weight", "level-grouped": "adds first and multiplies once per level; pays with many zeros",
-  blocks: "skips blocks that are all zero", "": "",
-};
 const review = (trial) => data.reviews[trial.hash] || { operations: [], answers: {} };
 /* Milliseconds by layer; null where nobody timed the parts. */
 function times(trial) {
@@ -18,7 +14,7 @@ function drawOperations(trial) {
   byId("operations-source").textContent = `${of || "unknown source"}${device ? ", " + device : ""}; the slowest first`;
   const why = (kernel, foreseen) => {
     const ranked = Object.entries(foreseen).sort((a, b) => a[1] - b[1]);
-    if (ranked.length < 2) return KERNELS[kernel] ?? "";
+    if (ranked.length < 2) return data.kernels[kernel] ?? "";
     return ranked.map(([name, cycles]) => `${name} ${count(Math.round(cycles))}`).join(", ") + " cycles foreseen";
   };
   byId("operations-rows").replaceChildren(...[...operations].sort((a, b) => b[3] - a[3]).map(([layer, kind, kernel, ms, low, high, , foreseen]) => {

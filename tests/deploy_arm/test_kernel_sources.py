@@ -112,6 +112,7 @@ def test_kernels_have_one_number_each() -> None:
         for name, key in zip(KERNEL_NAMES, numbers, strict=True)
     )
     assert set(COSTED) <= set(KERNEL_NAMES)
+    assert all(COSTED[name].does for name in COSTED), "the report says why a kernel was chosen"
 
 
 def test_every_operation_is_written_read_and_has_a_meaning() -> None:

@@ -57,4 +57,5 @@ blocks = CostedKernel(
     tuple(ProfiledWeights(bits, zeros, narrow=True, blocks=kept) for bits, zeros, kept in SETTINGS),
     fits,
     (2, 3, 4, 8),
+    does="skips blocks that are all zero",
 )

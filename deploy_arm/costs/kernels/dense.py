@@ -95,5 +95,8 @@ def quantities(work: Work) -> Quantities:
 
 
 dense = CostedKernel(
-    quantities, tuple(ProfiledWeights(bits, 0.5, narrow=True) for bits in (2, 3, 4)), bits=(2, 3, 4, 8)
+    quantities,
+    tuple(ProfiledWeights(bits, 0.5, narrow=True) for bits in (2, 3, 4)),
+    bits=(2, 3, 4, 8),
+    does="multiplies every weight",
 )

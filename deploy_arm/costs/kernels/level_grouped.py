@@ -69,4 +69,8 @@ def quantities(work: Work) -> Quantities:
     }
 
 
-level_grouped = CostedKernel(quantities, tuple(ProfiledWeights(*setting) for setting in SETTINGS))
+level_grouped = CostedKernel(
+    quantities,
+    tuple(ProfiledWeights(*setting) for setting in SETTINGS),
+    does="adds first and multiplies once per level; pays with many zeros",
+)
