@@ -206,6 +206,7 @@ def train_worker(config: dict[str, Any]) -> None:
     from torch import nn
 
     from pipeline.candidate.stages import cotuning
+    from pipeline.training.loop import Portion
 
     context, place = train.get_context(), settle(config["needs"])
     plan, device = Plan.from_json(config["plan"]), get_device()
@@ -220,9 +221,7 @@ def train_worker(config: dict[str, Any]) -> None:
         workspace_here(config["needs"], place.settings),
         plan,
         device=device,
-        wrap=wrap,
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
+        portion=Portion(context.get_world_rank(), context.get_world_size(), wrap),
         state=saved.state,
     )
     if context.get_world_rank() == 0:

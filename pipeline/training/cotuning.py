@@ -22,7 +22,7 @@ from pipeline.training.early import STEPS, hopeless
 from pipeline.training.evaluation import drawn
 from pipeline.training.incumbent import Incumbent, state_of
 from pipeline.training.judges import Judgement, Judges
-from pipeline.training.loop import Diverged, Loop, OnStep, Wrap, one_cycle
+from pipeline.training.loop import ALONE, Diverged, Loop, OnStep, Portion, one_cycle
 from pipeline.training.rung import Rung
 from pipeline.training.settings import TrainSettings
 from pipeline.training.stages import FREE, HELD, INHERITED, REBUILT, SMALL, Stage, begins_anew
@@ -56,7 +56,7 @@ class Cotuning(Loop):
         data: teaches by ``train`` but for the kept images, is judged on ``search``; ``report`` is never looked at.
         mean, std: normalization of the network's input, per channel, for pixels in 0..1.
         device: where to train.
-        wrap, rank, world, progress: see ``Loop``. With ``world`` above 1 every rank calls the same methods.
+        portion, progress: see ``Loop``. Where several share the training, every rank calls the same methods.
         state: a ``state_dict`` to go on from; then nothing is calibrated or clustered anew.
         judges: those of this model, data and settings, where they are there already.
         incumbent: what the stage ``inherited`` takes over.
@@ -75,9 +75,7 @@ class Cotuning(Loop):
         std: Sequence[float],
         *,
         device: str | torch.device = "cpu",
-        wrap: Wrap | None = None,
-        rank: int = 0,
-        world: int = 1,
+        portion: Portion = ALONE,
         progress: OnStep | None = None,
         state: dict[str, Any] | None = None,
         judges: Judges | None = None,
@@ -98,7 +96,7 @@ class Cotuning(Loop):
         network = quantize(self.original, plan, calibration, **settings.of_quantizer()).to(where)
         super().__init__(
             network, data, settings, mean, std, self.groups(network, settings),
-            device=where, wrap=wrap, rank=rank, world=world, progress=progress,
+            device=where, portion=portion, progress=progress,
         )  # fmt: skip
         self._hardened: tuple[int, Hardened] | None = None
         self._best: dict[str, Any] | None = None

@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,14 +35,30 @@ class Diverged(Exception):
     """Training has failed for good; the text names the step and the value."""
 
 
+@dataclass(frozen=True)
+class Portion:
+    """What a process does of a training that several share: it takes every ``world``-th image of a batch, from the ``rank``-th
+    on. ``wrap`` makes the module that is called in training out of the network, such as ``DistributedDataParallel``."""
+
+    rank: int = 0
+    world: int = 1
+    wrap: Wrap | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank {self.rank} of {self.world}")
+
+
+ALONE = Portion()
+
+
 class Loop:
     """Trains ``network`` on ``data``.
 
     Args:
         network: lies on ``device``; its forward takes float [n, 3, H, W] and gives logits.
         groups: parameter groups as ``torch.optim.SGD`` takes them; each group's ``lr`` is its peak.
-        wrap: makes the module that is called in training out of ``network``, such as ``DistributedDataParallel``.
-        rank, world: this process takes every ``world``-th image of a batch, from the ``rank``-th on.
+        portion: what this process does of it; all, unless others do theirs.
         progress: called after each step with steps done, steps planned and the loss (of the last step that was checked).
     """
 
@@ -55,16 +72,13 @@ class Loop:
         groups: list[dict[str, Any]],
         *,
         device: torch.device,
-        wrap: Wrap | None = None,
-        rank: int = 0,
-        world: int = 1,
+        portion: Portion = ALONE,
         progress: OnStep | None = None,
     ) -> None:
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} of {world}")
         self.network, self.data, self.settings, self.mean, self.std = network, data, settings, mean, std
-        self.device, self.rank, self.world, self.progress = device, rank, world, progress
+        self.device, self.rank, self.world, self.progress = device, portion.rank, portion.world, progress
         self.batch_size, self.steps_per_epoch, self.total_steps = planned_steps(settings, len(data.train))
+        world = portion.world
         if self.batch_size % world:
             raise UserError(
                 f"batch size {self.batch_size} cannot be shared by {world} workers; give a multiple of {world}"
@@ -78,7 +92,7 @@ class Loop:
         )
         for group in self.optimizer.param_groups:
             group["peak"] = group["lr"]
-        self.called = wrap(network) if wrap else network
+        self.called = portion.wrap(network) if portion.wrap else network
         self.before = 0  # steps that are taken before the first epoch, on a schedule of their own
         self.step = 0
         self.seconds = 0.0

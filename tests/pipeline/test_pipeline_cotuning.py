@@ -31,7 +31,7 @@ from pipeline.training.cotuning import Cotuning
 from pipeline.training.early import given_up
 from pipeline.training.evaluation import error_of
 from pipeline.training.judges import Judges
-from pipeline.training.loop import Diverged
+from pipeline.training.loop import Diverged, Portion
 from pipeline.training.pretraining import pretrain
 from pipeline.training.rung import Rung, best_of
 from pipeline.training.settings import TrainSettings, pretraining_settings
@@ -457,7 +457,7 @@ def _together(rank: int, world: int, wrap: Any = None) -> Cotuning:
     model = Plain()
     plan = Plan({"conv": LayerPlan(2, 4), "linear": LayerPlan(8)})
     settings = TrainSettings(epochs=2, batch_size=10, held_steps=4)
-    return Cotuning(model, plan, data, settings, MEAN, STD, rank=rank, world=world, wrap=wrap)
+    return Cotuning(model, plan, data, settings, MEAN, STD, portion=Portion(rank, world, wrap))
 
 
 def _worker(rank: int, world: int, place: str) -> None:

@@ -25,7 +25,7 @@ from pipeline.datasets.images import ArrayImages
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import find_network, load_model
 from pipeline.training.evaluation import error_of, fixed_sample, predictions, reestimate_batch_norm
-from pipeline.training.loop import Diverged, Loop, one_cycle
+from pipeline.training.loop import Diverged, Loop, Portion, one_cycle
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import TrainSettings, pretraining_settings
 
@@ -244,7 +244,7 @@ def _worker(rank: int, world: int, place: str) -> None:
     )
     run = loop(
         Small(norm=False), dataclasses.replace(SETTINGS, augment="none"),
-        wrap=DistributedDataParallel, rank=rank, world=world,
+        portion=Portion(rank, world, DistributedDataParallel),
     )  # fmt: skip
     run.run_until(0.25)
     gradients = {name: parameter.grad for name, parameter in run.network.named_parameters()}
@@ -274,10 +274,10 @@ def test_two_workers_take_the_same_steps_as_one(tmp_path: Path) -> None:
 def test_workers_share_a_batch_without_overlap() -> None:
     settings = dataclasses.replace(SETTINGS, augment="none")
     whole, _ = loop(Small(norm=False), settings).batch(3)
-    parts = [loop(Small(norm=False), settings, rank=rank, world=4).batch(3)[0] for rank in range(4)]
+    parts = [loop(Small(norm=False), settings, portion=Portion(rank, 4)).batch(3)[0] for rank in range(4)]
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
     with pytest.raises(UserError, match="batch size 8 cannot be shared by 3 workers"):
-        loop(Small(norm=False), settings, rank=0, world=3)
+        loop(Small(norm=False), settings, portion=Portion(0, 3))
 
 
 # --- pretraining
