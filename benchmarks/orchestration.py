@@ -131,7 +131,7 @@ def decided(
 ) -> Iterator[OrchestrationRow]:
     """The last ``TIMED`` trials of a search, ``workers`` of them at a time, by the conductor itself."""
     from pipeline.candidate.beforehand import profiled
-    from pipeline.study.conductor import PROFILED, RUNG, Conductor
+    from pipeline.study.conductor import PROFILED, RUNG, Conductor, Outlook
     from pipeline.study.halving import Rungs
     from pipeline.study.study import Study
     from pipeline.training.rung import Rung
@@ -144,7 +144,7 @@ def decided(
         rungs = Rungs(places, RUNGS, at_least=1)
         conductor = Conductor(
             study, rungs, held + workers, workers, Unheard(),
-            hoped_error=FP32_ERROR, foresee=case.cost.foresee, guessed=1 / CLASSES,
+            outlook=Outlook(FP32_ERROR, case.cost.foresee, 1 / CLASSES),
         )  # fmt: skip
         flying: list[Candidate] = []
         while len(flying) < workers - 1:  # those that fly meanwhile; nobody times them

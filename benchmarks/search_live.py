@@ -174,7 +174,7 @@ def run(setting: Setting, asked: RunName, seed: int, folder: Path) -> list[dict[
     """One search, in ``folder``, which is made anew: what ended, in order, with the epochs that were trained by then."""
     from pipeline.candidate.beforehand import first_plans, profiled
     from pipeline.candidate.cost_fit import FittedCost
-    from pipeline.study.conductor import PROFILED, RUNG, Conductor
+    from pipeline.study.conductor import PROFILED, RUNG, Conductor, Outlook
     from pipeline.study.halving import Rungs
     from pipeline.study.study import Study
     from pipeline.training.stages import places
@@ -201,10 +201,12 @@ def run(setting: Setting, asked: RunName, seed: int, folder: Path) -> list[dict[
         folder, space, identity={}, sampler=name, seed=seed, warm_starts=starts, prior=setting.prior
     ) as study:
         cost.learn_from(profiled(study, setting.references, space))
-        conductor = Conductor(
-            study, rungs, budget, 1, Silent(), hoped_error=setting.fp32_error,
-            foresee=cost.foresee if asked.filtered else None, guessed=1 / len(setting.workspace.data.classes),
-        )  # fmt: skip
+        outlook = Outlook(
+            setting.fp32_error,
+            cost.foresee if asked.filtered else None,
+            1 / len(setting.workspace.data.classes),
+        )
+        conductor = Conductor(study, rungs, budget, 1, Silent(), outlook=outlook)
         while (candidate := conductor.propose()) is not None:
             number, outcome = candidate.number, setting.trials(candidate.plan)
             on = conductor.judge(number, PROFILED, outcome.known)

@@ -150,6 +150,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
     from pipeline.report import publish
     from pipeline.review.store import address, check_store, how_to_look
     from pipeline.shelf.backup import Backup
+    from pipeline.study.conductor import Outlook
     from pipeline.study.lease import leased
     from pipeline.study.sensitivity import FILE
     from pipeline.study.storage import check_storage
@@ -239,8 +240,7 @@ def search(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = Fal
                 progress,
                 after_trial,
                 references=compared,
-                foresee=known.cost.foresee,
-                guessed=workspace.judges.rung.guessed,
+                outlook=Outlook(foresee=known.cost.foresee, guessed=workspace.judges.rung.guessed),
                 workspace=workspace,
                 program=program,
             )

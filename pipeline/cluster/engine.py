@@ -38,7 +38,7 @@ from pipeline.cluster.ray_internals import KILLED, deaths_for_memory_survived
 from pipeline.cluster.trial import CotuneTrial
 from pipeline.cluster.work import DeviceError
 from pipeline.study.checkpoints import forget, forget_ended, trial_folder
-from pipeline.study.conductor import DIED, ENDED, WAITED, Conductor, Foresee, Listener, nothing_left
+from pipeline.study.conductor import DIED, ENDED, UNSEEN, WAITED, Conductor, Listener, Outlook, nothing_left
 from pipeline.study.halving import Rungs, always
 from pipeline.study.memory import Death, kernel_kills, last_seen, total_memory
 from pipeline.study.records import Figures, Reference, TrialRecord
@@ -238,8 +238,7 @@ def run(
     after_trial: Callable[[], None] = lambda: None,
     *,
     references: Sequence[Reference] = (),
-    foresee: Foresee | None = None,
-    guessed: float | None = None,
+    outlook: Outlook = UNSEEN,
     workspace: Workspace | None = None,
     program: Path | None = None,
     trainable: type[tune.Trainable] = CotuneTrial,
@@ -250,9 +249,7 @@ def run(
     Args:
         after_trial: called after every trial that ended, in this process.
         references: the fp32 network's error is the best that is hoped for; all go into the candidates' manifests.
-        foresee: what a plan will cost, each objective with its interval; a plan that cannot enter the front at the lower ends is
-            not started.
-        guessed: how good guessing is, 0..1; a trial that hardly does better is ended at its first rung.
+        outlook: what is known before a trial; the error that is hoped for is taken from the references.
         workspace, program: go to the nodes, where they are open here already; without, every trial's process opens its own.
         trainable: what runs a trial, stage by stage as ``CotuneTrial`` does.
         decides: what proposes and judges trials.
@@ -290,9 +287,7 @@ def run(
             progress,
             after_trial,
             deadline=deadline,
-            hoped_error=fp32,
-            foresee=foresee,
-            guessed=guessed,
+            outlook=dataclasses.replace(outlook, hoped_error=fp32),
             stop=stop,
             storage=needs.storage,
         )

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from foundation.errors import UserError
@@ -48,6 +49,25 @@ class Interval(Protocol):
 Foresee = Callable[[Plan], Mapping[str, Interval]]
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What is known before a trial.
+
+    Attributes:
+        hoped_error: the best that any can have.
+        foresee: what a plan will cost, each objective with its interval; a plan that cannot enter the front at the lower ends is
+            not started.
+        guessed: how good guessing is, 0..1; a trial that hardly does better is ended at its first rung.
+    """
+
+    hoped_error: float | None = None
+    foresee: Foresee | None = None
+    guessed: float | None = None
+
+
+UNSEEN = Outlook()
+
+
 class Listener(Protocol):
     """Who is told what happens."""
 
@@ -82,9 +102,7 @@ class Conductor:
         after_trial: Callable[[], None] = lambda: None,
         *,
         deadline: float | None = None,
-        hoped_error: float | None = None,
-        foresee: Foresee | None = None,
-        guessed: float | None = None,
+        outlook: Outlook = UNSEEN,
         stop: threading.Event | None = None,
         pause: float = PAUSE,
         storage: Storage | None = None,
@@ -92,7 +110,7 @@ class Conductor:
         self.study, self.rungs, self.budget, self._capacity = study, rungs, budget, concurrency
         self._fewer = 0  # than there is room for
         self.progress, self.after_trial, self.deadline = progress, after_trial, deadline
-        self.hoped_error, self.foresee, self.guessed = hoped_error, foresee, guessed
+        self.hoped_error, self.foresee, self.guessed = outlook.hoped_error, outlook.foresee, outlook.guessed
         self.stop = stop or threading.Event()
         self.storage = storage or LocalStorage(study.folder)
         self.exhausted = False

@@ -12,7 +12,7 @@ from foundation.errors import UserError
 from foundation.plan import Plan
 from pipeline.cluster.engine import Guard
 from pipeline.cluster.ray_cluster import keep_secret
-from pipeline.study.conductor import Conductor
+from pipeline.study.conductor import Conductor, Outlook
 from pipeline.study.halving import Rungs
 from pipeline.study.memory import Death
 from pipeline.study.records import Figures, TrialRecord
@@ -74,7 +74,7 @@ def test_what_cannot_enter_by_its_foreseen_cost_is_told_so_and_not_started(study
         good = first or len(asked_of) > 4  # the second to the fourth are slow and large
         return {"latency": Low(1.0 if good else 9.0), "size": Low(100.0 if good else 900.0)}
 
-    conductor = Conductor(study, RUNGS, 4, 1, listener, hoped_error=0.1, foresee=foresee)
+    conductor = Conductor(study, RUNGS, 4, 1, listener, outlook=Outlook(0.1, foresee))
     first = asked(conductor)
     finish(conductor, first, figures(0.1, 2.0, 200))
     second = asked(conductor)
@@ -87,7 +87,7 @@ def test_what_cannot_enter_by_its_foreseen_cost_is_told_so_and_not_started(study
 
 
 def test_a_search_that_is_asked_to_end_while_it_looks_for_a_plan_is_not_complete(study: Study) -> None:
-    conductor = Conductor(study, RUNGS, 4, 1, Silent(), hoped_error=0.1)
+    conductor = Conductor(study, RUNGS, 4, 1, Silent(), outlook=Outlook(0.1))
 
     def foresee(plan: Plan) -> dict[str, Low]:
         conductor.stop.set()
@@ -112,7 +112,7 @@ def test_proposals_stop_at_concurrency_and_at_the_budget(study: Study) -> None:
 
 def test_what_cannot_enter_the_front_is_dominated_and_costs_no_budget(study: Study) -> None:
     progress = Silent()
-    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=progress, hoped_error=0.1)
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=progress, outlook=Outlook(0.1))
     finish(conductor, asked(conductor), figures(0.1, 5.0, 100))
     candidate = asked(conductor)
     assert not conductor.judge(candidate.number, "profiled", figures(None, 6.0, 100))
@@ -126,7 +126,7 @@ def test_what_cannot_enter_the_front_is_dominated_and_costs_no_budget(study: Stu
 
 
 def test_hope_is_what_fp32_reaches_not_what_a_bad_first_trial_reached(study: Study) -> None:
-    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent(), hoped_error=0.1)
+    conductor = Conductor(study, RUNGS, budget=9, concurrency=1, progress=Silent(), outlook=Outlook(0.1))
     finish(conductor, asked(conductor), figures(0.9, 1.0, 10))
     candidate = asked(conductor)
     assert conductor.judge(candidate.number, "profiled", figures(None, 5.0, 50))
@@ -214,7 +214,7 @@ def test_warm_starts_are_held_back_by_nobody(study: Study) -> None:
 
 def test_a_trial_hardly_better_than_guessing_ends_with_its_reason(study: Study) -> None:
     conductor = Conductor(
-        study, RUNGS, budget=9, concurrency=1, progress=Silent(), hoped_error=0.02, guessed=0.1
+        study, RUNGS, budget=9, concurrency=1, progress=Silent(), outlook=Outlook(0.02, guessed=0.1)
     )
     for error, goes_on in ((0.81, False), (0.5, True)):
         _, found = at_rung(conductor, error)
