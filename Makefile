@@ -20,16 +20,19 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durat
 search: setup
 	@$(BIN)/python -m pipeline.search $(ARGS)
 
-# One worker a core, then those that start clusters, servers and browsers and wait for them, three at once. The tests marked slow: make test-slow.
-test: setup $(TEST_STAMP) lint
+# First what needs the machine's memory for itself, while the sources are checked; then one worker a core; then those that start
+# clusters, servers and browsers and wait for them, three at once. The tests marked slow: make test-slow.
+test: setup $(TEST_STAMP)
 ifneq ($(strip $(ARGS)),)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory lint && $(BIN)/python -m pytest $(ARGS)
 else
-	@status=0; \
+	@status=0; said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+	$(MAKE) --no-print-directory lint >"$$said" 2>&1 & lint=$$!; \
+	$(PYTEST) -m "alone and not slow" tests/system || status=$$?; \
+	wait $$lint || { lint=$$?; cat "$$said"; exit $$lint; }; cat "$$said"; \
 	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
 	$(BIN)/python tests/branches.py 95 || status=$$?; \
 	$(PYTEST) -n 3 -m "system and not slow and not alone" tests/system || status=$$?; \
-	$(PYTEST) -m "alone and not slow" tests/system || status=$$?; \
 	exit $$status
 endif
 

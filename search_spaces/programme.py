@@ -39,8 +39,12 @@ def measures_of(
     if proxy is None or cost is None:
         return None
 
+    last: list[tuple[Plan, Mapping[str, float]]] = []
+
     def priced(name: str, plan: Plan) -> float:
-        return cost(plan)[name]
+        if not last or last[0][0] is not plan:  # asked for one measure after the other
+            last[:] = [(plan, cost(plan))]
+        return last[0][1][name]
 
     return {HARM: proxy, **{name: partial(priced, name) for name in costs}}
 
@@ -69,8 +73,9 @@ class ChoiceTable:
         added: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures}
         for layer in base.layers:
             changed = [base.replace(layers={**base.layers, layer: plan}) for plan in plans[layer]]
-            for name, measure in measures.items():
-                added[name].append(np.array([measure(plan) for plan in changed]) - totals[name])
+            rows = np.array([[measure(plan) for measure in measures.values()] for plan in changed])
+            for name, values in zip(measures, rows.T):
+                added[name].append(values - totals[name])
         return cls(
             base,
             tuple(tuple(plans[layer]) for layer in base.layers),

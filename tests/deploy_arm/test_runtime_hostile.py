@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deploy_arm.fuzz import __main__ as fuzzing
 from deploy_arm.fuzz import compare as comparing
 from deploy_arm.fuzz.build import build_compare
 from deploy_arm.fuzz.hostile import hostile_blobs, hostile_graph
-from deploy_arm.runtime.program import build_program
-from deploy_arm.target.toolchain import ROUTE_VARIABLE
 from foundation.errors import UserError
 
 
@@ -26,7 +22,7 @@ def need_compare() -> list[str]:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("networks", [8, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("networks", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_all_kernels_agree_under_sanitizers(
     networks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,31 +71,3 @@ def test_hostile_networks_are_hostile_and_the_same_every_time() -> None:
     assert list(hostile_blobs(3, 4)) == list(hostile_blobs(3, 4))
     text = " ".join(str(hostile_graph(seed).operations) for seed in range(12))
     assert "nan" in text and "2147483647" in text and "-128" in text
-
-
-def test_the_kernels_of_the_tool_chain_from_pypi_agree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has no sanitizers and its emulator no threads: the vector kernels against plain C is what remains."""
-    if importlib.util.find_spec("ziglang") is None:
-        pytest.skip("ziglang is not installed")
-    pytest.importorskip("unicorn")
-    from deploy_arm.emulate.unicorn_loader import run_program
-
-    monkeypatch.setenv(ROUTE_VARIABLE, "pip")
-    program = build_program("a76")
-    path = tmp_path / "case.blob"
-    for seed in (0, 1, 2, 3, 6):
-        path.write_bytes(next(hostile_blobs(seed, 1)))
-        shape = np.array(hostile_graph(seed).input.shape)
-        image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8).tobytes()
-        found = [
-            np.frombuffer(
-                run_program(program, ["run", str(path), *options], image, timeout=120).output, np.float32
-            )
-            for options in ([], ["--portable"])
-        ]
-        np.testing.assert_array_equal(
-            np.where(np.isnan(found[0]), np.float32(7), found[0]).view(np.int32),
-            np.where(np.isnan(found[1]), np.float32(7), found[1]).view(np.int32),
-        )

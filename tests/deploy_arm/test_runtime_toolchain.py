@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deploy_arm.blob.write import write_blob
+from deploy_arm.fuzz.hostile import hostile_blobs, hostile_graph
 from deploy_arm.ir.reference import run
 from deploy_arm.runtime.program import build_program, compile_command
 from deploy_arm.target import toolchain
@@ -176,3 +177,31 @@ def test_zig_builds_it_for_unicorn(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         blob.write_bytes(write_blob(graph))
         finished = run_program(program, ["run", str(blob)], images.tobytes(), target="a76", timeout=120)
         np.testing.assert_array_equal(np.frombuffer(finished.output, np.float32), run(graph, images).ravel())
+
+
+def test_the_kernels_of_the_tool_chain_from_pypi_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no sanitizers and its emulator no threads: the vector kernels against plain C is what remains."""
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("ziglang is not installed")
+    pytest.importorskip("unicorn")
+    from deploy_arm.emulate.unicorn_loader import run_program
+
+    monkeypatch.setenv(ROUTE_VARIABLE, "pip")
+    program = build_program("a76")
+    path = tmp_path / "case.blob"
+    for seed in (0, 1, 2, 3, 6):
+        path.write_bytes(next(hostile_blobs(seed, 1)))
+        shape = np.array(hostile_graph(seed).input.shape)
+        image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8).tobytes()
+        found = [
+            np.frombuffer(
+                run_program(program, ["run", str(path), *options], image, timeout=120).output, np.float32
+            )
+            for options in ([], ["--portable"])
+        ]
+        np.testing.assert_array_equal(
+            np.where(np.isnan(found[0]), np.float32(7), found[0]).view(np.int32),
+            np.where(np.isnan(found[1]), np.float32(7), found[1]).view(np.int32),
+        )

@@ -483,7 +483,7 @@ def test_a_detector_becomes_a_candidate_that_evaluates(
         "--data",
         f"coco:{boxes.name}",
         "--image-size",
-        "128",
+        "96",
     ]
     assert quantize([*words, "--bits", "4", "--out", str(tmp_path / "a"), "--format", "json"]) == 0
     result = json.loads(capsys.readouterr().out)

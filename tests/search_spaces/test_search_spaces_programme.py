@@ -65,6 +65,25 @@ def table() -> ChoiceTable:
     return ChoiceTable.of(SPACE, SPACE.warm_starts()[0], measures)
 
 
+def test_a_plan_is_priced_once_whatever_is_asked_of_it() -> None:
+    asked: list[Plan] = []
+
+    def cost(plan: Plan) -> dict[str, float]:
+        asked.append(plan)
+        return dict(cost_of(plan))
+
+    measures = measures_of(harm_of, cost, COSTS)
+    assert measures is not None
+    found = ChoiceTable.of(SPACE, SPACE.warm_starts()[0], measures)
+    choices = sum(map(len, found.plans))
+    assert len(asked) == choices + 1, "each choice of each layer, and the base"
+    for name in COSTS:
+        for layer, values in zip(found.base.layers, found.added[name]):
+            for plan, value in zip(found.plans[list(found.base.layers).index(layer)], values):
+                changed = found.base.replace(layers={**found.base.layers, layer: plan})
+                assert value == cost_of(changed)[name] - cost_of(found.base)[name]
+
+
 def test_limits_that_no_plan_keeps_have_no_plan() -> None:
     found = table()
     low, _ = found.reach("size")

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
-SEARCH = "--budget 1 --epochs-per-trial 0.05 --rungs 1 --max-concurrent 1"
+SEARCH = "--budget 1 --epochs-per-trial 0.05 --rungs 1 --max-concurrent 1 --bits 2,8"
 BRIEF = {
     "pipeline.search": SEARCH,
     "pipeline.evaluate": "--limit 20",

@@ -77,12 +77,12 @@ def study(interrupted: tuple[Path, list[str]], elsewhere: Path) -> Path:
     folder. (Killed: test_system_engine.py.)"""
     folder, typed = interrupted
     kept = read_records(folder)
-    again = command_here("search", *typed[3:], "--budget", 3, "--format", "json", cwd=elsewhere)
+    again = command_here("search", *typed[3:], "--budget", 2, "--format", "json", cwd=elsewhere)
     assert again.returncode == 0, again.stderr
     assert re.search(rf"resumed: {len(kept)} trials? kept", again.stderr)
     after = read_records(folder)
     assert [record for record in after if record in kept] == kept, "a finished trial was lost or changed"
-    assert len({record.hash for record in after}) == len(after) >= 3, "a trial was doubled"
+    assert len({record.hash for record in after}) == len(after) >= 2, "a trial was doubled"
     assert json.loads(again.stdout)["complete"] is True
     assert not list(elsewhere.iterdir()), "nothing is written where a command happened to be typed"
     return folder
