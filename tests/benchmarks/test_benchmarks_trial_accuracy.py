@@ -21,9 +21,9 @@ def test_cells_are_measured_once_and_a_row_says_what_came_out(
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     size = load_data("digits").image_size
-    model = load_model("resnet8", classes=10, image_size=size)
+    model = load_model("vgg_tiny", classes=10, image_size=size)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    command = ["--data", "digits", "--network", "resnet8", "--weights", str(tmp_path / "weights.pt")]
+    command = ["--data", "digits", "--network", "vgg_tiny", "--weights", str(tmp_path / "weights.pt")]
     command += ["--seconds", "0.1", "--methods", "dkm", "int8", "--out", str(tmp_path / "rows.csv")]
     try:
         assert table.main(command) == 0 and table.main(command) == 0
