@@ -339,6 +339,27 @@ def _zeros_methods() -> str:
     return table(["zeros", "method", "points (seeds)", "divergence", "bytes", "packed"], body)
 
 
+@TABLES.register("rebuilding")
+def _rebuilding() -> str:
+    """What each choice of rebuilding comes to, by bits side by side."""
+    found = {(row["choice"], row["bits"]): row for row in rows("rebuilding.csv")}
+    widths = sorted({bits for _, bits in found}, key=int)
+    body = []
+    for choice in dict.fromkeys(choice for choice, _ in found):
+        each = [found[choice, bits] for bits in widths]
+        cells = [
+            text
+            for row in each
+            for text in (
+                f"{float(row['points']):+.2f} ± {float(row['points_standard_error']):.2f}",
+                f"{float(row['divergence']):.3f} ± {float(row['divergence_standard_error']):.3f}",
+            )
+        ]
+        body.append([choice, *cells, f"{statistics.mean(float(row['seconds']) for row in each):.0f}"])
+    heads = [text for bits in widths for text in (f"{bits} bits, points to fp32", "divergence")]
+    return table(["choice", *heads, "seconds"], body)
+
+
 @TABLES.register("trials")
 def _trials() -> str:
     body = []
