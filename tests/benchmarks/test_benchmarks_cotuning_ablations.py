@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks import cotuning_ablations as table
@@ -16,6 +15,7 @@ from benchmarks.cotuning_table import Cell
 from foundation.command import main_guard
 from foundation.plan import LayerPlan, Plan
 from pipeline.datasets.base import ImageData
+from pipeline.datasets.digits import read_digits
 from pipeline.datasets.images import ArrayImages
 from pipeline.networks.registry import load_model
 from pipeline.training.cotuning import Cotuning
@@ -94,9 +94,9 @@ def mean_of(network: nn.Module) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, digits = tmp_path_factory.mktemp("ablations"), load_digits()
-    pixels = np.repeat(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None], 3, axis=3)
-    x, y = pixels[:600], digits.target.astype(np.int64)[:600]
+    folder, (grey, labels) = tmp_path_factory.mktemp("ablations"), read_digits()
+    pixels = np.repeat(np.rint(grey * (255 / 16)).astype(np.uint8)[..., None], 3, axis=3)
+    x, y = pixels[:600], labels.astype(np.int64)[:600]
     np.savez(folder / "digits.npz", x_train=x[:300], y_train=y[:300], x_val=x[300:], y_val=y[300:])
     torch.save(load_model("resnet8", classes=10, image_size=(8, 8)).state_dict(), folder / "weights.pt")
     return folder

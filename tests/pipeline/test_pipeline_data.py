@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from foundation.errors import UserError
 from pipeline.datasets.augmentations.base import augment
@@ -54,6 +53,8 @@ def test_digits() -> None:
 
 def test_digits_are_those_of_scikit_learn() -> None:
     """Its own reader is another implementation: every grey value and label."""
+    from sklearn.datasets import load_digits  # takes a second of every process that collects
+
     theirs, (grey, labels) = load_digits(), read_digits()
     assert np.array_equal(grey, theirs.images) and np.array_equal(labels, theirs.target)
 
