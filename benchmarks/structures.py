@@ -33,6 +33,7 @@ CHOICES: Sequence[tuple[int, float | None, float | None, float | None, str | Non
     (4, None, 0.75, None, None), (4, None, None, 0.75, None), (2, 0.9, None, None, None), (2, None, None, None, None),
     (2, None, 0.6, None, None), (3, None, 0.6, None, None), (8, None, 0.5, None, None), (8, None, None, None, None),
     (4, None, None, None, "plus"), (4, None, None, None, "5"), (4, None, None, None, "7"), (4, None, None, None, "row"),
+    (2, 0.7, None, None, None),
 )  # fmt: skip
 CORES = ("a76", "x2")
 STRUCTURES = ("zero_share", "kept_blocks", "kept_channels", "taps")
@@ -169,6 +170,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", choices=("untrained", "directly", "rebuilt"), default="rebuilt")
     parser.add_argument("--steps", type=int, default=100, help="of training with free weights")
     parser.add_argument("--seed", type=int, default=0)
+    every = list(range(len(CHOICES)))
+    parser.add_argument(
+        "--plans",
+        nargs="+",
+        type=int,
+        choices=every,
+        default=every,
+        metavar="N",
+        help="of the list of plans, from 0",
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args(argv)
 
@@ -184,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.network, classes=len(data.classes), image_size=data.image_size, weights=args.weights
     )
     done = done_in(args.out, StructureCell)
-    for bits, zeros, blocks, channels, taps in CHOICES:
+    for bits, zeros, blocks, channels, taps in (CHOICES[number] for number in args.plans):
         steps = 0 if args.start == "untrained" else args.steps
         cell = StructureCell(args.network, bits, zeros, blocks, channels, taps, args.start, steps, args.seed)
         said = as_text(asdict(cell))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch.nn.functional as F
@@ -41,11 +42,11 @@ def _is_convolution(network: fx.GraphModule, node: fx.Node) -> bool:
 
 def _path(network: fx.GraphModule, node: fx.Node) -> tuple[str, ...]:
     """The layers before a convolution, the nearest first, up to one of one group; nothing where something else comes before."""
-    calls = [str(other.target) for other in network.graph.nodes if other.op == "call_module"]
+    calls = Counter(str(other.target) for other in network.graph.nodes if other.op == "call_module")
     names: list[str] = []
     while True:
         inputs = node.all_input_nodes
-        if len(inputs) != 1 or len(inputs[0].users) != 1 or calls.count(str(node.target)) > 1:
+        if len(inputs) != 1 or len(inputs[0].users) != 1 or _shared(network, node, calls):
             return ()
         (node,) = inputs
         if node.op in ("placeholder", "output", "get_attr"):
@@ -54,8 +55,15 @@ def _path(network: fx.GraphModule, node: fx.Node) -> tuple[str, ...]:
             layer: Any = network.get_submodule(str(node.target))
             names.append(str(node.target))
             if layer.groups == 1:
-                return tuple(names) if calls.count(names[-1]) == 1 else ()
+                return () if _shared(network, node, calls) else tuple(names)
             if not layer.groups == layer.in_channels == layer.out_channels:
                 return ()
         elif kind(network, node) not in CHANNELWISE:
             return ()
+
+
+def _shared(network: fx.GraphModule, node: fx.Node, calls: Counter[str]) -> bool:
+    """Whether a module with weights or statistics is called at other places too, whose channels are others. One without any,
+    as the ReLU that a block of torchvision's calls everywhere, keeps nothing of a place."""
+    name = str(node.target)
+    return calls[name] > 1 and bool(network.get_submodule(name).state_dict())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.compiler.passes import simplify
 from deploy_arm.compiler.unread import drop_unread_channels
 from deploy_arm.ir import graph as g
@@ -106,6 +107,39 @@ def test_only_layers_between_which_nobody_reads_can_choose() -> None:
     plans = Space(found, bits=(8,), dimensions=own).layer_plans()
     assert [len(plans[name]) for name in ("0", "2")] == [1, 2]
     assert "kept_channels" not in Space(found).dimensions and Layer("a").producers == ()
+
+
+@pytest.mark.parametrize(("name", "inner"), [("resnet18", 8), ("resnet50", 32)])
+def test_an_activation_without_weights_may_be_called_everywhere(name: str, inner: int) -> None:
+    """As torchvision's blocks do."""
+    model = load_model(name, classes=10, image_size=(32, 32))
+    made = producers_of(model)
+    assert len(made) == inner
+    for reader, (maker,) in made.items():
+        block, layer = reader.rsplit(".conv", 1)
+        assert maker == f"{block}.conv{int(layer) - 1}"
+    if inner > 8:
+        return
+    small = nn.Sequential(model.layer1[0], nn.Conv2d(64, 8, 6), nn.Flatten())  # type: ignore[index, operator]
+    plan = Plan({"0.conv1": LayerPlan(8), "0.conv2": LayerPlan(4, 16, kept_channels=0.5), "1": LayerPlan(8)})
+    images = torch.randn(4, 64, 6, 6)
+    hardened = harden(quantize(small, plan, images))
+    graph = compile_graph(hardened, (64, 6, 6), [0.5] * 64, [0.25] * 64)
+    assert channels(graph)[:2] == [(64, 32), (32, 64)]
+
+
+def test_a_norm_that_two_places_share_keeps_its_channels() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(16, 16, 1) for _ in range(3))
+            self.norm = nn.BatchNorm2d(16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.third(self.norm(self.second(self.norm(self.first(x)))))
+            return out
+
+    assert producers_of(Shared()) == {}
 
 
 def test_a_plan_with_fewer_channels_is_trained_without_them() -> None:
