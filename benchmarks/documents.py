@@ -279,11 +279,14 @@ def _live_halving() -> str:
     )
 
 
+TRIED, TRAINED = 60, 400  # steps of the plans that were trained, briefly and longer
+
+
 @TABLES.register("structures")
 def _structures() -> str:
     """What is left of time and right answers, plan by plan; answers where the plan was trained."""
-    found = [row for row in rows("structures.csv") if row["seed"] == "0"]
-    lost = {_structure(row): row for row in found if row["error"]}
+    found = [row for row in rows("structures.csv") if (row["network"], row["seed"]) == ("resnet20", "0")]
+    lost = {_structure(row): row for row in found if row["error"] and int(row["steps"]) == TRIED}
     body = []
     for row in found:
         if row["start"] == "untrained":
@@ -295,6 +298,33 @@ def _structures() -> str:
                 [_structure(row), f"{float(row['a76_ms']):.2f}", f"{float(row['x2_ms']):.3f}", size, points]
             )
     return table(["layers between", "A76-class", "X2-class (i8mm)", "bytes", "points"], body)
+
+
+@TABLES.register("peers_and_points")
+def _peers_and_points() -> str:
+    """How much faster plans make ResNet-18 than ONNX Runtime in fp32, beside what they cost ResNet-20 in right answers."""
+    of_18 = {_structure(row): row for row in rows("structures.csv") if row["network"] == "resnet18"}
+    of_20 = {
+        _structure(row): row
+        for row in rows("structures.csv")
+        if (row["network"], row["start"], row["seed"]) == ("resnet20", "directly", "0")
+        and int(row["steps"]) == TRAINED
+    }
+    runtime = {
+        row["core"]: float(row["latency_ms"])
+        for row in peers()
+        if (row["model"], row["runtime"], row["configuration"]) == ("resnet18", "ONNX Runtime", "fp32")
+    }
+    body = []
+    for plan, row in sorted(of_18.items(), key=lambda each: -float(each[1]["a76_ms"])):
+        judged = of_20.get(plan)
+        points = "" if judged is None else signed(
+            *(str(100 * float(judged[name])) for name in ("difference", "difference_standard_error"))
+        )  # fmt: skip
+        body.append(
+            [plan, *(f"{runtime[core] / float(row[f'{core}_ms']):.2f}" for core in ("a76", "x2")), points]
+        )
+    return table(["layers between", "A76-class", "X2-class (i8mm)", "points, ResNet-20"], body)
 
 
 @TABLES.register("faults")

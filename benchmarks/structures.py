@@ -33,7 +33,7 @@ CHOICES: Sequence[tuple[int, float | None, float | None, float | None, str | Non
     (4, None, 0.75, None, None), (4, None, None, 0.75, None), (2, 0.9, None, None, None), (2, None, None, None, None),
     (2, None, 0.6, None, None), (3, None, 0.6, None, None), (8, None, 0.5, None, None), (8, None, None, None, None),
     (4, None, None, None, "plus"), (4, None, None, None, "5"), (4, None, None, None, "7"), (4, None, None, None, "row"),
-    (2, 0.7, None, None, None),
+    (2, 0.7, None, None, None), (2, 0.7, None, 0.75, None),
 )  # fmt: skip
 CORES = ("a76", "x2")
 STRUCTURES = ("zero_share", "kept_blocks", "kept_channels", "taps")

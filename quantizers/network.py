@@ -277,7 +277,7 @@ def synthetic(network: nn.Module | Hardened, plan: Plan, seed: int = 0) -> Harde
     generator = np.random.default_rng(seed)
     books = dict(hardened.codebooks)
     for name, layer in plan.layers.items():
-        weight = originals[name].float().cpu().numpy()
+        weight = layer.apply(originals[name].float()).cpu().numpy()  # what one leaves out counts for the next
         for dimension, value in layer.values.items():
             books[name] = DIMENSIONS[dimension].synthesize(books[name], weight, value, generator)
     return _with_weights(hardened.network, books)

@@ -152,10 +152,9 @@ class PlanCost:
     def _book(self, name: str, layer: LayerPlan) -> tuple[Codebook, float]:
         """Weights of just the kind that the layer's values ask for, drawn: of some output channels, which have this share of all
         weights."""
-        weight = self._workspace.model.get_submodule(name).weight
-        assert isinstance(weight, torch.Tensor)
+        weight = self._shaped(name, layer)
         rows = some_rows(weight.shape, DRAWN)
-        values = weight.detach()[rows].float().cpu().numpy()
+        values = weight[rows]
         generator = np.random.default_rng(0)
         count = 255 if layer.bits == 8 else layer.components or 2**layer.bits
         levels = (np.arange(count) - count // 2).astype(np.int8)

@@ -62,9 +62,10 @@ class ZeroShare(Dimension):
     def synthesize(
         cls, book: Codebook, weight: NDArray[np.float32], value: float, generator: np.random.Generator
     ) -> Codebook:
-        """The smallest weights at the zero level and no others."""
+        """The smallest weights at the zero level and no others, but for those that another dimension has made zero."""
         indices = book.indices.flatten()
-        zero, count = int(np.flatnonzero(book.levels == 0)[0]), round(value * len(indices))
+        zero = int(np.flatnonzero(book.levels == 0)[0])
+        count = max(round(value * len(indices)), int((weight == 0).sum()))
         order = np.argsort(np.abs(weight).flatten(), kind="stable")
         others = np.setdiff1d(np.arange(len(book.levels)), zero).astype(np.uint8)
         freed = order[count:][indices[order[count:]] == zero]

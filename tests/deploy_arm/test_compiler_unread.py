@@ -18,7 +18,7 @@ from foundation.dimension import Layer
 from foundation.plan import LayerPlan, Plan
 from pipeline.networks.registry import load_model
 from quantizers.core.producers import producers_of
-from quantizers.network import harden, quantize
+from quantizers.network import harden, layer_names, quantize, synthetic
 from search_spaces.dimensions import asked
 from search_spaces.layers import layers_of
 from search_spaces.space import Space
@@ -153,3 +153,16 @@ def test_a_plan_with_fewer_channels_is_trained_without_them() -> None:
     there = (books["3"].integers != 0).any(axis=(0, 2, 3))
     weight = model[3].weight.detach().square().sum((0, 2, 3))  # type: ignore[operator, union-attr]
     assert set(np.flatnonzero(there)) <= set(weight.topk(16).indices.tolist())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_zeros_anywhere_are_beside_channels_that_are_not_kept(share: float) -> None:
+    """Whatever the order of a plan's values: what is known of its cost before training has both."""
+    model = load_model("resnet8", classes=10, image_size=(32, 32))
+    plan = Plan.uniform(layer_names(model), LayerPlan(2, 4, zero_share=share))
+    reader = "layer2.0.conv2"
+    both = LayerPlan(2, 4, zero_share=share, kept_channels=0.5)
+    plan = plan.replace(layers={**plan.layers, reader: both})
+    integers = synthetic(quantize(model, plan, torch.randn(4, 3, 32, 32)), plan).codebooks[reader].integers
+    assert (integers != 0).any(axis=(0, 2, 3)).sum() == 16
+    assert (integers == 0).mean() == pytest.approx(max(0.5, share), abs=0.01)

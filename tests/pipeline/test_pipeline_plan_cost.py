@@ -41,6 +41,7 @@ def uniform(workspace: Workspace, layer: LayerPlan, activation_bits: int = 8) ->
         *(LayerPlan(8), LayerPlan(4, 12), LayerPlan(2, 4), LayerPlan(2, 4, zero_share=0.9)),
         *(LayerPlan(4, 12, kept_blocks=0.5), LayerPlan(8, kept_blocks=0.5)),
         *(LayerPlan(4, 12, kept_channels=0.5), LayerPlan(3, 8, kept_channels=0.75)),
+        *(LayerPlan(2, 4, kept_channels=0.5, zero_share=share) for share in (0.8, 0.9)),
         *(LayerPlan(4, 16, values={"taps": value}) for value in ("plus", 3)),
     ],
     ids=str,
