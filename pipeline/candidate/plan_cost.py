@@ -35,6 +35,9 @@ from quantizers.tracing.trace import traced
 from search_spaces.sensitivity import Harm
 
 CALIBRATION_IMAGES = 32
+PER_CHANNEL = (
+    8  # bytes of a program's file, whatever the weights: what its sums are multiplied by, and what is added
+)
 DRAWN = 1 << 15  # weights of a layer
 
 
@@ -73,7 +76,9 @@ class PlanCost:
         key = name, layer, activation_bits, outs
         if key not in self._known:
             book, share = self._draw(name, layer)
-            part = 1.0 if outs is None else outs * share / len(book.indices)
+            channels = round(len(book.indices) / share)
+            gone = 0 if outs is None else channels - outs
+            part = 1 - gone / channels
             cycles, blocks = self._cycles(name, book, share, part, activation_bits)
             milliseconds = cycles / (CORES[self._target].frequency_ghz * 1e6)
             harm = self._harms.get(name, {}).get(layer)
@@ -82,7 +87,7 @@ class PlanCost:
                 bits, weights = bits + 1 / (QUAD * OCTET * blocks), weights * blocks
             elif book.bits < 8:  # as they are stored: packed, or entropy-coded where that is shorter
                 bits = min(bits, index_entropy(book) if harm is None else harm.entropy)
-            self._known[key] = milliseconds, weights * bits / 8
+            self._known[key] = milliseconds, weights * bits / 8 - gone * PER_CHANNEL
         return self._known[key]
 
     def _outputs(self, plan: Plan) -> dict[str, int]:
