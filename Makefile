@@ -13,6 +13,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 # uv takes a fifth of pip's time, and trusts whom the system trusts; where it cannot (an index that only pip is told of), pip does it.
 install = $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --editable '.[$(1)]' \
 	|| { echo "uv could not; pip goes on"; $(BIN)/python $(PIP) --editable '.[$(1)]'; }
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy -n 2
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: search test test-fast test-slow setup lint
@@ -24,10 +25,10 @@ search: setup
 # clusters, servers and browsers and wait for them, three at once. The tests marked slow: make test-slow.
 test: setup $(TEST_STAMP)
 ifneq ($(strip $(ARGS)),)
-	@$(MAKE) --no-print-directory lint && $(BIN)/python -m pytest $(ARGS)
+	@$(LINT) && $(BIN)/python -m pytest $(ARGS)
 else
 	@status=0; said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
-	$(MAKE) --no-print-directory lint >"$$said" 2>&1 & lint=$$!; \
+	{ $(LINT); } >"$$said" 2>&1 & lint=$$!; \
 	$(PYTEST) -m "alone and not slow" tests/system || status=$$?; \
 	wait $$lint || { lint=$$?; cat "$$said"; exit $$lint; }; cat "$$said"; \
 	$(PYTEST) -n auto --cov --cov-report=term -m "not system and not slow" || status=$$?; \
@@ -43,7 +44,7 @@ test-slow: setup $(TEST_STAMP)
 	@$(PYTEST) -n auto -m "slow" --outcomes tests/slow.csv --faults benchmarks/results/faults.csv $(ARGS)
 
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy -n 2
+	@$(LINT)
 
 setup: $(STAMP)
 
