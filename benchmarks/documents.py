@@ -392,15 +392,18 @@ def _rebuilding() -> str:
 
 @TABLES.register("trials")
 def _trials() -> str:
+    found = summaries(rows("trial_accuracy.csv"))
+    of_ours = {each.cell for each in found if each.method == "ours"}
     body = []
-    for each in summaries(rows("trial_accuracy.csv")):
+    for each in found:
         _, bits, zeros, seconds = each.cell
         cell = (
             f"{bits} bits"
             + (f", {100 * float(zeros):.0f} % zeros" if zeros else "")
             + f", {float(seconds):g} s"
         )
-        behind = "" if each.method == "ours" else f"{each.behind:+.2f} ± {each.behind_error:.2f}"
+        compared = each.method != "ours" and each.cell in of_ours
+        behind = "" if not compared else f"{each.behind:+.2f} ± {each.behind_error:.2f}"
         points = f"{each.points:+.2f} ± {each.points_error:.2f}"
         body.append([cell, each.method, points, behind, f"{each.divergence:.3f}", f"{each.bytes:,.0f}"])
     return table(["cell", "method", "points to fp32", "to ours", "divergence", "bytes"], body)
