@@ -97,16 +97,17 @@ COVERING = (
 )
 # The whole commands that take longest, from the longest on: begun first, no worker is left alone with one at the end.
 LONGEST = (
-    "faults",
-    "search",
-    "extending",
     "readme",
+    "extending",
     "detection",
     "nodes",
     "engine",
-    "trial",
-    "kernel_library",
     "devices",
+    "trial",
+    "search",
+    "boards",
+    "mlflow",
+    "cluster",
 )
 
 
