@@ -61,14 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     check_place(settings.folder, f"--out {settings.out}")
     with Progress(settings.budget) as progress:
         if flags.dry_run:
-            result = dry_run(settings, progress)
+            result = dry_run(settings, progress, allow_bad_fp32=flags.allow_bad_fp32)
         else:
             result = search(settings, progress, allow_bad_fp32=flags.allow_bad_fp32)
     print(json_text(result) if flags.format == "json" else result["text"])
     return DONE if result.get("complete", True) else INCOMPLETE
 
 
-def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
+def dry_run(settings: Settings, progress: Progress, *, allow_bad_fp32: bool = False) -> dict[str, Any]:
     """What would be searched and what it would cost, without training anything."""
     from pipeline.candidate.fp32 import judged
     from pipeline.datasets.image_check import look
@@ -85,7 +85,8 @@ def dry_run(settings: Settings, progress: Progress) -> dict[str, Any]:
         lines.append(f"fp32: {found}")
         fp32 = found.as_dict()
         if why:
-            lines.append(f"a search would be refused: {why}")
+            what = "let through by --allow-bad-fp32" if allow_bad_fp32 else "a search would be refused"
+            lines.append(f"{what}: {why}")
     result = estimate(workspace, space)
     text = "\n".join((*lines, "", result["text"]))
     return {**result, "images_seen": seen.as_dict(), "fp32": fp32, "text": text}

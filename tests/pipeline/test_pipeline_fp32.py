@@ -178,6 +178,9 @@ def test_the_dry_run_shows_normalization_and_fp32(typed: Path, capsys: pytest.Ca
         in said
     )
     assert "fp32: 20.0 +- 4.0 % right on 100 images" in said and "a search would be refused" in said
+    assert main_guard(lambda: pipeline.search.main([*COMMAND, "--dry-run", "--allow-bad-fp32"])) == 0
+    said = capsys.readouterr().out
+    assert "let through by --allow-bad-fp32: " in said and "would be refused" not in said
     right = [*COMMAND, "--dry-run", "--mean", "0", "--std", "0.00392157", "--format", "json"]
     assert main_guard(lambda: pipeline.search.main(right)) == 0
     result = json.loads(capsys.readouterr().out)
