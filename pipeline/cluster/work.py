@@ -73,11 +73,14 @@ class WorkOutcome(NamedTuple):
 
 
 class DeviceWork:
-    """One open device and the files it runs. Before and after each piece of work a real one proves that it computes."""
+    """One open device. Before and after each piece of work a real one proves that it computes.
+
+    What it runs lies in a folder of that piece of work: Ray ends processes without asking them to tidy up, and one that kept its
+    files would leave them behind after every search.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._files = tempfile.TemporaryDirectory(prefix="device-")
 
     def do(
         self, method: str, patience: float, program: bytes, blob: bytes, *rest: Any, **named: Any
@@ -87,26 +90,38 @@ class DeviceWork:
         Args:
             patience: seconds to wait for others who use the device.
         """
+        with tempfile.TemporaryDirectory(prefix="device-") as folder:
+            paths = _written(Path(folder), program, blob)
+            try:
+                return self._done(method, patience, paths, _checksums(program, blob), *rest, **named)
+            except DeviceBusy as error:
+                return WorkOutcome("busy", str(error))
+            except DeviceFault as error:
+                return WorkOutcome("fault", str(error), of_the_device=bool(self.failure(paths[0])))
+            except UserError as error:
+                return WorkOutcome("failed", str(error))
+
+    def _done(
+        self,
+        method: str,
+        patience: float,
+        paths: tuple[Path, Path],
+        expected: dict[str, str],
+        *rest: Any,
+        **named: Any,
+    ) -> WorkOutcome:
         from deploy_arm.devices import canary
 
-        paths = self._paths(program, blob)
         proves = self.device.exclusive
-        try:
-            if method == "profile" and (known := self._remembered(paths, *rest, **named)) is not None:
-                return WorkOutcome("done", known)
-            with self.device.reserved(patience):
-                if proves:
-                    canary.prove(self.device, paths[0])
-                done = getattr(self, f"_{method}")(paths, _checksums(program, blob), *rest, **named)
-                if proves:
-                    canary.prove(self.device, paths[0])
-                return done if isinstance(done, WorkOutcome) else WorkOutcome("done", done)
-        except DeviceBusy as error:
-            return WorkOutcome("busy", str(error))
-        except DeviceFault as error:
-            return WorkOutcome("fault", str(error), of_the_device=bool(self.failure(paths[0])))
-        except UserError as error:
-            return WorkOutcome("failed", str(error))
+        if method == "profile" and (known := self._remembered(paths, *rest, **named)) is not None:
+            return WorkOutcome("done", known)
+        with self.device.reserved(patience):
+            if proves:
+                canary.prove(self.device, paths[0])
+            done = getattr(self, f"_{method}")(paths, expected, *rest, **named)
+            if proves:
+                canary.prove(self.device, paths[0])
+            return done if isinstance(done, WorkOutcome) else WorkOutcome("done", done)
 
     def failure(self, program: Path) -> str:
         """Why the device does not compute what it should; empty where it does."""
@@ -143,16 +158,14 @@ class DeviceWork:
     ) -> NDArray[np.float32]:
         return self.device.run(*paths, images, expected=expected)
 
-    def _paths(self, program: bytes, blob: bytes) -> tuple[Path, Path]:
-        """The program is kept under its checksum; of blobs, which are many, only the last."""
-        folder = Path(self._files.name)
-        kept = folder / f"program-{hashlib.sha256(program).hexdigest()}"
-        if not kept.exists():
-            kept.write_bytes(program)
-            kept.chmod(0o755)
-        path = folder / "weights.blob"
-        path.write_bytes(blob)
-        return kept, path
+
+def _written(folder: Path, program: bytes, blob: bytes) -> tuple[Path, Path]:
+    """The files of a piece of work; the program may be executed."""
+    paths = folder / "program", folder / "weights.blob"
+    for path, content in zip(paths, (program, blob)):
+        path.write_bytes(content)
+    paths[0].chmod(0o700)
+    return paths
 
 
 def _checksums(program: bytes, blob: bytes) -> dict[str, str]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from deploy_arm.target.fault import DeviceFault
+from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline.cluster.places import Workers, on_worker
+from pipeline.cluster.work import DeviceWork
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.study import Study, read_records
 from pipeline.study.work import Piece, joined
@@ -79,3 +86,35 @@ def test_records_without_it_are_read_and_nonsense_is_refused() -> None:
     for bad in ([["run", 5, 1, 2]], [["sleep", "x", 1, 2]], [["run", "x", "then", 2]], [["run", "x"]]):
         with pytest.raises((ValueError, TypeError)):
             TrialRecord.from_json(json.dumps({**old, "work": bad}))
+
+
+@pytest.mark.parametrize("wrong", [None, UserError("no such operation"), DeviceFault("it is on fire")])
+def test_a_piece_of_work_leaves_no_files(
+    wrong: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its process is ended afterwards without being asked."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    class Device:
+        exclusive = False
+
+        def reserved(self, patience: float) -> Any:
+            return contextlib.nullcontext()
+
+        def run(self, program: Path, blob: Path, images: Any, *, expected: dict[str, str]) -> Any:
+            assert (program.read_bytes(), blob.read_bytes()) == (b"program", b"blob")
+            assert program.stat().st_mode & 0o100 and set(expected) == {"program", "blob"}
+            if wrong is not None:
+                raise wrong
+            return images
+
+    work = DeviceWork(cast(Any, Device()))
+    monkeypatch.setattr(work, "failure", lambda program: "")
+    for number in range(2):
+        outcome = work.do("run", 1.0, b"program", b"blob", np.full(3, number))
+        if wrong is None:
+            assert outcome.kind == "done" and (outcome.value == number).all()
+        else:
+            kind = "fault" if isinstance(wrong, DeviceFault) else "failed"
+            assert outcome == (kind, str(wrong), False, "")
+        assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, elsewhere = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("elsewhere")
     for file in EXAMPLES.glob("*.py"):
         shutil.copy(file, folder)
-    first = command(
-        "search", *ASKED, "--epochs-per-trial", 1, "--rungs", 1, "--max-concurrent", 1, "--budget", 3, "--name", "own",
-        cwd=folder,
-    )  # fmt: skip
+    temporary = Path(tempfile.mkdtemp(prefix="own-"))  # short: sockets may lie there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        first = command(
+            "search", *ASKED, "--epochs-per-trial", 1, "--rungs", 1, "--max-concurrent", 1, "--budget", 3, "--name", "own",
+            cwd=folder,
+        )  # fmt: skip
     assert first.returncode == 0, first.stdout + first.stderr
+    assert not list(temporary.rglob("weights.blob")), "what devices were given is gone"
+    shutil.rmtree(temporary)
     assert f"devices: {NAME} (latencies are modelled)" in first.stderr + first.stdout
     assert f"--devices {DEVICE} --modules {folder}" in first.stdout  # what to type next
     assert "% balanced on" in first.stderr and f"error: 1 - {METRIC}, on the" in first.stdout
