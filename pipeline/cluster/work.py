@@ -133,6 +133,11 @@ class DeviceWork:
             return str(error)
         return ""
 
+    def trouble(self, program: bytes) -> str:
+        """``failure`` with a program that lies nowhere yet."""
+        with tempfile.TemporaryDirectory(prefix="device-") as folder:
+            return self.failure(_written(Path(folder), program, b"")[0])
+
     def _remembered(
         self, paths: tuple[Path, Path], image: NDArray[np.uint8], layers: Sequence[str], *, anew: bool = False
     ) -> str | None:
@@ -216,7 +221,7 @@ def _outcome(wanted: Wanted, name: str | None, method: str, *arguments: Any, **n
             return work.do(method, *arguments, **named)
         [program] = arguments
         proves = program is not None and work.device.exclusive
-        if proves and (reason := work.failure(work._paths(program, b"")[0])):
+        if proves and (reason := work.trouble(program)):
             return WorkOutcome("fault", reason, of_the_device=True)
         return WorkOutcome("done", (work.device.name, work.device.source))
     except UserError as error:
