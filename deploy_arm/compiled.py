@@ -10,15 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deploy_arm.blob.write import write_blob
 from deploy_arm.compiler.frontend import compile_graph
 from deploy_arm.costs.choose import choose_kernels
 from deploy_arm.devices.kinds import open_device
 from deploy_arm.ir.reference import run as run_reference
 from deploy_arm.runtime.program import build_program
+from foundation.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from deploy_arm.devices.base import Device, Profile
@@ -51,15 +53,29 @@ class CompiledNetwork:
         """What the program answers, bit for bit the same, on ``device`` or what ``open_device`` finds.
 
         Raises:
-            UserError: no tool chain or device is here, or the program fails.
+            UserError: images of another kind or shape, no tool chain or device here, or the program fails.
         """
+        self._check(images)
         with self._file() as file:
             return (device or open_device(self.target)).run(build_program(self.target), file, images)
 
     def profile(self, image: NDArray[np.uint8], device: Device | None = None) -> Profile:
         """What one inference of a uint8 image [H, W, C] costs; device and errors as of ``run``."""
+        self._check(np.asarray(image)[None])
         with self._file() as file:
             return (device or open_device(self.target)).profile(build_program(self.target), file, image)
+
+    def _check(self, images: NDArray[np.uint8]) -> None:
+        """A program takes whatever bytes make whole images, in whatever order."""
+        wanted = self.graph.input.shape
+        found = getattr(images, "shape", ())
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or found[1:] != wanted:
+            kind = f"{type(images).__name__} {getattr(images, 'dtype', '')} {list(found)}"
+            raise UserError(
+                f"images {kind}: give a NumPy array, uint8 [N, {', '.join(map(str, wanted))}] (height, width, channels)"
+            )
+        if not len(images):
+            raise UserError("no image: give one at least")
 
     @contextmanager
     def _file(self) -> Iterator[Path]:
@@ -79,6 +95,10 @@ def compile_network(
     """Compile a hardened network for ``target``; arguments and errors as of ``compile_graph``.
 
     Raises:
-        UserError: an unknown target, too.
+        UserError: an unknown target, or a network that is not hardened, too.
     """
+    if not hasattr(hardened, "codebooks"):
+        raise UserError(
+            f"{type(hardened).__name__} is not a hardened network: give what quantizers.harden makes of a quantized one"
+        )
     return CompiledNetwork(choose_kernels(compile_graph(hardened, input_shape, mean, std), target), target)

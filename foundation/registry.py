@@ -111,7 +111,8 @@ class Registry(Generic[T]):
             return homes
         spec = importlib.util.find_spec(self.folder)
         for place in (spec and spec.submodule_search_locations) or ():
-            for file in sorted(Path(place).glob("[!_]*.py")):
+            # Editors and file systems leave files that begin with a point.
+            for file in sorted(Path(place).glob("[!_.]*.py")):
                 for name, attribute in _entries_of(file):
                     module = f"{self.folder}.{file.stem}"
                     if name in homes:

@@ -170,6 +170,10 @@ def _translate_all(
         raise UserError(
             f"normalization with {len(mean)} means and {len(std)} deviations for {channels} channels"
         )
+    if not (np.isfinite([*mean, *std]).all() and all(value > 0 for value in std)):
+        raise UserError(
+            f"normalization by mean {list(mean)} and std {list(std)}: give finite means and deviations above 0"
+        )
     exported = _export(network, input_shape)
     signature = exported.graph_signature
     targets = {

@@ -57,6 +57,9 @@ def test_an_entry_imports_its_file_alone(shapes: Registry[type]) -> None:
 
 def test_a_new_file_is_a_new_entry(shapes: Registry[type], tmp_path: Path) -> None:
     (tmp_path / "plane_shapes" / "hexagon.py").write_text("class Hexagon: ...\n")
+    # An editor's lock, and what a file system keeps beside a file, are no entries.
+    (tmp_path / "plane_shapes" / ".#kite.py").symlink_to("nobody@host.1")
+    (tmp_path / "plane_shapes" / "._kite.py").write_bytes(bytes(8))
     assert "hexagon" in Registry("shape", "plane_shapes")
 
 
