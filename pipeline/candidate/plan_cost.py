@@ -35,9 +35,8 @@ from quantizers.tracing.trace import traced
 from search_spaces.sensitivity import Harm
 
 CALIBRATION_IMAGES = 32
-PER_CHANNEL = (
-    8  # bytes of a program's file, whatever the weights: what its sums are multiplied by, and what is added
-)
+# Bytes of a program's file for each output channel, whatever its weights: what its sums are multiplied by, and what is added.
+PER_CHANNEL = 8
 DRAWN = 1 << 15  # weights of a layer
 
 
