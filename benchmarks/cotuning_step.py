@@ -5,8 +5,9 @@
 
 A step is housekeeping, forward, loss, backward, clipping and SGD on a batch that lies ready; networks have random weights and
 see random pixels. Both sides have the same loss: in the rows ``step`` cross-entropy alone, in the rows ``step with teacher``
-with the fp32 network's answers too, which both sides then compute. The other rows are steps with a part of co-tuning alone:
-soft weights; activations in 8 bits; the same with steps that do not learn. ``evaluation`` is a batch through the network with
+with the fp32 network's answers too, which both sides then compute. ``components held`` is a step in which every weight stays in
+its component, as in a trial's first steps. The other rows are steps with a part of co-tuning alone: soft weights; activations
+in 8 bits; the same with steps that do not learn. ``evaluation`` is a batch through the network with
 hard weights and steps as deployed; ``evaluation of weights`` the same with activations left in float, where nothing but the
 weights differs from fp32.
 
@@ -42,6 +43,7 @@ from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages
 from pipeline.networks.registry import find_network, load_model
 from pipeline.training.cotuning import Cotuning
+from pipeline.training.judges import Judges
 from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainSettings
 from quantizers.core.activation import TrainableStep
@@ -64,6 +66,7 @@ class FullPrecision(Cotuning):
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         mean, std = (0.5,) * 3, (0.25,) * 3
+        self.task = Judges.of(model, data, settings, mean, std).search.task
         Loop.__init__(self, network, data, settings, mean, std, groups, device=torch.device(device))
 
     def before_step(self, share: float) -> None:
@@ -119,6 +122,7 @@ def runs(conditions: Conditions, model: nn.Module, data: ImageData, teacher: boo
     }
     if not teacher:
         found |= {
+            "components held": cotuned(_hold),
             "soft weights": cotuned(without_steps),
             "activations": cotuned(_without_mixtures),
             "activations, steps fixed": cotuned(_only_rounding),
@@ -128,6 +132,11 @@ def runs(conditions: Conditions, model: nn.Module, data: ImageData, teacher: boo
         run.batch = lambda step, batches=batches: batches[step % 4]  # type: ignore[method-assign, misc]
         run.called.train()
     return found
+
+
+def _hold(network: nn.Module) -> None:
+    for _, quantizer, weight in quantizers_of(network):
+        quantizer.hold(weight)
 
 
 def _without_mixtures(network: nn.Module) -> None:

@@ -19,12 +19,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.trial_accuracy import add, as_text, done_in
 from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan
 from search_spaces.dimensions.taps import Taps
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 RESULT = Path(__file__).parent / "results" / "structures.csv"
 # bits, share of zeros anywhere, shares of blocks and of inner channels that are kept, taps of 3x3
@@ -65,6 +69,18 @@ class StructureCell:
         return LayerPlan(self.bits, components, zero_share=self.zero_share, values=structure)
 
 
+def plan_of(cell: StructureCell, model: Any) -> Plan:
+    """The plan of a cell for every layer of a network."""
+    from quantizers.core.producers import producers_of
+    from quantizers.network import layer_names
+
+    names = layer_names(model)
+    ends = {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
+    made = producers_of(model)  # others have no inner channels
+    rest = {name: cell.plan if name in made else cell.plan.replace(kept_channels=None) for name in names}
+    return Plan(rest | ends)
+
+
 def measure(cell: StructureCell, model: Any, data: Any, network: Any) -> dict[str, Any]:
     """Train, judge and profile one cell. Shares of images 0..1, milliseconds, bytes."""
     import torch
@@ -74,19 +90,15 @@ def measure(cell: StructureCell, model: Any, data: Any, network: Any) -> dict[st
     from pipeline.training.evaluation import predictions
     from pipeline.training.settings import TrainSettings
     from pipeline.training.stages import FREE, HELD, REBUILT, Stage
-    from quantizers.core.producers import producers_of
-    from quantizers.network import layer_names, quantize, synthetic
+    from quantizers.network import quantize, synthetic
 
     mean, std = network.normalization
-    names = layer_names(model)
-    ends = {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
-    made = producers_of(model)  # others have no inner channels
-    rest = {name: cell.plan if name in made else cell.plan.replace(kept_channels=None) for name in names}
-    plan = Plan(rest | ends)
+    plan = plan_of(cell, model)
+    image = data.train.batch(torch.arange(1))[0].numpy()
     if cell.start == "untrained":
         images = normalize(data.train.batch(torch.arange(CALIBRATION)), mean, std)
         hardened = synthetic(quantize(model, plan, images), plan)
-        return {**dict.fromkeys(JUDGED), **profiles(hardened, data, network), "torch": torch.__version__}
+        return {**dict.fromkeys(JUDGED), **profiles(hardened, image, network), "torch": torch.__version__}
     run = Cotuning(model, plan, data, TrainSettings(epochs=1.0, seed=cell.seed), mean, std)
     run.total_steps = cell.steps
     stages = [Stage(REBUILT), Stage(HELD)] if cell.start == "rebuilt" else []
@@ -108,16 +120,14 @@ def measure(cell: StructureCell, model: Any, data: Any, network: Any) -> dict[st
     )
     return {
         **dict(zip(JUDGED, judged, strict=True)),
-        **profiles(hardened, data, network),
+        **profiles(hardened, image, network),
         "torch": torch.__version__,
     }
 
 
-def profiles(hardened: Any, data: Any, network: Any) -> dict[str, Any]:
-    """Modelled milliseconds on each core, and the bytes of the blob for the first."""
+def profiles(hardened: Any, image: NDArray[np.uint8], network: Any) -> dict[str, Any]:
+    """Modelled milliseconds on each core for an image [H, W, 3], and the bytes of its blob."""
     import tempfile
-
-    import torch
 
     from deploy_arm.blob.write import write_blob
     from deploy_arm.compiler.frontend import compile_graph
@@ -126,8 +136,7 @@ def profiles(hardened: Any, data: Any, network: Any) -> dict[str, Any]:
     from deploy_arm.runtime.program import build_program
     from deploy_arm.target.cores import CORES as KNOWN
 
-    graph = compile_graph(hardened, (3, *data.image_size), *network.normalization)
-    image = data.train.batch(torch.arange(1))[0].numpy()
+    graph = compile_graph(hardened, (3, *image.shape[:2]), *network.normalization)
     found: dict[str, Any] = {}
     for core in CORES:
         blob = write_blob(choose_kernels(graph, core))

@@ -15,7 +15,8 @@ half. Learning rates are those of ``--rates``, each a cell.
     dkm, lsq, ewgs      differentiable k-means, learned steps, element-wise scaling, trained at once
     dkm-rebuilt, ...    each rebuilt first, from the same images by the same solver, then trained
     ecq, ecqx           entropy- and relevance-constrained levels, rebuilt first
-    shrunk              Gaussian mixtures, the zeros' weights shrunk by ``--shrink`` in each step
+    shrunk              Gaussian mixtures, the zeros' weights, or those of blocks that are left out, shrunk by ``--shrink`` in
+                        each step; shrunk-directly the same without rebuilding
     rebuilt             Gaussian mixtures, rebuilt alone, whatever it takes
     adaround            learned rounding of a uniform grid, layer by layer, a thousand steps each, whatever it takes
     kmeans, int8        nothing trained; int8-norms rebuilt alone (norms and biases matched)
@@ -58,6 +59,7 @@ METHODS = {
     "ecq": ("ecq", "staged"),
     "ecqx": ("ecqx", "staged"),
     "shrunk": ("benchmarks.shrinking:Shrinking", "staged"),
+    "shrunk-directly": ("benchmarks.shrinking:Shrinking", "directly"),
     "rebuilt": ("gaussian_mixture", "rebuilt"),
     "adaround": ("adaptive_rounding", "rounded"),
     "int8-norms": ("gaussian_mixture", "rebuilt"),
@@ -83,6 +85,7 @@ class Cell:
     temperature: float | None = None
     shrink: float | None = None
     asked_steps: int | None = None
+    kept_blocks: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,10 @@ def plan_of(cell: Cell, names: list[str]) -> Plan:
     """The plan of a cell for layers ``names``."""
     bits = 8 if cell.method.startswith("int8") else cell.bits
     quantizer = METHODS[cell.method][0]
-    inner = LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits, zero_share=cell.zero_share)
+    structure = {"kept_blocks": cell.kept_blocks}
+    inner = (
+        LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits, zero_share=cell.zero_share, values=structure)
+    )
     layers = dict.fromkeys(names, inner) | {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
     rest: dict[str, Any] = {}
     if quantizer == "differentiable_kmeans":
@@ -127,6 +133,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     """Train and judge one cell."""
     import torch
 
+    from benchmarks.shrinking import shrink_what_is_left_out
     from pipeline.training.cotuning import Cotuning
     from pipeline.training.evaluation import predictions
     from pipeline.training.judges import Judge
@@ -146,7 +153,10 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     plan = plan_of(cell, layer_names(model))
 
     def make() -> Cotuning:
-        return Cotuning(model, plan, data, settings, mean, std)
+        run = Cotuning(model, plan, data, settings, mean, std)
+        if cell.shrink is not None:
+            shrink_what_is_left_out(run.network, cell.shrink)
+        return run
 
     trained = way in ("staged", "directly")
     timed = trained and cell.asked_steps is None
@@ -278,6 +288,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--bits", nargs="+", type=int, default=[2])
     parser.add_argument("--zero-shares", nargs="+", type=share, default=[None])
+    parser.add_argument(
+        "--kept-blocks", nargs="+", type=share, default=[None], help="share of the blocks that is kept"
+    )
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0])
     parser.add_argument(
         "--steps", nargs="+", type=int, default=[None], help="of training, instead of --seconds"
@@ -299,6 +312,7 @@ def main(argv: list[str] | None = None) -> int:
         args.seeds,
         args.bits,
         args.zero_shares,
+        args.kept_blocks,
         args.seconds if args.steps == [None] else [0.0],
         args.steps,
         args.methods,
@@ -307,15 +321,15 @@ def main(argv: list[str] | None = None) -> int:
         args.shrink,
     )
     done = done_in(args.out)
-    for seed, bits, zeros, seconds, steps, method, rate, temperature, shrink in asked:
+    for seed, bits, zeros, blocks, seconds, steps, method, rate, temperature, shrink in asked:
         quantizer, way = METHODS[method]
         if zeros is not None and "zero_share" not in QUANTIZERS[quantizer].dimensions:
             continue  # it has no control of zeros
         if way not in ("staged", "directly"):
             rate = args.rates[0]
         heat = temperature if quantizer == "differentiable_kmeans" else None
-        factor = shrink if method == "shrunk" else None
-        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat, factor, steps)
+        factor = shrink if method.startswith("shrunk") else None
+        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat, factor, steps, blocks)
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from benchmarks import trial_accuracy as table
+from benchmarks.shrinking import shrink_what_is_left_out
+from foundation.plan import LayerPlan, Plan
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import load_model
-from quantizers.network import layer_names
+from quantizers.network import layer_names, quantize, quantizers_of, set_progress
 
 
 def test_cells_are_measured_once_and_a_row_says_what_came_out(
@@ -47,3 +49,24 @@ def test_plans_of_cells() -> None:
     assert {(plan.layers[n].bits, plan.layers[n].zero_share) for n in names[1:-1]} == {(2, 0.8)}
     eight = table.plan_of(table.Cell("resnet8", "int8", 2, None, 60.0, 0.005, 0), names)
     assert {layer.bits for layer in eight.layers.values()} == {8}
+
+
+@pytest.mark.parametrize("shrink", [0.0, 0.5])
+def test_what_a_plan_leaves_out_is_remembered_shrunk(shrink: float) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1, bias=False))
+    plan = Plan({"0": LayerPlan(4, 16, values={"kept_blocks": 0.5})})
+    with torch.no_grad():
+        model[0].weight[:4] = 0.5
+        model[0].weight[4:] = -0.25
+    network = quantize(model, plan, torch.randn(4, 8, 3, 3)).train()
+    set_progress(network, 1.0)
+    shrink_what_is_left_out(network, shrink)
+    ((_, _, latent),) = quantizers_of(network)
+    network(torch.randn(1, 8, 3, 3))
+    assert bool((latent[4:] == 0).all()) and bool((latent[:4] == 0.5).all())
+    with torch.no_grad():
+        latent[:4] = 0.01  # as if training had made them the smaller ones
+    network(torch.randn(1, 8, 3, 3))
+    kept, gone = (latent[4:], latent[:4]) if shrink else (latent[:4], latent[4:])
+    assert bool((kept == (shrink * -0.25 if shrink else 0.01)).all()) and bool((gone == 0).all())
