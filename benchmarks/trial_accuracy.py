@@ -36,7 +36,8 @@ import csv
 import itertools
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,17 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What is changed of a trial: settings, fields of the plan, the network that is trained, the share of steps that may be held
+    at most."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    change: Callable[[Any], None] | None = None
+    most_held: float = 0.25
+
+
+@dataclass(frozen=True)
 class Row:
     """What came out; shares of images 0..1, divergences in nats."""
 
@@ -129,8 +141,8 @@ def plan_of(cell: Cell, names: list[str]) -> Plan:
     return Plan(layers, quantizer=quantizer, **rest)
 
 
-def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
-    """Train and judge one cell."""
+def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any, part: Part | None = None) -> Row:
+    """Train and judge one cell, with a part of the trial changed."""
     import torch
 
     from benchmarks.shrinking import shrink_what_is_left_out
@@ -143,6 +155,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     from quantizers.calibration.reconstruction import Reconstruction
     from quantizers.network import layer_names
 
+    part = part or Part()
     way = METHODS[cell.method][1]
     if cell.seed % 2:
         data = replace(data, search=data.report, report=data.search)
@@ -150,12 +163,15 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
         epochs=1.0, learning_rate=cell.rate, seed=cell.seed, form="paper" if cell.method == "paper" else "straight",
         options={} if cell.shrink is None else {"shrink": cell.shrink},
     )  # fmt: skip
-    plan = plan_of(cell, layer_names(model))
+    settings = replace(settings, **part.settings)
+    plan = replace(plan_of(cell, layer_names(model)), **part.plan)
 
     def make() -> Cotuning:
         run = Cotuning(model, plan, data, settings, mean, std)
         if cell.shrink is not None:
             shrink_what_is_left_out(run.network, cell.shrink)
+        if part.change:
+            part.change(run.network)
         return run
 
     trained = way in ("staged", "directly")
@@ -171,7 +187,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any) -> Row:
     if timed:
         steps = max(0, int((cell.seconds - rebuilding) / step))
     if steps:
-        held = min(settings.held_steps, steps // 4) if way == "staged" else 0
+        held = min(settings.held_steps, int(part.most_held * steps)) if way == "staged" else 0
         run.settings = replace(settings, held_steps=held)
         if held:
             curve.append(run.reach(Stage(HELD)))
