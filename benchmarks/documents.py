@@ -354,13 +354,22 @@ def _zeros_methods() -> str:
     """What is left of right answers and bytes where zeros are asked for, method by method; means over seeds, and the seeds."""
     runs = rows("trial_zeros_methods.csv")
     body = []
-    for key in dict.fromkeys((r["zero_share"], r["asked_steps"], r["method"], r["shrink"]) for r in runs):
-        found = [r for r in runs if (r["zero_share"], r["asked_steps"], r["method"], r["shrink"]) == key]
+    grouped: dict[tuple[str, ...], list[TableRow]] = {}
+    for row in runs:
+        names = ("zero_share", "kept_blocks", "bits", "asked_steps", "method", "shrink")
+        grouped.setdefault(tuple(row[name] for name in names), []).append(row)
+    for key in sorted(grouped, key=lambda key: (key[0] or "1", int(key[3]))):
+        found = grouped[key]
         points = [100 * float(r["difference"]) for r in found]
         by_seed = f" ({', '.join(f'{each:.1f}' for each in points)})"
-        zeros, steps, method, shrink = key
+        zeros, blocks, bits, steps, method, shrink = key
+        share = (
+            f"{100 * float(zeros):.0f} %"
+            if zeros
+            else f"{bits} bits, {100 * float(blocks):.0f} % of the blocks"
+        )
         body.append([
-            f"{100 * float(zeros):.0f} %, {steps} steps", method + (f", {shrink}" if shrink else ""),
+            f"{share}, {steps} steps", method + (f", {shrink}" if shrink else ""),
             f"{statistics.mean(points):.2f}{by_seed}",
             f"{statistics.mean(float(r['divergence']) for r in found):.3f}",
             f"{round(statistics.mean(int(r['bytes']) for r in found)):,}",
@@ -390,15 +399,52 @@ def _rebuilding() -> str:
     return table(["choice", *heads, "seconds"], body)
 
 
+@TABLES.register("trial_parts")
+def _trial_parts() -> str:
+    """What each change of a trial comes to; means over seeds, which report on different halves."""
+    grouped: dict[str, list[TableRow]] = {}
+    for row in rows("trial_parts.csv"):
+        grouped.setdefault(row["part"], []).append(row)
+    body = []
+    for part, found in grouped.items():
+        points, divergence = (
+            statistics.mean(float(row[name]) for row in found) for name in ("difference", "divergence")
+        )
+        errors = [
+            sum(float(row[f"{name}_standard_error"]) ** 2 for row in found) ** 0.5 / len(found)
+            for name in ("difference", "divergence")
+        ]
+        body.append([
+            part, str(len(found)), f"{100 * points:+.2f} ± {100 * errors[0]:.2f}", f"{divergence:.3f} ± {errors[1]:.3f}",
+            f"{100 * statistics.mean(float(row['flipped'] or 0) for row in found):.2f} %",
+        ])  # fmt: skip
+    return table(["trial", "seeds", "points to fp32", "divergence", "flipped"], body)
+
+
+@TABLES.register("structures_post_training")
+def _structures_post_training() -> str:
+    """Structures that nothing was trained for, on a network that is rebuilt alone."""
+    body = [
+        [
+            _structure(row), f"{float(row['a76_ms']):.2f}", f"{float(row['x2_ms']):.2f}", f"{int(row['a76_bytes']):,}",
+            f"{100 * float(row['agreement']):.0f} ± {100 * float(row['agreement_error']):.0f} %",
+            f"{float(row['divergence']):.2f} ± {float(row['divergence_error']):.2f}",
+        ]
+        for row in rows("structures_post_training.csv")
+    ]  # fmt: skip
+    return table(["layers between", "A76-class", "X2-class (i8mm)", "bytes", "as fp32", "divergence"], body)
+
+
 @TABLES.register("trials")
 def _trials() -> str:
     found = summaries(rows("trial_accuracy.csv"))
     of_ours = {each.cell for each in found if each.method == "ours"}
     body = []
     for each in found:
-        _, bits, zeros, seconds = each.cell
+        network, bits, zeros, seconds = each.cell
         cell = (
-            f"{bits} bits"
+            ("" if network == "resnet20" else f"{NAMES[network]}, ")
+            + f"{bits} bits"
             + (f", {100 * float(zeros):.0f} % zeros" if zeros else "")
             + f", {float(seconds):g} s"
         )
