@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from foundation.errors import UserError
-from foundation.factories import article, find_named, is_factory
+from foundation.factories import article, find_named, is_factory, story
 
 T = TypeVar("T")
 
@@ -46,6 +45,7 @@ class Registry(Generic[T]):
         self._accepts = accepts
         self._entries: dict[str, T] = {}
         self._outside: dict[str, T] = {}  # by ``package.module:Name``
+        self._mistakes: dict[str, str] = {}  # what is said to who asks for such a name; all others are there
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that files the decorated object under ``name``, for registries without a folder.
@@ -66,28 +66,30 @@ class Registry(Generic[T]):
         """The entry called ``name``.
 
         Raises:
-            UserError: no such entry; the message lists the names and the closest one. Or two files of the folder offer one name.
+            UserError: no such entry; the message lists the names and the closest one. Or a file of the folder cannot be read or
+            imported, lacks what it lists, has something else under the name, or offers what another one does.
         """
         if name in self._entries:
             return self._entries[name]
-        if name in self._homes:
-            module, attribute = self._homes[name]
-            entry: T = getattr(importlib.import_module(module), attribute)
-            self._entries[name] = entry
-            return entry
+        home = self._homes.get(name)
+        if name in self._mistakes:
+            raise UserError(self._mistakes[name])
+        if home is not None:
+            self._entries[name] = self._found(":".join(home))
+            return self._entries[name]
         if self.folder is None or not is_factory(name):
             raise UserError(self._unknown(name))
         if name not in self._outside:
-            self._outside[name] = self._foreign(name)
+            self._outside[name] = self._found(name)
         return self._outside[name]
 
     def __contains__(self, name: object) -> bool:
         """Whether it is one of the names that are listed."""
-        return name in self._homes or name in self._entries
+        return name in set(self)
 
     def __iter__(self) -> Iterator[str]:
         """The names, sorted; those from outside are not among them."""
-        return iter(sorted({*self._homes, *self._entries}))
+        return iter(sorted({*self._homes, *self._entries, *self._mistakes}))
 
     def _unknown(self, name: str) -> str:
         names = list(self)
@@ -96,7 +98,8 @@ class Registry(Generic[T]):
         outside = " and package.module:Name" if self.folder is not None else ""
         return f"unknown {self.kind} {name!r}; allowed: {', '.join(names)}{outside}.{hint}"
 
-    def _foreign(self, name: str) -> T:
+    def _found(self, name: str) -> T:
+        """What ``package.module:Name`` names."""
         entry: T = find_named(name)
         if self._accepts is not None and not self._accepts(entry):
             wanted = " ".join((self._accepts.__doc__ or "").split()).rstrip(".")
@@ -113,12 +116,17 @@ class Registry(Generic[T]):
         for place in (spec and spec.submodule_search_locations) or ():
             # Editors and file systems leave files that begin with a point.
             for file in sorted(Path(place).glob("[!_.]*.py")):
-                for name, attribute in _entries_of(file):
+                try:
+                    entries = _entries_of(file)
+                except UserError as error:
+                    self._mistakes[file.stem] = str(error)
+                    continue
+                for name, attribute in entries:
                     module = f"{self.folder}.{file.stem}"
                     if name in homes:
-                        other = homes[name][0]
-                        raise UserError(
-                            f"{self.kind} {name!r} is offered by both {other} and {module}: rename one of them"
+                        both = f"{homes[name][0]} and {module}"
+                        self._mistakes[name] = (
+                            f"{self.kind} {name!r} is offered by both {both}: rename one of them"
                         )
                     homes[name] = (module, attribute)
         return homes
@@ -128,7 +136,11 @@ def _entries_of(file: Path) -> list[tuple[str, str]]:
     """(name, attribute) of each entry that a file offers; none for a file that is no entry."""
     defined: set[str] = set()
     classes: list[str] = []
-    for node in ast.parse(file.read_bytes()).body:
+    try:
+        nodes = ast.parse(file.read_bytes(), str(file)).body
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{file} is no Python that can be read: {story(error)}; mend or remove it") from error
+    for node in nodes:
         if isinstance(node, ast.ClassDef):
             classes.append(node.name)
         elif isinstance(node, ast.FunctionDef):
@@ -136,11 +148,23 @@ def _entries_of(file: Path) -> list[tuple[str, str]]:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         names = {target.id for target in targets if isinstance(target, ast.Name)}
         if "ENTRIES" in names:
-            value = getattr(node, "value", None)
-            return [(name, name.replace("-", "_")) for name in ast.literal_eval(value)] if value else []
+            return [(name, name.replace("-", "_")) for name in _literal(getattr(node, "value", None), file)]
         defined |= names
     named = [
         name for name in classes if name.lower() == file.stem.replace("_", "")
     ]  # ``KMeans`` in ``k_means.py`` too
     named += [file.stem] if file.stem in {*defined, *classes} else []
     return [(file.stem, attribute) for attribute in named][:1]
+
+
+def _literal(value: ast.expr | None, file: Path) -> tuple[str, ...]:
+    """The names that ``ENTRIES = ...`` lists; none for an annotation alone."""
+    if value is None:
+        return ()
+    try:
+        names = ast.literal_eval(value)
+    except ValueError:
+        names = None
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f'{file}: ENTRIES must be a literal tuple of names, like ENTRIES = ("name", "other")')
+    return tuple(names)
