@@ -4,7 +4,7 @@
 
 ``decisions``: the next plan, every judgement and what the study writes of them, of a search of ResNet-20 (22 layers) that holds
 100 or 500 trials, with so many in flight; trials are simulated, the study is real. ``opening``: a study of 10,000 trials.
-``files``: a checkpoint, and what a look at a front's candidates takes. ``mlflow``: a trial and its rungs into MLflow.
+``files``: what a look at a front's candidates takes. ``mlflow``: a trial and its rungs into MLflow.
 ``engine``: Ray Tune in the driver and Ray's own services, with trials that return at once, and the driver beside two trials of
 60 seconds. ``share``: the sum of all at 500 trials; of one processor with trials of 60 seconds. Rows of the parts that are named
 are replaced; all take ten minutes.
@@ -196,7 +196,7 @@ def opening(case: SimulatedSearch, folder: Path, held: int = 10_000) -> Iterator
 
 
 def files(case: SimulatedSearch, folder: Path) -> Iterator[OrchestrationRow]:
-    """What the driver reads, and a trial's process writes."""
+    """What the driver reads of candidates."""
     from pipeline.report.publish import check_folders
     from pipeline.study.study import front_of
 

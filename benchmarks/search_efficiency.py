@@ -264,13 +264,17 @@ def evolved(truth: Truth, starts: Sequence[Plan], seed: int) -> Floats:
 
 
 def setting(args: argparse.Namespace) -> dict[str, Any]:
-    """All that searches of the table need; what is known of the surrogate is printed."""
+    """All that searches of the table need; what is known of the surrogate is printed.
+
+    Raises:
+        UserError: the table has no rows.
+    """
     from scipy.stats import spearmanr
 
     from search_spaces.samplers.base import Prior
 
-    with args.table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    if not (rows := read(args.table)):
+        raise UserError(f"{args.table} has no rows; run python -m benchmarks.record_trials first")
     known = known_of(args)
     plans, errors = [Plan.from_json(row["plan"]) for row in rows], np.array([float(r["error"]) for r in rows])
     coded = Coded(known["space"], known["harm"], known["cost"])

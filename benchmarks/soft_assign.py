@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 
 SIZES = (36_864, 2_359_296)
 COMPONENTS = (4, 16)
@@ -144,6 +145,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--record", type=Path, help="CSV file to write")
     args = parser.parse_args(argv)
+    for name in ("repeat", "threads"):
+        if (given := getattr(args, name)) < 1:
+            raise UserError(f"--{name} {given}: give 1 or more")
     found = rows(args.repeat, args.threads)
     if args.record:
         record(args.record, found, args.repeat)

@@ -10,7 +10,6 @@ standard error is that of the mean over images.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.search_efficiency import read
 from benchmarks.trial_accuracy import right_of
 from foundation.command import Parser, main_guard
+from foundation.errors import UserError
 
 RESULT = Path(__file__).parent / "results" / "trial_accuracy.csv"
 OURS = "ours"
@@ -124,14 +125,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--table", type=Path, default=RESULT)
     args = parser.parse_args(argv)
-    with args.table.open(newline="") as file:
-        for each in summaries(csv.DictReader(file)):
-            cell = " ".join(part or "natural" for part in each.cell)
-            print(
-                f"{cell} {each.method}: {each.points:+.2f} +- {each.points_error:.2f} points, "
-                f"{each.behind:+.2f} +- {each.behind_error:.2f} to ours, {each.divergence:.4f} nats, "
-                f"{each.bytes:,.0f} bytes, {each.seeds} seeds, {each.images} images"
-            )
+    if not (rows := read(args.table)):
+        raise UserError(f"{args.table} has no rows; run python -m benchmarks.trial_accuracy first")
+    for each in summaries(rows):
+        cell = " ".join(part or "natural" for part in each.cell)
+        print(
+            f"{cell} {each.method}: {each.points:+.2f} +- {each.points_error:.2f} points, "
+            f"{each.behind:+.2f} +- {each.behind_error:.2f} to ours, {each.divergence:.4f} nats, "
+            f"{each.bytes:,.0f} bytes, {each.seeds} seeds, {each.images} images"
+        )
     return 0
 
 

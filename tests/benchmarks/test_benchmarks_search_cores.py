@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from benchmarks.search_cores import height, own_wins
+from benchmarks.search_cores import height, main, own_wins
+from foundation.errors import UserError
 from search_spaces.samplers.metropolis import BETA
 
 
@@ -28,3 +30,8 @@ def test_a_core_s_own_plan_is_compared_with_the_others_on_that_core() -> None:
 def test_a_time_of_one_e_th_is_worth_beta() -> None:
     assert height(0.08, 1.0, 1.0) == 0.08
     assert height(0.08, 1 / math.e, 1.0) == pytest.approx(0.08 - BETA)
+
+
+def test_a_table_without_trials_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.csv has no rows; run python -m benchmarks\.record_trials"):
+        main(["--data", "none", "--weights", "none", "--table", str(tmp_path / "none.csv")])

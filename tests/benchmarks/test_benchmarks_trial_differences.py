@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.trial_accuracy import packed, right_of
-from benchmarks.trial_differences import Summary, summaries
+from benchmarks.trial_differences import Summary, main, summaries
+from foundation.errors import UserError
 
 IMAGES = 400
 
@@ -64,3 +67,8 @@ def test_a_seed_without_its_other_half_and_rows_without_answers_are_left_out() -
     assert summaries([*alone, old]) == []
     (found,) = summaries([*alone, row("ours", 2, draw(2, 0.9))])
     assert isinstance(found, Summary) and found.seeds == 2
+
+
+def test_a_table_without_rows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.csv has no rows; run python -m benchmarks\.trial_accuracy"):
+        main(["--table", str(tmp_path / "none.csv")])
