@@ -55,6 +55,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "then held alone": ("ours", Part({"held_steps": 1_000_000}, most_held=0.99)),
     "then free at once": ("ours", Part({"held_steps": 0})),
     "trained at once": ("ours-directly", Part()),
+    "zero pinned": ("ours", Part({"options": {"pinned": True}})),
     "scales and priors fixed": ("ours", Part(change=fix("raw_scale", "prior"))),
     "mixtures fixed": ("ours", Part({"options": {"rate": 0.0}})),
     "mixtures at the weights' rate": ("ours", Part({"options": {"rate": 1.0}})),

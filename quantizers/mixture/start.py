@@ -25,27 +25,32 @@ class Start(NamedTuple):
 
 
 KEPT = 1024  # results; a few hundred bytes each
-_kept: OrderedDict[tuple[bytes, str, int], Start] = OrderedDict()
+_kept: OrderedDict[tuple[bytes, str, int, bool], Start] = OrderedDict()
 
 
-def clustered(weights: NDArray[np.floating], components: int) -> Start:
+def clustered(weights: NDArray[np.floating], components: int, *, pin_zero: bool = True) -> Start:
     """The best clusters of ``weights`` (any shape). Where there are fewer distinct weights than components, the rest start beyond
     them.
 
     The last results are kept: plan after plan of a search begins with the same fp32 weights.
     """
-    key = (hashlib.blake2b(np.ascontiguousarray(weights).data).digest(), weights.dtype.str, components)
+    key = (
+        hashlib.blake2b(np.ascontiguousarray(weights).data).digest(),
+        weights.dtype.str,
+        components,
+        pin_zero,
+    )
     if key not in _kept:
-        _kept[key] = _clustered(weights, components)
+        _kept[key] = _clustered(weights, components, pin_zero=pin_zero)
         if len(_kept) > KEPT:
             _kept.popitem(last=False)
     return Start(*(part.copy() for part in _kept[key]))
 
 
-def _clustered(weights: NDArray[np.floating], components: int) -> Start:
-    clusters = kmeans(weights, components, pin_zero=True)
-    assert clusters.pinned is not None
-    order = [clusters.pinned, *(i for i in range(len(clusters.centres)) if i != clusters.pinned)]
+def _clustered(weights: NDArray[np.floating], components: int, *, pin_zero: bool) -> Start:
+    clusters = kmeans(weights, components, pin_zero=pin_zero)
+    first = () if clusters.pinned is None else (clusters.pinned,)
+    order = [*first, *(i for i in range(len(clusters.centres)) if i not in first)]
     means, deviations = clusters.centres[order], clusters.deviations[order]
     counts = clusters.counts[order].astype(np.float64)
     spare = components - len(means)

@@ -1,9 +1,10 @@
 """One Gaussian mixture per layer: the mixture is the codebook, its zero component prunes (DGMS).
 
 Dong et al., "Finding the Task-Optimal Low-Bit Sub-Distribution in Deep Neural Networks", ICML 2022. Component 0 has its mean
-pinned at 0. In evaluation a weight is the mean of its most probable component, as an int8 level times one scale per tensor. In
-training it is that mean too (form ``straight``), or its soft assignment (``posterior``, ``paper``), or first this and then that
-(``hard_finish``); in all forms the gradients are those of the soft assignment (``quantizers.mixture.soft_weight``).
+pinned at 0, unless components are few and nobody asks for zeros (``Options.pinned``). In evaluation a weight is the mean of its
+most probable component, as an int8 level times one scale per tensor. In training it is that mean too (form ``straight``), or its
+soft assignment (``posterior``, ``paper``), or first this and then that (``hard_finish``); in all forms the gradients are those of
+the soft assignment (``quantizers.mixture.soft_weight``).
 """
 
 from __future__ import annotations
@@ -37,17 +38,19 @@ from quantizers.mixture.start import clustered
 PAPER_TEMPERATURE = 0.01
 HARD_FROM = 0.8  # progress from which the form ``hard_finish`` sees hard weights
 SHARE_TOLERANCE = 1e-3  # of the share of zeros that is wanted
+FEW = 4  # components, of which one at 0 would be missed elsewhere
+PRUNED = 0.01  # share of exact zeros from which weights were pruned by somebody, who wants them kept
 SCALE_FLOOR = 0.01  # least scale of a component, in standard deviations of the layer's weights at the start
 
 
 class GaussianMixture(WeightQuantizer):
     """The mixture of one layer.
 
-    Parameters: ``mean`` [K - 1]; ``raw_scale`` [K], scale = unit * (floor + softplus(raw_scale)); ``prior`` [K], logits of a
-    softmax, or for ``form="paper"`` weights normalised by the sum of their magnitudes. Buffers: ``unit`` (the weights' standard
-    deviation at the start), ``temperature``, ``progress``, ``revived`` (progress at the last look for dead components),
-    ``zero_shift`` (added to the zero component's log prior), ``natural_share`` (zeros right after initialisation) and ``anchor``
-    (while components are held, where the latent weights of each lie; else infinite).
+    Parameters: ``mean`` [K - 1], or [K] where none is pinned; ``raw_scale`` [K], scale = unit * (floor + softplus(raw_scale));
+    ``prior`` [K], logits of a softmax, or for ``form="paper"`` weights normalised by the sum of their magnitudes. Buffers:
+    ``unit`` (the weights' standard deviation at the start), ``temperature``, ``progress``, ``revived`` (progress at the last look
+    for dead components), ``zero_shift`` (added to the zero component's log prior), ``natural_share`` (zeros right after
+    initialisation) and ``anchor`` (while components are held, where the latent weights of each lie; else infinite).
 
     With a ``zero_share`` target the zero component's prior is shifted so that its share of the current weights is the wanted
     one; the wanted share moves from the natural one to the target over the first part of training (``ramp_end``), fast at first
@@ -66,6 +69,8 @@ class GaussianMixture(WeightQuantizer):
             ramp_end: progress at which a target share of zeros is reached; 0 is from the first step on.
             revive_every: progress between two looks for components that hold no weight; None lets them be.
             rate: learning rate of mixtures in units of the weights'; 0 leaves them as k-means found them.
+            pinned: whether component 0 stays at 0. None lets it go where there are few components and nothing asks for zeros: no
+                share of them, no structure, no pruned weights, nor the published form.
         """
 
         temperature: TemperatureSchedule = TemperatureSchedule()
@@ -73,6 +78,7 @@ class GaussianMixture(WeightQuantizer):
         ramp_end: float = 0.4
         revive_every: float | None = 0.02
         rate: float = RATE
+        pinned: bool | None = None
 
         def __post_init__(self) -> None:
             if self.form not in FORMS:
@@ -101,6 +107,7 @@ class GaussianMixture(WeightQuantizer):
             raise UserError("a Gaussian mixture needs components; 8 bits are plain int8")
         self.zero_share: float | None = layer.zero_share
         self.paper = options.form == "paper"
+        self.pinned = True
         self.mean = nn.Parameter(torch.linspace(-1, 1, layer.components - 1))
         self.raw_scale = nn.Parameter(torch.zeros(layer.components))
         self.prior = nn.Parameter(torch.ones(layer.components) / layer.components)
@@ -122,17 +129,30 @@ class GaussianMixture(WeightQuantizer):
         self._straight = options.form == "straight"
         self._hard: tuple[tuple[object, ...], Tensor] | None = None
         self._ready: tuple[tuple[object, ...], LookUp] | None = None
+        # What else a plan says of a layer may ask for zeros.
+        wanted = self.paper or bool(layer.values.keys() - {"bits", "components"})
+        usual = layer.components > FEW if options.pinned is None else options.pinned
+        self._pin(zero=wanted or usual)
+
+    @torch.no_grad()
+    def _pin(self, *, zero: bool) -> None:
+        """Whether component 0 stays at 0; the parameter stays the same object, for whoever trains it."""
+        if zero != self.pinned:
+            self.mean.data = self.means()[1:].clone() if zero else self.means().clone()
+            self.pinned = zero
 
     def start(self, weight: Tensor) -> None:
         """k-means with one centre at 0. What is exactly zero, as where blocks are left out, tells nothing of the others."""
         there = weight[weight != 0]
+        if there.numel() < (1 - PRUNED) * weight.numel():
+            self._pin(zero=True)
         weight = there if 0 < there.numel() < weight.numel() else weight
-        found = clustered(weight.cpu().numpy(), self.raw_scale.numel())
+        found = clustered(weight.cpu().numpy(), self.raw_scale.numel(), pin_zero=self.pinned)
         unit = float(weight.double().std(correction=0)) or float(weight.abs().max()) or 1.0
         share = torch.from_numpy((found.counts + 1) / (found.counts + 1).sum())
         relative = torch.from_numpy(found.deviations / unit).clamp(min=2 * SCALE_FLOOR) - SCALE_FLOOR
         self.unit.fill_(unit)
-        self.mean.copy_(torch.from_numpy(found.means[1:]))
+        self.mean.copy_(torch.from_numpy(found.means[self.pinned :]))
         self.raw_scale.copy_(relative.expm1().log())  # the inverse of softplus
         self.prior.copy_(share if self.paper else share.log())
         self.natural_share.fill_(self._share(sample_of(weight)))
@@ -140,8 +160,8 @@ class GaussianMixture(WeightQuantizer):
     # ---- the mixture
 
     def means(self) -> Tensor:
-        """[K], the first 0."""
-        return F.pad(self.mean, (1, 0))
+        """[K], the first 0 where it is pinned."""
+        return F.pad(self.mean, (1, 0)) if self.pinned else self.mean
 
     def scales(self) -> Tensor:
         """[K], positive."""
@@ -232,6 +252,9 @@ class GaussianMixture(WeightQuantizer):
         return self._component[1]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        mean = state_dict.get(f"{prefix}mean")
+        if mean is not None:
+            self._pin(zero=len(mean) < len(self.prior))
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._held, self._component = bool(self.anchor.isfinite().all()), None
 
@@ -241,7 +264,7 @@ class GaussianMixture(WeightQuantizer):
     def grid(self, latent: Tensor) -> WeightGrid:
         means = self.means().detach().double()
         scale = torch.ones(1, len(latent), dtype=torch.float64, device=means.device)
-        return WeightGrid(means, scale, "levels", zero=0).sorted()[0]
+        return WeightGrid(means, scale, "levels", zero=0 if self.pinned else -1).sorted()[0]
 
     @torch.no_grad()
     def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:
@@ -280,7 +303,8 @@ class GaussianMixture(WeightQuantizer):
             self._meet_target(sample_of(weight))
         means = self.means()
         owner = self._held_components(weight) if self._held else self.regions().assign(weight)
-        owner = owner.masked_fill(weight == 0, 0)  # stays zero wherever components have moved
+        if self.pinned:
+            owner = owner.masked_fill(weight == 0, 0)  # stays zero wherever components have moved
         counts = torch.bincount(owner.flatten(), minlength=len(means))
         return *integer_levels(means, counts), owner
 
@@ -301,7 +325,7 @@ class GaussianMixture(WeightQuantizer):
             if mixture._held:
                 continue
             mixture._keep_house(weight)
-            kind = (mixture.paper, mixture._straight, mixture.zero_share is None)
+            kind = (mixture.paper, mixture._straight, mixture.zero_share is None, mixture.pinned)
             groups[(len(mixture.prior), *kind, weight.dtype, weight.device)].append((mixture, weight))
         for (components, paper, straight, *_), group in groups.items():
             weights = [weight for _, weight in group]
@@ -371,14 +395,14 @@ class GaussianMixture(WeightQuantizer):
         owner = self.regions().assign(sample.values)
         held = torch.zeros_like(self.unit.new_zeros(self.prior.numel())).index_add_(0, owner, sample.counts)
         for dead in (held == 0).nonzero().squeeze(1).tolist():
-            if dead == 0:
+            if dead == 0 and self.pinned:
                 continue
             found = most_weighty_half(sample, owner, self.means().double())
             if found is None:
                 return
             donor, centre, members = found
             owner[members] = dead
-            self.mean[dead - 1] = centre
+            self.mean[dead - self.pinned] = centre
             self.raw_scale[dead] = self.raw_scale[donor]
             if self.paper:
                 self.prior[donor] *= 0.5
@@ -391,7 +415,8 @@ class GaussianMixture(WeightQuantizer):
 def _placed(owner: Tensor, grid: WeightGrid, others: list[int]) -> Tensor:
     """The component of each weight, where 0 is the zero level and the others follow in their order."""
     component = torch.zeros(len(grid.levels), dtype=torch.int64, device=owner.device)
-    component[others] = torch.arange(1, len(others) + 1, device=owner.device)
+    first = len(grid.levels) - len(others)
+    component[others] = torch.arange(first, first + len(others), device=owner.device)
     return component[owner]
 
 
@@ -420,4 +445,5 @@ def _stacked(mixtures: Sequence[GaussianMixture]) -> tuple[Tensor, Tensor, Tenso
     # But in the published form a constant more or less in all log priors of a layer is the same.
     if paper or mixtures[0].zero_share is not None:
         prior = _log_priors(prior, paper=paper, zero_shift=shift)
-    return F.pad(mean, (1, 0)), _scales(unit, raw_scale), prior, temperature
+    mean = F.pad(mean, (1, 0)) if mixtures[0].pinned else mean
+    return mean, _scales(unit, raw_scale), prior, temperature

@@ -25,9 +25,14 @@ torch.set_num_threads(1)
 
 
 def mixture_for(
-    weight: torch.Tensor, layer: LayerPlan, schedule: TemperatureSchedule, form: str, initialise: bool = True
+    weight: torch.Tensor,
+    layer: LayerPlan,
+    schedule: TemperatureSchedule,
+    form: str,
+    initialise: bool = True,
+    pinned: bool | None = True,
 ) -> GaussianMixture:
-    options = GaussianMixture.Options(schedule, form)
+    options = GaussianMixture.Options(schedule, form, pinned=pinned)
     made = GaussianMixture.for_layer(weight, layer, options, initialise=initialise)
     assert isinstance(made, GaussianMixture)
     return made
@@ -52,7 +57,8 @@ def assert_deployed(quantizer: GaussianMixture | Int8, weight: torch.Tensor) -> 
     book = quantizer.codebook(weight)
     deployed = book.dequantize()
     assert hard.dtype == torch.float32 and np.array_equal(hard.numpy(), deployed)
-    assert (np.diff(book.levels.astype(int)) > 0).all() and 0 in book.levels
+    assert (np.diff(book.levels.astype(int)) > 0).all()
+    assert 0 in book.levels or not getattr(quantizer, "pinned", True)
     return deployed
 
 
@@ -330,3 +336,62 @@ def test_mixtures_prepared_together_train_as_each_alone(monkeypatch: pytest.Monk
     torch.testing.assert_close(layer.weight, copied.weight)
     network(images).sum().backward()
     network(images).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("layer", "form", "pinned"),
+    [
+        (LayerPlan(2, 4), "straight", False),
+        (LayerPlan(3, 8), "straight", True),
+        (LayerPlan(2, 4), "paper", True),
+        (LayerPlan(2, 4, zero_share=0.5), "straight", True),
+        (LayerPlan(2, 4, values={"kept_blocks": 0.5}), "straight", True),
+    ],
+)
+def test_zero_is_pinned_unless_components_are_few_and_nobody_asks_for_zeros(
+    layer: LayerPlan, form: str, pinned: bool
+) -> None:
+    weight = weights(16, 16, 3, 3)
+    mixture = mixture_for(weight, layer, ANNEALED, form, pinned=None)
+    assert mixture.pinned == pinned == (0 in mixture.codebook(weight).levels)
+    assert len(mixture.means()) == layer.components and len(mixture.components()) == layer.components
+    assert_deployed(mixture, weight)
+    pruned = torch.where(weight.abs() < 0.02, 0.0, weight)
+    kept = mixture_for(pruned, layer, ANNEALED, form, pinned=None).codebook(pruned).dequantize()
+    assert (kept[pruned.numpy() == 0] == 0).all()  # who brings zeros keeps them
+
+
+def test_four_free_values_are_found_where_one_at_zero_would_be_lost() -> None:
+    torch.manual_seed(0)
+    places = torch.tensor([-0.3, -0.1, 0.1, 0.3])
+    weight = places[torch.randint(0, 4, (16, 16, 3, 3))] + 0.005 * torch.randn(16, 16, 3, 3)
+
+    def off(*, pinned: bool) -> float:
+        mixture = mixture_for(weight, LayerPlan(2, 4), ANNEALED, "straight", pinned=pinned)
+        return float((mixture.eval()(weight) - weight).detach().square().mean())
+
+    assert off(pinned=False) < 1e-4 < off(pinned=True)
+
+
+def test_a_state_says_itself_whether_zero_is_pinned() -> None:
+    weight = weights(16, 16, 3, 3)
+    free, pinned = (
+        mixture_for(weight, LayerPlan(2, 4), ANNEALED, "straight", pinned=pinned) for pinned in (False, True)
+    )
+    for source in (pinned, free):
+        target = mixture_for(weight, LayerPlan(2, 4), ANNEALED, "straight", initialise=False, pinned=None)
+        trained = target.mean
+        target.load_state_dict(source.state_dict())
+        assert target.mean is trained and target.pinned == source.pinned
+        assert torch.equal(target.eval()(weight), source.eval()(weight))
+
+
+def test_dead_components_of_free_mixtures_revive() -> None:
+    weight = weights(32, 16, 3, 3)
+    mixture = mixture_for(weight, LayerPlan(2, 4), ANNEALED, "straight", pinned=False)
+    with torch.no_grad():
+        mixture.mean[0] = 100.0
+    assert len(np.unique(mixture.codebook(weight).indices)) < 4
+    mixture.train().set_progress(0.5)
+    mixture(weight)
+    assert len(np.unique(mixture.codebook(weight).indices)) == 4
