@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.structures_front import compared
 from benchmarks.trial_differences import summaries
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
@@ -419,6 +420,19 @@ def _trial_parts() -> str:
             f"{100 * statistics.mean(float(row['flipped'] or 0) for row in found):.2f} %",
         ])  # fmt: skip
     return table(["trial", "seeds", "points to fp32", "divergence", "flipped"], body)
+
+
+@TABLES.register("structures_front")
+def _structures_front() -> str:
+    """The front of a search that may choose structures, beside one that may not."""
+    body = [
+        [
+            f"{100 * each.error:.1f} %", f"{each.latency_ms:.3f}", f"{100 * each.other_error:.1f} %", f"{each.other_ms:.3f}",
+            f"{each.times:.2f}",
+        ]
+        for each in compared(rows("structures_front.csv"))
+    ]  # fmt: skip
+    return table(["error, with structures", "ms", "without", "ms", "times as fast"], body)
 
 
 @TABLES.register("structures_post_training")
