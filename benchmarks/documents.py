@@ -373,8 +373,8 @@ def _zeros_methods() -> str:
             f"{share}, {steps} steps", method + (f", {shrink}" if shrink else ""),
             f"{statistics.mean(points):.2f}{by_seed}",
             f"{statistics.mean(float(r['divergence']) for r in found):.3f}",
-            f"{round(statistics.mean(int(r['bytes']) for r in found)):,}",
-            f"{round(statistics.mean(int(r['packed_bytes']) for r in found)):,}",
+            # Blocks are stored as the kernel has them that a core chooses, and here none did.
+            *("" if blocks else f"{round(statistics.mean(int(r[name]) for r in found)):,}" for name in ("bytes", "packed_bytes")),
         ])  # fmt: skip
     return table(["zeros", "method", "points (seeds)", "divergence", "bytes", "packed"], body)
 
