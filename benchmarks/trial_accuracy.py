@@ -90,7 +90,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Part:
+class TrialPart:
     """What is changed of a trial: settings, fields of the plan, the network that is trained, the share of steps that may be held
     at most."""
 
@@ -141,7 +141,7 @@ def plan_of(cell: Cell, names: list[str]) -> Plan:
     return Plan(layers, quantizer=quantizer, **rest)
 
 
-def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any, part: Part | None = None) -> Row:
+def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any, part: TrialPart | None = None) -> Row:
     """Train and judge one cell, with a part of the trial changed."""
     import torch
 
@@ -155,7 +155,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any, part: Part |
     from quantizers.calibration.reconstruction import Reconstruction
     from quantizers.network import layer_names
 
-    part = part or Part()
+    part = part or TrialPart()
     way = METHODS[cell.method][1]
     if cell.seed % 2:
         data = replace(data, search=data.report, report=data.search)

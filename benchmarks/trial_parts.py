@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.trial_accuracy import Cell, Part, add, as_text, done_in, measure
+from benchmarks.trial_accuracy import Cell, TrialPart, add, as_text, done_in, measure
 from foundation.command import Parser, main_guard
 from foundation.plan import TemperatureSchedule
 from pipeline.datasets.registry import load_data
@@ -49,24 +49,24 @@ def heated(temperature: float) -> dict[str, Any]:
 
 
 # by name: the method of ``benchmarks.trial_accuracy``, and what is changed
-PARTS: dict[str, tuple[str, Part]] = {
-    "as it stands": ("ours", Part()),
-    "rebuilt alone": ("rebuilt", Part()),
-    "then held alone": ("ours", Part({"held_steps": 1_000_000}, most_held=0.99)),
-    "then free at once": ("ours", Part({"held_steps": 0})),
-    "trained at once": ("ours-directly", Part()),
-    "zero pinned": ("ours", Part({"options": {"pinned": True}})),
-    "scales and priors fixed": ("ours", Part(change=fix("raw_scale", "prior"))),
-    "mixtures fixed": ("ours", Part({"options": {"rate": 0.0}})),
-    "mixtures at the weights' rate": ("ours", Part({"options": {"rate": 1.0}})),
-    "soft weights": ("ours", Part({"form": "posterior"})),
-    "temperature 0.25": ("ours", Part(plan=heated(0.25))),
-    "temperature 1": ("ours", Part(plan=heated(1.0))),
-    "half the rate": ("ours", Part({"learning_rate": RATE / 2})),
-    "twice the rate": ("ours", Part({"learning_rate": RATE * 2})),
-    "half of the loss from labels": ("ours", Part({"distillation": 0.5})),
-    "batches of 64, twice the steps": ("ours", Part({"batch_size": 64})),
-    "even channels": ("ours", Part({"even_channels": True})),
+PARTS: dict[str, tuple[str, TrialPart]] = {
+    "as it stands": ("ours", TrialPart()),
+    "rebuilt alone": ("rebuilt", TrialPart()),
+    "then held alone": ("ours", TrialPart({"held_steps": 1_000_000}, most_held=0.99)),
+    "then free at once": ("ours", TrialPart({"held_steps": 0})),
+    "trained at once": ("ours-directly", TrialPart()),
+    "zero pinned": ("ours", TrialPart({"options": {"pinned": True}})),
+    "scales and priors fixed": ("ours", TrialPart(change=fix("raw_scale", "prior"))),
+    "mixtures fixed": ("ours", TrialPart({"options": {"rate": 0.0}})),
+    "mixtures at the weights' rate": ("ours", TrialPart({"options": {"rate": 1.0}})),
+    "soft weights": ("ours", TrialPart({"form": "posterior"})),
+    "temperature 0.25": ("ours", TrialPart(plan=heated(0.25))),
+    "temperature 1": ("ours", TrialPart(plan=heated(1.0))),
+    "half the rate": ("ours", TrialPart({"learning_rate": RATE / 2})),
+    "twice the rate": ("ours", TrialPart({"learning_rate": RATE * 2})),
+    "half of the loss from labels": ("ours", TrialPart({"distillation": 0.5})),
+    "batches of 64, twice the steps": ("ours", TrialPart({"batch_size": 64})),
+    "even channels": ("ours", TrialPart({"even_channels": True})),
 }
 
 

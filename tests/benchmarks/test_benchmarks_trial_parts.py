@@ -19,7 +19,7 @@ from quantizers.network import quantize, quantizers_of
 
 def test_every_part_is_something_else_than_a_trial_as_it_stands() -> None:
     first, *others = trial_parts.PARTS.values()
-    assert first == ("ours", trial_accuracy.Part())
+    assert first == ("ours", trial_accuracy.TrialPart())
     usual = TrainSettings(learning_rate=trial_parts.RATE)
     for name, (method, part) in zip(list(trial_parts.PARTS)[1:], others, strict=True):
         same = all(getattr(usual, key) == value for key, value in part.settings.items())
