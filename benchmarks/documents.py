@@ -424,15 +424,16 @@ def _trial_parts() -> str:
 
 @TABLES.register("structures_front")
 def _structures_front() -> str:
-    """The front of a search that may choose structures, beside one that may not."""
+    """The fronts of a search that may choose structures, beside one that may not."""
     body = [
         [
-            f"{100 * each.error:.1f} %", f"{each.latency_ms:.3f}", f"{100 * each.other_error:.1f} %", f"{each.other_ms:.3f}",
-            f"{each.times:.2f}",
+            CORES[core], f"{100 * each.error:.1f} %", f"{each.latency_ms:.3f}", f"{100 * each.other_error:.1f} %",
+            f"{each.other_ms:.3f}", f"{each.times:.2f}",
         ]
-        for each in compared(rows("structures_front.csv"))
+        for core in ("a76", "x2")
+        for each in compared(rows("structures_front.csv"), core)
     ]  # fmt: skip
-    return table(["error, with structures", "ms", "without", "ms", "times as fast"], body)
+    return table(["core", "error, with structures", "ms", "without", "ms", "times as fast"], body)
 
 
 @TABLES.register("structures_post_training")

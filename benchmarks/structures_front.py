@@ -1,11 +1,12 @@
 """What a search that may choose structures finds beside one that may not, at equal error.
 
     python -m benchmarks.search_live --dimensions kept_blocks kept_channels --runs programme programme+dimensions --kept FOLDER
-    python -m benchmarks.structures_front FOLDER [--out benchmarks/results/structures_front.csv]
+    python -m benchmarks.structures_front FOLDER --data npz:CIFAR10.npz --network resnet20 --weights RESNET20.th
 
 ``FOLDER`` is what ``benchmarks.search_live`` kept. For each point of the front with structures, by error on the half that nothing
 guided and by latency: how many times as fast it is as the fastest plan of the search without that loses at most ``WITHIN`` more.
-The file has every trial of both.
+The file has every trial of both, with the latency that the search measured on its core, and for X2-class cores, which it did not
+search for, what the plan costs there before training.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.structures import CORES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import write_atomically
@@ -26,7 +28,7 @@ from foundation.plan import Plan
 RESULT = Path(__file__).parent / "results" / "structures_front.csv"
 WITHIN = 0.005  # of all images
 SUFFIX = "+dimensions"
-FIELDS = ("run", "seed", "plan", "search_error", "error", "latency_ms", "size_bytes")
+FIELDS = ("run", "seed", "plan", "search_error", "error", "a76_ms", "size_bytes", "x2_ms")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Faster:
         return self.other_ms / self.latency_ms
 
 
-def collected(kept: Path) -> list[dict[str, str]]:
-    """The trials of every run in a folder.
+def collected(kept: Path, elsewhere: Callable[[Plan], float]) -> list[dict[str, str]]:
+    """The trials of every run in a folder; ``elsewhere`` says what a plan costs on an X2-class core.
 
     Raises:
         UserError: it is no such folder.
@@ -56,22 +58,26 @@ def collected(kept: Path) -> list[dict[str, str]]:
         raise UserError(
             f"{kept}: {error}; name the folder that benchmarks.search_live was given by --kept"
         ) from error
+    other = {name: f"{elsewhere(Plan.from_json(row['plan'])):.6g}" for name, row in trials.items()}
     rows = []
     for file_ in sorted((kept / "runs").glob("*.json")):
         run, seed, _ = file_.name.split(".", 2)
         for trial in json.loads(file_.read_text()):
             if (found := trials.get(trial["plan"])) is not None and trial["status"] == "finished":
                 values = (found[name] for name in ("error", "report_error", "latency_ms", "size_bytes"))
-                rows.append(dict(zip(FIELDS, (run, seed, trial["plan"], *values), strict=True)))
+                rows.append(
+                    dict(zip(FIELDS, (run, seed, trial["plan"], *values, other[trial["plan"]]), strict=True))
+                )
     return rows
 
 
-def compared(rows: Sequence[Mapping[str, str]]) -> list[Faster]:
-    """The points of the front with structures, the fastest first; those that no plan without comes near in error are left out."""
+def compared(rows: Sequence[Mapping[str, str]], core: str) -> list[Faster]:
+    """The points of the front with structures on a core, the fastest first; those that no plan without comes near in error are
+    left out."""
     with_, without = (
         sorted(
             {
-                (float(row["latency_ms"]), float(row["error"]))
+                (float(row[f"{core}_ms"]), float(row["error"]))
                 for row in rows
                 if row["run"].endswith(SUFFIX) == asked
             }
@@ -89,6 +95,27 @@ def compared(rows: Sequence[Mapping[str, str]]) -> list[Faster]:
     return found
 
 
+def priced(data: str, network: str, weights: str) -> Callable[[Plan], float]:
+    """What plans of a network cost on an X2-class core before training, modelled milliseconds."""
+    import torch
+
+    from benchmarks.structures import CALIBRATION, profiles
+    from pipeline.datasets.images import normalize
+    from pipeline.datasets.registry import load_data
+    from pipeline.networks.registry import find_network, load_model
+    from quantizers.network import quantize, synthetic
+
+    images, spec = load_data(data), find_network(network)
+    model = load_model(network, classes=len(images.classes), image_size=images.image_size, weights=weights)
+    pixels = images.train.batch(torch.arange(CALIBRATION))
+
+    def price(plan: Plan) -> float:
+        hardened = synthetic(quantize(model, plan, normalize(pixels, *spec.normalization)), plan)
+        return float(profiles(hardened, pixels[0].numpy(), spec)["x2_ms"])
+
+    return price
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see the module's text."""
     parser = Parser(
@@ -97,16 +124,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kept", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--weights", required=True)
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args(argv)
-    rows = collected(args.kept)
+    rows = collected(args.kept, priced(args.data, args.network, args.weights))
     lines = [",".join(FIELDS), *(",".join(row[name] for name in FIELDS) for row in rows)]
     write_atomically(args.out, "\n".join(lines) + "\n")
-    for each in compared(rows):
-        print(
-            f"{100 * each.error:.1f} % in {each.latency_ms:.3f} ms; without structures {100 * each.other_error:.1f} % in "
-            f"{each.other_ms:.3f} ms: {each.times:.2f} times as fast"
-        )
+    for core in CORES:
+        for each in compared(rows, core):
+            print(
+                f"{core}: {100 * each.error:.1f} % in {each.latency_ms:.3f} ms; without structures "
+                f"{100 * each.other_error:.1f} % in {each.other_ms:.3f} ms: {each.times:.2f} times as fast"
+            )
     return 0
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import structures_front
-from foundation.command import main_guard
+from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 
 
 def rows(*points: tuple[str, float, float]) -> list[dict[str, str]]:
-    return [{"run": run, "error": str(error), "latency_ms": str(latency)} for run, error, latency in points]
+    return [{"run": run, "error": str(error), "x2_ms": str(latency)} for run, error, latency in points]
 
 
 def test_a_point_is_compared_with_the_fastest_that_loses_at_most_half_a_point_more() -> None:
@@ -23,7 +23,8 @@ def test_a_point_is_compared_with_the_fastest_that_loses_at_most_half_a_point_mo
         rows(
             (with_, 0.10, 4.0), (with_, 0.11, 5.0), (with_, 0.08, 6.0), (with_, 0.05, 7.0),
             (without, 0.1049, 6.0), (without, 0.1051, 4.5), (without, 0.09, 8.0), (without, 0.084, 9.0),
-        )
+        ),
+        "x2",
     )  # fmt: skip
     # What is dominated is no point of the front, and what nobody comes near in error is not compared.
     assert [(each.error, each.other_error, each.times) for each in found] == [
@@ -32,7 +33,7 @@ def test_a_point_is_compared_with_the_fastest_that_loses_at_most_half_a_point_mo
     ]
 
 
-def test_trials_are_those_that_each_run_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_are_those_that_each_run_asked_for(tmp_path: Path) -> None:
     plain, blocks = (Plan({"conv": LayerPlan(4, 16, values=values)}) for values in ({}, {"kept_blocks": 0.5}))
     with (tmp_path / "trials.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -45,13 +46,15 @@ def test_trials_are_those_that_each_run_asked_for(tmp_path: Path, capsys: pytest
             {"plan": "gone", "status": "finished"}
         ]
         (tmp_path / "runs" / f"{run}.0.10.json").write_text(json.dumps(ended))
-    out = tmp_path / "rows.csv"
-    assert structures_front.main([str(tmp_path), "--out", str(out)]) == 0
-    assert "1.50 times as fast" in capsys.readouterr().out
-    assert [row["run"] for row in csv.DictReader(out.open())] == ["programme+dimensions"] * 2 + ["programme"]
+    found = structures_front.collected(tmp_path, lambda plan: 2.0 if plan == plain else 1.5)
+    # Sorted by the files' names.
+    assert [(row["run"], row["plan"]) for row in found] == [
+        ("programme+dimensions", plain.hash), ("programme+dimensions", blocks.hash), ("programme", plain.hash)
+    ]  # fmt: skip
+    assert [row["x2_ms"] for row in found] == ["2", "1.5", "2"]
+    assert [each.times for each in structures_front.compared(found, "a76")] == [1.5, 1.0]
 
 
-def test_another_folder_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        raise SystemExit(main_guard(lambda: structures_front.main([str(tmp_path)])))
-    assert stop.value.code == 2 and "trials.csv" in capsys.readouterr().err
+def test_another_folder_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trials\.csv.*name the folder"):
+        structures_front.collected(tmp_path, lambda plan: 1.0)
