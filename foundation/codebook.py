@@ -16,7 +16,7 @@ class Codebook:
 
     Attributes:
         indices: uint8, the weight's shape (out, in/groups, kh, kw) or (out, in).
-        levels: int8 [K], ascending; 0 is among them for a mixture. For ``bits`` 8 it is -127..127.
+        levels: int8 [K], ascending; 0 is among them wherever zeros are wanted. For ``bits`` 8 it is -127..127.
         scale: float32 [1] (per tensor) or [out] (per output channel).
         bits: index width in the packed program: 2, 3, 4, or 8 for plain int8.
         middle: int8, the shape of ``indices`` with windows of one tap: weights of the middle tap, whose indices then mean

@@ -263,4 +263,4 @@ DIMENSIONS: Registry[type[Dimension]] = Registry("dimension", FOLDER, _accepts)
 
 def usual_dimensions() -> list[str]:
     """Names of the dimensions that a search has unless told otherwise."""
-    return [name for name in DIMENSIONS if not DIMENSIONS[name].on_request]
+    return [name for name, entry in DIMENSIONS.sound() if not entry.on_request]

@@ -105,7 +105,10 @@ def call(factory: Callable[..., Any], text: str, **options: Any) -> Any:
 
 def story(error: BaseException) -> str:
     """An error of someone else's code in one line: type, text, and the last line outside of installed packages."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # an error of someone else's may fail even at this
+        lines = []
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if "site-packages" not in frame.filename] or frames
     place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""

@@ -159,8 +159,7 @@ def _checked(values: Mapping[str, Any], *, of_network: bool = False) -> Mapping[
 @cache
 def _defaults() -> Mapping[str, Any]:
     """What every plan says of its network, by the project's own dimensions."""
-    known = {name: DIMENSIONS[name] for name in DIMENSIONS}
-    return {name: entry.default for name, entry in known.items() if entry.of_network}
+    return {name: entry.default for name, entry in DIMENSIONS.sound() if entry.of_network}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from foundation.errors import UserError
 from foundation.factories import article, find_named, is_factory, story
 
 T = TypeVar("T")
+# What Python raises of a file that is none, or of which it can make nothing.
+UNREADABLE = (SyntaxError, ValueError, TypeError, OSError, RecursionError, MemoryError)
 
 
 class Registry(Generic[T]):
@@ -91,6 +93,15 @@ class Registry(Generic[T]):
         """The names, sorted; those from outside are not among them."""
         return iter(sorted({*self._homes, *self._entries, *self._mistakes}))
 
+    def sound(self) -> Iterator[tuple[str, T]]:
+        """Each name with its entry, but for those that cannot be had: of them nobody hears who does not ask by name."""
+        for name in self:
+            try:
+                entry = self[name]
+            except UserError:
+                continue
+            yield name, entry
+
     def _unknown(self, name: str) -> str:
         names = list(self)
         close = get_close_matches(name, names, n=1)
@@ -138,7 +149,7 @@ def _entries_of(file: Path) -> list[tuple[str, str]]:
     classes: list[str] = []
     try:
         nodes = ast.parse(file.read_bytes(), str(file)).body
-    except (SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file} is no Python that can be read: {story(error)}; mend or remove it") from error
     for node in nodes:
         if isinstance(node, ast.ClassDef):
@@ -163,8 +174,8 @@ def _literal(value: ast.expr | None, file: Path) -> tuple[str, ...]:
         return ()
     try:
         names = ast.literal_eval(value)
-    except ValueError:
+    except UNREADABLE:
         names = None
     if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
         raise UserError(f'{file}: ENTRIES must be a literal tuple of names, like ENTRIES = ("name", "other")')
-    return tuple(names)
+    return tuple(dict.fromkeys(names))

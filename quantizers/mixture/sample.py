@@ -57,14 +57,18 @@ def shift_for_share(
 
 
 @torch.no_grad()
-def most_weighty_half(sample: WeightSample, owner: Tensor, mean: Tensor) -> tuple[int, Tensor, Tensor] | None:
-    """The non-zero component with the largest squared error, the centre of its outer part, and the values there (mask).
+def most_weighty_half(
+    sample: WeightSample, owner: Tensor, mean: Tensor, *, pinned: bool
+) -> tuple[int, Tensor, Tensor] | None:
+    """The component with the largest squared error, the centre of its outer part, and the values there (mask); where component 0
+    is ``pinned`` at zero, of the others.
 
     None when every such component sits on a single value.
     """
     off = (sample.values - mean[owner]).square() * sample.counts
     error = torch.zeros_like(mean).index_add_(0, owner, off)
-    error[0] = 0.0
+    if pinned:
+        error[0] = 0.0
     for donor in error.argsort(descending=True).tolist():
         if error[donor] <= 0:
             return None

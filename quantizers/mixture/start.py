@@ -1,4 +1,4 @@
-"""Where a mixture starts: the clusters of a layer's weights, one of them at zero."""
+"""Where a mixture starts: the clusters of a layer's weights, one of them at zero where it is pinned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantizers.mixture.kmeans import Floats, kmeans
 
 
 class Start(NamedTuple):
-    """The clusters, that at zero first.
+    """The clusters, that at zero first where one is pinned.
 
     Attributes:
         means, deviations, counts: [K]; a component with no weights has a count of 0.

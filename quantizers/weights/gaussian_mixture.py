@@ -39,7 +39,7 @@ PAPER_TEMPERATURE = 0.01
 HARD_FROM = 0.8  # progress from which the form ``hard_finish`` sees hard weights
 SHARE_TOLERANCE = 1e-3  # of the share of zeros that is wanted
 FEW = 4  # components, of which one at 0 would be missed elsewhere
-PRUNED = 0.01  # share of exact zeros from which weights were pruned by somebody, who wants them kept
+PRUNED = 0.01  # share of exact zeros from which weights were pruned by somebody, who wants them kept; or a whole channel is zero
 SCALE_FLOOR = 0.01  # least scale of a component, in standard deviations of the layer's weights at the start
 
 
@@ -87,6 +87,8 @@ class GaussianMixture(WeightQuantizer):
                 raise UserError(f"ramp_end {self.ramp_end!r}: give a number from 0 to 1")
             if not 0 <= self.rate < math.inf:
                 raise UserError(f"rate {self.rate!r}: give a number of at least 0")
+            if self.pinned is not None and not isinstance(self.pinned, bool):
+                raise UserError(f"pinned {self.pinned!r}: give true or false, or None for the usual")
             if self.revive_every is not None and not self.revive_every > 0:
                 raise UserError(
                     f"revive_every {self.revive_every!r}: give a number above 0, or None for never"
@@ -130,9 +132,9 @@ class GaussianMixture(WeightQuantizer):
         self._hard: tuple[tuple[object, ...], Tensor] | None = None
         self._ready: tuple[tuple[object, ...], LookUp] | None = None
         # What else a plan says of a layer may ask for zeros.
-        wanted = self.paper or bool(layer.values.keys() - {"bits", "components"})
+        self._wanted = self.paper or bool(layer.values.keys() - {"bits", "components"})
         usual = layer.components > FEW if options.pinned is None else options.pinned
-        self._pin(zero=wanted or usual)
+        self._pin(zero=self._wanted or usual)
 
     @torch.no_grad()
     def _pin(self, *, zero: bool) -> None:
@@ -142,9 +144,11 @@ class GaussianMixture(WeightQuantizer):
             self.pinned = zero
 
     def start(self, weight: Tensor) -> None:
-        """k-means with one centre at 0. What is exactly zero, as where blocks are left out, tells nothing of the others."""
+        """k-means, with one centre at 0 where it is pinned. What is exactly zero, as where blocks are left out, tells nothing of
+        the others."""
         there = weight[weight != 0]
-        if there.numel() < (1 - PRUNED) * weight.numel():
+        whole_channels = bool((weight.flatten(1) == 0).all(1).any()) if weight.ndim > 1 else False
+        if whole_channels or there.numel() < (1 - PRUNED) * weight.numel():
             self._pin(zero=True)
         weight = there if 0 < there.numel() < weight.numel() else weight
         found = clustered(weight.cpu().numpy(), self.raw_scale.numel(), pin_zero=self.pinned)
@@ -252,9 +256,9 @@ class GaussianMixture(WeightQuantizer):
         return self._component[1]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        mean = state_dict.get(f"{prefix}mean")
-        if mean is not None:
-            self._pin(zero=len(mean) < len(self.prior))
+        found, count = getattr(state_dict.get(f"{prefix}mean"), "shape", None), len(self.prior)
+        if found in ((count - 1,), (count,)):
+            self._pin(zero=self._wanted or found == (count - 1,))
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._held, self._component = bool(self.anchor.isfinite().all()), None
 
@@ -391,13 +395,13 @@ class GaussianMixture(WeightQuantizer):
             self._revive(sample)
 
     def _revive(self, sample: WeightSample) -> None:
-        """Give each component that holds no weight half of the non-zero cluster with the largest squared error."""
+        """Give each component that holds no weight half of the cluster with the largest squared error, but that at zero."""
         owner = self.regions().assign(sample.values)
         held = torch.zeros_like(self.unit.new_zeros(self.prior.numel())).index_add_(0, owner, sample.counts)
         for dead in (held == 0).nonzero().squeeze(1).tolist():
             if dead == 0 and self.pinned:
                 continue
-            found = most_weighty_half(sample, owner, self.means().double())
+            found = most_weighty_half(sample, owner, self.means().double(), pinned=self.pinned)
             if found is None:
                 return
             donor, centre, members = found

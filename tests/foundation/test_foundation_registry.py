@@ -103,6 +103,12 @@ def test_two_files_with_one_name_are_told_apart_by_nobody(shapes: Registry[type]
         ("ENTRIES = tuple('ab')\n", r"oval\.py: ENTRIES must be a literal tuple of names"),
         ("ENTRIES = 'oval'\n", r"oval\.py: ENTRIES must be a literal tuple of names"),
         ("ENTRIES = ('oval',)\n", "'plane_shapes.oval:oval': module 'plane_shapes.oval' has no 'oval'"),
+        ("ENTRIES = {[]: 1}\n", r"oval\.py: ENTRIES must be a literal tuple of names"),
+        ("oval = " + "1 + " * 30_000 + "1\n", r"oval\.py is no Python that can be read: RecursionError"),
+        (
+            "class Oval: ...\nclass Odd(Exception):\n    __str__ = None\nraise Odd\n",
+            "Odd: no reason given .*line 4",
+        ),
         ("oval = 3\n", "is an int, not a shape; it should be a class"),
         ("import no_such_thing\nclass Oval: ...\n", "failed: ModuleNotFoundError: .*no_such_thing.*line 1"),
         ("class Oval: ...\n1 / 0\n", "failed: ZeroDivisionError: .*line 2"),
@@ -116,6 +122,17 @@ def test_a_mistake_in_a_file_is_said_in_a_line(
         shapes["oval"]
     assert "\n" not in str(found.value)
     assert "oval" in list(shapes) and shapes["right_angle"].__name__ == "RightAngle"  # all others are there
+    assert [name for name, _ in shapes.sound()] == [name for name in shapes if name != "oval"]
+
+
+def test_what_is_no_file_is_a_mistake_as_well(shapes: Registry[type], tmp_path: Path) -> None:
+    (tmp_path / "plane_shapes" / "folder.py").mkdir()
+    (tmp_path / "plane_shapes" / "gone.py").symlink_to("nowhere")
+    (tmp_path / "plane_shapes" / "round.py").symlink_to("round.py")
+    for name in ("folder", "gone", "round"):
+        with pytest.raises(UserError, match=rf"{name}\.py is no Python that can be read"):
+            shapes[name]
+    assert shapes["circle"].__name__ == "circle"
 
 
 def test_without_a_folder_only_what_was_registered() -> None:

@@ -386,12 +386,40 @@ def test_a_state_says_itself_whether_zero_is_pinned() -> None:
         assert torch.equal(target.eval()(weight), source.eval()(weight))
 
 
-def test_dead_components_of_free_mixtures_revive() -> None:
+@pytest.mark.parametrize("alive", range(4))
+def test_dead_components_of_free_mixtures_revive(alive: int) -> None:
     weight = weights(32, 16, 3, 3)
     mixture = mixture_for(weight, LayerPlan(2, 4), ANNEALED, "straight", pinned=False)
     with torch.no_grad():
-        mixture.mean[0] = 100.0
-    assert len(np.unique(mixture.codebook(weight).indices)) < 4
-    mixture.train().set_progress(0.5)
-    mixture(weight)
-    assert len(np.unique(mixture.codebook(weight).indices)) == 4
+        mixture.mean[[k for k in range(4) if k != alive]] = torch.tensor([100.0, 200.0, 300.0])
+    assert len(mixture.assigned(weight).unique()) < 4
+    for progress in (0.1, 0.2, 0.3):
+        mixture.train().set_progress(progress)
+        mixture(weight)
+    assert len(mixture.assigned(weight).unique()) == 4
+
+
+def test_a_channel_that_is_zero_stays_so() -> None:
+    weight = weights(128, 3, 3, 3)
+    weight[7] = 0
+    mixture = mixture_for(weight, LayerPlan(2, 4), ANNEALED, "straight", pinned=None)
+    assert not mixture.codebook(weight).dequantize()[7].any()
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, [], float("nan")])
+def test_an_option_that_is_neither_yes_nor_no_is_refused(value: object) -> None:
+    with pytest.raises(UserError, match=r"pinned .*: give true or false"):
+        GaussianMixture.Options(pinned=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mean", [torch.zeros(()), torch.zeros(2), 3, "x"])
+def test_a_state_that_does_not_fit_changes_nothing(mean: object) -> None:
+    weight = weights(16, 16, 3, 3)
+    mixture = mixture_for(weight, LayerPlan(2, 4), ANNEALED, "straight", pinned=None)
+    before = mixture.eval()(weight)
+    with pytest.raises(RuntimeError):
+        mixture.load_state_dict({**mixture.state_dict(), "mean": mean})
+    assert not mixture.pinned and torch.equal(mixture(weight), before)
+    zeros = mixture_for(weight, LayerPlan(2, 4, zero_share=0.5), ANNEALED, "straight")
+    with pytest.raises(RuntimeError, match="size mismatch for mean"):
+        zeros.load_state_dict(mixture.state_dict())
