@@ -400,26 +400,19 @@ def _rebuilding() -> str:
     return table(["choice", *heads, "seconds"], body)
 
 
-@TABLES.register("trial_parts")
-def _trial_parts() -> str:
-    """What each change of a trial comes to; means over seeds, which report on different halves."""
+@TABLES.register("shrinking_from_scratch")
+def _shrinking_from_scratch() -> str:
+    """Errors of networks that became sparse while they were trained from random weights, by method."""
     grouped: dict[str, list[TableRow]] = {}
-    for row in rows("trial_parts.csv"):
-        grouped.setdefault(row["part"], []).append(row)
+    for row in rows("shrinking_from_scratch.csv"):
+        grouped.setdefault(row["method"], []).append(row)
     body = []
-    for part, found in grouped.items():
-        points, divergence = (
-            statistics.mean(float(row[name]) for row in found) for name in ("difference", "divergence")
-        )
-        errors = [
-            sum(float(row[f"{name}_standard_error"]) ** 2 for row in found) ** 0.5 / len(found)
-            for name in ("difference", "divergence")
-        ]
-        body.append([
-            part, str(len(found)), f"{100 * points:+.2f} ± {100 * errors[0]:.2f}", f"{divergence:.3f} ± {errors[1]:.3f}",
-            f"{100 * statistics.mean(float(row['flipped'] or 0) for row in found):.2f} %",
-        ])  # fmt: skip
-    return table(["trial", "seeds", "points to fp32", "divergence", "flipped"], body)
+    for method, found in grouped.items():
+        errors = [100 * float(row["error"]) for row in found]
+        by_seed = ", ".join(f"{each:.1f}" for each in errors)
+        zeros = statistics.mean(float(row["zeros"]) for row in found)
+        body.append([method, f"{100 * zeros:.0f} %", f"{statistics.mean(errors):.1f} % ({by_seed})"])
+    return table(["from random weights", "zeros", "error (seeds)"], body)
 
 
 @TABLES.register("structures_front")
