@@ -92,12 +92,13 @@ class Cell:
 @dataclass(frozen=True)
 class TrialPart:
     """What is changed of a trial: settings, fields of the plan, the network that is trained, the share of steps that may be held
-    at most."""
+    at most, the class of the co-tuning (None: ``Cotuning``)."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     change: Callable[[Any], None] | None = None
     most_held: float = 0.25
+    cotuning: type[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,8 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any, part: TrialP
     settings = replace(settings, **part.settings)
     plan = replace(plan_of(cell, layer_names(model)), **part.plan)
 
-    def make() -> Cotuning:
-        run = Cotuning(model, plan, data, settings, mean, std)
+    def make() -> Any:
+        run = (part.cotuning or Cotuning)(model, plan, data, settings, mean, std)
         if cell.shrink is not None:
             shrink_what_is_left_out(run.network, cell.shrink)
         if part.change:

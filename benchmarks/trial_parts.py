@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.mixing import Frozen, Mixed
 from benchmarks.trial_accuracy import Cell, TrialPart, add, as_text, done_in, measure
 from foundation.command import Parser, main_guard
 from foundation.plan import TemperatureSchedule
@@ -64,6 +65,13 @@ PARTS: dict[str, tuple[str, TrialPart]] = {
     "temperature 1": ("ours", TrialPart(plan=heated(1.0))),
     "half the rate": ("ours", TrialPart({"learning_rate": RATE / 2})),
     "twice the rate": ("ours", TrialPart({"learning_rate": RATE * 2})),
+    "distillation at 1": ("ours", TrialPart({"distillation_temperature": 1.0})),
+    "norms frozen": ("ours", TrialPart(cotuning=Frozen)),
+    "norms frozen, distillation at 1": (
+        "ours",
+        TrialPart({"distillation_temperature": 1.0}, cotuning=Frozen),
+    ),
+    "mixed images": ("ours", TrialPart({"distillation_temperature": 1.0}, cotuning=Mixed)),
     "half of the loss from labels": ("ours", TrialPart({"distillation": 0.5})),
     "batches of 64, twice the steps": ("ours", TrialPart({"batch_size": 64})),
     "even channels": ("ours", TrialPart({"even_channels": True})),
