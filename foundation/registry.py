@@ -94,12 +94,21 @@ class Registry(Generic[T]):
         return iter(sorted({*self._homes, *self._entries, *self._mistakes}))
 
     def sound(self) -> Iterator[tuple[str, T]]:
-        """Each name with its entry, but for those that cannot be had: of them nobody hears who does not ask by name."""
+        """Each name with its entry, but for those that cannot be had (``unsound``)."""
+        for name, entry in self._each():
+            if not isinstance(entry, UserError):
+                yield name, entry
+
+    def unsound(self) -> Iterator[str]:
+        """Why each entry that cannot be had cannot: a line for who uses all of them and has asked for none by name."""
+        return (str(error) for _, error in self._each() if isinstance(error, UserError))
+
+    def _each(self) -> Iterator[tuple[str, T | UserError]]:
         for name in self:
             try:
-                entry = self[name]
-            except UserError:
-                continue
+                entry: T | UserError = self[name]
+            except UserError as error:
+                entry = error
             yield name, entry
 
     def _unknown(self, name: str) -> str:

@@ -92,6 +92,11 @@ def main(argv: list[str] | None = None) -> int:
         help="where to (default %(default)s)",
     )
     add_flags(parser)
+    parser.add_argument(
+        "--allow-bad-fp32",
+        action="store_true",
+        help="go on even if the fp32 network is no better than guessing",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print the result")
     args = parser.parse_args(argv)
     if args.images < 2:
@@ -176,7 +181,7 @@ def quantized(
     made = {**identity(workspace.settings, workspace, bench.program), "plan": plan.hash}
     made |= {"images": args.images, "seed": settings.seed, CODE: code_checksum()}
     _begin(out, made, progress)
-    look_at_fp32(workspace, out / REFERENCES, progress)
+    look_at_fp32(workspace, out / REFERENCES, progress, allow_bad=args.allow_bad_fp32)
     progress.status("profiling fp32 and int8")
     beside = references(workspace, out / REFERENCES, at_hand)
     if not (candidate_path(out, plan) / "manifest.json").is_file():
@@ -204,11 +209,11 @@ def opened(
     return (workspace if settings.weights else Workspace.open(settings, progress.line)), plan
 
 
-def look_at_fp32(workspace: Workspace, references: Path, progress: Progress) -> None:
+def look_at_fp32(workspace: Workspace, references: Path, progress: Progress, *, allow_bad: bool) -> None:
     """Say how good the fp32 network is, where there are labels, and that is not known from ``references``.
 
     Raises:
-        UserError: it is no better than guessing.
+        UserError: it is no better than guessing, unless ``allow_bad``.
     """
     from pipeline.candidate.fp32 import refuse_chance
     from pipeline.candidate.references import fp32_error_in
@@ -216,7 +221,8 @@ def look_at_fp32(workspace: Workspace, references: Path, progress: Progress) -> 
     if workspace.data.labelled and fp32_error_in(references) is None:
         progress.status("evaluating fp32")
         # A detector may be shown small images, of which few boxes are found: its answers are compared all the same.
-        progress.line(f"fp32: {refuse_chance(workspace, allow=not workspace.task.classifies)}")
+        allow = allow_bad or not workspace.task.classifies
+        progress.line(f"fp32: {refuse_chance(workspace, allow=allow)}")
 
 
 def make(

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from foundation.command import DONE, INCOMPLETE, Parser, main_guard
+from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
 from foundation.factories import look_in
 from foundation.files import check_place, json_text
@@ -130,6 +131,8 @@ def opened(settings: Settings, progress: Progress, *, trained: bool = True) -> t
     )
     layers = layers_of(workspace.model, workspace.input_shape, producers_of(workspace.model))
     space = searched_space(settings, layers)
+    for reason in DIMENSIONS.unsound():
+        progress.line(f"a dimension is left out: {reason}")
     return (Workspace.open(settings, progress.line) if trained else workspace), space
 
 

@@ -123,6 +123,7 @@ def test_a_mistake_in_a_file_is_said_in_a_line(
     assert "\n" not in str(found.value)
     assert "oval" in list(shapes) and shapes["right_angle"].__name__ == "RightAngle"  # all others are there
     assert [name for name, _ in shapes.sound()] == [name for name in shapes if name != "oval"]
+    assert list(shapes.unsound()) == [str(found.value)]
 
 
 def test_what_is_no_file_is_a_mistake_as_well(shapes: Registry[type], tmp_path: Path) -> None:

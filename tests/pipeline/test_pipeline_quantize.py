@@ -191,6 +191,20 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_that_guesses_is_refused_unless_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(load_model("vgg_tiny", classes=10).state_dict(), tmp_path / "untrained.pt")
+    monkeypatch.chdir(tmp_path)
+    words = ["--weights", "untrained.pt", "--images", "32", "--out", "small"]
+    assert main_guard(lambda: quantize(words)) == 2
+    said = capsys.readouterr().err
+    flag = "--allow-bad-fp32"
+    assert "likely causes" in said and f"{flag} goes on all the same" in said
+    assert main_guard(lambda: quantize([*words, flag])) == 0
+    assert "candidate" in capsys.readouterr().out
+
+
 def test_a_plan_from_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
