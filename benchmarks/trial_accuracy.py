@@ -92,13 +92,14 @@ class Cell:
 @dataclass(frozen=True)
 class TrialPart:
     """What is changed of a trial: settings, fields of the plan, the network that is trained, the share of steps that may be held
-    at most, the class of the co-tuning (None: ``Cotuning``)."""
+    at most, the class of the co-tuning (None: ``Cotuning``), whether the first and the last layer are as the others."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     change: Callable[[Any], None] | None = None
     most_held: float = 0.25
     cotuning: type[Any] | None = None
+    ends_alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Row:
     answers: str
 
 
-def plan_of(cell: Cell, names: list[str]) -> Plan:
+def plan_of(cell: Cell, names: list[str], *, ends_alike: bool = False) -> Plan:
     """The plan of a cell for layers ``names``."""
     bits = 8 if cell.method.startswith("int8") else cell.bits
     quantizer = METHODS[cell.method][0]
@@ -134,7 +135,8 @@ def plan_of(cell: Cell, names: list[str]) -> Plan:
     inner = (
         LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits, zero_share=cell.zero_share, values=structure)
     )
-    layers = dict.fromkeys(names, inner) | {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
+    ends = {} if ends_alike else {names[0]: LayerPlan(8), names[-1]: LayerPlan(8)}
+    layers = dict.fromkeys(names, inner) | ends
     rest: dict[str, Any] = {}
     if quantizer == "differentiable_kmeans":
         heat = DKM if cell.temperature is None else cell.temperature
@@ -165,7 +167,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any, part: TrialP
         options={} if cell.shrink is None else {"shrink": cell.shrink},
     )  # fmt: skip
     settings = replace(settings, **part.settings)
-    plan = replace(plan_of(cell, layer_names(model)), **part.plan)
+    plan = replace(plan_of(cell, layer_names(model), ends_alike=part.ends_alike), **part.plan)
 
     def make() -> Any:
         run = (part.cotuning or Cotuning)(model, plan, data, settings, mean, std)

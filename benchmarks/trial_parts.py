@@ -75,6 +75,9 @@ PARTS: dict[str, tuple[str, TrialPart]] = {
     "half of the loss from labels": ("ours", TrialPart({"distillation": 0.5})),
     "batches of 64, twice the steps": ("ours", TrialPart({"batch_size": 64})),
     "even channels": ("ours", TrialPart({"even_channels": True})),
+    "256 images rebuild": ("ours", TrialPart({"rebuild_images": 256})),
+    "4,096 images rebuild": ("ours", TrialPart({"rebuild_images": 4096})),
+    "ends as the others": ("ours", TrialPart(ends_alike=True)),
 }
 
 

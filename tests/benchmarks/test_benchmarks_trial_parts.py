@@ -23,7 +23,9 @@ def test_every_part_is_something_else_than_a_trial_as_it_stands() -> None:
     usual = TrainSettings(learning_rate=trial_parts.RATE)
     for name, (method, part) in zip(list(trial_parts.PARTS)[1:], others, strict=True):
         same = all(getattr(usual, key) == value for key, value in part.settings.items())
-        assert method != "ours" or part.change or part.plan or part.cotuning or not same, name
+        assert method != "ours" or part.change or part.plan or part.cotuning or part.ends_alike or not same, (
+            name
+        )
 
 
 def test_what_is_fixed_does_not_learn() -> None:
