@@ -9,30 +9,22 @@ stands around a table is written by hand, and a test compares its figures with t
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
+import benchmarks.trial_tables  # noqa: F401  registers its tables
+from benchmarks.markdown import NAMES, RESULTS, ROOT, TABLES, TableRow, rows, table
 from benchmarks.structures_front import compared
-from benchmarks.trial_differences import summaries
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import write_atomically
-from foundation.registry import Registry
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = ("README.md", "docs/accuracy.md", "docs/cluster.md", "docs/search.md", "docs/speed.md")
 BLOCK = re.compile(r"(<!-- table ([a-z0-9_]+) -->\n\n).*?(\n<!-- end \2 -->)", re.DOTALL)
 # Ratios so near to one are said to be equal: the model is no more exact against real chips (``benchmarks.silicon``).
 EQUAL = 1.15
-NAMES = {
-    "resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "resnet50": "ResNet-50", "resnet56": "ResNet-56",
-    "mobilenet": "MobileNet", "mobilenet_v2": "MobileNetV2", "mobilenet_v2_cifar": "MobileNetV2, half width",
-}  # fmt: skip
 METHODS = {
     "ours": "mixtures", "dkm": "differentiable k-means", "lsq": "learned steps", "ewgs": "element-wise gradient scaling",
     "paper": "mixtures' published form",
@@ -44,26 +36,12 @@ OURS = {
     "2 bits, 80 % zeros": "2-bit, 80 % zeros, 7-bit activations",
     "2 bits, 90 % zeros": "2-bit, 90 % zeros, 7-bit activations",
 }
-TableRow = dict[str, str]
-TABLES: Registry[Callable[[], str]] = Registry("table of the documents")
-
-
-def rows(name: str) -> list[TableRow]:
-    """The rows of a file of results."""
-    with (RESULTS / name).open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def peers() -> list[TableRow]:
     """The comparison with other runtimes, whole networks."""
     (path,) = (each for each in RESULTS.glob("arm_peers_*_nocaches_1thread.csv"))
     return rows(path.name)
-
-
-def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def times(ratio: float) -> str:
@@ -350,71 +328,6 @@ def _structure(row: TableRow) -> str:
     return ", ".join([f"{row['bits']} bits", *parts])
 
 
-@TABLES.register("zeros_methods")
-def _zeros_methods() -> str:
-    """What is left of right answers and bytes where zeros are asked for, method by method; means over seeds, and the seeds."""
-    runs = rows("trial_zeros_methods.csv")
-    body = []
-    grouped: dict[tuple[str, ...], list[TableRow]] = {}
-    for row in runs:
-        names = ("zero_share", "kept_blocks", "bits", "asked_steps", "method", "shrink")
-        grouped.setdefault(tuple(row[name] for name in names), []).append(row)
-    for key in sorted(grouped, key=lambda key: (key[0] or "1", int(key[3]))):
-        found = grouped[key]
-        points = [100 * float(r["difference"]) for r in found]
-        by_seed = f" ({', '.join(f'{each:.1f}' for each in points)})"
-        zeros, blocks, bits, steps, method, shrink = key
-        share = (
-            f"{100 * float(zeros):.0f} %"
-            if zeros
-            else f"{bits} bits, {100 * float(blocks):.0f} % of the blocks"
-        )
-        body.append([
-            f"{share}, {steps} steps", method + (f", {shrink}" if shrink else ""),
-            f"{statistics.mean(points):.2f}{by_seed}",
-            f"{statistics.mean(float(r['divergence']) for r in found):.3f}",
-            # Blocks are stored as the kernel has them that a core chooses, and here none did.
-            *("" if blocks else f"{round(statistics.mean(int(r[name]) for r in found)):,}" for name in ("bytes", "packed_bytes")),
-        ])  # fmt: skip
-    return table(["zeros", "method", "points (seeds)", "divergence", "bytes", "packed"], body)
-
-
-@TABLES.register("rebuilding")
-def _rebuilding() -> str:
-    """What each choice of rebuilding comes to, by bits side by side."""
-    found = {(row["choice"], row["bits"]): row for row in rows("rebuilding.csv")}
-    widths = sorted({bits for _, bits in found}, key=int)
-    body = []
-    for choice in dict.fromkeys(choice for choice, _ in found):
-        each = [found[choice, bits] for bits in widths]
-        cells = [
-            text
-            for row in each
-            for text in (
-                f"{float(row['points']):+.2f} ± {float(row['points_standard_error']):.2f}",
-                f"{float(row['divergence']):.3f} ± {float(row['divergence_standard_error']):.3f}",
-            )
-        ]
-        body.append([choice, *cells, f"{statistics.mean(float(row['seconds']) for row in each):.0f}"])
-    heads = [text for bits in widths for text in (f"{bits} bits, points to fp32", "divergence")]
-    return table(["choice", *heads, "seconds"], body)
-
-
-@TABLES.register("shrinking_from_scratch")
-def _shrinking_from_scratch() -> str:
-    """Errors of networks that became sparse while they were trained from random weights, by method."""
-    grouped: dict[str, list[TableRow]] = {}
-    for row in rows("shrinking_from_scratch.csv"):
-        grouped.setdefault(row["method"], []).append(row)
-    body = []
-    for method, found in grouped.items():
-        errors = [100 * float(row["error"]) for row in found]
-        by_seed = ", ".join(f"{each:.1f}" for each in errors)
-        zeros = statistics.mean(float(row["zeros"]) for row in found)
-        body.append([method, f"{100 * zeros:.0f} %", f"{statistics.mean(errors):.1f} % ({by_seed})"])
-    return table(["from random weights", "zeros", "error (seeds)"], body)
-
-
 @TABLES.register("structures_front")
 def _structures_front() -> str:
     """The fronts of a search that may choose structures, beside one that may not."""
@@ -441,26 +354,6 @@ def _structures_post_training() -> str:
         for row in rows("structures_post_training.csv")
     ]  # fmt: skip
     return table(["layers between", "A76-class", "X2-class (i8mm)", "bytes", "as fp32", "divergence"], body)
-
-
-@TABLES.register("trials")
-def _trials() -> str:
-    found = summaries(rows("trial_accuracy.csv"))
-    of_ours = {each.cell for each in found if each.method == "ours"}
-    body = []
-    for each in found:
-        network, bits, zeros, seconds = each.cell
-        cell = (
-            ("" if network == "resnet20" else f"{NAMES[network]}, ")
-            + f"{bits} bits"
-            + (f", {100 * float(zeros):.0f} % zeros" if zeros else "")
-            + f", {float(seconds):g} s"
-        )
-        compared = each.method != "ours" and each.cell in of_ours
-        behind = "" if not compared else f"{each.behind:+.2f} ± {each.behind_error:.2f}"
-        points = f"{each.points:+.2f} ± {each.points_error:.2f}"
-        body.append([cell, each.method, points, behind, f"{each.divergence:.3f}", f"{each.bytes:,.0f}"])
-    return table(["cell", "method", "points to fp32", "to ours", "divergence", "bytes"], body)
 
 
 def written(text: str) -> str:
