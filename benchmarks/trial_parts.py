@@ -31,7 +31,6 @@ from quantizers.weights.gaussian_mixture import GaussianMixture
 
 RESULT = Path(__file__).parent / "results" / "trial_parts.csv"
 RATE = 0.005
-USUAL = "as it stands"
 
 
 def fix(*names: str) -> Any:
@@ -52,7 +51,7 @@ def heated(temperature: float) -> dict[str, Any]:
 
 # by name: the method of ``benchmarks.trial_accuracy``, and what is changed
 PARTS: dict[str, tuple[str, TrialPart]] = {
-    USUAL: ("ours", TrialPart()),
+    "as it stands": ("ours", TrialPart()),
     "rebuilt alone": ("rebuilt", TrialPart()),
     "then held alone": ("ours", TrialPart({"held_steps": 1_000_000}, most_held=0.99)),
     "then free at once": ("ours", TrialPart({"held_steps": 0})),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.markdown import NAMES, TABLES, TableRow, rows, table
-from benchmarks.trial_differences import OURS, summaries
-from benchmarks.trial_parts import PARTS, USUAL
+from benchmarks.trial_differences import summaries
+from benchmarks.trial_parts import PARTS
 
 
 @TABLES.register("zeros_methods")
@@ -96,20 +96,26 @@ def _trials() -> str:
 
 @TABLES.register("trial_parts")
 def _trial_parts() -> str:
-    """Trials with one thing changed, in the order of ``PARTS``, as far as both halves are there."""
-    trials = [
-        {
-            **row, "method": OURS if row["part"] == USUAL else row["part"], "seconds": row["asked_steps"],
-            "rate": "", "temperature": "", "shrink": "",
-        }
-        for row in rows("trial_parts.csv")
-    ]  # fmt: skip
-    found = {each.method: each for each in summaries(trials)}
-    body = []
-    for part in PARTS:
-        each = found.get(OURS if part == USUAL else part)
-        if each is not None:
-            behind = "" if part == USUAL else f"{each.behind:+.2f} ± {each.behind_error:.2f}"
-            points = f"{each.points:+.2f} ± {each.points_error:.2f}"
-            body.append([part, points, behind, f"{each.divergence:.3f}", f"{each.bytes:,.0f}"])
-    return table(["a trial", "points to fp32", "to a usual one", "divergence", "bytes"], body)
+    """Trials with one thing changed, in the order of ``PARTS``, where both halves are there."""
+    grouped: dict[str, list[TableRow]] = {}
+    for row in rows("trial_parts.csv"):
+        grouped.setdefault(row["part"], []).append(row)
+    body = [
+        [
+            part,
+            *(
+                _both(grouped[part], *which)
+                for which in (("difference", 100, "+.2f"), ("divergence", 1, ".3f"))
+            ),
+        ]
+        for part in PARTS
+        if len({int(row["seed"]) % 2 for row in grouped.get(part, ())}) == 2
+    ]
+    return table(["a trial", "points to fp32", "divergence"], body)
+
+
+def _both(found: list[TableRow], name: str, unit: float, form: str) -> str:
+    """The mean over halves of images with its standard error."""
+    mean = statistics.mean(unit * float(row[name]) for row in found)
+    squares = [(unit * float(row[f"{name}_standard_error"])) ** 2 for row in found]
+    return f"{mean:{form}} ± {sum(squares) ** 0.5 / len(squares):{form.strip('+')}}"
