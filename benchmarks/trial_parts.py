@@ -3,9 +3,9 @@
     python -m benchmarks.trial_parts --data npz:CIFAR10.npz --weights RESNET20.th --bits 2 --steps 100
 
 The first row of a cell is a trial as it stands (``benchmarks.trial_accuracy``, method ``ours``): rebuilt, held, free, and of
-these the network that is closest to fp32 on the half that guides. Each other row changes what its name says. Points and
-divergence are of the other half; an odd seed changes the halves. A row is appended when it is made; what the file has is passed
-over.
+these the network that is closest to fp32 on the half that guides. Each other row changes what its name says (``mixed images``
+are trained with frozen norms and a distillation at 1 besides; ``then held alone`` has one free step). Points and divergence are
+of the other half; an odd seed changes the halves. A row is appended when it is made; what the file has is passed over.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = as_text(asdict(PartCell(args.network, bits, args.zero_share, name, args.steps, seed)))
         if tuple(said.values()) in done:
             continue
+        done.add(tuple(said.values()))
         method, part = PARTS[name]
         steps = args.steps * (2 if part.settings.get("batch_size") == 64 else 1)
         cell = Cell(

@@ -96,26 +96,22 @@ def _trials() -> str:
 
 @TABLES.register("trial_parts")
 def _trial_parts() -> str:
-    """Trials with one thing changed, in the order of ``PARTS``, where both halves are there."""
-    grouped: dict[str, list[TableRow]] = {}
+    """ResNet-20's trials at 2 bits with one thing changed, in the order of ``PARTS``, where both halves are there."""
+    usual = {"network": "resnet20", "bits": "2", "zero_share": "", "asked_steps": "100"}
+    halves: dict[str, dict[str, TableRow]] = {}
     for row in rows("trial_parts.csv"):
-        grouped.setdefault(row["part"], []).append(row)
+        if all(row[name] == value for name, value in usual.items()):
+            halves.setdefault(row["part"], {})[row["seed"]] = row
     body = [
-        [
-            part,
-            *(
-                _both(grouped[part], *which)
-                for which in (("difference", 100, "+.2f"), ("divergence", 1, ".3f"))
-            ),
-        ]
+        [part, *(_both(found, *which) for which in (("difference", 100, "+.2f"), ("divergence", 1, ".3f")))]
         for part in PARTS
-        if len({int(row["seed"]) % 2 for row in grouped.get(part, ())}) == 2
+        if len(found := [halves[part][seed] for seed in ("0", "1") if seed in halves.get(part, ())]) == 2
     ]
     return table(["a trial", "points to fp32", "divergence"], body)
 
 
 def _both(found: list[TableRow], name: str, unit: float, form: str) -> str:
-    """The mean over halves of images with its standard error."""
+    """The mean over two halves of images with its standard error."""
     mean = statistics.mean(unit * float(row[name]) for row in found)
     squares = [(unit * float(row[f"{name}_standard_error"])) ** 2 for row in found]
     return f"{mean:{form}} ± {sum(squares) ** 0.5 / len(squares):{form.strip('+')}}"

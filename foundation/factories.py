@@ -35,15 +35,17 @@ def find_named(text: str) -> Any:
     module_name, _, name = text.partition(":")
     try:
         module = importlib.import_module(module_name)
+        found = getattr(module, name, None)
+    except KeyboardInterrupt:  # a person's
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error
         raise UserError(
             f"{text!r}: there is no module {error.name!r} here; run from the folder that holds it, or name that by --modules"
         ) from error
-    except (Exception, SystemExit) as error:  # a module of someone else's does anything
+    except BaseException as error:  # a module of someone else's does anything
         raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error
-    found = getattr(module, name, None)
     if found is None:
         raise UserError(f"{text!r}: module {module_name!r} has no {name!r}")
     return found
@@ -114,7 +116,12 @@ def story(error: BaseException) -> str:
     place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
     if isinstance(error, SyntaxError):  # says itself where
         place = ""
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}{place}"
+    said = (
+        "".join(each if each.isprintable() else "?" for each in lines[0][:200])
+        if lines
+        else "no reason given"
+    )
+    return f"{type(error).__name__}: {said}{place}"
 
 
 def article(value: object) -> str:

@@ -112,6 +112,15 @@ def test_two_files_with_one_name_are_told_apart_by_nobody(shapes: Registry[type]
         ("oval = 3\n", "is an int, not a shape; it should be a class"),
         ("import no_such_thing\nclass Oval: ...\n", "failed: ModuleNotFoundError: .*no_such_thing.*line 1"),
         ("class Oval: ...\n1 / 0\n", "failed: ZeroDivisionError: .*line 2"),
+        ("class Oval: ...\nclass Odd(BaseException): ...\nraise Odd('so')\n", "failed: Odd: so .*line 3"),
+        (
+            "class Oval: ...\nraise ValueError('\\x1b[31mred\\x07')\n",
+            r"failed: ValueError: \?\[31mred\? .*line 2",
+        ),
+        (
+            "class Oval: ...\ndel Oval\ndef __getattr__(name): raise RuntimeError(name)\n",
+            "failed: RuntimeError: Oval .*line 3",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_is_said_in_a_line(
