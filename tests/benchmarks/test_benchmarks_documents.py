@@ -618,6 +618,11 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
             assert 1.5 < behind < 2.5
         elif network == "resnet56":
             assert 0.5 < behind < 1.5
+        elif (network, bits) == ("resnet20", "3"):
+            assert (
+                -2.5 < behind < -1.5
+                and each.divergence < found[(network, bits, zeros, seconds), "ours"].divergence
+            )
         else:  # level
             assert abs(behind) < 2
     many = ("resnet20", "2", "0.7", "60")
