@@ -26,6 +26,7 @@ from foundation.command import Parser, main_guard
 from foundation.plan import TemperatureSchedule
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import find_network, load_model
+from pipeline.training.settings import TrainSettings
 from quantizers.network import quantizers_of
 from quantizers.weights.gaussian_mixture import GaussianMixture
 
@@ -124,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         done.add(tuple(said.values()))
         method, part = PARTS[name]
-        steps = args.steps * (2 if part.settings.get("batch_size") == 64 else 1)
+        batch = TrainSettings.batch_size
+        steps = args.steps * batch // part.settings.get("batch_size", batch)  # as many images
         cell = Cell(
             args.network, method, bits, args.zero_share, 0.0, RATE, seed,
             asked_steps=None if method == "rebuilt" else steps,

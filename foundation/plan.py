@@ -224,13 +224,13 @@ class Plan:
     @property
     def temperature(self) -> TemperatureSchedule:
         """Of mixtures, over training."""
-        found: TemperatureSchedule = self.values["temperature"]
+        found: TemperatureSchedule = self["temperature"]
         return found
 
     @property
     def activation_bits(self) -> int:
         """Of every quantized activation but the network's input."""
-        return int(self.values["activation_bits"])
+        return int(self["activation_bits"])
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name] if name in self.values else DIMENSIONS[name].default
