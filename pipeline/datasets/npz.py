@@ -16,7 +16,8 @@ from pipeline.datasets.images import ArrayImages
 
 
 def npz(place: str, size: Size | None, fallback: Size) -> ImageData:
-    """Arrays x_train, y_train, x_val, y_val in one file; optionally classes (names) and augment (its kind)."""
+    """Arrays x_train, y_train, x_val, y_val in one file; optionally classes (all names, in the order of labels) and augment (its
+    kind)."""
     name = f"npz:{place}"
     path = Path(needed("npz:FILE", place)).expanduser()
     if not is_file(path):
@@ -37,15 +38,17 @@ def npz(place: str, size: Size | None, fallback: Size) -> ImageData:
         raise UserError(
             f"{name}: x_train has images {arrays['x_train'].shape[1:]}, x_val {arrays['x_val'].shape[1:]}"
         )
-    if "classes" in arrays:
+    if "classes" in arrays:  # few images need not show every class that the network tells apart
         classes = [str(value) for value in arrays["classes"].ravel()]
     else:
         classes = [str(number) for number in range(int(train.labels.max()) + 1)]
-    present = set(train.labels.tolist())
-    if empty := [classes[number] for number in range(len(classes)) if number not in present]:
-        raise UserError(
-            f"{name}: no training image of class {', '.join(empty[:5])}; labels must be 0..{len(classes) - 1}"
-        )
+        present = set(train.labels.tolist())
+        if empty := [label for number, label in enumerate(classes) if number not in present]:
+            raise UserError(
+                f"{name}: no training image of class {', '.join(empty[:5])}; labels must be 0..{len(classes) - 1}. "
+                "Where the images show some of a network's classes only, name all of them in the file, in the order of labels: "
+                "classes, an array of strings"
+            )
     return halved(name, classes, train, validation, str(arrays.get("augment", "crop_flip")))
 
 

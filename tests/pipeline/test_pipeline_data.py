@@ -105,6 +105,8 @@ def test_npz(tmp_path: Path) -> None:
         for place, name in enumerate(half.names()):
             assert np.array_equal(half.batch([place])[0].numpy(), values["x_val"][name])
             assert half.labels[place] == values["y_val"][name]
+    few = load_data(saved(tmp_path, **values, classes=np.array([f"class {k}" for k in range(1000)])))
+    assert len(few.classes) == 1000 and int(few.train.labels.max()) == 2
     grey = arrays(np.random.default_rng(0), channels=1)
     assert load_data(saved(tmp_path, **grey)).train.batch([1]).shape == (1, 8, 6, 3)
 
@@ -120,7 +122,7 @@ def test_npz(tmp_path: Path) -> None:
         (lambda v: v.update(y_train=v["y_train"] / 2), "y_train is float64"),
         (lambda v: v.update(y_train=v["y_train"] - 1), "holds the label -1"),
         (lambda v: v.update(y_val=v["y_val"] + 2), r"labels \d\.\.4 in \w+, but there are 3 classes"),
-        (lambda v: v.update(y_train=v["y_train"] * 2), "no training image of class 1, 3"),
+        (lambda v: v.update(y_train=v["y_train"] * 2), "no training image of class 1, 3; .* name all"),
         (lambda v: v.update(x_val=v["x_val"][:, :6]), r"x_train has images \(8, 6, 3\), x_val \(6, 6, 3\)"),
         (lambda v: v.update(x_val=v["x_val"][:1], y_val=v["y_val"][:1]), "1 validation images"),
         (lambda v: v.update(augment=np.array("rotate")), "augmentation 'rotate'; allowed"),
