@@ -10,18 +10,17 @@ table says which operator they miss first, and in which layer.
 
 from __future__ import annotations
 
-import csv
 import gc
-import io
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.rows import read, write
 from foundation.command import Parser, main_guard
 
 if TYPE_CHECKING:
@@ -177,24 +176,15 @@ def cover(name: str, images: int = 2) -> Row:
 
 def table(names: Sequence[str], images: int, out: Path) -> list[Row]:
     """Rows for ``names``, written to ``out`` after each network; rows of other networks in an earlier table stay."""
-    from foundation.files import write_atomically
 
     found = []
     for name in names:
         row = cover(name, images)
         found.append(row)
-        rows: dict[str, Row | dict[str, str]] = {}
-        if out.exists():  # read again each time: another process may have added to it
-            with out.open(encoding="utf-8", newline="") as file:
-                rows = {row["network"]: row for row in csv.DictReader(file)}
-        rows[name] = row
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        for _, entry in sorted(rows.items()):
-            writer.writerow(asdict(entry) if isinstance(entry, Row) else entry)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, text.getvalue().encode())
+        # Read again each time: another process may have added to it.
+        rows: dict[str, dict[str, Any]] = {each["network"]: each for each in read(out, ["network"])}
+        rows[name] = asdict(row)
+        write(out, [entry for _, entry in sorted(rows.items())])
         what = f"{row.exact} of {row.images} images exact" if row.compiles == "yes" else "does not compile"
         missing = f": {row.missing_operator} in {row.layer}" if row.missing_operator else ""
         print(f"{name:20} {what}{missing} ({row.seconds:.0f} s)", flush=True)

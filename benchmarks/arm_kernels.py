@@ -8,8 +8,6 @@ label, and rooflines in ``arm_roofline_MODEL.csv`` beside it.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import read, write
 from benchmarks.untrained import SETTINGS, Untrained, untrained
 from deploy_arm.devices.base import LayerProfile, Profile
 from deploy_arm.devices.emulated import EmulatedDevice
@@ -26,7 +25,6 @@ from deploy_arm.target.cores import CORES
 from deploy_arm.target.targets import TARGETS
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "arm_kernels.csv"
 MODELS = ("resnet18", "resnet20", "mobilenet_v2")
@@ -140,19 +138,10 @@ def record(rows: Sequence[Row], path: Path = RESULTS) -> None:
 
 def merge(path: Path, fresh: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
     """Adds rows to a table, in place of those that agree in ``keys``."""
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            kept = list(csv.DictReader(file))
     replaced = {tuple(row[key] for key in keys) for row in fresh}
-    kept = [row for row in kept if tuple(row[key] for key in keys) not in replaced]
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in [*fresh, *kept] for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*kept, *fresh])
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, text.getvalue())
+    kept = [row for row in read(path, keys) if tuple(row[key] for key in keys) not in replaced]
+    names = dict.fromkeys(name for row in [*fresh, *kept] for name in row)
+    write(path, [{name: row.get(name) for name in names} for row in [*kept, *fresh]])
 
 
 def print_table(entries: Sequence[dict[str, Any]]) -> None:

@@ -8,15 +8,14 @@ and waiting between operations, shared caches and memory, and clocks that fall w
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.rows import write
 from benchmarks.untrained import SETTINGS, Untrained, untrained
 from deploy_arm.cycles.estimate import Estimate, estimate
 from deploy_arm.emulate.emulator import count
@@ -24,7 +23,6 @@ from deploy_arm.runtime.program import build_program
 from deploy_arm.target.cores import CORES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "arm_threads.csv"
 COUNTS = (1, 2, 4, 8)
@@ -100,15 +98,6 @@ def estimates(network: Untrained, core: str, threads: int, folder: Path) -> list
     ]
 
 
-def write(rows: Sequence[Row], path: Path = RESULTS) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, rows))
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, text.getvalue())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.arm_threads", description=__doc__)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet20"])
@@ -134,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    write(rows, options.out)
+    write(options.out, [dataclasses.asdict(row) for row in rows])
     return 0
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibration_methods import METHODS, Recipe
-from benchmarks.cotuning_table import append, read
+from benchmarks.rows import append, read
 from foundation.command import Parser, main_guard
 
 

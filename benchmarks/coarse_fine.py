@@ -30,8 +30,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.rows import append, as_text, done_in
 from benchmarks.structures import CORES, profiles
-from benchmarks.trial_accuracy import add, as_text, done_in
 from foundation.command import Parser, main_guard
 from foundation.files import sha256
 
@@ -272,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for layer in (LayerCell(core, *shape) for core in CORES for shape in SHAPES):
             said = as_text(asdict(layer))
             if tuple(said.values()) not in done_in(args.out or LAYERS, LayerCell):
-                add(args.out or LAYERS, {**said, **as_text(layer_cycles(layer))})
+                append(args.out or LAYERS, {**said, **as_text(layer_cycles(layer))})
         return 0
     if not (args.data and args.weights):
         parser.error("give --data and --weights, or --layers")
@@ -295,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if cell.seed not in calibrated:
             calibrated = {cell.seed: calibrate(model, data, network, cell.seed)}
         row = measure(cell, calibrated[cell.seed], model, data, network)
-        add(out, {**said, **as_text(row)})
+        append(out, {**said, **as_text(row)})
         print(" ".join(f"{name} {value}" for name, value in {**said, **as_text(row)}.items()), flush=True)
     return 0
 

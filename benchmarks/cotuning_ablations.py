@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cotuning_accuracy import DKM, plan_of
-from benchmarks.cotuning_table import Cell, append, read
+from benchmarks.cotuning_table import Cell
+from benchmarks.rows import append, read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule

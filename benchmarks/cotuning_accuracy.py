@@ -49,7 +49,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.cotuning_slices import TimeIsUp, is_over, side_by_side, train_in_slices
-from benchmarks.cotuning_table import Answers, Cell, Row, append, key, read
+from benchmarks.cotuning_table import CONDITIONS, Answers, Cell, Row, key
+from benchmarks.rows import append, read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
@@ -279,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(job: Job, args: argparse.Namespace) -> int:
     """Run the cells that are left; the exit status."""
-    done = set() if args.again else {key(record) for record in read(args.out)}
+    done = set() if args.again else {key(record) for record in read(args.out, CONDITIONS)}
     wanted = cells(args)
     # The file keeps text, so cells are compared as text.
     left = [cell for cell in wanted if key(cell.record()) not in done]
@@ -294,8 +295,8 @@ def _run(job: Job, args: argparse.Namespace) -> int:
             stopped += not outcome.startswith(DIVERGED)
             print(f"{_said(cell)}: {outcome}", file=sys.stderr, flush=True)
             continue
-        append(answers_of(args.out), cell.record() | outcome.answers.record(), instead=True)
-        append(args.out, outcome.record(), instead=True)
+        append(answers_of(args.out), cell.record() | outcome.answers.record(), CONDITIONS)
+        append(args.out, outcome.record(), CONDITIONS)
         job.checkpoint(cell).unlink(missing_ok=True)
         print(
             f"{_said(cell)}: {100 * outcome.report_top1:.2f} % of the report half (fp32 "

@@ -16,9 +16,7 @@ spread is not in it.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cotuning_accuracy import UNTRAINED, answers_of
-from benchmarks.cotuning_table import CONDITIONS, Answers, key, read
+from benchmarks.cotuning_table import CONDITIONS, Answers, key
+from benchmarks.rows import read, write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 TABLE, OUT = RESULTS / "cotuning_accuracy.csv", RESULTS / "cotuning_differences.csv"
@@ -150,23 +148,13 @@ def difference(
     )
 
 
-def csv_text(found: Sequence[Difference]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [field.name for field in dataclasses.fields(Difference)], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, found))
-    return text.getvalue()
-
-
 def computed(table: Path) -> list[Difference]:
     """The differences of a table and of the answers beside it.
 
     Raises:
         UserError: the table has no rows.
     """
-    rows = read(table)
+    rows = read(table, CONDITIONS)
     if not rows:
         raise UserError(f"{table} has no rows; run python -m benchmarks.cotuning_accuracy first")
     kept = {key(record): Answers.of(record) for record in read(answers_of(table))}
@@ -184,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     found = computed(args.table)
-    write_atomically(args.out, csv_text(found))
+    write(args.out, [dataclasses.asdict(each) for each in found])
     for each in found:
         how = "paired" if each.paired_seeds else "unpaired"
         print(

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from benchmarks.arm_peers.report import text
 from benchmarks.cotuning_accuracy import METHODS, UNTRAINED
-from benchmarks.cotuning_table import read
+from benchmarks.cotuning_table import CONDITIONS
+from benchmarks.rows import read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import write_atomically
@@ -190,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("table", type=Path, nargs="?", default=TABLE)
     args = parser.parse_args(argv)
-    rows = read(args.table)
+    rows = read(args.table, CONDITIONS)
     if not rows:
         raise UserError(f"{args.table} has no rows; run python -m benchmarks.cotuning_accuracy first")
     target = args.table.with_suffix(".svg")

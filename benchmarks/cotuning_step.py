@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import dataclasses
-import io
 import platform
 import sys
 import time
@@ -35,9 +33,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from benchmarks.rows import write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 from foundation.plan import LayerPlan, Plan
 from pipeline.datasets.base import ImageData
 from pipeline.datasets.images import ArrayImages
@@ -308,11 +306,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{row['cpu_ratio']:>6.3f} {row['memory_mib']:>6} MiB {row['memory_ratio']:>6}"
         )
     if args.record:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-        write_atomically(args.record, text.getvalue().encode())
+        write(args.record, found)
     return 0
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import UserError
+from benchmarks.rows import text_of
 
 
 @dataclass(frozen=True)
@@ -86,36 +83,6 @@ class Row:
         return {**self.cell.record(), **rest}
 
 
-def text_of(value: object) -> str:
-    """A value as the file has it."""
-    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
 def key(record: dict[str, str]) -> tuple[str, ...]:
     """What tells rows apart: the conditions as text."""
     return tuple(record[f.name] for f in fields(Cell))
-
-
-def read(path: Path, wanted: Iterable[str] = CONDITIONS) -> list[dict[str, str]]:
-    """The rows of an earlier run, which must have the columns ``wanted``; none when there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not set(wanted) <= set(rows[0]):
-        raise UserError(f"{path} is not a table of this benchmark; give another --out")
-    return rows
-
-
-def append(path: Path, record: dict[str, str], *, instead: bool = False) -> None:
-    """One row more, written atomically; with ``instead`` in the place of the rows of the same cell."""
-    import io
-
-    from foundation.files import write_atomically
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(record), lineterminator="\n")
-    writer.writeheader()
-    rows = read(path, record)
-    writer.writerows([*(row for row in rows if not (instead and key(row) == key(record))), record])
-    write_atomically(path, text.getvalue())

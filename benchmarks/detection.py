@@ -13,16 +13,15 @@ images of ``pipeline.detection.beside.agreement`` with fp32. Times are modelled,
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks.rows import read, write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 
@@ -259,20 +258,9 @@ def program_figures(bench: DetectionBench, hardened: Hardened, images: int) -> d
 
 def record(row: Row, out: Path) -> None:
     """Put a row into the table, in place of an earlier one of its setting and steps."""
-    from foundation.files import write_atomically
-
-    rows: list[dict[str, Any]] = []
-    if out.exists():
-        with out.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    rows = [old for old in rows if (old["setting"], old["steps"]) != (row.setting, str(row.steps))]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
     order = list(SETTINGS)
-    writer.writerows(sorted([*rows, asdict(row)], key=lambda entry: order.index(entry["setting"])))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, text.getvalue().encode())
+    rows = [old for old in read(out) if (old["setting"], old["steps"]) != (row.setting, str(row.steps))]
+    write(out, sorted([*rows, asdict(row)], key=lambda entry: order.index(str(entry["setting"]))))
 
 
 def count(least: int) -> Callable[[str], int]:

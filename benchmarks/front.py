@@ -10,14 +10,13 @@ their standard errors are in per cent of the study's metric.
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.rows import write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 
@@ -144,20 +143,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
 
-    from foundation.files import write_atomically
     from pipeline.shelf.view import look
 
     view = look(args.study.absolute())
     if not view.front["points"]:
         raise UserError(f"{args.study}: its front is empty; let the search finish a trial first")
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, [field.name for field in fields(FrontRow)], lineterminator="\n")
-    writer.writeheader()
-    for found in front_rows(view):
-        writer.writerow(asdict(found))
+    rows = list(front_rows(view))
+    for found in rows:
         print(f"{found.name}: {found.report_score} % {found.metric}, {found.size_bytes:,} bytes", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.out, stream.getvalue().encode())
+    write(args.out, [asdict(row) for row in rows])
     return 0
 
 

@@ -10,8 +10,6 @@ out the input, outputs and stores cost what the level-grouped kernel's do, witho
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
 from collections.abc import Sequence
@@ -23,12 +21,12 @@ import torch
 from torch import nn
 
 from benchmarks.arm_kernels import print_table
+from benchmarks.rows import write
 from deploy_arm.costs.choose import models_of
 from deploy_arm.costs.model import KERNELS, Work
 from deploy_arm.target.cores import CORES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 from pipeline.networks.registry import find_network, load_model
 
 RESULTS = Path(__file__).parent / "results" / "group_skipping.csv"
@@ -145,11 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.record:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in found)
-        write_atomically(RESULTS, text.getvalue())
+        write(RESULTS, [asdict(row) for row in found])
     print_table([asdict(row) for row in found])
     return 0
 

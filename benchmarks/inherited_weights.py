@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.search_efficiency import read
-from benchmarks.trial_accuracy import add
+from benchmarks.rows import append, read
 from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan
 
@@ -123,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "gain": f"{float(gain.mean()):.5f}", "gain_standard_error": f"{float(gain.std() / len(half) ** 0.5):.5f}",
             "images": str(len(half)), "torch": torch.__version__,
         }  # fmt: skip
-        add(args.out, row)
+        append(args.out, row)
         print(*row.values(), flush=True)
     return 0
 

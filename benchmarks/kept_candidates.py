@@ -10,16 +10,15 @@ the network of one seed, taken as it came; the rows of other seeds are in ``cotu
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import functools
-import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from benchmarks.rows import write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 
@@ -102,14 +101,6 @@ def judged(folder: Path, data: Any, fp32: Callable[[str], Halves]) -> Kept:
     )
 
 
-def csv_text(rows: Sequence[Kept]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Kept)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, rows))
-    return text.getvalue()
-
-
 def _by_network(said: str) -> tuple[str, Path]:
     network, equals, file = said.partition("=")
     if not equals or not network or not file:
@@ -138,7 +129,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from benchmarks.cotuning_accuracy import right
-    from foundation.files import write_atomically
     from pipeline.datasets.registry import load_data
     from pipeline.networks.registry import find_network, load_model
 
@@ -166,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{row.points:+.2f} +- {row.standard_error:.2f} points",
             flush=True,
         )
-    write_atomically(args.out, csv_text(rows))
+    write(args.out, [dataclasses.asdict(row) for row in rows])
     return 0
 
 

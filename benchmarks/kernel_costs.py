@@ -8,15 +8,15 @@ the faster one, and the dense one. ``--record`` keeps the rows in ``benchmarks/r
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.arm_kernels import print_table
+from benchmarks.rows import read, write
 from benchmarks.untrained import Setting, untrained
 from deploy_arm.costs.choose import choose_kernels, models_of
 from deploy_arm.costs.fit import operation_cycles
@@ -26,7 +26,6 @@ from deploy_arm.ir import graph as g
 from deploy_arm.target.cores import CORES
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "kernel_costs.csv"
 MODELS = ("resnet18", "resnet20", "mobilenet_v2")
@@ -135,18 +134,9 @@ def rows(model: str, cores: Sequence[str], settings: Sequence[Setting]) -> Itera
 
 def record(found: Sequence[Row], path: Path = RESULTS) -> None:
     """Adds rows to the table, in place of those of the same network, setting and core."""
-    kept: dict[tuple[str, ...], dict[str, str]] = {}
-    if path.exists():
-        kept = {tuple(list(row.values())[:3]): row for row in csv.DictReader(io.StringIO(path.read_text()))}
-    kept |= {
-        (row.model, row.setting, row.core): {key: str(value) for key, value in asdict(row).items()}
-        for row in found
-    }
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(kept.values())
-    write_atomically(path, text.getvalue())
+    kept: dict[tuple[str, ...], dict[str, Any]] = {tuple(list(row.values())[:3]): row for row in read(path)}
+    kept |= {(row.model, row.setting, row.core): asdict(row) for row in found}
+    write(path, list(kept.values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,6 @@ are replaced; all take ten minutes.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import shutil
@@ -22,14 +21,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.rows import read, write
 from benchmarks.simulated_studies import CLASSES, FP32_ERROR, SEED, SimulatedSearch, filled
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import folder_atomically, json_text, sha256, write_atomically
+from foundation.files import folder_atomically, json_text, sha256
 
 if TYPE_CHECKING:
     from pipeline.study.records import TrialRecord
@@ -372,10 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := [name for name in args.parts if name not in (*PARTS, "share")]:
         raise UserError(f"--parts {unknown[0]}: allowed are {', '.join((*PARTS, 'share'))}")
-    rows: list[dict[str, str]] = []
-    if args.out.is_file():
-        with args.out.open(newline="") as file:
-            rows = [each for each in csv.DictReader(file) if each["part"] not in args.parts]
+    rows = [each for each in read(args.out, ["part"]) if each["part"] not in args.parts]
     with tempfile.TemporaryDirectory(prefix="orchestration") as place:
         case = SimulatedSearch.of(NETWORK, SIZE, Path(place)) if set(args.parts) & PARTS.keys() else None
         for part in args.parts:
@@ -386,13 +383,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows.append({key: str(value) for key, value in asdict(each).items()})
                 write(args.out, rows)
     return 0
-
-
-def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """The table, whole."""
-    columns = [field.name for field in fields(OrchestrationRow)]
-    quoted = [",".join(f'"{each[c]}"' if "," in each[c] else each[c] for c in columns) for each in rows]
-    write_atomically(path, "\n".join([",".join(columns), *quoted]) + "\n")
 
 
 if __name__ == "__main__":

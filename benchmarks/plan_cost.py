@@ -11,18 +11,17 @@ ResNet-18 takes one to two minutes a plan.
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.rows import read, write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 
 if TYPE_CHECKING:
     from foundation.plan import Plan
@@ -154,24 +153,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.plans < 0:
         raise UserError(f"--plans {args.plans}: give 0 or more")
     rows: list[PlanCostRow] = []
-    if args.out.is_file():
-        with args.out.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["network"] not in args.networks]
-    else:
-        kept = []
+    kept = [row for row in read(args.out, ["network"]) if row["network"] not in args.networks]
     for network in args.networks:
         for row in measured(network, NETWORKS[network], args.plans):
             print(row, flush=True)
             rows.append(row)
             write(args.out, [*kept, *map(asdict, rows)])
     return 0
-
-
-def write(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """The table, whole."""
-    columns = [field.name for field in fields(PlanCostRow)]
-    lines = [",".join(columns), *(",".join(str(row[column]) for column in columns) for row in rows)]
-    write_atomically(path, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

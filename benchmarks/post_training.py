@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.cotuning_table import append, read
+from benchmarks.rows import append, read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     names, benches = [*Cell.__dataclass_fields__], {}
     for cell in cells(args):
-        rows = [dict(each) for each in read(args.out, names)]
+        rows = read(args.out, names)
         known = [{name: each[name] for name in names} for each in rows]
         if conditions(cell) in known or (args.settings and cell.setting not in args.settings):
             continue

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.trial_accuracy import add, as_text, done_in
+from benchmarks.rows import append, as_text, done_in
 from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan
 from pipeline.datasets.registry import load_data
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         if tuple(said.values()) in done:
             continue
         row = measure(cell, model, data, *network.normalization)
-        add(args.out, {**said, **as_text(asdict(row)), "torch": torch.__version__})
+        append(args.out, {**said, **as_text(asdict(row)), "torch": torch.__version__})
         print(
             f"{bits} bits, {choice}: {row.points:+.2f} +- {row.points_standard_error:.2f} points, {row.divergence:.4f} +- "
             f"{row.divergence_standard_error:.4f} nats, {row.seconds:.0f} s",

@@ -13,7 +13,6 @@ was cut off goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 import sys
 import time
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.trial_accuracy import add, as_text
+from benchmarks.rows import append, as_text, read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 
@@ -198,16 +197,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     own, of = part(args.part)
     torch.set_num_threads(1)
-    done = set()
-    if args.out.exists():
-        with args.out.open(newline="") as file:
-            done = {int(row["number"]) for row in csv.DictReader(file)}
+    done = {int(row["number"]) for row in read(args.out, ["number"])}
     known = known_of(args)
     for number in range(own, args.count, of):
         if number in done:
             continue
         row = measure(number, *plan_at(number, args.seed, known["space"], known["table"]), known, args)
-        add(args.out, {**as_text(vars(row)), "torch": torch.__version__})
+        append(args.out, {**as_text(vars(row)), "torch": torch.__version__})
         print(
             f"{number} {row.kind}: {100 * row.error:.2f} % wrong, {row.divergence:.4f} nats, "
             f"{row.latency_ms:.3f} ms, {row.size_bytes:.0f} bytes, {row.seconds:.0f} s, {row.kept}",

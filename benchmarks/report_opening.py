@@ -12,23 +12,21 @@ checkout; two minutes. What else the machine does counts: the least and the medi
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import os
 import random
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.rows import write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 
 if TYPE_CHECKING:
     from foundation.plan import Plan
@@ -183,11 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--trials {min(args.trials)}, --times {args.times}: give 1 or more")
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measured(args.trials, args.times, Path(folder)))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Opening)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, rows))
-    write_atomically(args.out, text.getvalue())
+    write(args.out, [asdict(row) for row in rows])
     for row in rows:
         print(
             f"{row.trials:6,} trials, {row.front} on the front: {row.file_bytes / 2**20:.1f} MiB, loaded in "

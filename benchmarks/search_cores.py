@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,8 @@ from pathlib import Path
 
 from benchmarks.record_trials import RESULT as TABLE
 from benchmarks.record_trials import add_network
-from benchmarks.search_efficiency import read, searched, setting
-from benchmarks.trial_accuracy import add
+from benchmarks.rows import append, read
+from benchmarks.search_efficiency import searched, setting
 from foundation.command import Parser, main_guard
 from search_spaces.samplers.metropolis import BETA
 
@@ -96,10 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     cost = there["prior"].cost(best.plan)["latency"]
                     row[f"height_on_{other}"] = f"{height(error, cost, eight[other]):.5f}"
                 row["plan"] = best.plan.to_json()
-                add(args.out, row)
+                append(args.out, row)
                 print(*[*row.values()][:-1], flush=True)
-    with args.out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(args.out)
     for (sampler, core), gains in own_wins(rows, args.cores).items():
         better = sum(gain > 0 for gain in gains)
         mean = 100 * sum(gains) / len(gains)

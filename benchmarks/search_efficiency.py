@@ -19,7 +19,6 @@ the last one the other file is written: samplers beside each other by Mann and W
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 import sys
 import time
@@ -33,10 +32,9 @@ from numpy.typing import NDArray
 
 from benchmarks.record_trials import RESULT as TABLE
 from benchmarks.record_trials import add_network, known_of
-from benchmarks.trial_accuracy import add
+from benchmarks.rows import append, read, write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
-from foundation.files import write_atomically
 from foundation.plan import Plan
 
 if TYPE_CHECKING:
@@ -361,20 +359,6 @@ def compared(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a table; none where there is none yet."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """A table, whole."""
-    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
-    write_atomically(path, "\n".join(lines) + "\n")
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command; see the module's text."""
     from search_spaces.samplers.base import SAMPLERS
@@ -437,7 +421,7 @@ def main(argv: list[str] | None = None) -> int:
                     for kind, value in shares.items()
                 }
             row |= {"seconds": f"{spent:.1f}", "table": str(len(starts))}
-            add(args.out, row)
+            append(args.out, row)
             print(*row.values(), flush=True)
     if beside := compared(read(args.out)):
         write(args.out.with_name(f"{args.out.stem}_tests.csv"), beside)

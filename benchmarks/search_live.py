@@ -20,7 +20,6 @@ bits and 5 % more), as a share of that of all trials of all runs together.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import shutil
@@ -32,7 +31,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.trial_accuracy import add
+from benchmarks.rows import append, read
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 from foundation.files import json_text, write_atomically
@@ -87,15 +86,13 @@ class Trials:
     def __init__(self, bench: Bench, devices: Devices, file: Path) -> None:
         self._bench, self._devices, self._file = bench, devices, file
         self.known: dict[str, LiveOutcome] = {}
-        if file.exists():
-            with file.open(newline="") as stream:
-                for row in csv.DictReader(stream):
-                    self.known[Plan.from_json(row["plan"]).hash] = LiveOutcome.from_row(row)
+        for row in read(file):
+            self.known[Plan.from_json(row["plan"]).hash] = LiveOutcome.from_row(row)
 
     def __call__(self, plan: Plan) -> LiveOutcome:
         if plan.hash not in self.known:
             self.known[plan.hash] = self._made(plan)
-            add(self._file, self.known[plan.hash].as_row())
+            append(self._file, self.known[plan.hash].as_row())
         return self.known[plan.hash]
 
     @cached_property

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.trial_accuracy import add, as_text, done_in
+from benchmarks.rows import append, as_text, done_in
 from foundation.command import Parser, main_guard
 from pipeline.training.loop import Loop
 
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         done.add(tuple(said.values()))
         row = measure(cell, data)
-        add(args.out, {**said, **as_text(row)})
+        append(args.out, {**said, **as_text(row)})
         print(*said.values(), *as_text(row).values(), flush=True)
     return 0
 

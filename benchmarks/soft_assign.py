@@ -12,8 +12,6 @@ busy choose --threads 1: a thread that waits for a core stalls every parallel op
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 import resource
@@ -24,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 
@@ -125,14 +124,8 @@ def record(path: Path, found: list[dict[str, Any]], repeat: int) -> None:
     """Write the rows and their conditions."""
     import torch
 
-    from foundation.files import write_atomically
-
     about = {"repeat": repeat, "machine": platform.machine(), "torch": torch.__version__}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*found[0], *about], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row | about for row in found)
-    write_atomically(path, text.getvalue().encode())
+    write(path, [row | about for row in found])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,14 +14,13 @@ over.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.trial_accuracy import add, as_text, done_in
+from benchmarks.rows import append, as_text, done_in, read
 from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan
 from search_spaces.dimensions.taps import Taps
@@ -211,10 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if tuple(said.values()) in done:
             continue
         row = measure(cell, model, data, network)
-        add(args.out, {**said, **as_text(row)})
+        append(args.out, {**said, **as_text(row)})
         print(" ".join(f"{name} {value}" for name, value in {**said, **as_text(row)}.items()), flush=True)
-    with args.out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(args.out)
     for row, cores in zip(rows, fronts(rows), strict=True):
         if cores:
             what = ", ".join(f"{name} {row[name]}" for name in ("bits", *STRUCTURES) if row[name])

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.post_training import Case, answers, judged, load, mean_and_error
+from benchmarks.rows import append, as_text, done_in
 from benchmarks.structures import CHOICES, StructureCell, plan_of, profiles
-from benchmarks.trial_accuracy import add, as_text, done_in
 from foundation.command import Parser, main_guard
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if tuple(said.values()) in done:
             continue
         row = as_text(measure(cell, bench, wanted))
-        add(args.out, {**said, **row})
+        append(args.out, {**said, **row})
         print(" ".join(f"{name} {value}" for name, value in {**said, **row}.items()), flush=True)
     return 0
 

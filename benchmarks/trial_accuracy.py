@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import csv
 import itertools
 import sys
 import time
@@ -44,6 +43,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.rows import append, as_text, done_in
 from foundation.command import Parser, main_guard
 from foundation.plan import LayerPlan, Plan, TemperatureSchedule
 
@@ -258,33 +258,6 @@ def seconds_of_a_step(run: Any) -> float:
     return (time.process_time() - begun) / PROBED
 
 
-def as_text(record: dict[str, Any]) -> dict[str, str]:
-    """As the file has it."""
-    return {
-        name: f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
-        for name, value in record.items()
-    }
-
-
-def done_in(path: Path, cell: type = Cell) -> set[tuple[str, ...]]:
-    """The cells that a file has, by the fields of a class."""
-    if not path.exists():
-        return set()
-    with path.open(newline="") as file:
-        return {tuple(row[name] for name in cell.__annotations__) for row in csv.DictReader(file)}
-
-
-def add(path: Path, record: dict[str, str]) -> None:
-    """One row more."""
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(record), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(record)
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command; see the module's text."""
     import torch
@@ -339,7 +312,7 @@ def main(argv: list[str] | None = None) -> int:
         args.temperatures,
         args.shrink,
     )
-    done = done_in(args.out)
+    done = done_in(args.out, Cell)
     for seed, bits, zeros, blocks, seconds, steps, method, rate, temperature, shrink in asked:
         quantizer, way = METHODS[method]
         if zeros is not None and "zero_share" not in QUANTIZERS[quantizer].dimensions:
@@ -354,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         done.add(tuple(said.values()))
         row = measure(cell, model, data, mean, std)
-        add(args.out, {**said, **as_text(asdict(row)), "torch": torch.__version__})
+        append(args.out, {**said, **as_text(asdict(row)), "torch": torch.__version__})
         print(
             f"{method} {bits} bits {zeros or ''} {seconds:g} s: {100 * row.difference:+.2f} +- "
             f"{100 * row.difference_standard_error:.2f} points, {row.divergence:.4f} nats, {row.steps} steps, {row.kept}",

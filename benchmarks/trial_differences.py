@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.search_efficiency import read
+from benchmarks.rows import read
 from benchmarks.trial_accuracy import right_of
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError

@@ -21,7 +21,8 @@ from typing import Any
 from torch import nn
 
 from benchmarks.mixing import Frozen, Mixed
-from benchmarks.trial_accuracy import Cell, TrialPart, add, as_text, done_in, measure
+from benchmarks.rows import append, as_text, done_in
+from benchmarks.trial_accuracy import Cell, TrialPart, measure
 from foundation.command import Parser, main_guard
 from foundation.plan import TemperatureSchedule
 from pipeline.datasets.registry import load_data
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         row = measure(cell, model, data, *network.normalization, part)
         kept = {key: value for key, value in asdict(row).items() if key != "answers"}
-        add(args.out, {**said, **as_text(kept), "torch": torch.__version__})
+        append(args.out, {**said, **as_text(kept), "torch": torch.__version__})
         print(
             f"{bits} bits, {name}, seed {seed}: {100 * row.difference:+.2f} +- "
             f"{100 * row.difference_standard_error:.2f} points, {row.divergence:.4f} nats, {row.kept}",

@@ -12,9 +12,7 @@ is modelled (the model has no memory): there ``speedup`` says what the chip gain
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -22,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.rows import read, write
 from foundation.command import Parser, main_guard
 from foundation.errors import UserError
 
@@ -80,8 +79,7 @@ def read_published(path: Path = PUBLISHED) -> list[Published]:
         UserError: a row that is none.
     """
     kinds = {"threads": int, "megacycles": float}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(path)
     try:
         return [
             Published(**{name: kinds.get(name, str)(value) for name, value in row.items()}) for row in rows
@@ -175,14 +173,6 @@ def conditions() -> str:
     )
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, rows))
-    return text.getvalue()
-
-
 def said(rows: Sequence[Row]) -> str:
     """The table that is printed."""
     lines = []
@@ -215,7 +205,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from deploy_arm.cycles import mca
     from deploy_arm.emulate import emulator
-    from foundation.files import write_atomically
 
     if emulator.choose_counter() != "qemu":
         raise UserError("counting ncnn needs QEMU 7.2 to 8.2 with plugins: `apt-get install qemu-user gcc`")
@@ -231,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row, modelled_source=f"{conditions()} ({row.modelled_source})" if modelled else ""
             )
         )
-    write_atomically(options.out, csv_text(rows))
+    write(options.out, [dataclasses.asdict(row) for row in rows])
     print(said(rows))
     return 0
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cotuning_differences as module
-from benchmarks.cotuning_table import Answers, Cell, append, key, read
+from benchmarks.cotuning_table import CONDITIONS, Answers, Cell, key
+from benchmarks.rows import append, read, table_text
 from foundation.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def test_a_row_takes_the_place_of_its_cell_only_when_asked(tmp_path: Path) -> No
     path = tmp_path / "table.csv"
     append(path, row(cell("ours"), 0.5, 0.5))
     append(path, row(cell("dkm"), 0.5, 0.5))
-    append(path, row(cell("ours"), 0.6, 0.6), instead=True)
+    append(path, row(cell("ours"), 0.6, 0.6), CONDITIONS)
     assert [(each["method"], each["search_top1"]) for each in read(path)] == [("dkm", "0.5"), ("ours", "0.6")]
 
 
@@ -80,7 +81,9 @@ def test_only_cells_of_the_same_seed_and_the_same_trained_network_are_compared()
 
 
 def test_the_published_differences_are_those_of_the_published_table() -> None:
-    assert module.OUT.read_text() == module.csv_text(module.computed(module.TABLE))
+    assert module.OUT.read_text() == table_text(
+        [dataclasses.asdict(each) for each in module.computed(module.TABLE)]
+    )
 
 
 def test_a_table_without_rows_is_named(tmp_path: Path) -> None:

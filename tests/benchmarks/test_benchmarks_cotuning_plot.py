@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cotuning_plot as plot
-from benchmarks.cotuning_table import read
+from benchmarks.rows import read
 from foundation.command import main_guard
 from foundation.errors import UserError
 

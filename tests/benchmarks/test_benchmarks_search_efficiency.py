@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import record_trials, search_efficiency
+from benchmarks.rows import append
 from foundation.errors import UserError
 from foundation.plan import Plan
 from pipeline.networks.registry import load_model
@@ -158,9 +159,7 @@ def test_shares_of_a_near_exact_front_by_trials(
     for number in range(30):
         plan = record_trials.plan_at(number, 0, SPACE, choices)[1]
         error = 0.02 + 0.3 * harm_of(plan) / len(plan.layers)
-        record_trials.add(
-            folder / "table.csv", {"number": str(number), "plan": plan.to_json(), "error": str(error)}
-        )
+        append(folder / "table.csv", {"number": str(number), "plan": plan.to_json(), "error": str(error)})
     out = folder / "efficiency.csv"
     words = [*words, "--table", str(folder / "table.csv"), "--out", str(out), "--seeds", "1", "--trials", "5"]
     assert search_efficiency.main([*words, "--samplers", "uniform", "random"]) == 0
