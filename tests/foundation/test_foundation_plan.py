@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,17 @@ def test_equal_plans_are_one_key() -> None:
     assert len({Plan(layers), Plan(dict(reversed(layers.items())))}) == 1
     assert len({LayerPlan(4, 9), LayerPlan(4, 9), LayerPlan(8)}) == 2
     assert Plan.uniform(["b", "a"], LayerPlan(8)) == Plan.uniform("ab", LayerPlan(8))
+
+
+def test_what_a_plan_cannot_say_of_its_network_says_why(tmp_path: Path) -> None:
+    """A file beside the dimensions that offers one of their names takes it from everybody."""
+    (tmp_path / "copied.py").write_text("ENTRIES = ('activation_bits',)\nactivation_bits = object\n")
+    code = (
+        "import sys, search_spaces.dimensions\nsearch_spaces.dimensions.__path__.append(sys.argv[1])\n"
+        "from foundation.errors import UserError\nfrom foundation.plan import Plan\n"
+        "try:\n    print(Plan({}).activation_bits)\nexcept UserError as error:\n    print(error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "dimension 'activation_bits' is offered by both" in run.stdout, run.stderr
