@@ -87,6 +87,7 @@ class Cell:
     shrink: float | None = None
     asked_steps: int | None = None
     kept_blocks: float | None = None
+    coded_bits: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def plan_of(cell: Cell, names: list[str], *, ends_alike: bool = False) -> Plan:
     """The plan of a cell for layers ``names``."""
     bits = 8 if cell.method.startswith("int8") else cell.bits
     quantizer = METHODS[cell.method][0]
-    structure = {"kept_blocks": cell.kept_blocks}
+    structure = {"kept_blocks": cell.kept_blocks, "coded_bits": cell.coded_bits}
     inner = (
         LayerPlan(8) if bits == 8 else LayerPlan(bits, 2**bits, zero_share=cell.zero_share, values=structure)
     )
@@ -283,6 +284,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--kept-blocks", nargs="+", type=share, default=[None], help="share of the blocks that is kept"
     )
+    parser.add_argument(
+        "--coded-bits", nargs="+", type=share, default=[None], help="that an index takes in the file"
+    )
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0])
     parser.add_argument(
         "--steps", nargs="+", type=int, default=[None], help="of training, instead of --seconds"
@@ -305,6 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         args.bits,
         args.zero_shares,
         args.kept_blocks,
+        args.coded_bits,
         args.seconds if args.steps == [None] else [0.0],
         args.steps,
         args.methods,
@@ -313,15 +318,18 @@ def main(argv: list[str] | None = None) -> int:
         args.shrink,
     )
     done = done_in(args.out, Cell)
-    for seed, bits, zeros, blocks, seconds, steps, method, rate, temperature, shrink in asked:
+    for seed, bits, zeros, blocks, coded, seconds, steps, method, rate, temperature, shrink in asked:
         quantizer, way = METHODS[method]
-        if zeros is not None and "zero_share" not in QUANTIZERS[quantizer].dimensions:
-            continue  # it has no control of zeros
+        wanted = {"zero_share": zeros, "coded_bits": coded}
+        if any(wanted[name] is not None for name in wanted.keys() - QUANTIZERS[quantizer].dimensions):
+            continue  # it has no control of them
         if way not in ("staged", "directly"):
             rate = args.rates[0]
         heat = temperature if quantizer == "differentiable_kmeans" else None
         factor = shrink if method.startswith("shrunk") else None
-        cell = Cell(args.network, method, bits, zeros, seconds, rate, seed, heat, factor, steps, blocks)
+        cell = Cell(
+            args.network, method, bits, zeros, seconds, rate, seed, heat, factor, steps, blocks, coded
+        )
         said = as_text(asdict(cell))
         if tuple(said.values()) in done:
             continue

@@ -26,7 +26,7 @@ from foundation.errors import UserError
 
 RESULT = Path(__file__).parent / "results" / "trial_accuracy.csv"
 OURS = "ours"
-CELL = ("network", "bits", "zero_share", "seconds")
+CELL = ("network", "bits", "zero_share", "seconds", "coded_bits")
 TUNED = ("rate", "temperature", "shrink")
 
 
@@ -53,7 +53,8 @@ def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
     grouped: dict[tuple[tuple[str, ...], str, tuple[str, ...]], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
         if row["answers"]:
-            key = (tuple(row[name] for name in CELL), row["method"], tuple(row[name] for name in TUNED))
+            cell = tuple(row.get(name, "") for name in CELL)  # earlier tables have fewer columns
+            key = (cell, row["method"], tuple(row[name] for name in TUNED))
             grouped[key].append(row)
     for (cell, method, _), found in grouped.items():
         paired = _paired(found)
@@ -62,7 +63,9 @@ def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
             cells[cell][method] = paired
     return [
         each
-        for cell in sorted(cells, key=lambda cell: (cell[0], float(cell[1]), cell[2], float(cell[3])))
+        for cell in sorted(
+            cells, key=lambda cell: (cell[0], float(cell[1]), cell[2], float(cell[3]), cell[4])
+        )
         for each in sorted(
             (_summary(cell, method, rows, cells[cell].get(OURS)) for method, rows in cells[cell].items()),
             key=lambda each: -each.points,

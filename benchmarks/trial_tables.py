@@ -80,10 +80,11 @@ def _trials() -> str:
     of_ours = {each.cell for each in found if each.method == "ours"}
     body = []
     for each in found:
-        network, bits, zeros, seconds = each.cell
+        network, bits, zeros, seconds, coded = each.cell
         cell = (
             ("" if network == "resnet20" else f"{NAMES[network]}, ")
             + f"{bits} bits"
+            + (f" coded in {coded}" if coded else "")
             + (f", {100 * float(zeros):.0f} % zeros" if zeros else "")
             + f", {float(seconds):g} s"
         )

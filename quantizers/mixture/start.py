@@ -24,6 +24,8 @@ class Start(NamedTuple):
     counts: Floats
 
 
+SAMPLE = 1 << 16  # weights at least of a large layer that an entropy is counted of
+TRIED = 701  # steps: neighbours differ by little more than a hundredth
 KEPT = 1024  # results; a few hundred bytes each
 _kept: OrderedDict[tuple[bytes, str, int, bool], Start] = OrderedDict()
 
@@ -45,6 +47,34 @@ def clustered(weights: NDArray[np.floating], components: int, *, pin_zero: bool 
         if len(_kept) > KEPT:
             _kept.popitem(last=False)
     return Start(*(part.copy() for part in _kept[key]))
+
+
+def evenly_spaced(weights: NDArray[np.floating], components: int, coded_bits: float) -> Start:
+    """Whole multiples of one step, 0 the first of them, so far apart that the index of the nearest to each of ``weights`` (any
+    shape) has the entropy ``coded_bits``, or the most where that is
+    too much for so many components."""
+    values = weights.astype(np.float64).ravel()
+    values = values[:: max(1, values.size // SAMPLE)]
+    largest = float(np.abs(values).max()) or 1.0
+    low = -(components // 2)
+    high = low + components - 1
+
+    def counts(step: float) -> Floats:
+        nearest = np.clip(np.rint(values / step), low, high).astype(np.int64)
+        return np.bincount(nearest - low, minlength=components).astype(np.float64)
+
+    def entropy(step: float) -> float:
+        shares = counts(step) / values.size
+        return float(-(shares * np.log2(shares, where=shares > 0, out=np.zeros_like(shares))).sum())
+
+    # Coarse ones first: of steps too fine for the outermost values the entropy falls again.
+    steps = largest * np.logspace(0.5, -3, TRIED)
+    found = np.array([entropy(step) for step in steps])
+    enough = found >= coded_bits
+    place = int(enough.argmax()) if enough.any() else int(found.argmax())
+    step = float(steps[place])
+    places = np.array([0, *(place for place in range(low, high + 1) if place)])
+    return Start(step * places, np.full(components, step / 12**0.5), counts(step)[places - low])
 
 
 def _clustered(weights: NDArray[np.floating], components: int, *, pin_zero: bool) -> Start:

@@ -33,7 +33,7 @@ from quantizers.mixture.held import component_of, held_weight
 from quantizers.mixture.regions import Regions, regions
 from quantizers.mixture.sample import WeightSample, most_weighty_half, sample_of, shift_for_share
 from quantizers.mixture.soft_weight import LookUp, is_small, look_ups, soft_weight
-from quantizers.mixture.start import clustered
+from quantizers.mixture.start import clustered, evenly_spaced
 
 PAPER_TEMPERATURE = 0.01
 HARD_FROM = 0.8  # progress from which the form ``hard_finish`` sees hard weights
@@ -57,7 +57,7 @@ class GaussianMixture(WeightQuantizer):
     (Zhu and Gupta, 2017). Nothing is masked: a weight that grows past the threshold is back.
     """
 
-    dimensions = frozenset({"components", "zero_share", "temperature"})
+    dimensions = frozenset({"components", "zero_share", "coded_bits", "temperature"})
 
     @dataclass(frozen=True)
     class Options(WeightQuantizer.Options):
@@ -108,6 +108,7 @@ class GaussianMixture(WeightQuantizer):
         if layer.components is None:
             raise UserError("a Gaussian mixture needs components; 8 bits are plain int8")
         self.zero_share: float | None = layer.zero_share
+        self.coded_bits: float | None = layer["coded_bits"]
         self.paper = options.form == "paper"
         self.pinned = True
         self.mean = nn.Parameter(torch.linspace(-1, 1, layer.components - 1))
@@ -151,9 +152,15 @@ class GaussianMixture(WeightQuantizer):
         if whole_channels or there.numel() < (1 - PRUNED) * weight.numel():
             self._pin(zero=True)
         weight = there if 0 < there.numel() < weight.numel() else weight
-        found = clustered(weight.cpu().numpy(), self.raw_scale.numel(), pin_zero=self.pinned)
+        components = self.raw_scale.numel()
+        if self.coded_bits is None:
+            found = clustered(weight.cpu().numpy(), components, pin_zero=self.pinned)
+        else:
+            found = evenly_spaced(weight.cpu().numpy(), components, self.coded_bits)
         unit = float(weight.double().std(correction=0)) or float(weight.abs().max()) or 1.0
-        share = torch.from_numpy((found.counts + 1) / (found.counts + 1).sum())
+        # Of evenly spaced means each weight takes the nearest.
+        counts = np.ones(components) if self.coded_bits is not None else found.counts + 1
+        share = torch.from_numpy(counts / counts.sum())
         relative = torch.from_numpy(found.deviations / unit).clamp(min=2 * SCALE_FLOOR) - SCALE_FLOOR
         self.unit.fill_(unit)
         self.mean.copy_(torch.from_numpy(found.means[self.pinned :]))
@@ -385,7 +392,12 @@ class GaussianMixture(WeightQuantizer):
         every = self.options.revive_every
         if float(self.progress) < float(self.revived):  # a training that begins anew
             self.revived.copy_(self.progress)
-        look = every is not None and float(self.progress) - float(self.revived) >= every
+        # Evenly spaced means may be without weights, which makes indices short.
+        look = (
+            every is not None
+            and self.coded_bits is None
+            and float(self.progress) - float(self.revived) >= every
+        )
         if self.zero_share is None and not look:
             return
         sample = sample_of(weight)
