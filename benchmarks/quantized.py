@@ -2,16 +2,17 @@
 
     python -m benchmarks.quantized --model tiny_darknet --weights TINY_DARKNET.pt --images-from PHOTOS --images 228
 
-A row is one run of the command, in a folder of its own that is thrown away, for a bit-width and a seed (of the places of images
-that layers are rebuilt from). Agreement with fp32 and divergence from it, in nats, are of images that rebuilt nothing; ``int8_*``
-are those of the int8 network that the command prints beside, which is calibrated and not rebuilt; ``--bits 8`` rebuilds it.
-Latency is that of the emulated device, modelled. Seconds are those of the clock, on threads as the machine has them, for all that
-the command does. What the file has is passed over.
+A row is one run of the command, in a folder of its own that is thrown away, for a bit-width, the bits of a coded index where
+such are asked for, and a seed (of the places of images that layers are rebuilt from). Agreement with fp32 and divergence from it,
+in nats, are of images that rebuilt nothing; ``int8_*`` are those of the int8 network that the command prints beside, which is
+calibrated and not rebuilt; ``--bits 8`` rebuilds it. Latency is that of the emulated device, modelled. Seconds are those of the
+clock, on threads as the machine has them, for all that the command does. What the file has is passed over.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -34,6 +35,7 @@ class Cell:
 
     model: str
     bits: int
+    coded_bits: float | None
     rebuilding_images: int
     seed: int
 
@@ -64,6 +66,7 @@ def measure(cell: Cell, weights: Path, photos: Path) -> dict[str, Any]:
             "--seed",
             str(cell.seed),
         ]
+        command += [] if cell.coded_bits is None else ["--coded-bits", str(cell.coded_bits)]
         begun = time.perf_counter()
         run = subprocess.run(
             [*command, "--out", "out"], cwd=folder, capture_output=True, text=True, check=False
@@ -99,22 +102,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images-from", type=Path, required=True)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--bits", nargs="+", type=int, default=[4, 3, 8])
+    parser.add_argument("--coded-bits", nargs="+", type=float, default=[None])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args(argv)
-    for bits in args.bits:
-        for seed in args.seeds:
-            cell = Cell(args.model, bits, args.images, seed)
-            conditions = as_text(asdict(cell))
-            if tuple(conditions.values()) in done_in(args.out, Cell):
-                continue
-            row = conditions | as_text(measure(cell, args.weights, args.images_from))
-            append(args.out, row)
-            print(
-                f"{cell.model}, {bits} bits, seed {seed}: {100 * float(row['agreement']):.1f} % agree "
-                f"(int8 {100 * float(row['int8_agreement']):.1f} %), {int(row['bytes']):,} bytes, {float(row['seconds']):.0f} s",
-                flush=True,
-            )
+    for bits, coded, seed in itertools.product(args.bits, args.coded_bits, args.seeds):
+        cell = Cell(args.model, bits, coded, args.images, seed)
+        conditions = as_text(asdict(cell))
+        if tuple(conditions.values()) in done_in(args.out, Cell):
+            continue
+        row = conditions | as_text(measure(cell, args.weights, args.images_from))
+        append(args.out, row)
+        print(
+            f"{cell.model}, {bits} bits{'' if coded is None else f' coded in {coded:g}'}, seed {seed}: "
+            f"{100 * float(row['agreement']):.1f} % agree (int8 {100 * float(row['int8_agreement']):.1f} %), "
+            f"{int(row['bytes']):,} bytes, {float(row['seconds']):.0f} s",
+            flush=True,
+        )
     return 0
 
 

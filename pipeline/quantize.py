@@ -76,10 +76,17 @@ def main(argv: list[str] | None = None) -> int:
         "--zero-share", type=float, metavar="SHARE", help="share of zeros (default: what comes)"
     )
     parser.add_argument(
+        "--coded-bits",
+        type=float,
+        metavar="BITS",
+        help="that an index takes in the file on average, fewer than --bits: evenly spaced values, more of a layer's weights on "
+        "some than on others (default: values where the weights are)",
+    )
+    parser.add_argument(
         "--ends", type=int, default=8, metavar="BITS", help="of the first and the last layer (default 8)"
     )
     parser.add_argument(
-        "--plan", type=paths.absolute, metavar="FILE", help="a plan (JSON) instead of the four flags above"
+        "--plan", type=paths.absolute, metavar="FILE", help="a plan (JSON) instead of the five flags above"
     )
     parser.add_argument(
         "--images", type=int, default=256, metavar="N", help="training images that rebuild (default 256)"
@@ -133,7 +140,7 @@ def plan_of(args: argparse.Namespace) -> Callable[[fx.GraphModule], Plan]:
     from pipeline.train import read_plan
     from quantizers.network import end_layers, layer_names
 
-    given = {"components": args.components, "zero_share": args.zero_share}
+    given = {name: getattr(args, name) for name in ("components", "zero_share", "coded_bits")}
     typed = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
     if args.plan is not None:
         if typed:
@@ -147,7 +154,7 @@ def plan_of(args: argparse.Namespace) -> Callable[[fx.GraphModule], Plan]:
         if bits == 8:
             return LayerPlan(8)
         components = COMPONENTS.get(bits) if args.components is None else args.components
-        return LayerPlan(bits, components=components, zero_share=args.zero_share)
+        return LayerPlan(bits, **given | {"components": components})
 
     inner, end = layer(args.bits), layer(args.ends)
 

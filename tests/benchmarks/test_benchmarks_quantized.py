@@ -26,10 +26,12 @@ def test_a_row_is_one_run_of_the_command(
     model = load_model("vgg_tiny", classes=10, image_size=data.image_size)
     torch.save(model.state_dict(), "weights.pt")
     command = ["--model", "vgg_tiny", "--weights", "weights.pt", "--images-from", "photos", "--images", "32"]
-    command += ["--bits", "4", "8", "--seeds", "0", "--out", "rows.csv"]
-    assert quantized.main(command) == 0 and quantized.main(command) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2  # the second time nothing was left
-    four, eight = read(Path("rows.csv"))
+    command += ["--seeds", "0", "--out", "rows.csv", "--bits"]
+    assert quantized.main([*command, "4", "8"]) == 0 and quantized.main([*command, "4", "8"]) == 0
+    assert quantized.main([*command, "4", "--coded-bits", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3  # the second time nothing was left
+    four, eight, coded = read(Path("rows.csv"))
+    assert int(coded["bytes"]) < int(four["bytes"]) and coded["coded_bits"] == "2"
     assert four["judged_images"] == "32" and int(four["bytes"]) < int(eight["bytes"])
     assert float(eight["divergence"]) < float(four["divergence"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "rows.csv", "weights.pt"]

@@ -170,6 +170,10 @@ def test_a_report_of_what_is_no_network_or_no_search_is_refused(
         (("--bits", "8", "--zero-share", "0.5"), "--zero-share 0.5"),
         (("--plan", "absent.json", "--components", "3"), "--components 3"),
         (("--zero-share", "1.5"), "zero_share 1.5"),
+        (("--coded-bits", "4"), "coded_bits 4.0: give a number above 0 and below the 4 bits"),
+        (("--coded-bits", "nan"), "coded_bits nan"),
+        (("--coded-bits", "2", "--zero-share", "0.5"), "exclude each other"),
+        (("--bits", "8", "--coded-bits", "2"), "--coded-bits 2.0: layers of 8 bits have none"),
         (("--images", "1"), "--images 1"),
         (("--model", "no_such"), "unknown model 'no_such'"),
         (("--plan", "absent.json"), "absent.json"),
@@ -203,6 +207,20 @@ def test_a_network_that_guesses_is_refused_unless_it_is_asked_for(
     assert "likely causes" in said and f"{flag} goes on all the same" in said
     assert main_guard(lambda: quantize([*words, flag])) == 0
     assert "candidate" in capsys.readouterr().out
+
+
+def test_evenly_spaced_values_of_few_coded_bits_are_nearer_in_a_smaller_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def made(*words: str) -> tuple[float, int]:
+        assert quantize([*words, "--out", "-".join(words), "--format", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return found["divergence"], found["points"][0]["size_bytes"]
+
+    clusters, coded = made("--bits", "2"), made("--bits", "4", "--coded-bits", "1.8")
+    assert coded[0] < clusters[0] and coded[1] < clusters[1]
 
 
 def test_a_plan_from_a_file(

@@ -361,6 +361,64 @@ def test_zero_is_pinned_unless_components_are_few_and_nobody_asks_for_zeros(
     assert (kept[pruned.numpy() == 0] == 0).all()  # who brings zeros keeps them
 
 
+def entropy(indices: np.ndarray) -> float:
+    shares = np.bincount(indices.ravel()) / indices.size
+    shares = shares[shares > 0]
+    return float(-(shares * np.log2(shares)).sum())
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize(("bits", "coded"), [(2, 1.0), (2, 1.5), (3, 2.0), (4, 0.25), (4, 1.8), (4, 3.2)])
+def test_evenly_spaced_values_have_the_entropy_that_is_wanted(bits: int, coded: float, heavy: bool) -> None:
+    weight = weights(64, 16, 3, 3, heavy=heavy)
+    layer = LayerPlan(bits, 2**bits, coded_bits=coded)
+    mixture = mixture_for(weight, layer, ANNEALED, "straight", pinned=None)
+    deployed = assert_deployed(mixture, weight)
+    assert entropy(mixture.codebook(weight).indices) == pytest.approx(coded, abs=0.05)
+    spaces = np.diff(mixture.means().detach().sort().values.numpy())
+    assert 0 in deployed and spaces == pytest.approx(spaces.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bits", "heavy", "most"), [(2, False, 0.95), (3, False, 0.85), (2, True, 0.6), (3, True, 0.85)]
+)
+def test_evenly_spaced_values_err_less_than_clusters_that_cost_as_much_in_the_file(
+    bits: int, heavy: bool, most: float
+) -> None:
+    """Lloyd's clusters against an entropy-constrained quantizer (Gish and Pierce, 1968): normal weights, and some of which a few
+    are far from all others."""
+    weight = weights(64, 32, 3, 3, heavy=heavy)
+
+    def off(layer: LayerPlan) -> tuple[float, float]:
+        mixture = mixture_for(weight, layer, ANNEALED, "straight", pinned=None)
+        error = float((mixture.eval()(weight) - weight).detach().square().mean() / weight.square().mean())
+        return entropy(mixture.codebook(weight).indices), error
+
+    cost, clusters = off(LayerPlan(bits, 2**bits))
+    same, even = off(LayerPlan(4, 16, coded_bits=cost))
+    assert same == pytest.approx(cost, abs=0.02) and even < most * clusters
+
+
+def test_an_entropy_that_so_few_values_cannot_have_is_come_near_to() -> None:
+    weight = weights(64, 16, 3, 3)
+    mixture = mixture_for(weight, LayerPlan(2, 3, coded_bits=1.9), ANNEALED, "straight", pinned=None)
+    assert entropy(mixture.codebook(weight).indices) == pytest.approx(np.log2(3), abs=0.01)
+    nothing = torch.zeros(8, 4, 3, 3)
+    of_zeros = mixture_for(nothing, LayerPlan(4, 16, coded_bits=2.0), ANNEALED, "straight", pinned=None)
+    assert not assert_deployed(of_zeros, nothing).any()
+
+
+def test_values_without_weights_stay_without_them_where_indices_are_to_be_short() -> None:
+    weight = weights(64, 16, 3, 3)
+    mixture = mixture_for(weight, LayerPlan(4, 16, coded_bits=1.0), ANNEALED, "straight", pinned=None)
+    before = mixture.codebook(weight).indices
+    mixture.train()
+    for step in range(1, 11):
+        mixture.set_progress(step / 10)
+        mixture(weight)
+    assert entropy(mixture.codebook(weight).indices) == pytest.approx(entropy(before), abs=1e-3)
+
+
 def test_four_free_values_are_found_where_one_at_zero_would_be_lost() -> None:
     torch.manual_seed(0)
     places = torch.tensor([-0.3, -0.1, 0.1, 0.3])
