@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foundation.dimension import Dimension, Layer
+from foundation.dimension import Dimension, Layer, SuggestsParameters
 from foundation.errors import UserError
 
 LESS = 0.5  # than the bits of an index in memory at least, in a search: else hardly any value is rare
@@ -49,6 +49,12 @@ class CodedBits(Dimension):
 
     def choices(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float | None]:
         return [value for value in self.values if value is None or value <= chosen["bits"] - LESS]
+
+    def suggest(self, trial: SuggestsParameters, name: str, chosen: Mapping[str, Any], layer: Layer) -> Any:
+        return trial.suggest_categorical(f"{name}.{chosen['bits']}", self.choices(chosen, layer))
+
+    def params(self, name: str, value: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        return {f"{name}.{chosen['bits']}": value}
 
     def starts(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float]:
         return [value for value in self.choices(chosen, layer) if value is not None]

@@ -109,7 +109,7 @@ class DimensionConformance:
                 assert Plan.from_json(plan.to_json()) == plan
 
     def test_parameters_are_the_inverse_of_a_draw(self, dimension: str) -> None:
-        space, rng = space_of(dimension), random.Random(1)
+        space, rng, own = space_of(dimension), random.Random(1), DIMENSIONS[dimension]
         for _ in range(50):
             plan = space.random(rng)
             params = space.params(plan)
@@ -121,6 +121,14 @@ class DimensionConformance:
         assert set(trial.params) == set(
             space.params(drawn)
         )  # a parameter exists only where it means something
+        # A study wants the same choices of a parameter in every trial, whatever else was chosen there.
+        everything = Space(LAYERS, dimensions=[own()])
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        for _ in range(20):
+            trial = study.ask()
+            plan = everything.suggest(trial)
+            assert set(trial.params) == set(everything.params(plan))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
     def test_a_space_counts_its_plans_and_begins_with_some_of_them(self, dimension: str) -> None:
         space = space_of(dimension)
