@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -25,7 +26,9 @@ class Start(NamedTuple):
 
 
 SAMPLE = 1 << 16  # weights at least of a large layer that an entropy is counted of
-TRIED = 701  # steps: neighbours differ by little more than a hundredth
+STEPS = np.logspace(
+    -3, 0.5, 701
+)  # tried, of the largest weight: neighbours differ by little more than a hundredth
 KEPT = 1024  # results; a few hundred bytes each
 _kept: OrderedDict[tuple[bytes, str, int, bool], Start] = OrderedDict()
 
@@ -50,31 +53,35 @@ def clustered(weights: NDArray[np.floating], components: int, *, pin_zero: bool 
 
 
 def evenly_spaced(weights: NDArray[np.floating], components: int, coded_bits: float) -> Start:
-    """Whole multiples of one step, 0 the first of them, so far apart that the index of the nearest to each of ``weights`` (any
-    shape) has the entropy ``coded_bits``, or the most where that is
-    too much for so many components."""
+    """Whole multiples of one step, 0 the first of them, with the least squared error among those of which the index of the
+    nearest to each of ``weights`` (any shape) has an entropy of ``coded_bits`` or less. It is less where finer steps would leave
+    the outermost weights too far from any."""
     values = weights.astype(np.float64).ravel()
     values = values[:: max(1, values.size // SAMPLE)]
     largest = float(np.abs(values).max()) or 1.0
     low = -(components // 2)
     high = low + components - 1
 
-    def counts(step: float) -> Floats:
-        nearest = np.clip(np.rint(values / step), low, high).astype(np.int64)
-        return np.bincount(nearest - low, minlength=components).astype(np.float64)
+    def nearest(step: float) -> tuple[Floats, float]:
+        """How many weights each multiple has, and the squared error."""
+        places = np.clip(np.rint(values / step), low, high)
+        counts = np.bincount((places - low).astype(np.int64), minlength=components).astype(np.float64)
+        return counts, float(np.square(values - step * places).sum())
 
-    def entropy(step: float) -> float:
-        shares = counts(step) / values.size
-        return float(-(shares * np.log2(shares, where=shares > 0, out=np.zeros_like(shares))).sum())
+    def entropy(counts: Floats) -> float:
+        shares = counts[counts > 0] / values.size
+        return float(-(shares * np.log2(shares)).sum())
 
-    # Coarse ones first: of steps too fine for the outermost values the entropy falls again.
-    steps = largest * np.logspace(0.5, -3, TRIED)
-    found = np.array([entropy(step) for step in steps])
-    enough = found >= coded_bits
-    place = int(enough.argmax()) if enough.any() else int(found.argmax())
-    step = float(steps[place])
+    step, least = STEPS[-1] * largest, math.inf  # so wide that all are zero
+    for each in largest * STEPS[::-1]:  # coarse ones first: of too fine ones the entropy falls again
+        counts, error = nearest(each)
+        if error < least:
+            step, least = float(each), error
+        if entropy(counts) >= coded_bits:
+            break
+    counts = nearest(step)[0]
     places = np.array([0, *(place for place in range(low, high + 1) if place)])
-    return Start(step * places, np.full(components, step / 12**0.5), counts(step)[places - low])
+    return Start(step * places, np.full(components, step / 12**0.5), counts[places - low])
 
 
 def _clustered(weights: NDArray[np.floating], components: int, *, pin_zero: bool) -> Start:
