@@ -15,7 +15,8 @@ class CodedBits(Dimension):
     """The entropy of the indices to start from, at most, above 0 and below ``bits``. The quantizer spaces its values evenly, so
     far apart that the nearest to each weight has this entropy: what most weights take costs less than ``bits`` in the file, and
     what few take more. For a squared error that is nearly the best that any code of so many bits can do (entropy-constrained
-    scalar quantization: Gish and Pierce, "Asymptotically Efficient Quantizing", 1968). Absent: values are where the quantizer finds weights. Instead of a share of zeros."""
+    scalar quantization: Gish and Pierce, "Asymptotically Efficient Quantizing", 1968). Absent: values are where the quantizer
+    finds weights. Instead of a share of zeros."""
 
     values = (None, 1.5, 2.0, 2.5, 3.0)
     declared = True
