@@ -64,6 +64,12 @@ def minute(bits: str, coded: str = "") -> tuple[str, str]:
     return f"{-found.points:.2f}", f"{found.points_error:.2f}"
 
 
+def zero_or_more(points: tuple[str, str]) -> tuple[str, str]:
+    """Points that are not lost, without a sign."""
+    assert float(points[0]) <= 0
+    return points[0].removeprefix("-"), points[1]
+
+
 def half_zero() -> tuple[str, str]:
     """Bytes and divergence of four bits with half of the weights zero, rebuilt."""
     cell = ("resnet20", "4", "0.5", "60", "")
@@ -452,8 +458,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      lambda: (*minute("4", "1.8"), *minute("2"))),
     ("docs/accuracy.md", "half of the weights zero, the network takes {} bytes and lies {} nats from fp32", half_zero),
     ("docs/accuracy.md", "as many bytes as at 2 bits they lose {} ± {} points in place of {} ± {}, at {} times the divergence, "
-     "in fewer than at 3 bits {} ± {}",
-     lambda: (*minute("4", "1.8"), *minute("2"), f"{nats('4', '1.8') / nats('2'):.2f}", *minute("4", "2.6"))),
+     "in fewer than at 3 bits nothing that these images show (+{} ± {})",
+     lambda: (*minute("4", "1.8"), *minute("2"), f"{nats('4', '1.8') / nats('2'):.2f}", *zero_or_more(minute("4", "2.6")))),
     ("README.md", "80 % zeros cost {} ± {} points on ResNet-20", lambda: kept(2, "0.8")),
     ("docs/accuracy.md", "ahead of learned steps by {} to {} points on residual networks", learned_steps),
     ("docs/accuracy.md", "lost {} points in the published form then, and {} [with that alone changed",
@@ -488,10 +494,10 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      "keeps {} %)",
      lambda: (kept_answers("parts", "usual, 128 positions"), kept_answers("parts", "usual"),
               *closer("tiny_darknet", "parts"), kept_answers("int8", "calibrated"))),
-    ("docs/accuracy.md", "keeps {} % of the answers at 4 bits and {} % in six hundredths fewer bytes, coded in `3.2`; at 3 bits "
-     "{} %, and {} % in fewer bytes, coded in `2.5`; at 8 bits, rebuilt too, {} %. The int8 network that it prints beside them "
-     "is calibrated alone and keeps {} %.",
-     lambda: (*(typed("agreement", *way) for way in (("4", ""), ("4", "3.2"), ("3", ""), ("4", "2.5"), ("8", ""))),
+    ("docs/accuracy.md", "keeps {} % of the answers at 4 bits; at 3 bits {} %, and {} % in fewer bytes, coded in `2.5`; coded in "
+     "`3.2`, which lies between the two in bytes, {} %, which is no better than their line; at 8 bits, rebuilt too, {} %. The int8 "
+     "network that it prints beside them is calibrated alone and keeps {} %.",
+     lambda: (*(typed("agreement", *way) for way in (("4", ""), ("3", ""), ("4", "2.5"), ("4", "3.2"), ("8", ""))),
               typed("int8_agreement", "4", ""))),
     ("docs/accuracy.md", "int8 then keeps {} % on Tiny Darknet, closer by {} ± {} nats",
      lambda: (kept_answers("int8", "norms"), *closer("tiny_darknet", "int8", "norms"))),
@@ -675,10 +681,8 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
     even, three, steps = (ours["4", "", "60", coded] for coded in ("1.8", "2.6", "2.8"))
     assert even.bytes < 1.001 * ours["2", "", "60", ""].bytes and three.bytes < ours["3", "", "60", ""].bytes
     learned = found[("resnet20", "4", "", "60", ""), "lsq-rebuilt"]
-    assert (
-        0.9 < learned.divergence / steps.divergence < 1
-        and abs(learned.points - steps.points) < steps.points_error
-    )
+    assert abs(learned.divergence / steps.divergence - 1) < 0.02
+    assert abs(learned.points - steps.points) < steps.points_error
     many = ("resnet20", "2", "0.7", "60", "")
     assert found[many, "ours-directly"].divergence < found[many, "ours"].divergence
     assert found[many, "ours-directly"].points > found[many, "ours"].points
