@@ -495,8 +495,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      lambda: (kept_answers("parts", "usual, 128 positions"), kept_answers("parts", "usual"),
               *closer("tiny_darknet", "parts"), kept_answers("int8", "calibrated"))),
     ("docs/accuracy.md", "keeps {} % of the answers at 4 bits; at 3 bits {} %, and {} % in fewer bytes, coded in `2.5`; coded in "
-     "`3.2`, which lies between the two in bytes, {} %, which is no better than their line; at 8 bits, rebuilt too, {} %. The int8 "
-     "network that it prints beside them is calibrated alone and keeps {} %.",
+     "`3.2`, which lies between the two in bytes, {} %, which is no better than their line; at 8 bits, rebuilt too, {} %. The "
+     "int8 network that it prints beside them is calibrated alone and keeps {} %.",
      lambda: (*(typed("agreement", *way) for way in (("4", ""), ("3", ""), ("4", "2.5"), ("4", "3.2"), ("8", ""))),
               typed("int8_agreement", "4", ""))),
     ("docs/accuracy.md", "int8 then keeps {} % on Tiny Darknet, closer by {} ± {} nats",
