@@ -25,7 +25,10 @@ class Start(NamedTuple):
     counts: Floats
 
 
-SAMPLE = 1 << 16  # weights at least of a large layer that an entropy is counted of
+SAMPLE = 1 << 16  # weights of a large layer that an entropy is counted of
+BETWEEN = (
+    0.03  # bits by which the entropy may be too large: of normal weights, neighbouring steps differ by less
+)
 STEPS = np.logspace(
     -3, 0.5, 701
 )  # tried, of the largest weight: neighbours differ by little more than a hundredth
@@ -54,13 +57,20 @@ def clustered(weights: NDArray[np.floating], components: int, *, pin_zero: bool 
 
 def evenly_spaced(weights: NDArray[np.floating], components: int, coded_bits: float) -> Start:
     """Whole multiples of one step, 0 the first of them, with the least squared error among those of which the index of the
-    nearest to each of ``weights`` (any shape) has an entropy of ``coded_bits`` or less. It is less where finer steps would leave
-    the outermost weights too far from any."""
+    nearest to each of ``weights`` (any shape) has an entropy of about ``coded_bits`` or less. It is less where finer steps would
+    leave the outermost weights too far from any.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
     values = weights.astype(np.float64).ravel()
-    values = values[:: max(1, values.size // SAMPLE)]
+    if not np.isfinite(values).all():
+        raise ValueError("evenly spaced levels need finite values")
     largest = float(np.abs(values).max()) or 1.0
-    low = -(components // 2)
+    low = 0 if values.min() >= 0 else 1 - components if values.max() <= 0 else -(components // 2)
     high = low + components - 1
+    if values.size > 2 * SAMPLE:  # anywhere: at a stride all might be of one tap
+        values = values[np.random.default_rng(0).integers(0, values.size, SAMPLE)]
 
     def nearest(step: float) -> tuple[Floats, float]:
         """How many weights each multiple has, and the squared error."""
@@ -75,6 +85,8 @@ def evenly_spaced(weights: NDArray[np.floating], components: int, coded_bits: fl
     step, least = STEPS[-1] * largest, math.inf  # so wide that all are zero
     for each in largest * STEPS[::-1]:  # coarse ones first: of too fine ones the entropy falls again
         counts, error = nearest(each)
+        if entropy(counts) > coded_bits + BETWEEN:
+            break
         if error < least:
             step, least = float(each), error
         if entropy(counts) >= coded_bits:

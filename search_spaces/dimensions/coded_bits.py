@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foundation.dimension import Dimension, Layer, SuggestsParameters
 from foundation.errors import UserError
-
-LESS = 0.5  # than the bits of an index in memory at least, in a search: else hardly any value is rare
 
 
 class CodedBits(Dimension):
@@ -18,10 +18,10 @@ class CodedBits(Dimension):
     scalar quantization: Gish and Pierce, "Asymptotically Efficient Quantizing", 1968). Absent: values are where the quantizer
     finds weights. Instead of a share of zeros."""
 
-    values = (None, 1.5, 2.0, 2.5, 3.0)
+    values: Sequence[float | None] = (None, 1.5, 2.0, 2.5, 3.0)
     declared = True
     on_request = True
-    after = ("bits", "zero_share")
+    after = ("bits", "components", "zero_share")
     excludes = ("zero_share",)
     title = "Coded bits"
     noun = "bits of a coded index"
@@ -31,9 +31,11 @@ class CodedBits(Dimension):
     def check(cls, value: Any, chosen: Mapping[str, Any]) -> None:
         if chosen["bits"] == 8:
             raise UserError("a layer of 8 bits is plain int8: leave coded_bits out")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < chosen["bits"]:
+        if not _is_below(value, most := _most(chosen)):
+            components = "" if chosen.get("components") is None else f" and {chosen['components']} components"
             raise UserError(
-                f"coded_bits {value!r}: give a number above 0 and below the {chosen['bits']} bits of the layer, or leave it out"
+                f"coded_bits {value!r}: give a number above 0 and below {most:.3g}, the most that an index of {chosen['bits']} "
+                f"bits{components} can have, or leave it out"
             )
 
     @classmethod
@@ -42,19 +44,49 @@ class CodedBits(Dimension):
 
     @classmethod
     def parse(cls, record: Any) -> Any:
-        return record if isinstance(record, bool) else float(record)
+        return float(record) if isinstance(record, int) and _is_below(record, math.inf) else record
+
+    def within(self, others: Mapping[str, Dimension]) -> CodedBits:
+        """Those of the values that the bits searched leave; a person's own must each be one."""
+        bits = [width for width in others["bits"].values if width < 8]
+        fitting = [v for v in self.values if v is None or any(_is_below(v, width) for width in bits)]
+        if (
+            bits
+            and self.values != type(self).values
+            and (wrong := [v for v in self.values if v not in fitting])
+        ):
+            self.check(wrong[0], {"bits": max(bits)})
+        kept = copy.copy(self)
+        kept.values = tuple(fitting)
+        return kept
 
     def applies(self, chosen: Mapping[str, Any], layer: Layer) -> bool:
-        return bool(chosen["bits"] < 8)
+        return any(value is not None for value in self.choices(chosen, layer))
 
     def choices(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float | None]:
-        return [value for value in self.values if value is None or value <= chosen["bits"] - LESS]
+        most = 0.0 if chosen["bits"] == 8 else _most(chosen)
+        return [value for value in self.values if value is None or _is_below(value, most)]
 
     def suggest(self, trial: SuggestsParameters, name: str, chosen: Mapping[str, Any], layer: Layer) -> Any:
-        return trial.suggest_categorical(f"{name}.{chosen['bits']}", self.choices(chosen, layer))
+        return trial.suggest_categorical(_parameter(name, chosen), self.choices(chosen, layer))
 
     def params(self, name: str, value: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        return {f"{name}.{chosen['bits']}": value}
+        return {_parameter(name, chosen): value}
 
     def starts(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float]:
         return [value for value in self.choices(chosen, layer) if value is not None]
+
+
+def _most(chosen: Mapping[str, Any]) -> float:
+    """Bits that an index has where all values are as frequent."""
+    components = chosen.get("components")
+    return float(chosen["bits"]) if components is None else math.log2(components)
+
+
+def _is_below(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < most
+
+
+def _parameter(name: str, chosen: Mapping[str, Any]) -> str:
+    """A study wants the same choices of a parameter everywhere; what there is to choose depends on these."""
+    return f"{name}.{chosen['bits']}.{chosen.get('components')}"
