@@ -40,7 +40,7 @@ class Cell:
     seed: int
 
 
-def measure(cell: Cell, weights: Path, photos: Path) -> dict[str, Any]:
+def measure(cell: Cell, weights: Path, photos: Path, modules: Path | None = None) -> dict[str, Any]:
     """Run the command and read what it prints.
 
     Raises:
@@ -67,6 +67,7 @@ def measure(cell: Cell, weights: Path, photos: Path) -> dict[str, Any]:
             str(cell.seed),
         ]
         command += [] if cell.coded_bits is None else ["--coded-bits", str(cell.coded_bits)]
+        command += [] if modules is None else ["--modules", str(modules.absolute())]
         begun = time.perf_counter()
         run = subprocess.run(
             [*command, "--out", "out"], cwd=folder, capture_output=True, text=True, check=False
@@ -105,13 +106,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--coded-bits", nargs="+", type=float, default=[None])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--modules", type=Path, help="as in pipeline.quantize")
     args = parser.parse_args(argv)
+    for path in (args.weights, args.images_from):
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file or folder")
     for bits, coded, seed in itertools.product(args.bits, args.coded_bits, args.seeds):
         cell = Cell(args.model, bits, coded, args.images, seed)
         conditions = as_text(asdict(cell))
         if tuple(conditions.values()) in done_in(args.out, Cell):
+            print(f"{args.out} has {' '.join(value for value in conditions.values() if value)}", flush=True)
             continue
-        row = conditions | as_text(measure(cell, args.weights, args.images_from))
+        row = conditions | as_text(measure(cell, args.weights, args.images_from, args.modules))
         append(args.out, row)
         print(
             f"{cell.model}, {bits} bits{'' if coded is None else f' coded in {coded:g}'}, seed {seed}: "

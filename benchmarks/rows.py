@@ -29,17 +29,33 @@ def read(path: Path, wanted: Iterable[str] = ()) -> list[dict[str, str]]:
     """The rows of a file; none where there is no file.
 
     Raises:
-        UserError: it lacks some of the columns ``wanted``, so it is another table.
+        UserError: it lacks some of the columns ``wanted``, so it is another table; or it is damaged.
     """
+    return _read(path, wanted)[1]
+
+
+def _read(path: Path, wanted: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the rows."""
     if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and (missing := set(wanted) - set(rows[0])):
+        return [], []
+    try:
+        with path.open(
+            newline="", encoding="utf-8-sig"
+        ) as file:  # spreadsheets begin with a mark of the order of bytes
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table ({error}); give another --out") from error
+    if columns and (missing := set(wanted) - set(columns)):
         raise UserError(
             f"{path} is not a table of this benchmark, it lacks {', '.join(sorted(missing))}; give another --out"
         )
-    return rows
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values() or len(row) != len(columns):
+            raise UserError(
+                f"{path}: row {number} has not the {len(columns)} columns of the head; mend or remove it"
+            )
+    return columns, rows
 
 
 def done_in(path: Path, cell: type) -> set[tuple[str, ...]]:
@@ -55,17 +71,17 @@ def append(path: Path, record: Mapping[str, object], instead: Sequence[str] = ()
     Raises:
         UserError: the file's columns are others.
     """
+    said, path = as_text(record), path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone_in(path.parent):
-        rows = read(path, record)
-        if rows and (unknown := set(rows[0]) - set(record)):
+        columns, rows = _read(path, record)
+        if unknown := set(columns) - set(record):
             raise UserError(
                 f"{path} has columns that this benchmark does not know, {', '.join(sorted(unknown))}; give another --out"
             )
         if instead:
-            own = as_text({name: record[name] for name in instead})
-            rows = [row for row in rows if any(row[name] != value for name, value in own.items())]
-        write(path, [*rows, record])
+            rows = [row for row in rows if any(row[name] != said[name] for name in instead)]
+        write(path, [*rows, {name: said[name] for name in columns or said}])
 
 
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -17,13 +17,14 @@ bound. The float program is the uncompressed reference and stays direct: one ord
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.command import main_guard
+from foundation.command import Parser, main_guard
 
 Matrix = NDArray[np.int64]
 SDOT, SMMLA, SMLAL, FMLA = 16, 32, 4, 4  # products of one instruction
@@ -114,7 +115,13 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    """The command; see the module's text."""
+    Parser(
+        prog="python -m benchmarks.winograd_bound",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)
     print(table())
     for outputs in TRANSFORMS:
         activation, weight = ranges(outputs)

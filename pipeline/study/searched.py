@@ -20,12 +20,14 @@ def searched_space(settings: Settings, layers: Sequence[Layer]) -> Space:
     Raises:
         UserError: no such quantizer or dimension, or values that they have not.
     """
-    sort = QUANTIZERS[settings.quantizer]
+    sort, dimensions = QUANTIZERS[settings.quantizer], asked(settings.dimensions)
+    if any(dimension.name == "bits" for dimension in dimensions):
+        raise UserError("--dimensions bits: say which by --bits, as in --bits 2,4, and leave it out there")
     return Space(
         layers,
         quantizer=settings.quantizer,
         declared=sort.dimensions,
-        dimensions=asked(settings.dimensions),
+        dimensions=dimensions,
         bits=searched_bits(settings.bits, settings.quantizer, sort.widths),
     )
 

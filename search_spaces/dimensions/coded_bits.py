@@ -44,7 +44,7 @@ class CodedBits(Dimension):
 
     @classmethod
     def parse(cls, record: Any) -> Any:
-        return float(record) if isinstance(record, int) and _is_below(record, math.inf) else record
+        return float(record) if isinstance(record, int) and _is_below(record, 8) else record
 
     def within(self, others: Mapping[str, Dimension]) -> CodedBits:
         """Those of the values that the bits searched leave; a person's own must each be one."""

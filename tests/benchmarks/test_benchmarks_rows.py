@@ -48,6 +48,35 @@ def test_another_table_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert file.read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"network,other\n", "lacks bits, share"),
+        (b"network,bits,share\na,2\n", "row 1 has not the 3 columns of the head; mend or remove it"),
+        (b"network,bits,share\na,2,0.5\nb,3,0.5,9\n", "row 2 has not the 3 columns"),
+        (b"network,bits,share,bits\na,2,0.5,3\n", "row 1 has not the 4 columns"),
+        (b"network,bits,share\n\xff\xfe,2,\n", "cannot be read as a table"),
+    ],
+)
+def test_a_damaged_table_is_named_and_left_alone(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        done_in(file, RowsCell)
+    with pytest.raises(UserError):
+        append(file, as_text(asdict(RowsCell("a", 4, 0.5))))
+    assert file.read_bytes() == content
+
+
+def test_a_table_from_a_spreadsheet_and_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "rows.csv").write_bytes(b"\xef\xbb\xbfnetwork,bits,share\r\na,2,\r\n")
+    (tmp_path / "rows.csv").symlink_to(tmp_path / "kept" / "rows.csv")
+    append(tmp_path / "rows.csv", as_text(asdict(RowsCell("b", 3, 0.5))))
+    assert (tmp_path / "rows.csv").is_symlink()
+    assert done_in(tmp_path / "kept" / "rows.csv", RowsCell) == {("a", "2", ""), ("b", "3", "0.5")}
+
+
 def test_columns_in_another_order_are_the_same_table(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     append(file, {"a": 1, "b": 2})

@@ -421,6 +421,23 @@ def test_no_step_of_as_many_coded_bits_or_fewer_errs_less(
     assert error <= 1.01 * min(other for taken, other in others if taken <= coded)
 
 
+def test_the_entropy_is_that_of_the_whole_of_a_large_layer_whatever_its_taps_are() -> None:
+    taps = torch.tensor([[0.3, 0.6, 0.3], [0.6, 1.5, 0.6], [0.3, 0.6, 0.3]])
+    weight = weights(256, 256, 3, 3) * taps
+    for coded in (1.5, 2.5):
+        mixture = mixture_for(weight, LayerPlan(4, 16, coded_bits=coded), ANNEALED, "straight", pinned=None)
+        assert entropy(mixture.codebook(weight).indices) == pytest.approx(coded, abs=0.05)
+
+
+def test_values_of_one_sign_have_levels_of_that_sign() -> None:
+    weight = weights(16, 16, 3, 3).abs() + 0.01
+    for sign in (1, -1):
+        mixture = mixture_for(
+            sign * weight, LayerPlan(2, 2, coded_bits=0.9), ANNEALED, "straight", pinned=None
+        )
+        assert (assert_deployed(mixture, sign * weight) * sign > 0).any()
+
+
 def test_of_zeros_no_step_can_be_told() -> None:
     nothing = torch.zeros(8, 4, 3, 3)
     mixture = mixture_for(nothing, LayerPlan(4, 16, coded_bits=2.0), ANNEALED, "straight", pinned=None)
