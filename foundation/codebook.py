@@ -10,6 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def entropy(counts: NDArray[np.integer] | NDArray[np.floating]) -> float:
+    """Bits that an index has on average where it is coded as short as can be, from how often each occurs."""
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(-(shares * np.log2(shares)).sum())
+
+
 @dataclass(frozen=True)
 class Codebook:
     """One layer's compressed weights: ``weight = scale * levels[indices]``, or ``scale * middle`` in the middle of the window.

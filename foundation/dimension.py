@@ -206,7 +206,7 @@ class Dimension(ABC):
         self, trial: SuggestsParameters, name: str, chosen: Mapping[str, Value], layer: Layer
     ) -> Value:
         """Draw a value; the parameters' names begin with ``name``."""
-        return trial.suggest_categorical(name, self.choices(chosen, layer))
+        return trial.suggest_categorical(self.parameter(name, chosen), self.choices(chosen, layer))
 
     def params(self, name: str, value: Value, chosen: Mapping[str, Value]) -> dict[str, Any]:
         """The parameters that make ``suggest`` return ``value``.
@@ -214,7 +214,12 @@ class Dimension(ABC):
         Raises:
             UserError: none do.
         """
-        return {name: value}
+        return {self.parameter(name, chosen): value}
+
+    def parameter(self, name: str, chosen: Mapping[str, Value]) -> str:
+        """The parameter's name, which begins with ``name``. A study wants the same choices of a parameter in every trial, so it
+        goes on with whatever of ``chosen`` changes them."""
+        return name
 
     def within(self, others: Mapping[str, Dimension]) -> Dimension:
         """The same as far as the dimensions before it in a space leave it.

@@ -79,7 +79,8 @@ def read_published(path: Path = PUBLISHED) -> list[Published]:
         UserError: a row that is none.
     """
     kinds = {"threads": int, "megacycles": float}
-    rows = read(path)
+    if not (rows := read(path)):
+        raise UserError(f"{path} is no table of published figures: it has no rows")
     try:
         return [
             Published(**{name: kinds.get(name, str)(value) for name, value in row.items()}) for row in rows

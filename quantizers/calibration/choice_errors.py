@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foundation.codebook import Codebook
+from foundation.codebook import Codebook, entropy
 from foundation.plan import LayerPlan, Plan
 from quantizers.core.threads import threads
 from quantizers.network import quantizer_for
@@ -69,9 +69,7 @@ def some_rows(shape: Sequence[int], most: int) -> Tensor:
 
 def index_entropy(book: Codebook) -> float:
     """Bits that an index has on average where it is coded as short as can be."""
-    shares = np.bincount(book.indices.ravel()) / max(1, book.indices.size)
-    shares = shares[shares > 0]
-    return float(-(shares * np.log2(shares)).sum())
+    return entropy(np.bincount(book.indices.ravel()))
 
 
 def _error(weight: Tensor, importance: Tensor, layer: LayerPlan, quantizer: str, unit: float) -> ChoiceError:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.codebook import entropy
 from quantizers.mixture.kmeans import Floats, kmeans
 
 
@@ -26,12 +27,10 @@ class Start(NamedTuple):
 
 
 SAMPLE = 1 << 16  # weights of a large layer that an entropy is counted of
-BETWEEN = (
-    0.03  # bits by which the entropy may be too large: of normal weights, neighbouring steps differ by less
-)
-STEPS = np.logspace(
-    -3, 0.5, 701
-)  # tried, of the largest weight: neighbours differ by little more than a hundredth
+# Bits by which an entropy may be too large: of normal weights, neighbouring steps differ by less.
+BETWEEN = 0.03
+# Steps that are tried, of the largest weight: neighbours differ by little more than a hundredth.
+STEPS = np.logspace(-3, 0.5, 701)
 KEPT = 1024  # results; a few hundred bytes each
 _kept: OrderedDict[tuple[bytes, str, int, bool], Start] = OrderedDict()
 
@@ -77,10 +76,6 @@ def evenly_spaced(weights: NDArray[np.floating], components: int, coded_bits: fl
         places = np.clip(np.rint(values / step), low, high)
         counts = np.bincount((places - low).astype(np.int64), minlength=components).astype(np.float64)
         return counts, float(np.square(values - step * places).sum())
-
-    def entropy(counts: Floats) -> float:
-        shares = counts[counts > 0] / values.size
-        return float(-(shares * np.log2(shares)).sum())
 
     step, least = STEPS[-1] * largest, math.inf  # so wide that all are zero
     for each in largest * STEPS[::-1]:  # coarse ones first: of too fine ones the entropy falls again

@@ -55,6 +55,9 @@ class GaussianMixture(WeightQuantizer):
     With a ``zero_share`` target the zero component's prior is shifted so that its share of the current weights is the wanted
     one; the wanted share moves from the natural one to the target over the first part of training (``ramp_end``), fast at first
     (Zhu and Gupta, 2017). Nothing is masked: a weight that grows past the threshold is back.
+
+    With ``coded_bits`` the means start evenly spaced, so that the indices have that entropy (``quantizers.mixture.start``), and
+    components that hold no weight stay so.
     """
 
     dimensions = frozenset({"components", "zero_share", "coded_bits", "temperature"})

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foundation.dimension import Dimension, Layer, SuggestsParameters
+from foundation.dimension import Dimension, Layer
 from foundation.errors import UserError
 
 
@@ -50,12 +50,8 @@ class CodedBits(Dimension):
         """Those of the values that the bits searched leave; a person's own must each be one."""
         bits = [width for width in others["bits"].values if width < 8]
         fitting = [v for v in self.values if v is None or any(_is_below(v, width) for width in bits)]
-        if (
-            bits
-            and self.values != type(self).values
-            and (wrong := [v for v in self.values if v not in fitting])
-        ):
-            self.check(wrong[0], {"bits": max(bits)})
+        if self.values != type(self).values and (wrong := [v for v in self.values if v not in fitting]):
+            self.check(wrong[0], {"bits": max(bits, default=8)})
         kept = copy.copy(self)
         kept.values = tuple(fitting)
         return kept
@@ -67,11 +63,8 @@ class CodedBits(Dimension):
         most = 0.0 if chosen["bits"] == 8 else _most(chosen)
         return [value for value in self.values if value is None or _is_below(value, most)]
 
-    def suggest(self, trial: SuggestsParameters, name: str, chosen: Mapping[str, Any], layer: Layer) -> Any:
-        return trial.suggest_categorical(_parameter(name, chosen), self.choices(chosen, layer))
-
-    def params(self, name: str, value: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        return {_parameter(name, chosen): value}
+    def parameter(self, name: str, chosen: Mapping[str, Any]) -> str:
+        return f"{name}.{chosen['bits']}.{chosen.get('components')}"
 
     def starts(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float]:
         return [value for value in self.choices(chosen, layer) if value is not None]
@@ -85,8 +78,3 @@ def _most(chosen: Mapping[str, Any]) -> float:
 
 def _is_below(value: Any, most: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < most
-
-
-def _parameter(name: str, chosen: Mapping[str, Any]) -> str:
-    """A study wants the same choices of a parameter everywhere; what there is to choose depends on these."""
-    return f"{name}.{chosen['bits']}.{chosen.get('components')}"

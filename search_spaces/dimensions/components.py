@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from foundation.dimension import Dimension, Layer, SuggestsParameters
+from foundation.dimension import Dimension, Layer
 from foundation.errors import UserError
 
 COUNTS: Mapping[int, tuple[int, ...]] = MappingProxyType({2: (3, 4), 3: (5, 6, 8), 4: (9, 12, 16)})
@@ -57,11 +57,8 @@ class Components(Dimension):
     def plain(self, chosen: Mapping[str, Any], layer: Layer) -> int:
         return max(self.choices(chosen, layer))
 
-    def suggest(self, trial: SuggestsParameters, name: str, chosen: Mapping[str, Any], layer: Layer) -> Any:
-        return trial.suggest_categorical(f"{name}.{chosen['bits']}", self.choices(chosen, layer))
-
-    def params(self, name: str, value: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        return {f"{name}.{chosen['bits']}": value}
+    def parameter(self, name: str, chosen: Mapping[str, Any]) -> str:
+        return f"{name}.{chosen['bits']}"
 
     def within(self, others: Mapping[str, Dimension]) -> Components:
         """The counts of the bits that are searched."""

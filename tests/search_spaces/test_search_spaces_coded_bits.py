@@ -50,6 +50,8 @@ def test_what_no_bits_can_have_is_refused_in_a_line(typed: str) -> None:
         space(f"coded_bits={typed}")
     with pytest.raises(UserError, match="below 2, the most that an index of 2 bits"):
         space("coded_bits=3", bits=(2, 8))
+    with pytest.raises(UserError, match="a layer of 8 bits is plain int8: leave coded_bits out"):
+        space("coded_bits=2", bits=(8,))
 
 
 @pytest.mark.parametrize("record", ["abc", [1], 10**400, "2", None, True, {}])
