@@ -256,11 +256,12 @@ class Cotuning(Loop):
         if self.task.frozen_norms:
             return False
         found = [
-            (float(quantizer.zero_target or 0), latent.numel())
-            for _, quantizer, latent in quantizers_of(self.network)
+            (q.zero_target or 0.0, q.bits, latent.numel()) for _, q, latent in quantizers_of(self.network)
         ]
-        zeros = sum(share * count for share, count in found) / sum(count for _, count in found)
-        return begins_anew(zeros, self.total_steps)
+        zeros = sum(share * count for share, _, count in found) / sum(count for *_, count in found)
+        pruned = sum(count for share, _, count in found if share)
+        bits = sum(bits * count for share, bits, count in found if share) / max(pruned, 1)
+        return begins_anew(zeros, self.total_steps, bits)
 
     def _hold(self, *, held: bool) -> bool:
         """Hold every weight at its level, or let it go half way back to where the fp32 network has it, so that it can move.

@@ -22,9 +22,10 @@ FREE: Name = "free"
 ETA = 3  # between the epochs of free stages
 MANY_ZEROS = 0.65  # of all weights: who wants so many lets them grow in training, and for that so many
 LONG = 100  # steps must be free
+FEW_BITS = 2.5  # on average: of more the rebuilt network is near enough to go on from
 
 
-def begins_anew(zeros: float, steps: int) -> bool:
+def begins_anew(zeros: float, steps: int, bits: float) -> bool:
     """Whether free training starts from the fp32 network's weights, not from rebuilt ones.
 
     Which weights are zero is settled layer by layer in rebuilding, all at once, and training hardly changes it; where most are
@@ -33,8 +34,9 @@ def begins_anew(zeros: float, steps: int) -> bool:
     Args:
         zeros: share of all weights that a plan wants to be zero.
         steps: of free training, planned.
+        bits: of the weights of which a share is to be zero, on average.
     """
-    return zeros >= MANY_ZEROS and steps >= LONG
+    return zeros >= MANY_ZEROS and steps >= LONG and bits < FEW_BITS
 
 
 @dataclass(frozen=True)

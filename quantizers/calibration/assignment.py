@@ -120,6 +120,8 @@ def solve(
         zeros = _exactly(problem, grid, owner, zero_share)
         owner = descend(problem, grid, owner, zeros=zeros)
         grid, owner = _refitted(problem, grid, owner)
+    if grid.free == "at last":
+        return _refit_levels(problem, grid, owner)
     return grid, owner
 
 
@@ -256,7 +258,7 @@ def _exactly(problem: Problem, grid: WeightGrid, owner: Tensor, zero_share: floa
 
 def _refitted(problem: Problem, grid: WeightGrid, owner: Tensor) -> tuple[WeightGrid, Tensor]:
     """Step 2, and the owners in the order of the new levels; a solution that is not finite changes nothing."""
-    if grid.free == "nothing":
+    if grid.free in ("nothing", "at last"):
         return grid, owner
     if grid.free == "levels":
         return _refit_levels(problem, grid, owner)

@@ -211,23 +211,27 @@ def solved(
         seen, given: patches [P, in, kh, kw] of the layer's inputs, quantized and fp32.
         importance: of each output channel's squared error, [O].
     """
-    grid = quantizer.grid(latent.detach())
-    zeros = _wanted_zeros(quantizer, latent)
-    if grid is None or (zeros is not None and grid.zero < 0):
+    if quantizer.grid(latent.detach()) is None:
         return
+    zeros = _wanted_zeros(quantizer, latent)
     weight = latent.detach().reshape(groups, len(latent) // groups, -1)
-    grid = replace(grid, scale=grid.scale.reshape(weight.shape[:2]))
     seen, given = (x.reshape(len(x), groups, -1).transpose(0, 1) for x in (seen, given))
     problem = Problem.of(weight, seen, given, importance.reshape(weight.shape[:2]), how.damping)
+    wanted = problem.target.view_as(latent)
+    quantizer.suit(wanted if zeros is None else wanted.masked_fill(zeros, 0.0))
+    grid = quantizer.grid(latent.detach())
+    if grid is None or (zeros is not None and grid.zero < 0):
+        return
+    grid = replace(grid, scale=grid.scale.reshape(weight.shape[:2]))
     pinned = None if zeros is None else zeros.reshape(weight.shape)
     grid, owner = solve(problem, grid, quantizer.zero_target, how.rounds, how.passes, pinned)
     if rectified is not None and how.turns:
-        wanted = given @ weight.mT  # [G, P, O]
+        outputs = given @ weight.mT  # [G, P, O]
         bound, size = (x.reshape(groups, 1, -1) for x in (rectified.bound, rectified.slope))
         problem = replace(problem, importance=rectified.slope.square().double().reshape(weight.shape[:2]))
         for _ in range(how.turns):
             out = seen @ grid.values(owner).to(seen.dtype).mT
-            aim = rectified_aim(out, wanted, bound, size)
+            aim = rectified_aim(out, outputs, bound, size)
             problem = problem.aimed(seen, aim, weight, how.damping)
             grid, owner = solve(problem, grid, quantizer.zero_target, 2, how.passes, pinned, owner)
     quantizer.adopt(latent, grid, owner)

@@ -167,6 +167,10 @@ class WeightQuantizer(nn.Module, ABC):
     def clip(self, latent: Tensor) -> None:
         """Let the range of values end where the weights' squared error is least, where the largest weight decides otherwise."""
 
+    def suit(self, wanted: Tensor) -> None:
+        """Before ``grid``: take values that suit these weights, from which the layer would give what it is to give, where those
+        of the latent ones would not do. Of the latent weight's shape; 0 where a weight has to be."""
+
     def grid(self, latent: Tensor) -> WeightGrid | None:
         """The values that weights may take, where that is a list of levels to choose from: then a layer can be solved from a
         few images (``quantizers.calibration.assignment``). Its scale has one entry for each output channel, [1, O]."""

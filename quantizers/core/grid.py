@@ -17,14 +17,14 @@ class WeightGrid:
     Attributes:
         levels: ascending, float64 [L].
         scale: of each output channel, float64 [G, O].
-        free: what may be refitted: every level but zero, one scale for the layer, a scale for each output channel, or
-            nothing.
+        free: what may be refitted: every level but zero, at any time or ``at last``, when it is settled which weight takes which;
+            one scale for the layer, a scale for each output channel, or nothing.
         zero: the index of the level 0; -1 where there is none.
     """
 
     levels: Tensor
     scale: Tensor
-    free: Literal["levels", "scale", "rows", "nothing"]
+    free: Literal["levels", "at last", "scale", "rows", "nothing"]
     zero: int = -1
 
     @classmethod

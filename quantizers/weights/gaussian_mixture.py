@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -275,10 +275,18 @@ class GaussianMixture(WeightQuantizer):
     def reconstruction(self, latent: nn.Parameter) -> Rebuilding:
         return Rebuilding([latent, self.mean], [self.raw_scale, self.prior])
 
+    @torch.no_grad()
+    def suit(self, wanted: Tensor) -> None:
+        """Weights that make up for the layers before them can be several times as large: their indices would be long ones."""
+        if self.coded_bits is not None:
+            self.start(wanted)
+
     def grid(self, latent: Tensor) -> WeightGrid:
         means = self.means().detach().double()
         scale = torch.ones(1, len(latent), dtype=torch.float64, device=means.device)
-        return WeightGrid(means, scale, "levels", zero=0 if self.pinned else -1).sorted()[0]
+        # Levels that follow their weights draw others near, and indices grow longer from turn to turn.
+        free: Literal["levels", "at last"] = "levels" if self.coded_bits is None else "at last"
+        return WeightGrid(means, scale, free, zero=0 if self.pinned else -1).sorted()[0]
 
     @torch.no_grad()
     def adopt(self, latent: nn.Parameter, grid: WeightGrid, owner: Tensor) -> None:

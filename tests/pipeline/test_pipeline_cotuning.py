@@ -376,7 +376,7 @@ def test_where_most_weights_are_to_be_zero_long_training_starts_from_those_of_fp
     """Not from those that rebuilding has made zero; and wherever it is cut off, it ends as it would have."""
     monkeypatch.setattr("pipeline.training.stages.LONG", 4)
     rebuilt, held, free = stages(1.0, 3)
-    plan = Plan.uniform(layer_names(trained), LayerPlan(3, 7, zero_share=0.8))
+    plan = Plan.uniform(layer_names(trained), LayerPlan(2, 4, zero_share=0.8))
     run = Cotuning(trained, plan, digits, STAGED, MEAN, STD)
     fresh = copy.deepcopy(run.network.state_dict())
     kept = []
@@ -402,8 +402,9 @@ def test_where_most_weights_are_to_be_zero_long_training_starts_from_those_of_fp
 
 
 def test_when_free_training_begins_anew() -> None:
-    assert begins_anew(MANY_ZEROS, LONG) and begins_anew(0.9, 10 * LONG)
-    assert not begins_anew(MANY_ZEROS - 0.01, 10 * LONG) and not begins_anew(0.9, LONG - 1)
+    assert begins_anew(MANY_ZEROS, LONG, 2) and begins_anew(0.9, 10 * LONG, 2.4)
+    assert not begins_anew(MANY_ZEROS - 0.01, 10 * LONG, 2) and not begins_anew(0.9, LONG - 1, 2)
+    assert not begins_anew(0.9, 10 * LONG, 3)
 
 
 def test_what_is_kept_teaches_nothing(digits: ImageData, trained: nn.Module) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from foundation.codebook import entropy
 from foundation.dimension import Dimension
 from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
@@ -23,6 +24,7 @@ from quantizers.calibration.reconstruction import (
     learn,
     reconstruct,
     rectified_aim,
+    solved,
     work_of,
 )
 from quantizers.calibration.shelf import Budget, Shelf
@@ -31,6 +33,7 @@ from quantizers.core.levels import best_step
 from quantizers.network import harden, layer_names, quantize, quantizers_of
 from quantizers.registry import QUANTIZERS
 from quantizers.weights.adaptive_rounding import AdaptiveRounding
+from quantizers.weights.gaussian_mixture import GaussianMixture
 from quantizers.weights.int8 import Int8
 
 HOW = Reconstruction(steps=400, batch=64, solve=False, positions=64)
@@ -473,6 +476,32 @@ def test_a_quantizer_that_says_it_is_fine_is_solved_only_where_that_is_asked_for
     monkeypatch.setattr(QUANTIZERS["learned_step"], "fine", True)
     assert alike(rebuilt(Reconstruction()), plain)
     assert alike(rebuilt(Reconstruction(solve_int8=True)), solved)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("coded", [1.2, 1.8, 2.6])
+def test_indices_are_as_short_as_asked_for_where_weights_have_to_be_much_larger(
+    coded: float, zeros: bool
+) -> None:
+    """Inputs that arrive at a quarter of their size, want weights of four times."""
+    generator = torch.Generator().manual_seed(0)
+    latent = nn.Parameter(torch.randn(64, 16, 3, 3, generator=generator))
+    mixture = GaussianMixture.for_layer(
+        latent.detach(), LayerPlan(4, 16, coded_bits=coded), GaussianMixture.Options(), initialise=True
+    )
+    if zeros:
+        mixture.effect = lambda weight: weight * (torch.arange(16) % 4 != 0)[None, :, None, None]
+    given, fp32 = torch.randn(2000, 16, 3, 3, generator=generator), latent.detach().clone()
+    solved(mixture, latent, given / 4, given, torch.ones(64), 1, Reconstruction())
+    indices = mixture.eval().codebook(latent.detach()).indices.ravel()
+    chosen = indices[(mixture.effect(torch.ones_like(latent)) != 0).numpy().ravel()] if zeros else indices
+    assert entropy(np.bincount(chosen).astype(float)) == pytest.approx(coded, abs=0.1)
+    if zeros:
+        assert (mixture(latent)[:, ::4] == 0).all()
+    else:
+        off = error(mixture(latent).detach(), given / 4, wanted := apply(fp32, given, 1))
+        # Of normal weights 1.42 at many bits (Gish and Pierce, 1968), less at few.
+        assert off < 1.42 * 4**-coded * float(wanted.square().mean())
 
 
 def test_a_state_from_before_scales_were_settled_is_read() -> None:
