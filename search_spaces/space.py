@@ -30,8 +30,8 @@ class Space:
     when its shape is not constant. A dimension that the quantizer has not declared is no parameter and stays out of the plans. So
     no two draws that differ give the same plan.
 
-    >>> space = Space(["conv1", "fc"], bits=(4, 8), zero_share=(None, 0.5))
-    >>> space.size() == (1 + 3 * 2) ** 2 * 2 * 36
+    >>> space = Space(["conv1", "fc"], bits=(4, 8), zero_share=(None, 0.5), coded_bits=(None, 2.0))
+    >>> space.size() == (1 + 3 * 2 + 1) ** 2 * 2 * 36
     True
     """
 

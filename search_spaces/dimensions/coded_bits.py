@@ -16,16 +16,20 @@ class CodedBits(Dimension):
     far apart that the nearest to each weight has this entropy: what most weights take costs less than ``bits`` in the file, and
     what few take more. For a squared error that is nearly the best that any code of so many bits can do (entropy-constrained
     scalar quantization: Gish and Pierce, "Asymptotically Efficient Quantizing", 1968). Absent: values are where the quantizer
-    finds weights. Instead of a share of zeros."""
+    finds weights. Instead of a share of zeros. A search tries it with the most components that it has for the bits: the
+    outermost of them hold few weights and cost next to nothing."""
 
-    values: Sequence[float | None] = (None, 1.5, 2.0, 2.5, 3.0)
+    values: Sequence[float | None] = (None, 1.0, 1.5, 2.0, 2.5, 3.0)
     declared = True
-    on_request = True
     after = ("bits", "components", "zero_share")
     excludes = ("zero_share",)
     title = "Coded bits"
     noun = "bits of a coded index"
     most = 4
+
+    def __init__(self, values: Sequence[float | None] | None = None) -> None:
+        super().__init__(values)
+        self._largest: Mapping[int, int] = {}  # number of components that is searched, by bits
 
     @classmethod
     def check(cls, value: Any, chosen: Mapping[str, Any]) -> None:
@@ -54,20 +58,25 @@ class CodedBits(Dimension):
             self.check(wrong[0], {"bits": max(bits, default=8)})
         kept = copy.copy(self)
         kept.values = tuple(fitting)
+        counts = getattr(others.get("components"), "counts", {})
+        kept._largest = {width: max(counts[width]) for width in counts}
         return kept
 
     def applies(self, chosen: Mapping[str, Any], layer: Layer) -> bool:
         return any(value is not None for value in self.choices(chosen, layer))
 
     def choices(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float | None]:
-        most = 0.0 if chosen["bits"] == 8 else _most(chosen)
+        components = chosen.get("components")
+        fewer = components is not None and components < self._largest.get(chosen["bits"], components)
+        most = 0.0 if chosen["bits"] == 8 or fewer else _most(chosen)
         return [value for value in self.values if value is None or _is_below(value, most)]
 
     def parameter(self, name: str, chosen: Mapping[str, Any]) -> str:
         return f"{name}.{chosen['bits']}.{chosen.get('components')}"
 
-    def starts(self, chosen: Mapping[str, Any], layer: Layer) -> Sequence[float]:
-        return [value for value in self.choices(chosen, layer) if value is not None]
+    def describe(self) -> dict[str, Any]:
+        """Nothing where nothing is to be chosen, as in studies from before this dimension was there."""
+        return {} if self.values == (None,) else super().describe()
 
 
 def _most(chosen: Mapping[str, Any]) -> float:

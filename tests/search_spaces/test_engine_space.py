@@ -62,6 +62,8 @@ def test_conditional_parameters_are_really_conditional(space: Space, seed: int) 
     for name, layer in plan.layers.items():
         below = {key for key in trial.params if key.startswith(f"{name}.") and not key.endswith(".bits")}
         expected = set() if layer.bits == 8 else {f"{name}.components.{layer.bits}", f"{name}.zero_share"}
+        if layer.components == 2**layer.bits and layer.zero_share is None:
+            expected.add(f"{name}.coded_bits.{layer.bits}.{layer.components}")
         assert below == expected
     assert ("temperature.end" in trial.params) == (plan.temperature.shape != "constant")
 
@@ -75,12 +77,12 @@ def test_an_enqueued_plan_comes_back_from_optuna() -> None:
 
 def test_size_is_the_number_of_distinct_plans() -> None:
     plans = {small.plan_at(i).hash for i in range(small.size())}
-    assert len(plans) == small.size() == (2 * 2 + 1) ** 2 * (2 + 2 * 3) * 2
+    assert len(plans) == small.size() == (2 * 2 + 1 + 2) ** 2 * (2 + 2 * 3) * 2
     assert {small.random(random.Random(i)).hash for i in range(200)} <= plans
     for index in (-1, small.size()):
         with pytest.raises(IndexError):
             small.plan_at(index)
-    layer = 1 + 6 * (2 + 3 + 3)
+    layer = 1 + 6 * (2 + 3 + 3) + (2 + 4 + 5)  # of the most components also with indices coded in fewer bits
     assert Space(LAYERS).size() == layer**3 * (4 + 2 * 4 * 4) * 2
 
 
@@ -109,10 +111,14 @@ def test_the_description_of_a_mixtures_space_is_what_it_was() -> None:
         "activation_bits": [8, 7],
         "zero_shares": [None, 0.5, 0.6, 0.7, 0.8, 0.9],
         "components": {"2": [3, 4], "3": [5, 6, 8], "4": [9, 12, 16]},
+        "coded_bits": [None, 1.0, 1.5, 2.0, 2.5, 3.0],
         "temperature": {"start": [0.25, 1.0, 0.25], "end": [0.05, 0.2, 0.05]},
         "temperature_shapes": ["constant", "exponential", "cosine"],
         "quantizer": "gaussian_mixture",
     }
+    assert (
+        "coded_bits" not in Space(("a", "b"), coded_bits=(None,)).describe()
+    )  # studies from before it was there
 
 
 @given(spaces)

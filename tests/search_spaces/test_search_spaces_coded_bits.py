@@ -26,11 +26,14 @@ def found(space: Space) -> set[tuple[int, int | None, float | None]]:
     }
 
 
-def test_it_is_searched_where_it_is_asked_for_below_what_components_can_have() -> None:
-    assert "coded_bits" not in space().dimensions
-    assert {(bits, coded) for bits, components, coded in found(space("coded_bits")) if components in (3, 5, 16)} == {
-        (2, None), (2, 1.5), (3, None), (3, 1.5), (3, 2.0), (4, None), (4, 1.5), (4, 2.0), (4, 2.5), (4, 3.0),
+def test_it_is_searched_with_the_most_components_below_what_they_can_have() -> None:
+    assert {case for case in found(space()) if case[2] is not None} == {
+        (2, 4, 1.0), (2, 4, 1.5), (3, 8, 1.0), (3, 8, 1.5), (3, 8, 2.0), (3, 8, 2.5),
+        (4, 16, 1.0), (4, 16, 1.5), (4, 16, 2.0), (4, 16, 2.5), (4, 16, 3.0),
     }  # fmt: skip
+    assert not {case for case in found(space("coded_bits=natural")) if case[2] is not None}
+    fewer = Space(["a"], bits=(2, 4), components={2: (3,), 4: (9, 12)})
+    assert {case[:2] for case in found(fewer) if case[2] is not None} == {(2, 3), (4, 12)}
 
 
 @pytest.mark.parametrize("bits", [(4,), (4, 8), (2, 3, 4, 8)])

@@ -80,7 +80,12 @@ def network() -> nn.Module:
 
 def test_dimensions_apply_layer_by_layer_and_exclude_each_other() -> None:
     space = Space(
-        ["a", "b", "c"], bits=(2, 8), zero_share=(None, 0.8), components={2: (4,)}, dimensions=[Even()]
+        ["a", "b", "c"],
+        bits=(2, 8),
+        zero_share=(None, 0.8),
+        components={2: (4,)},
+        coded_bits=(None,),
+        dimensions=[Even()],
     )
     # 2 bits with zeros; or Even's three at 2 and at 8 bits, where it applies.
     assert space.size() == (1 + 3 + 3) ** 2 * (1 + 1 + 1) * 2 * 36

@@ -50,6 +50,6 @@ def test_what_is_none_is_refused(text: str) -> None:
 def test_every_plan_of_every_layer_is_a_choice() -> None:
     space = Space(("a", "b"), bits=(2, 8), zero_share=(None, 0.5))
     plans = space.layer_plans()
-    assert list(plans) == ["a", "b"] and len(plans["a"]) == 1 + 2 * 2 and plans["a"] is plans["b"]
+    assert list(plans) == ["a", "b"] and len(plans["a"]) == 1 + 2 * 2 + 2 and plans["a"] is plans["b"]
     drawn = {space.plan_at(index).layers["a"] for index in range(space.size())}
     assert drawn == set(plans["a"])
