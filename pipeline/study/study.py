@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
 from foundation.factories import is_factory
 from foundation.files import json_text
@@ -389,9 +390,12 @@ class Study:
         before = {**before, **new, "space": space}
         changes = list(differences({**before, KERNELS: identity.get(KERNELS)}, identity))
         if changes:
+            added = [name for name in DIMENSIONS if name in identity["space"].keys() - before["space"].keys()]
+            without = " ".join(f"{name}=natural" for name in added)
+            hint = f" (without what was not searched then: --dimensions {without})" if added else ""
             raise UserError(
                 f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. Repeat the old settings to "
-                "resume it, or choose another name for a new study"
+                f"resume it{hint}, or choose another name for a new study"
             )
         self._identity = identity
         if before.get(KERNELS) != identity.get(KERNELS) or self._study.user_attrs.get(RENEWING):

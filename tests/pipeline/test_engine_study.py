@@ -23,6 +23,7 @@ from pipeline.study import pareto, tables
 from pipeline.study.records import Figures, TrialRecord
 from pipeline.study.study import FILE, INTERRUPTED, Candidate, Study, read_records
 from pipeline.training.rung import Rung
+from search_spaces.dimensions import asked
 from search_spaces.dimensions.temperature import Temperature
 from search_spaces.parameters import Grid
 from search_spaces.samplers.base import SAMPLERS, Context, incumbent
@@ -109,7 +110,7 @@ def test_a_resumed_sampler_does_not_repeat_its_first_draws(tmp_path: Path) -> No
 def test_a_known_plan_costs_no_trial_and_a_small_space_is_exhausted(tmp_path: Path) -> None:
     with open_study(tmp_path, TINY) as study:  # TPE repeats itself in so small a space
         hashes = run(study, TINY.size())
-        assert len(set(hashes)) == TINY.size() == 20
+        assert len(set(hashes)) == TINY.size() == 28
         assert study.ask() is None and study.spent == 20
     assert states(tmp_path) == {"COMPLETE": 20}
     with open_study(tmp_path, TINY) as study:
@@ -421,3 +422,15 @@ def test_a_study_resumes_without_the_dimensions_that_its_quantizer_never_had(tmp
         assert fresh is not None and {p.components for p in fresh.plan.layers.values()} == {None}
     with pytest.raises(UserError, match=r"space\.bits was"):
         open_study(tmp_path, Space(LAYERS, bits=(2, 4), quantizer="learned_step", declared=()))
+
+
+def test_a_study_from_before_a_dimension_was_searched_says_how_it_goes_on(tmp_path: Path) -> None:
+    before = Space(LAYERS, bits=(2,), coded_bits=(None,))
+    assert "coded_bits" not in before.describe()
+    with open_study(tmp_path, before) as study:
+        run(study, 3)
+    with pytest.raises(UserError, match="not searched then: --dimensions coded_bits=natural"):
+        open_study(tmp_path, Space(LAYERS, bits=(2,)))
+    typed = asked(["coded_bits=natural"])
+    with open_study(tmp_path, Space(LAYERS, bits=(2,), dimensions=typed)) as study:
+        assert study.recovered.finished == 3 and study.ask() is not None
