@@ -62,11 +62,12 @@ class Subject(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found of it; ``costs`` where they are known."""
+    """What was found of it; ``costs`` where they are known. ``typed`` names the dimensions that were asked for."""
 
     space: Space
     sensitivity: Sensitivity
     costs: Costs | None
+    typed: Sequence[str] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,7 +136,7 @@ def measured(settings: Settings, loss: str | None, count: int, progress: Progres
 
     look_in(settings.modules)
     QUANTIZERS[settings.quantizer]  # what is not known is refused now, not after minutes
-    asked(settings.dimensions)
+    typed = [dimension.name for dimension in asked(settings.dimensions)]
     progress.status("looking at the model and the data")
     subject = opened(settings, loss, count, progress)
     space = searched_space(
@@ -146,7 +147,7 @@ def measured(settings: Settings, loss: str | None, count: int, progress: Progres
         score=subject.score, count=count,
     )  # fmt: skip
     progress.status("estimating what layers cost")
-    return Found(space, sensitivity, costs(subject, sensitivity, progress))
+    return Found(space, sensitivity, costs(subject, sensitivity, progress), typed)
 
 
 def opened(settings: Settings, loss: str | None, count: int, progress: Progress) -> Subject:
@@ -296,13 +297,15 @@ def as_text(found: Found) -> str:
     ]
     if saves:
         notes.append(f"saved: by {widths[-1]} instead of 8 bits; time is modelled, for one image")
-    for name in (
-        name for name, own in found.space.dimensions.items() if own.on_request and not own.of_network
-    ):
+    layers_own = {name: own for name, own in found.space.dimensions.items() if not own.of_network}
+    for name in (name for name in layers_own if name in found.typed):
         lines += ["", *_aligned(_of_dimension(found, name, [place.name for place in worst]))]
-        notes.append(f"{name}: error added at {widths[0]} bits, and the time that it saves of the layer's")
+        notes.append(
+            f"{name}: error added at the most bits that have it, and the time that it saves of the layer's"
+        )
     choices = sum(map(len, sensitivity.harms.values()))
-    notes.append(f"{choices:,} choices in all (components, shares of zeros): --format csv or json")
+    chosen = ", ".join(own.title.lower() for name, own in layers_own.items() if name != "bits")
+    notes.append(f"{choices:,} choices in all ({chosen}): --format csv or json")
     return "\n".join([*lines, *notes])
 
 
