@@ -304,13 +304,13 @@ def as_text(found: Found) -> str:
             f"{name}: error added at the most bits that have it, and the time that it saves of the layer's"
         )
     choices = sum(map(len, sensitivity.harms.values()))
-    chosen = ", ".join(own.title.lower() for name, own in layers_own.items() if name != "bits")
-    notes.append(f"{choices:,} choices in all ({chosen}): --format csv or json")
+    chosen = ", ".join(own.noun for name, own in layers_own.items() if name != "bits")
+    notes.append(f"{choices:,} choices in all{f' ({chosen})' if chosen else ''}: --format csv or json")
     return "\n".join([*lines, *notes])
 
 
 def _of_dimension(found: Found, name: str, layers: Sequence[str]) -> list[list[str]]:
-    """A line for each layer that has a choice of a dimension, a column for each of its values, at the most bits."""
+    """A line for each layer that has a choice of a dimension, a column for each of its values, at the most bits that have it."""
     own, harms = found.space[name], found.sensitivity.harms
     values = [value for value in own.values if value is not None]
     table = [[name, *(own.say(value, {}) for value in values)]]

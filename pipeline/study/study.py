@@ -24,7 +24,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from foundation.dimension import DIMENSIONS
+from foundation.dimension import DIMENSIONS, usual_dimensions
 from foundation.errors import UserError
 from foundation.factories import is_factory
 from foundation.files import json_text
@@ -384,15 +384,15 @@ class Study:
         before = {METRIC: None, **paths.resolved(before, paths.typed_in(self.folder))}
         # What a study of an older version did not record cannot be contradicted.
         new = {key: value for key, value in identity.items() if key not in before}
-        # What is no dimension of the quantizer had no effect when it was one of the space; one from outside had.
-        kept = {key for key in before["space"] if key in identity["space"] or is_factory(key)}
+        # What is no dimension of the quantizer had no effect when it was one of the space; all others had.
+        kept = {key for key in before["space"] if key in identity["space"] or self._had_effect(key)}
         space = {key: value for key, value in before["space"].items() if key in kept}
         before = {**before, **new, "space": space}
         changes = list(differences({**before, KERNELS: identity.get(KERNELS)}, identity))
         if changes:
-            added = [name for name in DIMENSIONS if name in identity["space"].keys() - before["space"].keys()]
-            without = " ".join(f"{name}=natural" for name in added)
-            hint = f" (without what was not searched then: --dimensions {without})" if added else ""
+            added = identity["space"].keys() - before["space"].keys()
+            without = " and ".join(f"{name}=natural" for name in usual_dimensions() if name in added)
+            hint = f" (with {without} among --dimensions, which was not searched then)" if without else ""
             raise UserError(
                 f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. Repeat the old settings to "
                 f"resume it{hint}, or choose another name for a new study"
@@ -404,6 +404,12 @@ class Study:
         self._study.set_user_attr(
             "identity", {**identity, KERNELS: before[KERNELS]} if self.outdated else identity
         )
+
+    def _had_effect(self, name: str) -> bool:
+        """Whether a dimension that is not described now may have been chosen from when the study was created."""
+        if name not in DIMENSIONS:
+            return is_factory(name)
+        return not DIMENSIONS[name].declared or name in self.space.dimensions
 
     def _load(self) -> dict[int, TrialRecord]:
         return {

@@ -52,14 +52,20 @@ class CodedBits(Dimension):
 
     def within(self, others: Mapping[str, Dimension]) -> CodedBits:
         """Those of the values that the bits searched leave; a person's own must each be one."""
-        bits = [width for width in others["bits"].values if width < 8]
-        fitting = [v for v in self.values if v is None or any(_is_below(v, width) for width in bits)]
-        if self.values != type(self).values and (wrong := [v for v in self.values if v not in fitting]):
-            self.check(wrong[0], {"bits": max(bits, default=8)})
-        kept = copy.copy(self)
-        kept.values = tuple(fitting)
         counts = getattr(others.get("components"), "counts", {})
-        kept._largest = {width: max(counts[width]) for width in counts}
+        largest = {width: max(counts[width]) for width in counts}
+        most = {
+            width: _most({"bits": width, "components": largest.get(width)})
+            for width in others["bits"].values
+            if width < 8
+        }
+        fitting = [v for v in self.values if v is None or any(_is_below(v, bound) for bound in most.values())]
+        if self.values != type(self).values and (wrong := [v for v in self.values if v not in fitting]):
+            width = max(most, key=lambda each: most[each], default=8)
+            components = {"components": largest[width]} if width in largest else {}
+            self.check(wrong[0], {"bits": width, **components})
+        kept = copy.copy(self)
+        kept.values, kept._largest = tuple(fitting), largest
         return kept
 
     def applies(self, chosen: Mapping[str, Any], layer: Layer) -> bool:
@@ -76,7 +82,10 @@ class CodedBits(Dimension):
 
     def describe(self) -> dict[str, Any]:
         """Nothing where nothing is to be chosen, as in studies from before this dimension was there."""
-        return {} if self.values == (None,) else super().describe()
+        if self.values == (None,):
+            return {}
+        # Once any number of components had it.
+        return {**super().describe(), "coded_bits_of": "the most components"}
 
 
 def _most(chosen: Mapping[str, Any]) -> float:

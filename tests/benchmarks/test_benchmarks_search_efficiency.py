@@ -35,7 +35,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, ["--network", "resnet8", "--data", "digits", "--weights", str(folder / "net.pt")]
 
 
-SPACE = Space(layers_of(load_model("resnet8", classes=10, image_size=(8, 8)), (3, 8, 8)))
+SPACE = Space(
+    layers_of(load_model("resnet8", classes=10, image_size=(8, 8)), (3, 8, 8)),
+    coded_bits=(None,),  # as the recorded trials, which are from before it was there
+)
 
 
 def bits_of(plan: Plan) -> float:

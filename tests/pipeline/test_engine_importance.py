@@ -26,7 +26,7 @@ def record(number: int, plan: Plan) -> TrialRecord:
 @pytest.fixture(scope="module")
 def records() -> list[TrialRecord]:
     rng = random.Random(0)
-    return [record(number, SPACE.random(rng)) for number in range(120)]
+    return [record(number, SPACE.random(rng)) for number in range(200)]
 
 
 def test_the_layers_that_figures_follow_from_are_found(records: list[TrialRecord]) -> None:

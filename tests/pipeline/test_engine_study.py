@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pytest
 
+from foundation.dimension import Layer
 from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline.study import pareto, tables
@@ -429,8 +430,25 @@ def test_a_study_from_before_a_dimension_was_searched_says_how_it_goes_on(tmp_pa
     assert "coded_bits" not in before.describe()
     with open_study(tmp_path, before) as study:
         run(study, 3)
-    with pytest.raises(UserError, match="not searched then: --dimensions coded_bits=natural"):
+    with pytest.raises(UserError, match="with coded_bits=natural among --dimensions, which was not searched"):
         open_study(tmp_path, Space(LAYERS, bits=(2,)))
+    with pytest.raises(UserError, match="kept_blocks") as refused:
+        open_study(
+            tmp_path, Space(LAYERS, bits=(2,), dimensions=asked(["coded_bits=natural", "kept_blocks"]))
+        )
+    assert "natural" not in str(refused.value)  # it is left out by not naming it
     typed = asked(["coded_bits=natural"])
     with open_study(tmp_path, Space(LAYERS, bits=(2,), dimensions=typed)) as study:
         assert study.recovered.finished == 3 and study.ask() is not None
+
+
+@pytest.mark.parametrize("name", ["coded_bits", "kept_blocks"])
+def test_a_study_does_not_go_on_without_a_dimension_that_was_searched(tmp_path: Path, name: str) -> None:
+    places = [Layer(each, (64, 64, 3, 3)) for each in LAYERS]
+    with open_study(tmp_path, Space(places, bits=(2,), dimensions=asked([name]))) as study:
+        run(study, 3)
+    without = asked(["coded_bits=natural"] if name == "coded_bits" else [])
+    with pytest.raises(UserError, match=rf"space\.{name} was .*, now null"):
+        open_study(tmp_path, Space(places, bits=(2,), dimensions=without))
+    with open_study(tmp_path, Space(places, bits=(2,), dimensions=asked([name]))) as study:
+        assert study.recovered.finished == 3

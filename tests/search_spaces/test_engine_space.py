@@ -112,6 +112,7 @@ def test_the_description_of_a_mixtures_space_is_what_it_was() -> None:
         "zero_shares": [None, 0.5, 0.6, 0.7, 0.8, 0.9],
         "components": {"2": [3, 4], "3": [5, 6, 8], "4": [9, 12, 16]},
         "coded_bits": [None, 1.0, 1.5, 2.0, 2.5, 3.0],
+        "coded_bits_of": "the most components",
         "temperature": {"start": [0.25, 1.0, 0.25], "end": [0.05, 0.2, 0.05]},
         "temperature_shapes": ["constant", "exponential", "cosine"],
         "quantizer": "gaussian_mixture",

@@ -53,6 +53,10 @@ def test_what_no_bits_can_have_is_refused_in_a_line(typed: str) -> None:
         space(f"coded_bits={typed}")
     with pytest.raises(UserError, match="below 2, the most that an index of 2 bits"):
         space("coded_bits=3", bits=(2, 8))
+    with pytest.raises(
+        UserError, match=r"below 3\.17, the most that an index of 4 bits and 9 components can"
+    ):
+        Space(["a"], dimensions=asked(["components=3,5,9", "coded_bits=natural,3.5"]))
     with pytest.raises(UserError, match="a layer of 8 bits is plain int8: leave coded_bits out"):
         space("coded_bits=2", bits=(8,))
 
