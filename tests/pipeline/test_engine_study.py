@@ -115,7 +115,7 @@ def test_a_known_plan_costs_no_trial_and_a_small_space_is_exhausted(tmp_path: Pa
         assert study.ask() is None and study.spent == 28
     assert states(tmp_path) == {"COMPLETE": 20}
     with open_study(tmp_path, TINY) as study:
-        assert study.ask() is None and study.recovered.finished == 20
+        assert study.ask() is None and study.recovered.finished == 28
 
 
 def test_what_an_older_version_queued_is_taken_up_and_what_is_known_is_answered(tmp_path: Path) -> None:
