@@ -113,7 +113,7 @@ def test_a_known_plan_costs_no_trial_and_a_small_space_is_exhausted(tmp_path: Pa
         hashes = run(study, TINY.size())
         assert len(set(hashes)) == TINY.size() == 28
         assert study.ask() is None and study.spent == 28
-    assert states(tmp_path) == {"COMPLETE": 20}
+    assert states(tmp_path) == {"COMPLETE": 28}
     with open_study(tmp_path, TINY) as study:
         assert study.ask() is None and study.recovered.finished == 28
 
