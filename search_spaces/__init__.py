@@ -5,7 +5,7 @@ A space holds plans; a trial of Optuna's draws one, and every plan has its param
 >>> from search_spaces import Plan, Space
 >>> space = Space(["conv1", "conv2", "fc"], bits=(2, 4, 8), zero_share=(None, 0.8))
 >>> space.size()
-95832
+419904
 >>> plan = space.warm_starts()[-1]
 >>> plan.layers["conv1"].bits, plan.layers["conv2"].bits, plan.layers["conv2"]["zero_share"]
 (8, 2, 0.8)

@@ -163,8 +163,9 @@ def _work(record: TrialRecord, rows: Sequence[tuple[str, bool]]) -> list[list[An
 
 
 def _columns(plans: Sequence[Plan]) -> list[str]:
-    """The dimensions of layers: the project's own, the first of them bits, and others that some plan has."""
-    own = [name for name in usual_dimensions() if not DIMENSIONS[name].of_network]
+    """The dimensions of layers: the project's own, the first of them bits, and others (or those that take the place of one) that
+    some plan has."""
+    own = [n for n in usual_dimensions() if not DIMENSIONS[n].of_network and not DIMENSIONS[n].excludes]
     seen = {name: None for plan in plans for layer in plan.layers.values() for name in layer.values}
     return list(dict.fromkeys(("bits", *own, *sorted(seen))))
 
