@@ -19,8 +19,8 @@ from foundation.command import say, typed
 from foundation.errors import UserError
 from foundation.foreign_files import first_line
 from pipeline.study import paths, tables
+from pipeline.study.tables import FILE as FILE
 
-FILE = "study.db"
 NAME = "search"  # of the one study in the file
 BUSY = 5.0  # seconds until sqlite says that somebody else has it locked
 PATIENCE = 600.0  # seconds that are waited for what may pass

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 
-from foundation.dimension import Layer
+from foundation.dimension import DIMENSIONS, Layer
 from foundation.errors import UserError
 from foundation.plan import BITS
+from pipeline.study import tables
 from pipeline.study.settings import Settings
 from quantizers import QUANTIZERS
 from search_spaces.dimensions import asked
 from search_spaces.samplers.base import SAMPLERS, has_incumbent
 from search_spaces.space import Space
 
+LATER = (
+    "coded_bits",
+)  # dimensions that all searches have, of which studies of earlier versions know nothing
+
 
 def searched_space(settings: Settings, layers: Sequence[Layer]) -> Space:
-    """The plans to choose from for a network with these layers.
+    """The plans to choose from for a network with these layers. A study that is there already goes on without a dimension that
+    it is from before, unless that is asked for.
 
     Raises:
         UserError: no such quantizer or dimension, or values that they have not.
@@ -23,6 +30,8 @@ def searched_space(settings: Settings, layers: Sequence[Layer]) -> Space:
     sort, dimensions = QUANTIZERS[settings.quantizer], asked(settings.dimensions)
     if any(dimension.name == "bits" for dimension in dimensions):
         raise UserError("--dimensions bits: say which by --bits, as in --bits 2,4, and leave it out there")
+    named = {dimension.name for dimension in dimensions}
+    dimensions += [DIMENSIONS[name]([None]) for name in _unknown_then(settings) & sort.dimensions - named]
     return Space(
         layers,
         quantizer=settings.quantizer,
@@ -30,6 +39,18 @@ def searched_space(settings: Settings, layers: Sequence[Layer]) -> Space:
         dimensions=dimensions,
         bits=searched_bits(settings.bits, settings.quantizer, sort.widths),
     )
+
+
+def _unknown_then(settings: Settings) -> set[str]:
+    """Dimensions that the study of these settings is from before; none where there is no study, or it cannot be read."""
+    if settings.name is None:
+        return set()
+    path = settings.folder / tables.FILE
+    try:
+        identity = tables.attribute(path, "identity") if path.is_file() else None
+    except sqlite3.DatabaseError:  # which is told where the study is opened
+        identity = None
+    return set() if identity is None else {name for name in LATER if name not in identity["space"]}
 
 
 def check_sampler(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from foundation.dimension import DIMENSIONS, usual_dimensions
+from foundation.dimension import DIMENSIONS
 from foundation.errors import UserError
 from foundation.factories import is_factory
 from foundation.files import json_text
@@ -390,12 +390,9 @@ class Study:
         before = {**before, **new, "space": space}
         changes = list(differences({**before, KERNELS: identity.get(KERNELS)}, identity))
         if changes:
-            added = identity["space"].keys() - before["space"].keys()
-            without = " and ".join(f"{name}=natural" for name in usual_dimensions() if name in added)
-            hint = f" (with {without} among --dimensions, which was not searched then)" if without else ""
             raise UserError(
                 f"the study in {self.folder} was created with other settings: {'; '.join(changes)}. Repeat the old settings to "
-                f"resume it{hint}, or choose another name for a new study"
+                "resume it, or choose another name for a new study"
             )
         self._identity = identity
         if before.get(KERNELS) != identity.get(KERNELS) or self._study.user_attrs.get(RENEWING):

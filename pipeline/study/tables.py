@@ -15,6 +15,7 @@ from typing import Any
 
 from foundation.files import json_text
 
+FILE = "study.db"
 PATIENCE = 60.0  # seconds to wait for whoever has the database locked
 DUPLICATE = "duplicate_of"  # attribute of a trial that was answered by an earlier one's outcome
 PLAN = "plan"  # attribute of a trial: the plan to be tried, as JSON text
@@ -60,6 +61,17 @@ def record_texts(path: Path) -> list[str]:
         if not {"trials", "trial_user_attributes"} <= {name for (name,) in named}:
             return []
         return [json.loads(text) for _, text in connection.execute(_RECORDS)]
+
+
+def attribute(path: Path, name: str) -> Any:
+    """An attribute of the study; None where it has none, or is being created."""
+    with opened(path) as connection:
+        named = connection.execute("select name from sqlite_master where type = 'table'")
+        if "study_user_attributes" not in {name for (name,) in named}:
+            return None
+        asked = "select value_json from study_user_attributes where key = ?"
+        found = connection.execute(asked, (name,)).fetchone()
+    return None if found is None else json.loads(found[0])
 
 
 def copy(path: Path, to: Path) -> None:

@@ -22,6 +22,8 @@ from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from pipeline.study import pareto, tables
 from pipeline.study.records import Figures, TrialRecord
+from pipeline.study.searched import searched_space
+from pipeline.study.settings import Settings
 from pipeline.study.study import FILE, INTERRUPTED, Candidate, Study, read_records
 from pipeline.training.rung import Rung
 from search_spaces.dimensions import asked
@@ -425,21 +427,22 @@ def test_a_study_resumes_without_the_dimensions_that_its_quantizer_never_had(tmp
         open_study(tmp_path, Space(LAYERS, bits=(2, 4), quantizer="learned_step", declared=()))
 
 
-def test_a_study_from_before_a_dimension_was_searched_says_how_it_goes_on(tmp_path: Path) -> None:
-    before = Space(LAYERS, bits=(2,), coded_bits=(None,))
-    assert "coded_bits" not in before.describe()
-    with open_study(tmp_path, before) as study:
+def test_a_study_from_before_a_dimension_was_searched_goes_on_without_it(tmp_path: Path) -> None:
+    """Told apart by what it was created with; the command is the same as ever."""
+    settings, layers = Settings(out=tmp_path, name="old"), [Layer(each) for each in LAYERS]
+    before = searched_space(dataclasses.replace(settings, dimensions=("coded_bits=natural",)), layers)
+    assert (
+        "coded_bits" not in before.describe() and "coded_bits" in searched_space(settings, layers).describe()
+    )
+    with open_study(settings.folder, before) as study:
         run(study, 3)
-    with pytest.raises(UserError, match="with coded_bits=natural among --dimensions, which was not searched"):
-        open_study(tmp_path, Space(LAYERS, bits=(2,)))
-    with pytest.raises(UserError, match="kept_blocks") as refused:
-        open_study(
-            tmp_path, Space(LAYERS, bits=(2,), dimensions=asked(["coded_bits=natural", "kept_blocks"]))
-        )
-    assert "natural" not in str(refused.value)  # it is left out by not naming it
-    typed = asked(["coded_bits=natural"])
-    with open_study(tmp_path, Space(LAYERS, bits=(2,), dimensions=typed)) as study:
+    with open_study(settings.folder, searched_space(settings, layers)) as study:
         assert study.recovered.finished == 3 and study.ask() is not None
+    asked_for = searched_space(dataclasses.replace(settings, dimensions=("coded_bits",)), layers)
+    with pytest.raises(UserError, match=r"space\.coded_bits was null, now \["):
+        open_study(settings.folder, asked_for)
+    other = dataclasses.replace(settings, quantizer="learned_step")
+    assert "coded_bits" not in searched_space(other, layers).dimensions
 
 
 @pytest.mark.parametrize("name", ["coded_bits", "kept_blocks"])
