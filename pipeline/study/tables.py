@@ -54,11 +54,16 @@ def check(path: Path) -> None:
         raise sqlite3.DatabaseError(f"malformed: {found[0]}")
 
 
+def _has(connection: sqlite3.Connection, *tables: str) -> bool:
+    """Whether these are there: in a database that is being made they are not yet."""
+    named = connection.execute("select name from sqlite_master where type = 'table'")
+    return set(tables) <= {name for (name,) in named}
+
+
 def record_texts(path: Path) -> list[str]:
     """The records of all trials but duplicates by number, as JSON texts; empty where the study is being created."""
     with opened(path) as connection:
-        named = connection.execute("select name from sqlite_master where type = 'table'")
-        if not {"trials", "trial_user_attributes"} <= {name for (name,) in named}:
+        if not _has(connection, "trials", "trial_user_attributes"):
             return []
         return [json.loads(text) for _, text in connection.execute(_RECORDS)]
 
@@ -66,8 +71,7 @@ def record_texts(path: Path) -> list[str]:
 def attribute(path: Path, name: str) -> Any:
     """An attribute of the study; None where it has none, or is being created."""
     with opened(path) as connection:
-        named = connection.execute("select name from sqlite_master where type = 'table'")
-        if "study_user_attributes" not in {name for (name,) in named}:
+        if not _has(connection, "study_user_attributes"):
             return None
         asked = "select value_json from study_user_attributes where key = ?"
         found = connection.execute(asked, (name,)).fetchone()

@@ -211,7 +211,7 @@ def solved(
         seen, given: patches [P, in, kh, kw] of the layer's inputs, quantized and fp32.
         importance: of each output channel's squared error, [O].
     """
-    if quantizer.grid(latent.detach()) is None:
+    if quantizer.grid(latent.detach()) is None:  # then nothing needs to be worked out
         return
     zeros = _wanted_zeros(quantizer, latent)
     weight = latent.detach().reshape(groups, len(latent) // groups, -1)
