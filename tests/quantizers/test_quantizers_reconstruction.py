@@ -311,10 +311,10 @@ def test_what_a_dimension_wants_of_weights_holds_and_the_others_make_up_for_it(
     assert zeros[::2].all() and not zeros[1::2].all()
     with torch.no_grad():
         wanted = torch.cat([network(x) for x in images])
-    off = [
-        float((torch.cat([one.network(x) for x in images]) - wanted).square().mean())
-        for one in (before, after)
-    ]
+        off = [
+            float((torch.cat([one.network(x) for x in images]) - wanted).square().mean())
+            for one in (before, after)
+        ]
     assert off[1] < off[0]
 
 

@@ -3,9 +3,11 @@ that what is tested is the way of a trial through Tune, the study and back; test
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -136,24 +138,33 @@ def test_killed_interrupted_and_resumed_nothing_is_lost_or_doubled(tmp_path: Pat
     assert set(states(folder)) <= {"COMPLETE", "PRUNED", "FAIL", "WAITING"}
 
 
+def asked(driver: int, question: Callable[[psutil.Process], list[str]]) -> list[str]:
+    """The answers of the driver and of its children; one that ends meanwhile, as Ray's workers do, has none."""
+    parent, answers = psutil.Process(driver), []
+    for process in (parent, *parent.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            answers += question(process)
+    assert parent.is_running()
+    return answers
+
+
 def loopback_only(driver: int) -> None:
     """Whatever listens among the driver and its children listens on the loopback address only."""
-    parent = psutil.Process(driver)
-    listening = [
-        connection.laddr.ip
-        for process in (parent, *parent.children(recursive=True))
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = asked(
+        driver,
+        lambda process: [
+            connection.laddr.ip
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ],
+    )
     assert listening and all(ip.removeprefix("::ffff:").startswith("127.") for ip in listening), listening
     assert (Path.home() / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
 
 
 def no_idle_services(driver: int) -> None:
     """None of Ray's services runs that a cluster of one driver on one machine has no use for."""
-    running = " ".join(
-        word for process in psutil.Process(driver).children(recursive=True) for word in process.cmdline()
-    )
+    running = " ".join(asked(driver, psutil.Process.cmdline))
     assert "raylet" in running and "dashboard.py" not in running and "monitor.py" not in running
 
 
