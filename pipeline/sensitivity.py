@@ -18,7 +18,7 @@ from foundation.errors import UserError
 from foundation.factories import find_factory, look_in, story
 from foundation.files import json_text
 from foundation.plan import LayerPlan
-from foundation.show import show_bytes, show_percent
+from foundation.show import aligned, show_bytes, show_percent
 from pipeline.review.progress import Progress
 from pipeline.study import paths
 from pipeline.study.settings import Settings
@@ -290,7 +290,7 @@ def as_text(found: Found) -> str:
         cost = saved[place.name]
         more = [show_bytes(cost["bytes_saved"]), f"{1000 * cost['ms_saved']:.1f} us"] if saves else []
         table.append([place.name, f"{place.parameters:,}", *added, *more])
-    lines = _aligned(table)
+    lines = [aligned(table)]
     notes = [
         "error added: divergence from fp32, in nats, if this layer alone is stored so, untrained; from "
         f"{sensitivity.images} images"
@@ -299,50 +299,45 @@ def as_text(found: Found) -> str:
         notes.append(f"saved: by {widths[-1]} instead of 8 bits; time is modelled, for one image")
     layers_own = {name: own for name, own in found.space.dimensions.items() if not own.of_network}
     for name in (name for name in layers_own if name in found.typed):
-        lines += ["", *_aligned(_of_dimension(found, name, [place.name for place in worst]))]
-        notes.append(
-            f"{name}: error added at the most bits that have it, and the time that it saves of the layer's"
-        )
+        own_table, what = _of_dimension(found, name, [place.name for place in worst])
+        lines += ["", aligned(own_table)]
+        of_it = f", and the {what} that it saves of the layer's" if what else ""
+        notes.append(f"{name}: error added at the most bits that have it{of_it}")
     choices = sum(map(len, sensitivity.harms.values()))
     chosen = ", ".join(own.noun for name, own in layers_own.items() if name != "bits")
     notes.append(f"{choices:,} choices in all{f' ({chosen})' if chosen else ''}: --format csv or json")
     return "\n".join([*lines, *notes])
 
 
-def _of_dimension(found: Found, name: str, layers: Sequence[str]) -> list[list[str]]:
-    """A line for each layer that has a choice of a dimension, a column for each of its values, at the most bits that have it."""
+def _of_dimension(found: Found, name: str, layers: Sequence[str]) -> tuple[list[list[str]], str]:
+    """A line for each layer that has a choice of a dimension, a column for each of its values, at the most bits that have it; and
+    what the shares in it are of that are saved: time, where any layer's is, else bytes."""
     own, harms = found.space[name], found.sensitivity.harms
     values = [value for value in own.values if value is not None]
-    table = [[name, *(own.say(value, {}) for value in values)]]
+    added: dict[tuple[str, Any], float] = {}
+    saved: dict[tuple[str, Any], tuple[float, float]] = {}
     for place in layers:
-        cells = []
         for value in values:
             there = [layer for layer in harms[place] if layer[name] == value]
             if not there:
-                cells.append("-")
                 continue
             gentlest = min(there, key=lambda layer: (-layer.bits, found.sensitivity.of(place, layer)))
-            cells.append(f"{found.sensitivity.of(place, gentlest):.2g}")
-            if found.costs is not None and gentlest.replace(**{name: None}) in harms[place]:
-                whole, part = (
-                    found.costs(place, plan)[0] for plan in (gentlest.replace(**{name: None}), gentlest)
-                )
-                cells[-1] += f" {show_percent(1 - part / whole, digits=0):>5}" if whole else ""
-        if any(cell != "-" for cell in cells):
-            table.append([place, *cells])
-    return table
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of equal columns: the first to the left, the others to the right."""
-    columns = [max(map(len, column)) for column in zip(*table)]
-    return [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, columns))
-        )
-        for row in table
-    ]
+            added[place, value] = found.sensitivity.of(place, gentlest)
+            without = gentlest.replace(**{name: None})
+            if found.costs is not None and without in harms[place]:
+                pairs = zip(found.costs(place, without), found.costs(place, gentlest))
+                time, size = (1 - part / whole if whole else 0.0 for whole, part in pairs)
+                saved[place, value] = time, size
+    what = "" if not saved else "time" if any(time for time, _ in saved.values()) else "bytes"
+    table = [[name, *(own.say(value, {}) for value in values)]]
+    for place in dict.fromkeys(place for place, _ in added):
+        cells = [f"{added[place, value]:.2g}" if (place, value) in added else "-" for value in values]
+        for column, value in enumerate(values):
+            if (place, value) in saved:
+                share = saved[place, value][what == "bytes"]
+                cells[column] += f" {show_percent(share, digits=0):>5}"
+        table.append([place, *cells])
+    return table, what
 
 
 if __name__ == "__main__":

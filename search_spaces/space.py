@@ -70,6 +70,8 @@ class Space:
         self.dimensions: Mapping[str, Dimension] = {}
         for dimension in in_order(chosen.values()):
             if dimension.declared and declared is not None and dimension.name not in declared:
+                if dimension.values == (None,):  # which asks for nothing
+                    continue
                 raise UserError(f"{quantizer} has no {dimension.noun}: leave {dimension.name} out")
             self.dimensions[dimension.name] = dimension.within(self.dimensions)
         self._check_values()

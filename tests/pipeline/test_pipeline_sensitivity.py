@@ -148,6 +148,26 @@ def test_what_was_asked_for_beside_bits_has_a_table_of_its_own(
         assert int(saved) == round(100 * (1 - float(shaped["ms"]) / float(whole["ms"]))) > 20
 
 
+def test_what_saves_bytes_alone_says_how_many(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*WORDS, "--dimensions", "coded_bits=natural,1.5")
+    rows = list(csv.DictReader(io.StringIO(typed(place, monkeypatch, capsys, *words, "--format", "csv"))))
+    text = typed(place, monkeypatch, capsys, *words)
+    assert "and the bytes that it saves of the layer's" in text
+    by = {
+        (row["layer"], row["bits"], row["components"], row["coded_bits"]): row
+        for row in rows
+        if not row["zero_share"]
+    }
+    table = [line.split() for line in text.split("\n\n")[1].splitlines() if line.startswith("features")]
+    assert table
+    for layer, added, saved, _ in table:
+        whole, coded = (by[layer, "2", "4", value] for value in ("", "1.5"))
+        assert added == f"{float(coded['error_added']):.2g}"
+        assert int(saved) == round(100 * (1 - float(coded["bytes"]) / float(whole["bytes"]))) > 10
+
+
 def test_a_loss_of_one_s_own(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

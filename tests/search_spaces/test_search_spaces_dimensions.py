@@ -157,6 +157,10 @@ def test_what_a_person_types_is_refused_at_once_and_by_name() -> None:
             Space(layers_of(network(), (3, 8, 8)), dimensions=asked(typed))
     with pytest.raises(UserError, match="learned_step has no share of zeros to aim at"):
         Space(["a"], quantizer="learned_step", declared=(), dimensions=asked(["zero_share=0.5"]))
+    nothing = Space(
+        ["a"], quantizer="learned_step", declared=(), dimensions=asked(["zero_share=natural"])
+    )  # is asked for
+    assert "zero_share" not in nothing.dimensions
 
 
 def zero_inputs(weight: np.ndarray) -> int:
