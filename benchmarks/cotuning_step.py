@@ -1,7 +1,7 @@
 """Cost of one optimizer step of co-tuning against the same step in fp32, through the same training loop.
 
     python -m benchmarks.cotuning_step [--model resnet20] [--size 32] [--batch 128] [--device cpu|cuda] [--bfloat16]
-        [--bits 2] [--zero-share 0.7] [--repeat 20] [--threads 2] [--record benchmarks/results/cotuning_step.csv]
+        [--bits 2] [--zero-share 0.7] [--repeat 20] [--threads 1 2] [--record benchmarks/results/cotuning_step.csv]
 
 A step is housekeeping, forward, loss, backward, clipping and SGD on a batch that lies ready; networks have random weights and
 see random pixels. Both sides have the same loss: in the rows ``step`` cross-entropy alone, in the rows ``step with teacher``
@@ -276,33 +276,45 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bits", type=int, default=2, choices=(2, 3, 4), help="of weights (default 2)")
     parser.add_argument("--zero-share", type=float, help="share of zeros to be reached; default: none")
     parser.add_argument("--repeat", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="CPU threads, one table each (default 1, as a trial has beside others, and 2)",
+    )
     parser.add_argument("--record", type=Path, help="CSV file to write")
     args = parser.parse_args(argv)
     try:
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: this machine has no CUDA device; choose cpu")
         for name in ("batch", "repeat", "threads"):
-            if getattr(args, name) < (2 if name == "batch" else 1):
-                raise UserError(
-                    f"--{name} {getattr(args, name)}: give a positive number, a batch of 2 or more"
-                )
+            least = min(args.threads) if name == "threads" else getattr(args, name)
+            if least < (2 if name == "batch" else 1):
+                raise UserError(f"--{name} {least}: give a positive number, a batch of 2 or more")
         if args.zero_share is not None and not 0 <= args.zero_share < 1:
             raise UserError(f"--zero-share {args.zero_share}: give a share from 0 to below 1")
         on_gpu = args.device == "cuda"
         model = args.model or ("resnet50" if on_gpu else "resnet20")
-        conditions = Conditions(
-            model, args.size or find_network(model).image_size, args.batch, args.device,
-            on_gpu if args.bfloat16 is None else args.bfloat16, args.bits, args.zero_share, args.threads,
-        )  # fmt: skip
-        found = rows(conditions, args.repeat)
+        size, bfloat16 = (
+            args.size or find_network(model).image_size,
+            on_gpu if args.bfloat16 is None else args.bfloat16,
+        )
+        found = []
+        for threads in args.threads:
+            conditions = Conditions(
+                model, size, args.batch, args.device, bfloat16, args.bits, args.zero_share, threads
+            )
+            found += rows(conditions, args.repeat)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{'':<28} {'wall':>9} {'ratio':>6} {'CPU time':>9} {'ratio':>6} {'memory':>10} {'ratio':>6}")
+    print(
+        f"threads {'':<28} {'wall':>9} {'ratio':>6} {'CPU time':>9} {'ratio':>6} {'memory':>10} {'ratio':>6}"
+    )
     for row in found:
         print(
-            f"{row['row']:<28} {row['wall_ms']:>6.1f} ms {row['wall_ratio']:>6.3f} {row['cpu_ms']:>6.1f} ms "
+            f"{row['threads']:>7} {row['row']:<28} {row['wall_ms']:>6.1f} ms {row['wall_ratio']:>6.3f} {row['cpu_ms']:>6.1f} ms "
             f"{row['cpu_ratio']:>6.3f} {row['memory_mib']:>6} MiB {row['memory_ratio']:>6}"
         )
     if args.record:

@@ -68,6 +68,8 @@ class _LearnedStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         out, sample = ctx.saved_tensors
+        if gradient.stride() != out.stride():  # two layouts in one operation cost more than to copy first
+            gradient = torch.empty_like(out, dtype=gradient.dtype).copy_(gradient)
         upstream, step = gradient.float(), ctx.step
         by_x = _between(upstream, out, (ctx.low + 0.5) * step, (ctx.high - 0.5) * step)
         by_step = None

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from quantizers.mixture.regions import place_between
+
 
 class _Held(torch.autograd.Function):
     """Each weight's mean. All else that could have learned gets zeros: to have no gradient at all would mean, to workers that
@@ -43,4 +45,4 @@ def component_of(weight: Tensor, anchor: Tensor) -> Tensor:
     """Which of ``anchor`` [K] (any order) each weight lies at, int64; the nearest, where it lies at none."""
     sorted_anchor, order = anchor.sort()
     between = (sorted_anchor[1:] + sorted_anchor[:-1]) / 2
-    return order[torch.bucketize(weight, between.to(weight.dtype))]
+    return order.index_select(0, place_between(weight, between).flatten()).view(weight.shape)

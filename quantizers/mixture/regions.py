@@ -9,6 +9,20 @@ from torch import Tensor
 
 from quantizers.mixture.soft_evaluation import Evaluation, Mixture
 
+FEW = 8  # edges that are rather compared with one by one: a search mispredicts a branch at each
+
+
+def place_between(weight: Tensor, edges: Tensor) -> Tensor:
+    """How many of the ascending ``edges`` each weight lies above, int32, the weight's shape; of one that is not a number that is
+    any count."""
+    edges = edges.to(weight.dtype)
+    if weight.device.type != "cpu" or not 0 < len(edges) <= FEW:
+        return torch.bucketize(weight, edges, out_int32=True)
+    first, *others = ((weight > edge).view(torch.uint8) for edge in edges.unbind())
+    for other in others:
+        first += other
+    return first.to(torch.int32)
+
 
 class Regions(NamedTuple):
     """Where each component is the most probable: ``labels[i]`` between ``thresholds[i - 1]`` and ``thresholds[i]``."""
@@ -18,7 +32,11 @@ class Regions(NamedTuple):
 
     def assign(self, weight: Tensor) -> Tensor:
         """Component of each weight, int64, the weight's shape."""
-        return self.labels[torch.bucketize(weight, self.thresholds.to(weight.dtype))]
+        return self.labels.index_select(0, self.place(weight).flatten()).view(weight.shape)
+
+    def place(self, weight: Tensor) -> Tensor:
+        """Whose ``labels`` each weight has, int32, the weight's shape."""
+        return place_between(weight, self.thresholds)
 
     def inside(self, weight: Tensor, component: Tensor) -> Tensor:
         """Each weight, or where it is not in the region of its ``component`` the nearest end of that region. A component with

@@ -113,7 +113,8 @@ class _Read(torch.autograd.Function):
         ctx.table, ctx.place = table, None
         ctx.save_for_backward(flat)
         if table.regions is not None:
-            return _of_components(table.regions.assign(flat), mean, weight)
+            place, of_place = table.regions.place(flat), mean.index_select(0, table.regions.labels)
+            return _of_components(place, of_place, weight)
         out, ctx.place = torch.empty_like(flat), torch.empty_like(flat)
         for start in range(0, flat.numel(), table.chunk):
             piece = slice(start, start + table.chunk)

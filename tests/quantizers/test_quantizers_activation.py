@@ -182,3 +182,17 @@ def test_a_large_batch_gives_the_gradient_of_its_first_images_times_their_rarity
         quantizer(x[:images].clone().requires_grad_()).backward(upstream[:images])
         gradients.append(quantizer.step.grad)
     torch.testing.assert_close(gradients[0], 4 * gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_has_the_layout_of_what_it_is_of_and_the_values_of_any_other() -> None:
+    x = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    upstream = torch.randn(4, 3, 5, 5)
+    found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        quantizer = TrainableStep(8, signed=True)
+        quantizer.calibrate(x)
+        given = x.clone(memory_format=torch.preserve_format).requires_grad_(True)
+        quantizer(given).backward(upstream.contiguous(memory_format=layout))
+        assert given.grad is not None and given.grad.is_contiguous(memory_format=torch.channels_last)
+        found.append((given.grad, quantizer.step.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
