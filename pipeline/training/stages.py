@@ -21,7 +21,7 @@ INHERITED: Name = "inherited"
 FREE: Name = "free"
 ETA = 3  # between the epochs of free stages
 MANY_ZEROS = 0.65  # of all weights: who wants so many lets them grow in training, and for that so many
-LONG = 100  # steps must be free
+LONG = 50  # steps must be free
 FEW_BITS = 2.5  # on average: of more the rebuilt network is near enough to go on from
 
 
