@@ -688,6 +688,12 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
         assert at_once.behind > (
             2.5 * at_once.behind_error if many[0] == "resnet32" else -at_once.behind_error
         )
+    wide = ("mobilenet_v2_cifar", "4", "", "120", "")
+    rounding = found[wide, "adaround"]
+    assert (
+        abs(rounding.behind) < rounding.behind_error
+        and rounding.divergence > 5 * found[wide, "ours"].divergence
+    )
     scaling = {cell: each for (cell, method), each in found.items() if method == "ewgs-rebuilt"}
     for cell, each in scaling.items():
         network, bits, _, seconds, _ = cell
