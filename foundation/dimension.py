@@ -118,7 +118,7 @@ class Dimension(ABC):
         """
         self.values = tuple(self.values if values is None else values)
         if not self.values or len(set(self.values)) < len(self.values):
-            given = ", ".join(map(str, self.values)) or "none"
+            given = ", ".join("natural" if one is None else str(one) for one in self.values) or "none"
             raise UserError(f"{self.name} {given}: give at least one value, and each once")
 
     # ---- what a value is

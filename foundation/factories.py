@@ -12,6 +12,8 @@ from typing import Any
 
 from foundation.errors import UserError
 
+MANY = 8  # names that a message lists, at most
+
 
 def is_factory(text: str) -> bool:
     """Whether ``text`` has the form ``package.module:function``."""
@@ -47,7 +49,12 @@ def find_named(text: str) -> Any:
     except BaseException as error:  # a module of someone else's does anything
         raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error
     if found is None:
-        raise UserError(f"{text!r}: module {module_name!r} has no {name!r}")
+        own = [
+            key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name
+        ]
+        offered = ", ".join(sorted(key for key in own if not key.startswith("_"))[:MANY])
+        what = f"name one of its own: {offered}" if offered else "nothing is defined in it"
+        raise UserError(f"{text!r}: module {module_name!r} has no {name!r}; {what}")
     return found
 
 

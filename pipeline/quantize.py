@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         "--coded-bits",
         type=float,
         metavar="BITS",
-        help="that an index takes in the file on average, fewer than --bits: evenly spaced values, more of a layer's weights on "
-        "some than on others (default: values where the weights are)",
+        help="that an index takes in the file on average, about, fewer than --bits: evenly spaced values, more of a layer's "
+        "weights on some than on others (default: values where the weights are)",
     )
     parser.add_argument(
         "--ends", type=int, default=8, metavar="BITS", help="of the first and the last layer (default 8)"

@@ -298,7 +298,8 @@ def as_text(found: Found) -> str:
     if saves:
         notes.append(f"saved: by {widths[-1]} instead of 8 bits; time is modelled, for one image")
     layers_own = {name: own for name, own in found.space.dimensions.items() if not own.of_network}
-    for name in (name for name in layers_own if name in found.typed):
+    searched = (name for name, own in layers_own.items() if any(value is not None for value in own.values))
+    for name in (name for name in searched if name in found.typed):
         own_table, what = _of_dimension(found, name, [place.name for place in worst])
         lines += ["", aligned(own_table)]
         of_it = f", and the {what} that it saves of the layer's" if what else ""

@@ -21,7 +21,9 @@ def npz(place: str, size: Size | None, fallback: Size) -> ImageData:
     name = f"npz:{place}"
     path = Path(needed("npz:FILE", place)).expanduser()
     if not is_file(path):
-        raise UserError(f"{name}: there is no such file")
+        raise UserError(
+            f"{name}: there is no such file; give one of numpy.savez with x_train, y_train, x_val and y_val"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

@@ -27,7 +27,7 @@ def unlabelled(place: str, size: Size | None, fallback: Size) -> ImageData:
     name = f"unlabelled:{place}"
     root = Path(needed("unlabelled:DIR", place)).expanduser()
     if not root.is_dir():
-        raise UserError(f"{name}: there is no folder {root}")
+        raise UserError(f"{name}: there is no folder {root}; give one that holds image files, flat or nested")
     files = [file.relative_to(root).as_posix() for file in _distinct(image_files(root))]
     if len(files) < LEAST:
         raise UserError(

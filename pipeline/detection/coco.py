@@ -58,7 +58,7 @@ def coco(place: str, size: Size) -> tuple[BoxedImages, BoxedImages]:
     """
     root, name = Path(place).expanduser(), f"coco:{place}"
     if not root.is_dir():
-        raise UserError(f"{name}: there is no folder {root}")
+        raise UserError(f"{name}: there is no folder {root}; give one with COCO's images and annotations")
     parts = [_part(name, root, words, size) for words in SPLITS]
     train, val = parts
     if train.classes != val.classes:

@@ -352,7 +352,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("digit", "unknown data set 'digit'.*Did you mean 'digits'"),
         ("cifar100:/somewhere", "unknown data set 'cifar100'.*Did you mean 'cifar10'"),
         ("cifar10", "needs a place: cifar10:DIR"),
-        ("npz:/absent.npz", "there is no such file"),
+        ("npz:/absent.npz", "there is no such file; give one of numpy.savez with x_train"),
         ("digits:/tmp", "say just digits"),
         ("absent.module:thing", "there is no module 'absent'"),
     ],

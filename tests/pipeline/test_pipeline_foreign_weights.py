@@ -257,7 +257,7 @@ def test_factories_that_work(factories: str, name: str) -> None:
         ("foreign_factories:meta", "without values"),
         ("foreign_factories:nan", r"starts with are broken: 0\.weight holds NaN"),
         ("foreign_factories:instance", "is a Sequential, not a function"),
-        ("foreign_factories:absent", "has no 'absent'"),
+        ("foreign_factories:absent", "has no 'absent'; name one of its own: "),
         (
             "foreign_needs:net",
             "importing module 'foreign_needs' failed: ModuleNotFoundError: No module named",

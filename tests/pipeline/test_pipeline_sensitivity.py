@@ -155,6 +155,8 @@ def test_what_saves_bytes_alone_says_how_many(
     rows = list(csv.DictReader(io.StringIO(typed(place, monkeypatch, capsys, *words, "--format", "csv"))))
     text = typed(place, monkeypatch, capsys, *words)
     assert "and the bytes that it saves of the layer's" in text
+    nothing = typed(place, monkeypatch, capsys, *WORDS, "--dimensions", "coded_bits=natural")
+    assert "coded_bits" not in nothing  # there is nothing to show
     by = {
         (row["layer"], row["bits"], row["components"], row["coded_bits"]): row
         for row in rows

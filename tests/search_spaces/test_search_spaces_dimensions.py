@@ -148,6 +148,7 @@ def test_what_a_person_types_is_refused_at_once_and_by_name() -> None:
         (["zero_share=natural,1.5"], r"zero_share 1\.5: give a share"),
         (["zero_share=half"], "zero_share 'half'"),
         (["zero_share=0.5,0.5"], "zero_share 0.5, 0.5: .* each once"),
+        (["zero_share=natural,natural"], "zero_share natural, natural: .* each once"),
         (["zero_share", "zero_share=0.5"], "zero_share is named twice"),
         (["temperature=cosine"], "temperature cosine: a schedule cannot be typed"),
         (["zero-share=0.5"], "unknown dimension 'zero-share'"),
