@@ -288,18 +288,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: this machine has no CUDA device; choose cpu")
-        for name in ("batch", "repeat", "threads"):
-            least = min(args.threads) if name == "threads" else getattr(args, name)
-            if least < (2 if name == "batch" else 1):
-                raise UserError(f"--{name} {least}: give a positive number, a batch of 2 or more")
+        for name, given in (("batch", args.batch), ("repeat", args.repeat), ("threads", min(args.threads))):
+            if given < (2 if name == "batch" else 1):
+                raise UserError(f"--{name} {given}: give a positive number, a batch of 2 or more")
         if args.zero_share is not None and not 0 <= args.zero_share < 1:
             raise UserError(f"--zero-share {args.zero_share}: give a share from 0 to below 1")
         on_gpu = args.device == "cuda"
         model = args.model or ("resnet50" if on_gpu else "resnet20")
-        size, bfloat16 = (
-            args.size or find_network(model).image_size,
-            on_gpu if args.bfloat16 is None else args.bfloat16,
-        )
+        size = args.size or find_network(model).image_size
+        bfloat16 = on_gpu if args.bfloat16 is None else args.bfloat16
         found = []
         for threads in args.threads:
             conditions = Conditions(

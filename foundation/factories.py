@@ -6,8 +6,9 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from foundation.errors import UserError
@@ -49,13 +50,21 @@ def find_named(text: str) -> Any:
     except BaseException as error:  # a module of someone else's does anything
         raise UserError(f"{text!r}: importing module {module_name!r} failed: {story(error)}") from error
     if found is None:
-        own = [
-            key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name
-        ]
-        offered = ", ".join(sorted(key for key in own if not key.startswith("_"))[:MANY])
-        what = f"name one of its own: {offered}" if offered else "nothing is defined in it"
-        raise UserError(f"{text!r}: module {module_name!r} has no {name!r}; {what}")
+        raise UserError(
+            f"{text!r}: module {module_name!r} has no {name!r}; {_offered(vars(module), module_name)}"
+        )
     return found
+
+
+def _offered(members: Mapping[str, Any], module_name: str) -> str:
+    """The functions and classes that a module itself defines, in words; of all else, which may be anything, nothing is asked."""
+    own = sorted(
+        name
+        for name, member in members.items()
+        if issubclass(type(member), (FunctionType, type)) and member.__module__ == module_name
+    )
+    public = [name for name in own if not name.startswith("_")][:MANY]
+    return f"name one of its own: {', '.join(public)}" if public else "nothing is defined in it"
 
 
 def find_factory(text: str) -> Callable[..., Any]:

@@ -699,7 +699,9 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
         network, bits, _, seconds, _ = cell
         behind = each.behind / each.behind_error
         if network == "mobilenet_v2_cifar":
-            assert behind < -2 and each.divergence > found[cell, "ours"].divergence
+            steps = found[cell, "lsq-rebuilt"]
+            assert max(behind, steps.behind / steps.behind_error) < -2
+            assert min(each.divergence, steps.divergence) > found[cell, "ours"].divergence
         elif seconds == "600" or (network, bits) in (("resnet32", "3"), ("resnet32", "4")):
             assert behind < -2
         elif (network, bits) == ("resnet32", "2"):
