@@ -18,7 +18,8 @@ half. Learning rates are those of ``--rates``, each a cell.
     shrunk              Gaussian mixtures, the zeros' weights, or those of blocks that are left out, shrunk by ``--shrink`` in
                         each step; shrunk-directly the same without rebuilding
     rebuilt             Gaussian mixtures, rebuilt alone, whatever it takes
-    adaround            learned rounding of a uniform grid, layer by layer, a thousand steps each, whatever it takes
+    adaround            learned rounding of a uniform grid, layer by layer, a thousand steps each, whatever it takes;
+                        adaround-published with as many steps as its publication takes, twenty thousand
     kmeans, int8        nothing trained; int8-norms rebuilt alone (norms and biases matched)
 
 What is judged: error on the report half, paired with fp32's answers image by image, and the divergence from fp32. An odd
@@ -63,12 +64,13 @@ METHODS = {
     "shrunk-directly": ("benchmarks.shrinking:Shrinking", "directly"),
     "rebuilt": ("gaussian_mixture", "rebuilt"),
     "adaround": ("adaptive_rounding", "rounded"),
+    "adaround-published": ("adaptive_rounding", "rounded"),
     "int8-norms": ("gaussian_mixture", "rebuilt"),
     "kmeans": ("gaussian_mixture", "untrained"),
     "int8": ("gaussian_mixture", "untrained"),
 }
 DKM = 0.05  # temperature, in standard deviations of a layer's weights
-ROUNDED = 1000  # steps a layer
+ROUNDED = {"adaround": 1000, "adaround-published": 20_000}  # steps a layer
 PROBED = 4  # steps that are timed, after two
 
 
@@ -185,7 +187,7 @@ def measure(cell: Cell, model: Any, data: Any, mean: Any, std: Any, part: TrialP
     if way in ("staged", "rebuilt"):
         curve.append(run.reach(Stage(REBUILT)))
     elif way == "rounded":
-        run.rebuild(settings.rebuild_images, Reconstruction(steps=ROUNDED, solve=False), None)
+        run.rebuild(settings.rebuild_images, Reconstruction(steps=ROUNDED[cell.method], solve=False), None)
     rebuilding = run.seconds and time.process_time() - begun
     steps = (cell.asked_steps or 0) if trained else 0
     if timed:

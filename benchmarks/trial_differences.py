@@ -3,8 +3,9 @@
     python -m benchmarks.trial_differences
 
 A method's row is that of the rate, temperature and factor with the least divergence on the halves that guided; what is said of
-it is of the other halves. Seeds are taken in pairs (0 and 1, 2 and 3, ...), which together report on all validation images; the
-standard error is that of the mean over images.
+it is of the other halves. Even seeds report on one half of the validation images, odd ones on the other; a method is said
+something of where it has both, and is the mean of the halves', each that of its seeds. It is compared with ours by the seeds
+that both have. The standard error is that of the mean over images.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Summary:
 
 
 def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
-    """Of each cell's methods, the best first by points; rows without answers and seeds without their other half are left out."""
+    """Of each cell's methods, the best first by points; rows without answers and methods without both halves are left out."""
     cells: dict[tuple[str, ...], dict[str, list[Mapping[str, str]]]] = defaultdict(dict)
     grouped: dict[tuple[tuple[str, ...], str, tuple[str, ...]], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
@@ -57,10 +58,11 @@ def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
             key = (cell, row["method"], tuple(row[name] for name in TUNED))
             grouped[key].append(row)
     for (cell, method, _), found in grouped.items():
-        paired = _paired(found)
         before = cells[cell].get(method)
-        if paired and (before is None or _guide(paired) < _guide(before)):
-            cells[cell][method] = paired
+        if _whole(found) and (
+            before is None or _mean(found, "search_divergence") < _mean(before, "search_divergence")
+        ):
+            cells[cell][method] = found
     return [
         each
         for cell in sorted(
@@ -73,23 +75,36 @@ def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
     ]
 
 
-def _paired(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """The rows of seeds whose other half is there too, in order."""
-    by_seed = {int(row["seed"]): row for row in rows}
-    return [by_seed[seed] for seed in sorted(by_seed) if seed ^ 1 in by_seed]
+def _halves(rows: Sequence[Mapping[str, str]]) -> list[list[Mapping[str, str]]]:
+    """The rows that report on the first half of the images, and those on the second."""
+    return [[row for row in rows if int(row["seed"]) % 2 == parity] for parity in (0, 1)]
 
 
-def _guide(rows: Sequence[Mapping[str, str]]) -> float:
-    return float(np.mean([float(row["search_divergence"]) for row in rows]))
+def _whole(rows: Sequence[Mapping[str, str]]) -> bool:
+    """Whether they report on all images."""
+    return all(_halves(rows))
+
+
+def _mean(rows: Sequence[Mapping[str, str]], name: str) -> float:
+    """Of a column, both halves alike however many seeds each has."""
+    return float(np.mean([np.mean([float(row[name]) for row in half]) for half in _halves(rows)]))
 
 
 def _right(rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64]:
-    """How often each image was answered rightly, 0 to 1, over pairs of seeds: first the even halves' images."""
-    halves = []
-    for parity in (0, 1):
-        own = [row for row in rows if int(row["seed"]) % 2 == parity]
-        halves.append(np.mean([right_of(row["answers"], int(row["images"])) for row in own], axis=0))
-    return np.concatenate(halves)
+    """How often each image was answered rightly, 0 to 1: first the even seeds' images."""
+    return np.concatenate(
+        [
+            np.mean([right_of(row["answers"], int(row["images"])) for row in half], axis=0)
+            for half in _halves(rows)
+        ]
+    )
+
+
+def _behind(rows: Sequence[Mapping[str, str]], ours: Sequence[Mapping[str, str]]) -> tuple[float, float]:
+    """How many points more are right than with ours, by the seeds of both, and its standard error; else zeros."""
+    shared = {row["seed"] for row in rows} & {row["seed"] for row in ours}
+    own, others = ([row for row in each if row["seed"] in shared] for each in (rows, ours))
+    return _mean_and_error(100 * (_right(own) - _right(others))) if _whole(own) else (0.0, 0.0)
 
 
 def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -102,20 +117,13 @@ def _summary(
     rows: Sequence[Mapping[str, str]],
     ours: Sequence[Mapping[str, str]] | None,
 ) -> Summary:
-    right = _right(rows)
-    seeds = {row["seed"] for row in rows}
-    same = [row for row in ours or () if row["seed"] in seeds]
-    behind, behind_error = (0.0, 0.0) if not same else _mean_and_error(100 * (right - _right(same)))
-    lost = 100 * float(np.mean([float(row["difference"]) for row in rows]))
-    # Of the mean over both halves: each row's error is of its own half.
-    error = 100 * (sum(float(row["difference_standard_error"]) ** 2 for row in rows[:2]) / 4) ** 0.5
-
-    def mean(name: str) -> float:
-        return float(np.mean([float(row[name]) for row in rows]))
-
+    first, second = (
+        float(np.mean([float(row["difference_standard_error"]) for row in half])) for half in _halves(rows)
+    )
     return Summary(
-        cell, method, len(rows), len(right), lost, error, behind, behind_error,
-        mean("divergence"), mean("zeros"), mean("bytes") if all(row["bytes"] for row in rows) else 0.0,
+        cell, method, len(rows), sum(int(half[0]["images"]) for half in _halves(rows)), 100 * _mean(rows, "difference"),
+        100 * (first**2 + second**2) ** 0.5 / 2, *_behind(rows, ours or ()),
+        _mean(rows, "divergence"), _mean(rows, "zeros"), _mean(rows, "bytes") if all(row["bytes"] for row in rows) else 0.0,
     )  # fmt: skip
 
 

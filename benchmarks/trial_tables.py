@@ -91,8 +91,10 @@ def _trials() -> str:
         compared = each.method != "ours" and each.cell in of_ours
         behind = "" if not compared else f"{each.behind:+.2f} ± {each.behind_error:.2f}"
         points = f"{each.points:+.2f} ± {each.points_error:.2f}"
-        body.append([cell, each.method, points, behind, f"{each.divergence:.3f}", f"{each.bytes:,.0f}"])
-    return table(["cell", "method", "points to fp32", "to ours", "divergence", "bytes"], body)
+        body.append([
+            cell, each.method, points, behind, f"{each.divergence:.3f}", f"{each.bytes:,.0f}", str(each.seeds),
+        ])  # fmt: skip
+    return table(["cell", "method", "points to fp32", "to ours", "divergence", "bytes", "seeds"], body)
 
 
 @TABLES.register("trials_by_bytes")

@@ -60,13 +60,33 @@ def test_rates_are_chosen_by_what_guided_not_by_what_is_reported() -> None:
     assert found.points == pytest.approx(100 * (bad.mean() - 1))
 
 
-def test_a_seed_without_its_other_half_and_rows_without_answers_are_left_out() -> None:
-    alone = [row("ours", seed, draw(seed, 0.9)) for seed in (0, 3, 100)]
+def test_a_method_without_both_halves_and_rows_without_answers_are_left_out() -> None:
+    alone = [row("ours", seed, draw(seed, 0.9)) for seed in (0, 2, 100)]
     assert summaries(alone) == []
     old = row("ours", 1, draw(1, 0.9)) | {"answers": ""}
     assert summaries([*alone, old]) == []
-    (found,) = summaries([*alone, row("ours", 2, draw(2, 0.9))])
-    assert isinstance(found, Summary) and found.seeds == 2
+    (found,) = summaries([*alone, row("ours", 3, draw(3, 0.9))])
+    assert isinstance(found, Summary) and (found.seeds, found.images) == (4, 2 * IMAGES)
+
+
+def test_halves_count_alike_however_many_seeds_they_have() -> None:
+    ours = {seed: draw(seed, 0.9) for seed in range(4)}
+    theirs = {0: draw(10, 0.8), 1: draw(11, 0.6), 2: draw(12, 0.8), 4: draw(13, 0.1)}
+    rows = [row("ours", seed, right) for seed, right in ours.items()]
+    rows += [row("lsq", seed, right) for seed, right in theirs.items()]
+    found = {each.method: each for each in summaries(rows)}["lsq"]
+    even = np.mean([theirs[seed] for seed in (0, 2, 4)], axis=0)
+    assert found.points == pytest.approx(100 * ((even.mean() + theirs[1].mean()) / 2 - 1))
+    # by the seeds that both have
+    first = (theirs[0] + theirs[2] - ours[0] - ours[2]) / 2
+    assert found.behind == pytest.approx(100 * np.concatenate([first, theirs[1] - ours[1]]).mean())
+
+
+def test_methods_that_share_no_half_with_ours_are_not_compared_with_it() -> None:
+    rows = [row("ours", seed, draw(seed, 0.9)) for seed in (0, 1)]
+    rows += [row("lsq", seed, draw(seed, 0.5)) for seed in (0, 3)]
+    found = {each.method: each for each in summaries(rows)}["lsq"]
+    assert found.behind == found.behind_error == 0
 
 
 def test_a_table_without_rows_is_named(tmp_path: Path) -> None:
