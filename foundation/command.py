@@ -51,6 +51,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str | None = None, **options: Any) -> None:
         module = (prog or "").removeprefix("python -m ")
         super().__init__(prog=typed(module) if prog and module != prog else prog, **options)
+        self.register("type", int, _whole_number)
+        self.register("type", float, _number)
         self.add_argument(
             "--quiet",
             action="store_true",
@@ -80,6 +82,20 @@ class Parser(argparse.ArgumentParser):
         if (handed := _handed.get()) is not None:
             handed(self)
         return super().parse_known_args(args, namespace)
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give one such as 8") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give one such as 8 or 1.5") from None
 
 
 class _Version(argparse.Action):

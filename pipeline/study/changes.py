@@ -10,7 +10,8 @@ from foundation.files import json_text
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """``bits was [2, 4], now [4]`` of each value that differs, named by its keys; ``where``: those that lead here."""
+    """``bits was [2, 4], now [4]`` of each value that differs, named by its keys; what is not there is ``none``; ``where``: the
+    keys that lead here."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             yield from differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
@@ -19,6 +20,10 @@ def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list) and None in value:
+        return f"[{', '.join(map(_short, value))}]"
     text = json_text(value, ensure_ascii=False)
     return (
         text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -10,6 +11,9 @@ import sys
 from typing import IO
 
 import pytest
+
+from foundation.command import Parser
+from foundation.errors import UserError
 
 START = "import sys, time\nfrom foundation.command import Parser, main_guard\nfrom foundation.errors import UserError\n"
 CLOSES = """
@@ -73,6 +77,20 @@ def test_a_reader_that_has_had_enough_is_no_fault(lines: int) -> None:
     assert writer.stdout is not None and writer.stderr is not None
     writer.stdout.close()
     assert (writer.stderr.read(), writer.wait(20)) == ("", 0)
+
+
+def test_a_number_that_is_none_is_named_with_one_that_is() -> None:
+    parser = Parser(prog="it")
+    parser.add_argument("--bits", type=int)
+    parser.add_argument_group("more").add_argument("--share", type=float)
+    assert vars(parser.parse_args(["--bits", "4", "--share", "1e-3"])) == {"bits": 4, "share": 0.001}
+    for typed, says in [
+        (["--bits", "2.5"], "argument --bits: '2.5' is no whole number; give one such as 8"),
+        (["--share", "1,5"], "argument --share: '1,5' is no number; give one such as 8 or 1.5"),
+        (["--share", ""], "argument --share: '' is no number"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(says)):
+            parser.parse_args(typed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

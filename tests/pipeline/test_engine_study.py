@@ -439,7 +439,7 @@ def test_a_study_from_before_a_dimension_was_searched_goes_on_without_it(tmp_pat
     with open_study(settings.folder, searched_space(settings, layers)) as study:
         assert study.recovered.finished == 3 and study.ask() is not None
     asked_for = searched_space(dataclasses.replace(settings, dimensions=("coded_bits",)), layers)
-    with pytest.raises(UserError, match=r"space\.coded_bits was null, now \["):
+    with pytest.raises(UserError, match=r"space\.coded_bits was none, now \["):
         open_study(settings.folder, asked_for)
     other = dataclasses.replace(settings, quantizer="learned_step")
     assert "coded_bits" not in searched_space(other, layers).dimensions
@@ -451,7 +451,7 @@ def test_a_study_does_not_go_on_without_a_dimension_that_was_searched(tmp_path: 
     with open_study(tmp_path, Space(places, bits=(2,), dimensions=asked([name]))) as study:
         run(study, 3)
     without = asked(["coded_bits=natural"] if name == "coded_bits" else [])
-    with pytest.raises(UserError, match=rf"space\.{name} was .*, now null"):
+    with pytest.raises(UserError, match=rf"space\.{name} was .*, now none"):
         open_study(tmp_path, Space(places, bits=(2,), dimensions=without))
     with open_study(tmp_path, Space(places, bits=(2,), dimensions=asked([name]))) as study:
         assert study.recovered.finished == 3

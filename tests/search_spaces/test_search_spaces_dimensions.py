@@ -280,5 +280,5 @@ def test_a_study_is_resumed_with_the_same_values_of_the_same_dimensions_alone(tm
     with opened(f"{KEPT}=natural,0.5") as study:
         assert not study.created and study.ask() is not None
     for typed in ([f"{KEPT}=natural,0.75"], []):
-        with pytest.raises(UserError, match=rf"space\.{KEPT} was \[null, 0\.5\], now"):
+        with pytest.raises(UserError, match=rf"space\.{KEPT} was \[none, 0\.5\], now"):
             opened(*typed)

@@ -177,7 +177,7 @@ def test_a_study_keeps_to_its_devices_and_its_metric(folder: Path) -> None:
     other = command_here("search", "--name", "own", "--devices", "emulated", cwd=folder)
     assert other.returncode == 2 and f'devices was "{DEVICE}", now "emulated"' in other.stderr
     judged = command_here("search", "--name", "own", "--metric", "accuracy", cwd=folder)
-    assert judged.returncode == 2 and f'metric was "{METRIC}", now null' in judged.stderr, judged.stderr
+    assert judged.returncode == 2 and f'metric was "{METRIC}", now none' in judged.stderr, judged.stderr
     wrong = command_here("search", "--devices", "downclocked:CLOCK_GHZ", cwd=folder)
     assert wrong.returncode == 2 and "is a float, not a kind of device" in wrong.stderr
     assert len(wrong.stderr.strip().splitlines()) == 1
