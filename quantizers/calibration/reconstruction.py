@@ -14,7 +14,7 @@ from quantizers.calibration.assignment import Problem, solve
 from quantizers.calibration.lockstep import MEMORY, lockstep
 from quantizers.calibration.norms import channel_statistics, match_batch_norm
 from quantizers.calibration.patches import apply, sampled
-from quantizers.core.activation import TrainableStep
+from quantizers.core.activation import TrainableStep, some_values
 from quantizers.core.base import WeightQuantizer
 from quantizers.core.placement import RELU, kind
 from quantizers.network import quantizers_of
@@ -147,10 +147,10 @@ def _settled(module: nn.Module) -> bool:
 
 
 def _thinned(values: Iterable[Tensor]) -> Tensor:
-    """Some values of every batch, evenly."""
-    parts = [x.detach().flatten() for x in values]
-    every = max(1, sum(len(part) for part in parts) // STEP_SAMPLE)
-    return torch.cat([part[::every] for part in parts])
+    """Some values of every batch."""
+    parts = [x.detach() for x in values]
+    share = min(1.0, STEP_SAMPLE / max(1, sum(part.numel() for part in parts)))
+    return torch.cat([some_values(part, math.ceil(share * part.numel())) for part in parts])
 
 
 def _rebuild(

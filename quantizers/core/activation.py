@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from quantizers.core.uncompiled import uncompiled
 
-SAMPLE = 20_000  # values that a first step is fitted to
+SAMPLE = 1 << 16  # values that a first step is fitted to
 CLIPS = torch.linspace(0.2, 1.0, 41)  # shares of the largest magnitude that are tried as the range's end
 FLOOR = 1 / 64  # of the first step: a step never gets smaller
 # From so many values of a batch on, a step's gradient is estimated from its first images, at least one in THINNEST of them;
@@ -114,6 +114,16 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
 
 
+def some_values(x: Tensor, count: int) -> Tensor:
+    """So many of the values, flat, from anywhere, the same places each time; all where there are no more. (At a stride they would
+    come from few pixels or channels: sizes are powers of two.)"""
+    values = x.detach().flatten()
+    if len(values) <= count:
+        return values
+    generator = torch.Generator().manual_seed(0)
+    return values[torch.randint(0, len(values), (count,), generator=generator, device="cpu").to(x.device)]
+
+
 def fake_quantize(x: Tensor, step: float, low: int, high: int) -> Tensor:
     """``step * clamp(round(x / step), low, high)``, halves to even; in an exported program the one operation that the compiler
     looks for, ``aten.fake_quantize_per_tensor_affine``."""
@@ -187,8 +197,8 @@ class TrainableStep(nn.Module):
             self.low.fill_(low)
             self.high.fill_(high)
             self._range = None
-        values = x.detach().float().flatten()
-        values = values[:: max(1, values.numel() // SAMPLE)]
+        # The network's input keeps its whole range.
+        values = some_values(x, SAMPLE).float() if self.step.requires_grad else x.detach().float()
         largest = values.abs().max() if low < 0 else values.max()
         if not largest > 0:
             largest = torch.ones_like(largest)

@@ -72,6 +72,36 @@ def test_calibration_finds_the_least_squared_error() -> None:
     assert errors[quantizer.step.item()] <= 1.05 * best
 
 
+@pytest.mark.parametrize("shape", [(256, 160, 4, 4), (64, 64, 16, 16), (1024, 640, 1, 1), (100, 31, 15, 15)])
+@pytest.mark.parametrize("by", ["row", "channel"])
+def test_calibration_sees_every_pixel_and_channel(shape: tuple[int, ...], by: str) -> None:
+    """What networks give is large in the middle of images, and in some channels."""
+    size = torch.ones(shape)
+    if by == "row":
+        size[:, :, 1 : max(2, shape[2] - 1)] = 20.0
+    else:
+        size[:, 1::2] = 20.0
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).abs() * size
+    quantizer = TrainableStep(8, signed=False)
+    quantizer.calibrate(x)
+    errors = {
+        step: FrozenStep(step, 0, 255)(x).sub(x).square().sum().item()
+        for step in (
+            quantizer.step.item(),
+            *(float(x.max()) / 255 * share for share in (0.5, 0.7, 0.85, 1.0)),
+        )
+    }
+    assert errors[quantizer.step.item()] <= 1.15 * min(errors.values())
+
+
+def test_the_range_of_the_networks_input_is_that_of_all_its_values() -> None:
+    pixels = TrainableStep(8, signed=True, learned=False)
+    images = torch.zeros(64, 3, 96, 96)
+    images[17, 1, 33, 77] = 3.0
+    pixels.calibrate(images)
+    assert pixels.step.item() == pytest.approx(3.0 / 255) and pixels.range == (0, 255)
+
+
 def test_input_step_is_the_range_and_does_not_learn() -> None:
     quantizer = TrainableStep(8, signed=True, learned=False)
     quantizer.calibrate(torch.linspace(-2.0, 1.5, 100))

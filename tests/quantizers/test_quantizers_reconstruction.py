@@ -528,3 +528,18 @@ def test_activation_steps_are_fitted_to_what_rebuilt_layers_give(
         with torch.no_grad():
             off.append(float(torch.cat([hardened(x) - network(x) for x in images]).square().mean()))
     assert off[1] < 0.7 * off[0]
+
+
+def test_steps_that_are_fitted_anew_see_the_middle_of_images() -> None:
+    """Where images have their objects; their corners are empty."""
+    network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 8, 1)).eval()
+    image = torch.zeros(512, 3, 8, 8)
+    image[:, :, 3:5, 3:5] = torch.randn(512, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    batches = list(image.split(256))
+    made = quantize(network, Plan.uniform(["0", "2"], LayerPlan(8)), image)
+    for how in (Reconstruction(match_steps=False), Reconstruction(match_steps=True)):
+        again = copy.deepcopy(made)
+        reconstruct(again, network, batches, how)
+        with torch.no_grad():
+            wanted, found = network(image), harden(again).network(image)
+        assert (found - wanted).square().mean() < 1e-3 * wanted.var()
