@@ -160,9 +160,11 @@ def detectors() -> tuple[str, ...]:
 
 
 def pictured() -> tuple[str, ...]:
-    """Of the default search's front, what README.md tells: the recommended program's, and the smallest one's."""
+    """Of the default search's front, what README.md tells: the recommended program's, and the smallest's of those that answer
+    97 % rightly."""
     found = {row["name"]: row for row in rows("front_vgg_tiny_digits.csv")}
-    chosen, smallest = found["db7c8c978f8c"], min(found.values(), key=lambda row: int(row["size_bytes"]))
+    able = [row for row in found.values() if float(row["search_score"]) >= 97]
+    chosen, smallest = found["ade719418f3a"], min(able, key=lambda row: int(row["size_bytes"]))
 
     def ahead_of(reference: str, row: dict[str, str], column: str) -> str:
         return f"{float(found[reference][column]) / float(row[column]):.1f}"
@@ -444,8 +446,8 @@ def split_times() -> tuple[str, str]:
 CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
     ("README.md", "is {} times smaller than 8 bits make it ({} times smaller than fp32) and {} times faster (modelled); of the "
      "300 images that guided the search it answers {} % rightly (fp32 {}), and on 299 others it loses {} ± {} points. The "
-     "smallest of the front is {} times smaller and {} times faster than 8 bits; there the same figures are {} % and {} ± {} "
-     "points.",
+     "smallest that answers 97 % rightly is {} times smaller and {} times faster than 8 bits; there the same figures are {} % "
+     "and {} ± {} points.",
      pictured),
     ("README.md", "ahead of learned steps by {} to {} points on residual networks", learned_steps),
     ("README.md", "ResNet-18 with 2 bits and 80 % zeros is {} times as fast on an A76-class core and {} times on an "
@@ -656,24 +658,22 @@ def test_what_many_zeros_cost_by_where_training_begins_is_as_measured() -> None:
 
 def test_who_leads_in_whole_trials_is_as_said() -> None:
     found = {(each.cell, each.method): each for each in summaries(rows("trial_accuracy.csv"))}
-    rebuilt = {cell: each for (cell, method), each in found.items() if method == "dkm-rebuilt"}
-    for cell, each in rebuilt.items():
-        network, bits, _, seconds, _ = cell
-        behind = each.behind / each.behind_error
-        if network == "mobilenet_v2_cifar":
-            assert each.divergence > found[cell, "ours"].divergence
-        elif seconds == "600":
-            assert behind < -2
-        elif (network, bits) == ("resnet32", "4"):
-            assert 1.5 < behind < 2.5
-        elif (network, bits) == ("resnet56", "2"):
-            assert 0.5 < behind < 1.5
-        elif (network, bits) == ("resnet56", "3"):
-            assert -3 < behind < -2.5
-        elif (network, bits) == ("resnet20", "3"):
-            assert -2.5 < behind < -1.5 and each.divergence < found[cell, "ours"].divergence
-        else:  # level
-            assert abs(behind) < 2
+    ahead = {key: -each.behind / each.behind_error for key, each in found.items() if each.behind_error}
+    # Of the cells without zeros, by a standard error: nobody else, in no other.
+    assert {key for key, by in ahead.items() if by < -1 and not key[0][2]} == {
+        (("resnet32", "4", "", "60", ""), "dkm-rebuilt"), (("resnet56", "2", "", "120", ""), "dkm-rebuilt"),
+    }  # fmt: skip
+    means = {cell: by for (cell, method), by in ahead.items() if method == "dkm-rebuilt"}
+    told = {
+        ("resnet32", "4", "60"): -2, ("resnet56", "2", "120"): -1, ("resnet20", "3", "60"): 2, ("resnet56", "3", "120"): 2.7,
+        ("resnet32", "2", "60"): 1.8, ("resnet20", "2", "600"): 3,
+    }  # fmt: skip
+    for (network, bits, _, seconds, _), by in means.items():
+        said = told.get((network, bits, seconds))
+        assert abs(by) < 1.7 if said is None else abs(by - said) < 0.4
+    nearer = [found[cell, "ours"].divergence < found[cell, "dkm-rebuilt"].divergence for cell in (
+        ("resnet20", "2", "", "600", ""), ("resnet20", "3", "", "60", ""))]  # fmt: skip
+    assert nearer == [True, False]
     ours = {
         cell[1:]: each for (cell, method), each in found.items() if (cell[0], method) == ("resnet20", "ours")
     }
@@ -688,27 +688,19 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
         assert at_once.behind > (
             2.5 * at_once.behind_error if many[0] == "resnet32" else -at_once.behind_error
         )
-    wide = ("mobilenet_v2_cifar", "4", "", "120", "")
-    rounding = found[wide, "adaround"]
-    assert (
-        abs(rounding.behind) < rounding.behind_error
-        and rounding.divergence > 5 * found[wide, "ours"].divergence
-    )
-    scaling = {cell: each for (cell, method), each in found.items() if method == "ewgs-rebuilt"}
-    for cell, each in scaling.items():
+    assert 1 < ahead[("mobilenet_v2_cifar", "4", "", "120", ""), "adaround"] < 2
+    for (cell, method), by in ahead.items():
         network, bits, _, seconds, _ = cell
-        behind = each.behind / each.behind_error
-        if network == "mobilenet_v2_cifar":
-            steps = found[cell, "lsq-rebuilt"]
-            assert max(behind, steps.behind / steps.behind_error) < -2
-            assert min(each.divergence, steps.divergence) > found[cell, "ours"].divergence
-        elif seconds == "600" or (network, bits) in (("resnet32", "3"), ("resnet32", "4")):
-            assert behind < -2
-        elif (network, bits) == ("resnet32", "2"):
-            assert 0.8 < behind < 1.3
-        else:  # level
-            assert abs(behind) < 1.5
-        assert 0 < 1 - each.bytes / found[cell, "ours"].bytes < 0.105
+        if network == "mobilenet_v2_cifar" and method in ("ewgs-rebuilt", "lsq-rebuilt"):
+            assert by > 1.5 and found[cell, method].divergence > 1.25 * found[cell, "ours"].divergence
+        elif method == "ewgs-rebuilt" and (seconds == "600" or (network == "resnet32" and bits != "2")):
+            assert by > 2
+        elif method == "ewgs-rebuilt" and bits == "2":
+            assert abs(by) < 1.5
+        if method == "ewgs-rebuilt":
+            assert 0 < 1 - found[cell, method].bytes / found[cell, "ours"].bytes < 0.13
+    two = ("resnet32", "2", "", "60", "")
+    assert found[two, "ewgs-rebuilt"].divergence < found[two, "ours"].divergence
 
 
 def test_level_with_k_means_on_residual_networks_and_a_point_behind_on_mobilenet() -> None:
