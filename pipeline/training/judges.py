@@ -183,6 +183,6 @@ class Judges:
             taught,
             kept,
             judge(data.train, kept) if count else None,
-            search if part == len(data.search) else judge(data.search, torch.arange(part)),
+            search if part == len(data.search) else judge(data.search, fixed_sample(len(data.search), part)),
             search,
         )

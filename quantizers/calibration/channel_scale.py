@@ -4,6 +4,7 @@ so one scale per channel costs no byte."""
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from torch import nn
@@ -14,18 +15,21 @@ from quantizers.tracing.trace import traced
 @torch.no_grad()
 def with_even_channels(model: nn.Module) -> nn.Module:
     """A copy that gives the same answers in evaluation mode, in which every output channel's weights of a convolution have the
-    root mean square of the layer, wherever nothing but a batch-norm reads the convolution.
+    root mean square of the layer, wherever nothing but a batch-norm reads the convolution and neither is called again elsewhere.
 
     Raises:
         UserError: the model cannot be traced.
     """
     model = copy.deepcopy(model)
-    for node in traced(model).graph.nodes:
+    nodes = traced(model).graph.nodes
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    for node in nodes:
         if node.op != "call_module" or len(node.users) != 1:
             continue
         conv, (reader,) = model.get_submodule(str(node.target)), node.users
         norm = model.get_submodule(str(reader.target)) if reader.op == "call_module" else None
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        once = calls[str(node.target)] == calls[str(reader.target)] == 1
+        if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             _rescale(conv, norm)
     return model
 

@@ -15,6 +15,7 @@ from quantizers.core.threads import threads
 from quantizers.network import quantizer_for
 
 SAMPLE = 1 << 14  # weights of a layer that are looked at
+ROWS = 16  # output channels at least: a few may be of another size than the layer
 
 
 class ChoiceError(NamedTuple):
@@ -51,7 +52,7 @@ def choice_errors(
     Raises:
         UserError: the quantizer cannot do what a plan wants.
     """
-    rows = some_rows(weight.shape, SAMPLE)
+    rows = some_rows(weight.shape, SAMPLE, ROWS)
     seen, importance = weight[rows].float(), fisher[rows].double()
     whole = float((fisher.double() * weight.double().square()).sum())
     part = float((importance * seen.double().square()).sum())
@@ -61,9 +62,9 @@ def choice_errors(
         return [_error(seen, importance, layer, quantizer, 0.5 * share) for layer in layers]
 
 
-def some_rows(shape: Sequence[int], most: int) -> Tensor:
-    """Evenly chosen output channels of a weight of this shape, int64: all, or as many as have ``most`` weights, at least one."""
-    count = min(shape[0], max(1, most // max(1, int(np.prod(shape[1:])))))
+def some_rows(shape: Sequence[int], most: int, least: int = 1) -> Tensor:
+    """Evenly chosen output channels of a weight of this shape, int64: all, or as many as have ``most`` weights, but ``least``."""
+    count = min(shape[0], max(least, most // max(1, int(np.prod(shape[1:])))))
     return torch.from_numpy(np.linspace(0, shape[0] - 1, count).round().astype(np.int64))
 
 

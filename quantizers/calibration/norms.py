@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundation.modes import evaluating
 
 TINY = 1e-30
+SILENT = 1e-6  # of a channel's usual variance
 Channels = tuple[Tensor, Tensor]
 """Mean and variance of each channel, float64 [C]."""
 Calls = dict[str, list[Channels]]
@@ -36,10 +37,15 @@ def channel_statistics(values: Iterable[Tensor]) -> Channels:
         counts.append(x.numel() / x.shape[1])
         means.append(mean.double())
         variances.append(variance.double())
-    shares = torch.tensor(counts, dtype=torch.float64, device=means[0].device)[:, None] / sum(counts)
-    mean = (shares * torch.stack(means)).sum(0)
-    within, between = torch.stack(variances), (torch.stack(means) - mean).square()
-    return mean, (shares * (within + between)).sum(0)
+    return _pooled(list(zip(means, variances)), counts)
+
+
+def _pooled(parts: Sequence[Channels], counts: Sequence[float]) -> Channels:
+    """Of all values together, from those of parts with so many values each."""
+    means, within = (torch.stack(each) for each in zip(*parts))
+    shares = torch.tensor(counts, dtype=torch.float64, device=means.device)[:, None] / sum(counts)
+    mean = (shares * means).sum(0)
+    return mean, (shares * (within + (means - mean).square())).sum(0)
 
 
 @torch.no_grad()
@@ -55,8 +61,9 @@ def match_batch_norm(norm: nn.Module, original: nn.Module, found: Channels, want
     if norm.running_mean is None or original.running_mean is None:
         return  # statistics of the batch: nothing to keep
     assert norm.running_var is not None and original.running_var is not None
-    # Of a channel that is constant in both networks nothing is known: it keeps its variance.
-    ratio = ((found[1] + TINY) / (wanted[1] + TINY)).clamp(min=1e-6)
+    # Of a channel that is all but constant in the fp32 network, on these images, nothing is known: it keeps its variance.
+    known = wanted[1] > SILENT * (original.running_var + original.eps)
+    ratio = torch.where(known, found[1] / wanted[1].clamp(min=TINY), 1.0).clamp(min=1e-6)
     norm.running_var.copy_((ratio * (original.running_var + original.eps) - norm.eps).clamp(min=0))
     norm.running_mean.copy_(found[0] - (wanted[0] - original.running_mean) * ratio.sqrt())
 
@@ -65,7 +72,7 @@ class NormMatcher:
     """Gives the batch-norms of quantized copies of a network statistics that fit them.
 
     In one pass, unlike ``quantizers.calibration.reconstruction``: behind a batch-norm a batch goes on as the statistics of that
-    batch have it, and what stays is the mean over the batches. So nothing is kept but a few figures of each channel.
+    batch have it, and what stays is by those of all batches together. So nothing is kept but a few figures of each channel.
 
     Args:
         original: the fp32 network.
@@ -93,22 +100,20 @@ class NormMatcher:
     def match(self, network: nn.Module) -> None:
         """Settle the batch-norms of ``network``, whose names are those of the fp32 network's, in place."""
         norms = {name: module for name, module in network.named_modules() if name in self._norms}
-        settled: dict[str, list[Channels]] = defaultdict(list)
+        seen: dict[str, list[tuple[Channels, Channels]]] = defaultdict(list)
         with evaluating(network):
             for batch, calls in zip(self._images() if norms else (), self._wanted):
                 wanted = {name: iter(found) for name, found in calls.items()}
 
                 def settle(name: str, found: Channels, wanted: Any = wanted) -> None:
-                    norm: Any = norms[name]
-                    match_batch_norm(norm, self._norms[name], found, next(wanted[name]))
-                    settled[name].append((norm.running_mean.double(), norm.running_var.double()))
+                    seen[name].append((found, next(wanted[name])))
+                    match_batch_norm(norms[name], self._norms[name], *seen[name][-1])
 
                 with _watched(norms, settle):
                     network(batch)
-        for name, found in settled.items():
-            norm: Any = norms[name]
-            for kept, each in zip((norm.running_mean, norm.running_var), zip(*found)):
-                kept.copy_(torch.stack(each).mean(0))
+        for name, pairs in seen.items():  # a channel may be all but silent in a batch, and not in all
+            found, meant = (_pooled(parts, [1.0] * len(parts)) for parts in zip(*pairs))
+            match_batch_norm(norms[name], self._norms[name], found, meant)
 
 
 @contextlib.contextmanager

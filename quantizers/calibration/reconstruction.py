@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quantizers.calibration.assignment import Problem, solve
 from quantizers.calibration.lockstep import MEMORY, lockstep
 from quantizers.calibration.norms import channel_statistics, match_batch_norm
 from quantizers.calibration.patches import apply, sampled
-from quantizers.core.activation import TrainableStep, some_values
+from quantizers.core.activation import LeftReLU, TrainableStep, some_values
 from quantizers.core.base import WeightQuantizer
-from quantizers.core.placement import RELU, kind
+from quantizers.core.placement import RELU, RELU6, kind
 from quantizers.network import quantizers_of
 from quantizers.tracing.trace import traced
 
 STEP_SAMPLE = 1 << 18  # values that an activation step is fitted to
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
+ACTIVATIONS = (nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
+FUNCTIONS = frozenset({F.leaky_relu, F.hardswish, F.silu, F.gelu})
 
 
 @dataclass(frozen=True)
@@ -329,25 +332,40 @@ def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor
     """The layer's bias and what directly follows it, batch-norm and activation, without quantizers, on outputs [P, out]."""
     module = network.get_submodule(str(node.target))
     bias = cast("Tensor | None", module.bias)
-    modules: list[nn.Module] = []
+    steps: list[Callable[[Tensor], Tensor]] = []
     while len(node.users) == 1:
         (node,) = node.users
-        if node.op != "call_module":
-            break
-        module = network.get_submodule(str(node.target))
-        if isinstance(module, (nn.BatchNorm2d, *ACTIVATIONS)):
-            modules.append(module)
-        elif not isinstance(module, TrainableStep):
+        found = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        step = found if isinstance(found, nn.BatchNorm2d) else _activation(network, node)
+        if step is not None:
+            steps.append(step)
+        elif not isinstance(found, TrainableStep):
             break
 
     def run(out: Tensor) -> Tensor:
         out = out if bias is None else out + bias.detach()
         out = out[:, :, None, None]
-        for module in modules:
-            out = module(out)
+        for step in steps:
+            out = step(out)
         return out.flatten(1)
 
     return run
+
+
+def _activation(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
+    """What an activation makes of values, whether it is a module, a function or a method; None: it is something else."""
+    if node.op == "output":
+        return None
+    sort = kind(network, node)
+    if sort in RELU or sort is LeftReLU:
+        return torch.relu
+    if sort in RELU6:
+        return F.relu6
+    if sort in FUNCTIONS:
+        named = {name: value for name, value in node.kwargs.items() if name not in ("input", "inplace")}
+        return partial(cast(Any, node.target), **named) if len(node.args) == 1 else None
+    module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return module if isinstance(module, ACTIVATIONS) else None
 
 
 def learn(

@@ -197,21 +197,35 @@ class TrainableStep(nn.Module):
             self.low.fill_(low)
             self.high.fill_(high)
             self._range = None
-        # The network's input keeps its whole range.
-        values = some_values(x, SAMPLE).float() if self.step.requires_grad else x.detach().float()
-        largest = values.abs().max() if low < 0 else values.max()
+        x = x.detach()
+        largest = (x.abs().max() if low < 0 else x.max()).float()
         if not largest > 0:
-            largest = torch.ones_like(largest)
-        if self.step.requires_grad:
-            steps = (CLIPS.to(values) * largest / high).clamp_min(1e-12)
-            errors = torch.stack(
-                [(fake_quantize(values, float(step), low, high) - values).square().sum() for step in steps]
-            )
-            step = steps[errors.argmin()]
-        else:
+            step = torch.ones_like(largest) / high
+        elif self.step.requires_grad:
+            step = self._fitted(x, largest)
+        else:  # the network's input keeps its whole range
             step = largest / high
         self.step.fill_(float(step))
         self.floor.fill_(float(step) * FLOOR)
+
+    def _fitted(self, x: Tensor, largest: Tensor) -> Tensor:
+        """The step with the least squared error. Some of the values stand for all, and what is larger than each of them for
+        itself: to keep a rare peak can be worth more than to round all others finely."""
+        low, high = self.range
+        values = some_values(x, SAMPLE).float()
+        common = (values.abs().max() if low < 0 else values.max()).clamp_min(1e-12 * high)
+        peaks = x[(x.abs() if low < 0 else x) > common].float()
+        ends = CLIPS.to(values) * common
+        if len(peaks):
+            ends = torch.cat([ends, CLIPS.to(values) * largest])
+        steps = (ends / high).clamp_min(1e-12)
+
+        def error(part: Tensor, step: float) -> Tensor:
+            return (fake_quantize(part, step, low, high) - part).square().sum()
+
+        share = x.numel() / values.numel()
+        errors = [share * error(values, step) + error(peaks, step) for step in steps.tolist()]
+        return steps[torch.stack(errors).argmin()]
 
     @uncompiled  # a compiled network calls it as it is
     def forward(self, x: Tensor) -> Tensor:

@@ -94,6 +94,27 @@ def test_calibration_sees_every_pixel_and_channel(shape: tuple[int, ...], by: st
     assert errors[quantizer.step.item()] <= 1.15 * min(errors.values())
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("share", "peak"), [(1e-5, 60.0), (1e-5, -30.0), (1e-7, 60.0), (0.0, 0.0)])
+def test_calibration_keeps_peaks_where_that_pays(share: float, peak: float, signed: bool) -> None:
+    """However rare they are, and lets them go where it does not."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1_000_000, generator=generator)
+    x[torch.randperm(len(x), generator=generator)[: int(share * len(x))]] = peak
+    x = x if signed else x.abs()
+    quantizer = TrainableStep(8, signed=signed)
+    quantizer.calibrate(x)
+    low, high = quantizer.range
+    errors = {
+        step: FrozenStep(step, low, high)(x).sub(x).square().sum().item()
+        for step in (
+            quantizer.step.item(),
+            *(end / high for end in (3.0, 3.5, 4.0, 4.5, 5.0, 20.0, 30.0, 60.0)),
+        )
+    }
+    assert errors[quantizer.step.item()] <= 1.1 * min(errors.values())
+
+
 def test_the_range_of_the_networks_input_is_that_of_all_its_values() -> None:
     pixels = TrainableStep(8, signed=True, learned=False)
     images = torch.zeros(64, 3, 96, 96)

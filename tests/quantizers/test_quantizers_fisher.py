@@ -186,6 +186,7 @@ def test_rows_are_whole_and_spread() -> None:
     assert some_rows((10, 4), 10_000).tolist() == list(range(10))
     assert some_rows((10, 4), 12).tolist() == [0, 4, 9]
     assert some_rows((10, 4000), 12).tolist() == [0]
+    assert some_rows((10, 4000), 12, 3).tolist() == [0, 4, 9] and len(some_rows((2, 4000), 12, 3)) == 2
 
 
 def test_clusters_are_kept_and_never_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -384,3 +384,31 @@ class ManyEnds(nn.Module):
 def test_ends_are_those_of_the_graph() -> None:
     assert end_layers(traced(ManyEnds())) == {"left", "right", "answer", "other_answer"}
     assert end_layers(traced(nn.Sequential(nn.Conv2d(3, 4, 1)))) == {"0"}
+
+
+class OneForTwo(nn.Module):
+    """A convolution with two batch-norms, and two convolutions with one, as heads of detectors have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(3, 8, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(2))
+        self.norm = nn.BatchNorm2d(8)
+        self.last, self.last_norm = nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.norms[0](self.shared(x)) + self.norms[1](self.shared(x.flip(3)))
+        second = self.norm(self.convs[0](first)) + self.norm(self.convs[1](first))
+        return self.last_norm(self.last(second))
+
+
+def test_even_channels_change_nothing_where_modules_are_shared() -> None:
+    torch.manual_seed(0)
+    network, x = OneForTwo().train(), torch.randn(16, 3, 8, 8)
+    for _ in range(5):
+        network(x)
+    even = with_even_channels(network.eval())
+    torch.testing.assert_close(even(x), network(x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(even.shared.weight, network.shared.weight)
+    assert not torch.equal(even.last.weight, network.last.weight)

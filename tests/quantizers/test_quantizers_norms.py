@@ -100,6 +100,24 @@ def test_a_norm_that_is_called_twice_and_one_without_statistics() -> None:
     torch.testing.assert_close(network.norm.running_mean - original.norm.running_mean, torch.full((3,), 1.0))
 
 
+def test_a_channel_that_is_silent_in_one_batch_keeps_its_statistics() -> None:
+    """There the fp32 network says nothing of it, and what rounding makes of nothing is no measure."""
+    network = nn.Sequential(nn.BatchNorm2d(2)).eval()
+    first = torch.randn(16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    second = first.clone()
+    second[:, 1] = 0.25  # constant
+    norm = network[0]
+    norm.running_mean.copy_(first.mean((0, 2, 3)))
+    norm.running_var.copy_(first.var((0, 2, 3)))
+    rounded = [batch + 1e-3 * torch.randn(batch.shape) for batch in (first, second)]
+    batches = iter([[first, second], rounded])
+    matcher = NormMatcher(network, lambda: next(batches))
+    made = copy.deepcopy(network)
+    matcher.match(made)
+    torch.testing.assert_close(made[0].running_var, norm.running_var, rtol=1e-2, atol=0)
+    torch.testing.assert_close(made[0].running_mean, norm.running_mean, rtol=0, atol=1e-2)
+
+
 def test_a_network_without_norms_is_not_run() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.codebook import entropy
@@ -21,6 +22,7 @@ from quantizers.calibration.lockstep import lockstep
 from quantizers.calibration.patches import apply, outputs_of, patches, sampled
 from quantizers.calibration.reconstruction import (
     Reconstruction,
+    _behind,
     learn,
     reconstruct,
     rectified_aim,
@@ -32,6 +34,7 @@ from quantizers.core.activation import TrainableStep
 from quantizers.core.levels import best_step
 from quantizers.network import harden, layer_names, quantize, quantizers_of
 from quantizers.registry import QUANTIZERS
+from quantizers.tracing.trace import traced
 from quantizers.weights.adaptive_rounding import AdaptiveRounding
 from quantizers.weights.gaussian_mixture import GaussianMixture
 from quantizers.weights.int8 import Int8
@@ -543,3 +546,43 @@ def test_steps_that_are_fitted_anew_see_the_middle_of_images() -> None:
         with torch.no_grad():
             wanted, found = network(image), harden(again).network(image)
         assert (found - wanted).square().mean() < 1e-3 * wanted.var()
+
+
+class Spelled(nn.Module):
+    """A convolution, a batch-norm where one is wanted, and an activation as it is given."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor], *, norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8) if norm else None
+        self.activation = activation
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv(x)
+        return self.last(self.activation(out if self.norm is None else self.norm(out)))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardswish(), nn.LeakyReLU(0.3), F.relu, torch.relu, F.relu6, F.silu,
+        lambda x: x.relu(), lambda x: F.hardtanh(x, 0.0, 6.0), lambda x: F.leaky_relu(x, negative_slope=0.3), nn.Identity(),
+    ],
+)  # fmt: skip
+def test_what_follows_a_layer_is_seen_in_both_networks_however_it_is_spelled(
+    activation: Callable[[Tensor], Tensor], *, norm: bool
+) -> None:
+    network = Spelled(activation, norm=norm).eval()
+    images = torch.randn(8, 3, 8, 8)
+    made = quantize(network, Plan.uniform(["conv", "last"], LayerPlan(8)), images)
+    out = torch.randn(50, 8) * 4
+    before = out.clone()
+    for each in (traced(network), made):
+        (node,) = (node for node in each.graph.nodes if str(node.target) == "conv")
+        shifted = out + cast(Tensor, network.conv.bias).detach()
+        shifted = shifted[:, :, None, None]
+        expected = activation(shifted if network.norm is None else network.norm(shifted)).flatten(1)
+        torch.testing.assert_close(_behind(each, node)(out), expected)
+        assert torch.equal(out, before)
