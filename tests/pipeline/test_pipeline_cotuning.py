@@ -429,6 +429,27 @@ def test_a_judgement_is_the_mean_over_images(digits: ImageData, trained: nn.Modu
     assert found.standard_error == pytest.approx(float(off.std() / len(off) ** 0.5), rel=1e-4)
 
 
+def test_rungs_are_judged_by_as_many_of_a_rare_class_as_there_are(
+    digits: ImageData, trained: nn.Module
+) -> None:
+    """In a half the classes take turns, so its first images have as many of the rarest as of the most frequent one."""
+    labels = digits.search.labels
+    few = torch.cat(
+        [(labels == 7).nonzero().flatten()[:12], (labels == 1).nonzero().flatten().repeat(8)[:228]]
+    )
+    in_turns = torch.cat([few[torch.arange(24) % 2 * 12 + torch.arange(24) // 2], few[24:]])
+    data = dataclasses.replace(digits, search=digits.search.subset(in_turns))
+    settings = dataclasses.replace(SETTINGS, rung_images=120)
+    judges = Judges.of(trained, data, settings, MEAN, STD)
+    other = copy.deepcopy(trained)
+    with torch.no_grad():  # answers 1 whatever it sees
+        other.linear.weight.zero_()
+        other.linear.bias.copy_(torch.arange(10) == 1)
+    assert len(judges.rung) == 120
+    rare = float((data.search.labels == 7).double().mean())
+    assert judges.rung(other).error == pytest.approx(rare, abs=0.045) and rare < 0.06
+
+
 # --- several workers
 
 
