@@ -76,10 +76,8 @@ def _shrinking_from_scratch() -> str:
 
 @TABLES.register("trials")
 def _trials() -> str:
-    found = summaries(rows("trial_accuracy.csv"))
-    of_ours = {each.cell for each in found if each.method == "ours"}
     body = []
-    for each in found:
+    for each in summaries(rows("trial_accuracy.csv")):
         network, bits, zeros, seconds, coded = each.cell
         cell = (
             ("" if network == "resnet20" else f"{NAMES[network]}, ")
@@ -88,8 +86,7 @@ def _trials() -> str:
             + (f", {100 * float(zeros):.0f} % zeros" if zeros else "")
             + f", {float(seconds):g} s"
         )
-        compared = each.method != "ours" and each.cell in of_ours
-        behind = "" if not compared else f"{each.behind:+.2f} ± {each.behind_error:.2f}"
+        behind = f"{each.behind:+.2f} ± {each.behind_error:.2f}" if each.behind_error else ""
         points = f"{each.points:+.2f} ± {each.points_error:.2f}"
         body.append([
             cell, each.method, points, behind, f"{each.divergence:.3f}", f"{each.bytes:,.0f}", str(each.seeds),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -343,7 +342,7 @@ def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor
             break
 
     def run(out: Tensor) -> Tensor:
-        out = out if bias is None else out + bias.detach()
+        out = out.clone() if bias is None else out + bias.detach()  # some activations work in place
         out = out[:, :, None, None]
         for step in steps:
             out = step(out)
@@ -362,8 +361,8 @@ def _activation(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Te
     if sort in RELU6:
         return F.relu6
     if sort in FUNCTIONS:
-        named = {name: value for name, value in node.kwargs.items() if name not in ("input", "inplace")}
-        return partial(cast(Any, node.target), **named) if len(node.args) == 1 else None
+        named = {name: value for name, value in node.kwargs.items() if name != "input"}
+        return lambda x: cast(Any, node.target)(x, *node.args[1:], **named)
     module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
     return module if isinstance(module, ACTIVATIONS) else None
 

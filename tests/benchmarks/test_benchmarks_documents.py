@@ -689,6 +689,14 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
             2.5 * at_once.behind_error if many[0] == "resnet32" else -at_once.behind_error
         )
     assert 1 < ahead[("mobilenet_v2_cifar", "4", "", "120", ""), "adaround"] < 2
+    assert (
+        ahead[("resnet20", "3", "", "60", ""), "adaround"]
+        < 1
+        < ahead[("resnet32", "3", "", "60", ""), "adaround"]
+    )
+    for network in ("resnet20", "resnet32"):
+        three = (network, "3", "", "60", "")
+        assert found[three, "adaround"].divergence > 1.5 * found[three, "ours"].divergence
     for (cell, method), by in ahead.items():
         network, bits, _, seconds, _ = cell
         if network == "mobilenet_v2_cifar" and method in ("ewgs-rebuilt", "lsq-rebuilt"):

@@ -170,6 +170,24 @@ def test_of_a_large_layer_some_channels_stand_for_all(monkeypatch: pytest.Monkey
         assert few[2:] == pytest.approx(all_[2:], rel=0.05, abs=0.01)
 
 
+def test_what_wide_layers_of_uneven_channels_lose_is_not_told_by_a_few_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They share one step, which is that of the largest."""
+    layers = [LayerPlan(3, 8), LayerPlan(4, 16)]
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        size = torch.exp(0.7 * torch.randn(64, 1, generator=generator))
+        weight = size * torch.randn(64, 8192, generator=generator)
+        fisher = torch.ones_like(weight)
+        with monkeypatch.context() as patched:
+            quick = choice_errors(weight, fisher, layers, "adaptive_rounding")
+            patched.setattr("quantizers.calibration.choice_errors.SAMPLE", weight.numel())
+            exact = choice_errors(weight, fisher, layers, "adaptive_rounding")
+        for few, all_ in zip(quick, exact):
+            assert 0.5 < sum(few[:2]) / sum(all_[:2]) < 2
+
+
 def test_whoever_asks_keeps_the_threads_that_they_had() -> None:
     weight, before = torch.randn(4, 3), torch.get_num_threads()
     torch.set_num_threads(before + 2)

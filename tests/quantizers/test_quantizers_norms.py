@@ -103,13 +103,14 @@ def test_a_norm_that_is_called_twice_and_one_without_statistics() -> None:
 def test_a_channel_that_is_silent_in_one_batch_keeps_its_statistics() -> None:
     """There the fp32 network says nothing of it, and what rounding makes of nothing is no measure."""
     network = nn.Sequential(nn.BatchNorm2d(2)).eval()
-    first = torch.randn(16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(16, 2, 4, 4, generator=generator)
     second = first.clone()
     second[:, 1] = 0.25  # constant
     norm = network[0]
     norm.running_mean.copy_(first.mean((0, 2, 3)))
     norm.running_var.copy_(first.var((0, 2, 3)))
-    rounded = [batch + 1e-3 * torch.randn(batch.shape) for batch in (first, second)]
+    rounded = [batch + 1e-3 * torch.randn(batch.shape, generator=generator) for batch in (first, second)]
     batches = iter([[first, second], rounded])
     matcher = NormMatcher(network, lambda: next(batches))
     made = copy.deepcopy(network)

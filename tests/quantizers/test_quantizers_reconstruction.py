@@ -568,7 +568,8 @@ class Spelled(nn.Module):
     "activation",
     [
         nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardswish(), nn.LeakyReLU(0.3), F.relu, torch.relu, F.relu6, F.silu,
-        lambda x: x.relu(), lambda x: F.hardtanh(x, 0.0, 6.0), lambda x: F.leaky_relu(x, negative_slope=0.3), nn.Identity(),
+        lambda x: x.relu(), lambda x: F.hardtanh(x, 0.0, 6.0), lambda x: F.leaky_relu(x, negative_slope=0.3),
+        lambda x: F.leaky_relu(x, 0.3, True), lambda x: F.silu(input=x, inplace=True), nn.SiLU(inplace=True), nn.Identity(),
     ],
 )  # fmt: skip
 def test_what_follows_a_layer_is_seen_in_both_networks_however_it_is_spelled(
@@ -586,3 +587,18 @@ def test_what_follows_a_layer_is_seen_in_both_networks_however_it_is_spelled(
         expected = activation(shifted if network.norm is None else network.norm(shifted)).flatten(1)
         torch.testing.assert_close(_behind(each, node)(out), expected)
         assert torch.equal(out, before)
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU(inplace=True), lambda x: F.leaky_relu(x, 0.3, True)])
+def test_what_follows_a_layer_without_a_bias_leaves_its_output_alone(
+    activation: Callable[[Tensor], Tensor],
+) -> None:
+    network = Spelled(activation, norm=False)
+    network.conv.bias = None
+    graph = traced(network.eval())
+    (node,) = (node for node in graph.graph.nodes if str(node.target) == "conv")
+    out = torch.randn(50, 8)
+    before = out.clone()
+    expected = activation(out[:, :, None, None].clone()).flatten(1)
+    torch.testing.assert_close(_behind(graph, node)(out), expected)
+    assert torch.equal(out, before)
