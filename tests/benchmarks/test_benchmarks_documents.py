@@ -695,8 +695,8 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
         < ahead[("resnet32", "3", "", "60", ""), "adaround"]
     )
     for network in ("resnet20", "resnet32"):
-        three = (network, "3", "", "60", "")
-        assert found[three, "adaround"].divergence > 1.5 * found[three, "ours"].divergence
+        minute = (network, "3", "", "60", "")
+        assert found[minute, "adaround"].divergence > 1.5 * found[minute, "ours"].divergence
     for (cell, method), by in ahead.items():
         network, bits, _, seconds, _ = cell
         if network == "mobilenet_v2_cifar" and method in ("ewgs-rebuilt", "lsq-rebuilt"):
