@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizers.calibration.assignment import Problem, solve
 from quantizers.calibration.lockstep import MEMORY, lockstep
@@ -93,8 +94,9 @@ def reconstruct(
     Where a quantizer says which values weights may take (``grid``), the assignment of weights to them is solved
     (``quantizers.calibration.assignment``); where it says what can learn (``reconstruction``), that learns for ``how.steps``
     steps, judged behind the batch-norm and the activation function that directly follow (equation 25 of AdaRound). What the
-    plan's dimensions want of a layer's weights (``WeightQuantizer.effect``) holds throughout. Both networks run side by side, so
-    that kept are only the values that layers still to come will read, in memory at most ``how.memory`` bytes of them.
+    plan's dimensions want of a layer's weights (``WeightQuantizer.effect``) holds throughout. What is called several times is
+    settled for its first call: what ran behind that has seen it so. Both networks run side by side, so that kept are only the
+    values that layers still to come will read, in memory at most ``how.memory`` bytes of them.
 
     Args:
         network: made by ``quantizers.network.quantize`` from ``original``, on any device.
@@ -106,12 +108,16 @@ def reconstruct(
     plain = traced(original)
     side = _Beside(plain, batches, how.memory // 2)
     done = 0
+    settled: set[str] = set()
 
     def stops(module: nn.Module) -> bool:
         return _settled(module) or (how.match_steps and isinstance(module, TrainableStep))
 
     for node, values in lockstep(network, batches, stops, how.memory // 2):
         name = str(node.target)
+        if name in settled:
+            continue
+        settled.add(name)
         module = network.get_submodule(name)
         state = kept.get(name) if kept is not None else None
         if state is not None:
@@ -121,7 +127,7 @@ def reconstruct(
             _rebuild(network, node, layers[name], values, plain, twin, meant, how, done)
         elif isinstance(module, TrainableStep):
             module.calibrate(_thinned(values))
-        elif isinstance(module, nn.BatchNorm2d) and how.match_norms:
+        elif isinstance(module, _BatchNorm) and how.match_norms:
             _, meant = side.at(name)
             found, wanted = channel_statistics(values), channel_statistics(meant)
             match_batch_norm(module, plain.get_submodule(name), found, wanted)
@@ -145,7 +151,7 @@ def work_of(network: fx.GraphModule) -> list[float]:
 
 def _settled(module: nn.Module) -> bool:
     """Whether rebuilding changes such a module."""
-    return isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))
+    return isinstance(module, (nn.Conv2d, nn.Linear, _BatchNorm))
 
 
 def _thinned(values: Iterable[Tensor]) -> Tensor:
@@ -274,17 +280,13 @@ def _rectified(network: fx.GraphModule, node: fx.Node) -> Rectified | None:
         if sort in RELU:
             bound = torch.where(slope == 0, -shift, -shift / torch.where(slope == 0, 1.0, slope))
             return Rectified(bound, slope)
-        module = network.get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
-        if (
-            not isinstance(module, nn.BatchNorm2d)
-            or module.running_var is None
-            or module.running_mean is None
-        ):
+        norm = _norm(network, node, len(weight))
+        if norm is None or norm.running_var is None or norm.running_mean is None:
             return None
-        scale = (module.running_var + module.eps).rsqrt()
-        scale = scale if module.weight is None else scale * module.weight.detach()
-        moved = 0.0 if module.bias is None else module.bias.detach()
-        shift, slope = (shift - module.running_mean) * scale + moved, slope * scale
+        scale = (norm.running_var + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight.detach()
+        moved = 0.0 if norm.bias is None else norm.bias.detach()
+        shift, slope = (shift - norm.running_mean) * scale + moved, slope * scale
     return None
 
 
@@ -312,9 +314,18 @@ def _importance(behind: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
 def _normalized(network: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a batch-norm, which takes up any mean, is all that reads the layer."""
     (reader, *others) = node.users or [None]
-    if others or reader is None or reader.op != "call_module":
+    if others or reader is None:
         return False
-    return isinstance(network.get_submodule(str(reader.target)), nn.BatchNorm2d)
+    return (
+        _norm(network, reader, len(cast(Tensor, network.get_submodule(str(node.target)).weight))) is not None
+    )
+
+
+def _norm(network: fx.GraphModule, node: fx.Node, channels: int) -> _BatchNorm | None:
+    """The batch-norm that a node calls, if it has as many channels as a layer before it has outputs: behind a linear layer of
+    several rows for each image it would norm the rows."""
+    module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return module if isinstance(module, _BatchNorm) and module.num_features == channels else None
 
 
 def _correct_bias(
@@ -334,11 +345,13 @@ def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor
     steps: list[Callable[[Tensor], Tensor]] = []
     while len(node.users) == 1:
         (node,) = node.users
-        found = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-        step = found if isinstance(found, nn.BatchNorm2d) else _activation(network, node)
+        norm = _norm(network, node, len(cast(Tensor, module.weight)))
+        step = _activation(network, node) if norm is None else _on_maps(norm)
         if step is not None:
             steps.append(step)
-        elif not isinstance(found, TrainableStep):
+        elif node.op != "call_module" or not isinstance(
+            network.get_submodule(str(node.target)), TrainableStep
+        ):
             break
 
     def run(out: Tensor) -> Tensor:
@@ -349,6 +362,11 @@ def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor
         return out.flatten(1)
 
     return run
+
+
+def _on_maps(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+    """What a batch-norm, also one behind a linear layer, makes of outputs [P, out, 1, 1]."""
+    return lambda x: norm(x.flatten(1))[..., None, None] if isinstance(norm, nn.BatchNorm1d) else norm(x)
 
 
 def _activation(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from foundation.codebook import entropy
 from foundation.dimension import Dimension
@@ -386,6 +386,100 @@ def test_what_was_cut_off_goes_on_and_ends_the_same(
     kept.most = 1000
     assert run(kept) == whole
     assert kept.given == most and len(kept.states) == 7
+
+
+class Twice(nn.Module):
+    """A convolution and a batch-norm that are called twice, or as many of their own each time."""
+
+    def __init__(self, network: Network, *, shared: bool) -> None:
+        super().__init__()
+        self.first, self.first_norm, self.last = network.first, network.first_norm, network.last
+        self.deep, self.deep_norm = network.deep, network.deep_norm
+        self.again, self.again_norm = (
+            each if shared else copy.deepcopy(each) for each in (self.deep, self.deep_norm)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.deep_norm(self.deep(F.relu(self.first_norm(self.first(x))))))
+        return self.last(F.relu(self.again_norm(self.again(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("quantizer", ["gaussian_mixture", "adaptive_rounding"])
+def test_what_is_called_twice_is_settled_once_for_its_first_call(
+    network: Network, images: list[Tensor], quantizer: str
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    def run(*, shared: bool, kept: InMemory | None = None) -> fx.GraphModule:
+        original = Twice(network, shared=shared).eval()
+        wanted = Plan.uniform(layer_names(original), LayerPlan(2, 4), quantizer=quantizer)
+        made = quantize(original, wanted, torch.cat(images))
+        told.clear()
+        reconstruct(made, original, images, Reconstruction(steps=5), lambda *seen: told.append(seen), kept)
+        return made
+
+    apart, made = run(shared=False), run(shared=True)
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for name in ("deep", "deep_norm"):
+        for key, value in made.get_submodule(name).state_dict().items():
+            assert torch.equal(value, apart.get_submodule(name).state_dict()[key])
+    kept = InMemory(4)
+    with pytest.raises(Cut):
+        run(shared=True, kept=kept)
+    kept.most = 1000
+    again = run(shared=True, kept=kept)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in made.state_dict().items())
+
+
+class Perceptron(nn.Module):
+    """Batch-norms behind linear layers; the second norms rows, of which there are as many as asked for."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.first, self.first_norm = nn.Linear(192, 12 * rows), nn.BatchNorm1d(12 * rows)
+        self.second, self.second_norm = nn.Linear(12, 12), nn.BatchNorm1d(rows)
+        self.last = nn.Linear(12 * rows, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first_norm(self.first(x.flatten(1))))
+        x = F.relu(self.second_norm(self.second(x.unflatten(1, (self.rows, 12)))))
+        return self.last(x.flatten(1))
+
+
+def test_batch_norms_behind_linear_layers_are_seen_and_matched(images: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    original = Perceptron(4)
+    for _ in range(20):
+        original(torch.rand(64, 3, 8, 8))
+    original.eval()
+    made = quantize(original, Plan.uniform(layer_names(original), LayerPlan(2, 4)), torch.cat(images)).eval()
+    graph = traced(original)
+    at = {str(node.target): node for node in graph.graph.nodes}
+    out = torch.randn(50, 48)
+    torch.testing.assert_close(
+        _behind(graph, at["first"])(out), F.relu(original.first_norm(out + original.first.bias))
+    )
+    assert torch.equal(_behind(graph, at["second"])(out[:, :12]), out[:, :12] + original.second.bias)
+
+    def given(network: nn.Module, name: str) -> Tensor:
+        seen: list[Tensor] = []
+        hook = network.get_submodule(name).register_forward_hook(lambda m, i, out: seen.append(out))
+        with torch.no_grad():
+            for x in images:
+                network(x)
+        hook.remove()
+        return torch.cat(seen).transpose(0, 1).flatten(1)
+
+    biases = original.first.bias.detach().clone()
+    reconstruct(made, original, images, Reconstruction())
+    assert torch.equal(
+        cast(Tensor, made.get_submodule("first").bias), biases
+    )  # the batch-norm takes up any mean
+    for name in ("first_norm", "second_norm"):
+        wanted, found = given(original, name), given(made, name)
+        torch.testing.assert_close(found.mean(1), wanted.mean(1), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(found.std(1), wanted.std(1), atol=2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("quantizer", [*QUANTIZERS])
