@@ -28,6 +28,7 @@ from foundation.errors import UserError
 RESULT = Path(__file__).parent / "results" / "trial_accuracy.csv"
 OURS = "ours"
 CELL = ("network", "bits", "zero_share", "seconds", "coded_bits")
+ALSO = ("asked_steps", "kept_blocks")  # few cells have these, and their names in front
 TUNED = ("rate", "temperature", "shrink")
 
 
@@ -55,6 +56,7 @@ def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
     for row in rows:
         if row["answers"]:
             cell = tuple(row.get(name, "") for name in CELL)  # earlier tables have fewer columns
+            cell += tuple(f"{name} {row[name]}" for name in ALSO if row.get(name))
             key = (cell, row["method"], tuple(row[name] for name in TUNED))
             grouped[key].append(row)
     for (cell, method, _), found in grouped.items():
@@ -66,7 +68,7 @@ def summaries(rows: Iterable[Mapping[str, str]]) -> list[Summary]:
     return [
         each
         for cell in sorted(
-            cells, key=lambda cell: (cell[0], float(cell[1]), cell[2], float(cell[3]), cell[4])
+            cells, key=lambda cell: (cell[0], float(cell[1]), cell[2], float(cell[3]), *cell[4:])
         )
         for each in sorted(
             (_summary(cell, method, rows, cells[cell].get(OURS)) for method, rows in cells[cell].items()),

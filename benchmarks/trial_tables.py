@@ -78,13 +78,13 @@ def _shrinking_from_scratch() -> str:
 def _trials() -> str:
     body = []
     for each in summaries(rows("trial_accuracy.csv")):
-        network, bits, zeros, seconds, coded = each.cell
+        network, bits, zeros, seconds, coded, *also = each.cell
         cell = (
             ("" if network == "resnet20" else f"{NAMES[network]}, ")
             + f"{bits} bits"
             + (f" coded in {coded}" if coded else "")
             + (f", {100 * float(zeros):.0f} % zeros" if zeros else "")
-            + f", {float(seconds):g} s"
+            + "".join(f", {each}" for each in (f"{float(seconds):g} s", *also))
         )
         behind = f"{each.behind:+.2f} ± {each.behind_error:.2f}" if each.behind_error else ""
         points = f"{each.points:+.2f} ± {each.points_error:.2f}"

@@ -16,6 +16,7 @@ from foundation.show import show_percent
 from pipeline.cluster.pool import devices_at_hand
 from pipeline.devices import add_flags, named_devices
 from pipeline.study import paths
+from pipeline.study.confidence import standard_error
 from pipeline.study.values import metric_typed
 from pipeline.training.settings import ACCURACY, AP50
 
@@ -123,15 +124,13 @@ def outputs_on(
     candidate: CandidateFolder,
     images: Images,
     on: str = "torch",
-    limit: int | None = None,
     at_hand: AtHand = devices_at_hand,
     task: Task | None = None,
 ) -> Tensor:
-    """Outputs [n, ...] for the first ``limit`` of the images, as the candidate's task, or this one, has them; progress goes to a
-    terminal's stderr."""
+    """Outputs [n, ...] for the images, as the candidate's task, or this one, has them; progress goes to a terminal's stderr."""
     import torch
 
-    count, task = min(len(images), limit or len(images)), task or task_of_candidate(candidate)
+    count, task = len(images), task or task_of_candidate(candidate)
     batch = BATCH if task.classifies else DETECTED
     given = []
     with answering(candidate, on, at_hand) as answer:
@@ -195,17 +194,18 @@ def data_of(candidate: CandidateFolder, spec: str | None) -> ImageData:
 def accuracy(
     folder: Path, data: Any, on: str = "torch", split: str = "report", limit: int | None = None
 ) -> Accuracy:
-    """Top-1 accuracy of a candidate folder on a loaded data set.
+    """Top-1 accuracy of a candidate folder on a split of a loaded data set, or on ``limit`` images drawn from it.
 
     Raises:
         UserError: the folder is no sound candidate, or the data has other classes than the candidate.
     """
     from pipeline.candidate.folder import load_candidate
+    from pipeline.training.evaluation import limited
 
     candidate = load_candidate(folder)
-    images = getattr(checked(candidate, data), split)
-    outputs = outputs_on(candidate, images, on, limit, task=task_of_candidate(candidate, ACCURACY))
-    return scored(candidate, outputs, images.labels[: len(outputs)], on, split)
+    images = limited(getattr(checked(candidate, data), split), limit)
+    outputs = outputs_on(candidate, images, on, task=task_of_candidate(candidate, ACCURACY))
+    return scored(candidate, outputs, images.labels, on, split)
 
 
 def checked(candidate: CandidateFolder, data: Any) -> Any:
@@ -229,8 +229,7 @@ def scored(candidate: CandidateFolder, outputs: Tensor, labels: Tensor, on: str,
     """Count what is right."""
     correct, count = int((outputs.argmax(1) == labels).sum()), len(labels)
     share = correct / count
-    error = (share * (1 - share) / count) ** 0.5
-    return Accuracy(str(candidate.folder), on, split, count, correct, share, error)
+    return Accuracy(str(candidate.folder), on, split, count, correct, share, standard_error(share, count))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -251,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--split", choices=SPLITS, default="report", help="which images (default %(default)s)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of the split")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N images, drawn from the split")
     parser.add_argument(
         "--predictions", type=paths.absolute, metavar="FILE", help="write one predicted class a line"
     )
@@ -263,6 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     from foundation.factories import look_in
     from foundation.files import check_place, write_atomically
     from pipeline.candidate.folder import load_candidate
+    from pipeline.training.evaluation import limited
 
     if args.predictions:
         check_place(args.predictions.parent, f"--predictions {args.predictions}")
@@ -274,11 +274,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.predictions and not task.classifies:
         raise UserError(f"--predictions {args.predictions}: a detector predicts no classes of images")
     data = data_of(candidate, args.data)
-    images = getattr(data, args.split)
-    outputs = outputs_on(candidate, images, args.on, args.limit, named_devices(args), task)
+    images = limited(getattr(data, args.split), args.limit)
+    outputs = outputs_on(candidate, images, args.on, named_devices(args), task)
     if args.predictions:
         write_atomically(args.predictions, "".join(f"{value}\n" for value in outputs.argmax(1).tolist()))
-    labels, on = images.labels[: len(outputs)], f"{candidate.manifest['hash']} on {args.on}"
+    labels, on = images.labels, f"{candidate.manifest['hash']} on {args.on}"
     if task.metric == ACCURACY:
         result = scored(candidate, outputs, labels, args.on, args.split)
         share = f"{show_percent(result.accuracy, result.standard_error)} top-1"

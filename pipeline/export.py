@@ -69,7 +69,7 @@ def _parser() -> Parser:
         "--data", type=paths.data, help="images to check an ONNX model on (default: the candidate's data set)"
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="check on the first N images of the report half only"
+        "--limit", type=int, metavar="N", help="check on N images only, drawn from the report half"
     )
     parser.add_argument("--print", choices=("text", "json"), default="text",
                         help="how to print what was done (default %(default)s)")  # fmt: skip
@@ -96,13 +96,14 @@ def onnx(
     from pipeline.detection.dataset import detection_data
     from pipeline.detection.decode import cells_of, decode
     from pipeline.networks.registry import find_network
+    from pipeline.training.evaluation import limited
 
     graph = read_graph(candidate.blob.read_bytes())
     model = to_onnx(graph, candidate.manifest["hash"])
     data, size = spec or candidate.manifest["data"]["spec"], candidate.image_size
     detects = find_network(candidate.manifest["model"]).detects
-    images: Images = (detection_data if detects else load_data)(data, size).report
-    count = min(len(images), limit or len(images))
+    images: Images = limited((detection_data if detects else load_data)(data, size).report, limit)
+    count = len(images)
 
     def batches() -> Iterator[NDArray[np.uint8]]:
         for start in range(0, count, BATCH):

@@ -62,18 +62,20 @@ BATCH = 256  # images of fp32 at once
 
 
 def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) -> Evidence:
-    """Run the program and fp32 on the report half, or its first ``limit`` images, and profile the program anew."""
+    """Run the program and fp32 on the report half, or ``limit`` images drawn from it, and profile the program anew."""
     import torch
 
     from pipeline.cluster.pool import DevicePool, devices_at_hand
     from pipeline.evaluate import checked, outputs_on
     from pipeline.study.confidence import paired
+    from pipeline.training.evaluation import limited
     from pipeline.training.judges import Judge
 
-    report = (checked(candidate, workspace.data) if workspace.task.classifies else workspace.data).report
-    say(f"running the program on {min(len(report), limit or len(report))} images")
+    whole = (checked(candidate, workspace.data) if workspace.task.classifies else workspace.data).report
+    report = limited(whole, limit)
+    say(f"running the program on {len(report)} images")
     at_hand = partial(devices_at_hand, kind=workspace.settings.devices, modules=workspace.settings.modules)
-    program = outputs_on(candidate, report, "arm", limit, at_hand)
+    program = outputs_on(candidate, report, "arm", at_hand)
     say("running fp32 on the same images")
     same, task = torch.arange(len(program)), workspace.task
     fp32 = Judge(workspace.model, report, same, workspace.mean, workspace.std, BATCH, task)
@@ -86,7 +88,7 @@ def gather(candidate: CandidateFolder, workspace: Workspace, limit: int | None) 
         files = candidate.program.read_bytes(), candidate.blob.read_bytes()
         others = len(devices.devices()) - 1 if isinstance(devices, DevicePool) else 0
         profile = elsewhere(lambda: devices.profile(*files, image, layers, anew=True), chooser, others)
-    return Evidence(scores, len(report), profile, chooser, task.called)
+    return Evidence(scores, len(whole), profile, chooser, task.called)
 
 
 def sound(folder: Path) -> tuple[CandidateFolder, Gate]:
@@ -304,7 +306,7 @@ def _parser() -> Parser:
         help="go through the gates, say what would be done, and change nothing",
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="judge on the first N images of the report half only"
+        "--limit", type=int, metavar="N", help="judge on N images only, drawn from the report half"
     )
     parser.add_argument(
         "--rollback", action="store_true", help="make the version before champion again; checks nothing"

@@ -15,7 +15,8 @@ from foundation.show import show_percent
 from pipeline.candidate.workspace import Workspace
 from pipeline.datasets.images import normalize
 from pipeline.datasets.normalization import BYTES, CENTRED, CIFAR, IMAGENET, UNIT, Normalization, show
-from pipeline.training.evaluation import batches, device_of
+from pipeline.study.confidence import standard_error
+from pipeline.training.evaluation import batches, device_of, fixed_sample
 from pipeline.training.judges import Judge
 from pipeline.training.outputs import answers
 
@@ -41,7 +42,7 @@ class Answered:
 
     @property
     def standard_error(self) -> float:
-        return float((self.accuracy * (1 - self.accuracy) / self.images) ** 0.5)
+        return standard_error(self.accuracy, self.images)
 
     @property
     def at_chance(self) -> bool:
@@ -98,10 +99,13 @@ def answered(predicted: Tensor, labels: Tensor, total: int | None = None) -> Ans
 
 
 def predicted_within(workspace: Workspace, seconds: float) -> Tensor:
-    """Predicted classes of the first images of the search half, as many as ``seconds`` allow (at least one batch)."""
+    """Predicted classes of images of the search half in the order of ``fixed_sample``, as many as ``seconds`` allow (at least one
+    batch)."""
     network, found, end = workspace.model.eval(), [], time.monotonic() + seconds
+    images = workspace.data.search
+    order = fixed_sample(len(images), len(images))
     with torch.no_grad():
-        for x in batches(workspace.data.search, workspace.mean, workspace.std, 64, device_of(network)):
+        for x in batches(images, workspace.mean, workspace.std, 64, device_of(network), order):
             found.append(answers(network, x).argmax(1).cpu())
             if time.monotonic() > end:
                 break
@@ -114,10 +118,11 @@ def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered
     images = workspace.data.search
     if not workspace.task.classifies:
         return _detected(workspace, len(images) if seconds is None else FEW)
-    predicted = (
-        workspace.judges.search.wanted.argmax(1) if seconds is None else predicted_within(workspace, seconds)
-    )
-    labels = images.labels[: len(predicted)]
+    if seconds is None:
+        predicted, labels = workspace.judges.search.wanted.argmax(1), images.labels
+    else:
+        predicted = predicted_within(workspace, seconds)
+        labels = images.labels[fixed_sample(len(images), len(predicted))]
     found = answered(predicted, labels, len(images))
     return found, _why(workspace, found, predicted, labels) if found.at_chance else None
 
@@ -125,7 +130,7 @@ def judged(workspace: Workspace, seconds: float | None = None) -> tuple[Answered
 def _detected(workspace: Workspace, most: int) -> tuple[Detected, str | None]:
     data, judge = workspace.data, workspace.judges.search
     if most < len(judge):
-        rows = torch.arange(most)
+        rows = fixed_sample(len(judge), most)
         judge = Judge(workspace.model, data.search, rows, workspace.mean, workspace.std, most, workspace.task)
     found = judge.fp32
     seen = Detected(
@@ -171,7 +176,7 @@ def _why(workspace: Workspace, found: Answered, predicted: Tensor, labels: Tenso
 def _other_input(workspace: Workspace, found: Answered) -> str | None:
     """Another usual normalization or order of channels under which the network does classify."""
     images, network = workspace.data.search, workspace.model
-    rows = torch.arange(min(TRIED, len(images)))
+    rows = fixed_sample(len(images), min(TRIED, len(images)))
     pixels, labels = images.batch(rows), images.labels[rows]
     best, hint = 0.0, None
     for (mean, std), text, shown in _usual(pixels):

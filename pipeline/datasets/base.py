@@ -71,7 +71,8 @@ class ImageData:
 def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of the search half and of the report half: disjoint, together everything, classes alike in both.
 
-    The rule is ``SPLIT_RULE``. Within a half the classes take turns, so that its first n images are a fair sample too.
+    The rule is ``SPLIT_RULE``. Within a half the classes take turns: its first n images are as many of each class, however rare
+    that is, so a part that is to stand for all is drawn (``pipeline.training.evaluation.limited``).
     """
     order = torch.argsort(labels, stable=True)
     first, second = (_in_turns(order[start::2], labels) for start in (0, 1))

@@ -84,10 +84,6 @@ class Images(ABC):
         """The same with the files' bytes in memory, for a node that does not see the folder."""
         return self
 
-    def fingerprint(self) -> str:
-        """Like ``digest``, but quick where images lie in files: their names, sizes and labels stand for them."""
-        return self.digest()
-
     def content(self) -> str:
         """Changes where the images or their labels change, as far as ``READ_AT_MOST`` bytes of files tell."""
         return self.digest()
@@ -217,7 +213,7 @@ class FileImages(Images):
             digest.update(hashlib.sha256(self._content(index)).digest() + label.to_bytes(8, "little"))
         return digest.hexdigest()
 
-    def fingerprint(self) -> str:
+    def _listed(self) -> str:
         rows = (
             f"{name}\0{(self._root / name).stat().st_size}\0{label}\n"
             for name, label in zip(self._files, self.labels.tolist())
@@ -230,9 +226,7 @@ class FileImages(Images):
         sizes = [(self._root / name).stat().st_size for name in self._files]
         every = math.ceil(sum(sizes) / READ_AT_MOST)
         return (
-            self.digest()
-            if every <= 1
-            else self.fingerprint() + self.subset(range(0, len(self), every)).digest()
+            self.digest() if every <= 1 else self._listed() + self.subset(range(0, len(self), every)).digest()
         )
 
 

@@ -116,9 +116,6 @@ class BlueGreenRed(Images):
     def digest(self) -> str:
         return self._with_labels(self._images.digest())
 
-    def fingerprint(self) -> str:
-        return self._with_labels(self._images.fingerprint())
-
     def content(self) -> str:
         return self._with_labels(self._images.content())
 

@@ -16,7 +16,9 @@ from foundation.foreign_files import first_line, is_file, is_safetensors, reason
 
 # Where a checkpoint keeps its state dict. Averaged weights come first: where there are any, their accuracy is what is reported.
 AVERAGED = ("model_ema", "ema_state_dict", "state_dict_ema", "ema", "params_ema")
-NESTED = (*AVERAGED, "state_dict", "model", "model_state_dict", "net", "network", "params", "weights")
+NESTED = (
+    *AVERAGED, "state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "module",
+)  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 TRAINING_HEADS = (
@@ -29,7 +31,7 @@ TRAINING_HEADS = (
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a file of torch.save or of safetensors, whatever it is wrapped in.
 
-    A state dict nested under one of ``NESTED`` is found; the prefixes ``module.`` and ``_orig_mod.`` are dropped.
+    A state dict nested under one of ``NESTED`` is found.
 
     Raises:
         UserError: no such file, a file that holds more than tensors and plain values, or no state dict in it.
@@ -48,7 +50,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise UserError(
             f"weights {path}: holds no state dict (names to tensors), also not under {', '.join(NESTED)}"
         )
-    return {_bare(str(key)): value for key, value in state.items() if key != COUNTER}
+    return {str(key): value for key, value in state.items() if key != COUNTER}
 
 
 def _pickled(path: Path) -> Any:
@@ -126,7 +128,7 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     """Load ``state`` into ``network``, every tensor of it and no other.
 
     Where the network was a part of something larger when it was saved (``model.`` in a module of Lightning), its part is
-    taken and the rest (losses, metrics) left.
+    taken and the rest (losses, metrics) left; the prefixes of ``PREFIXES`` are dropped unless they are the network's own.
 
     Args:
         what: names the weights and the network in the message.
@@ -144,7 +146,7 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     kinds = [
         f"{key} is {state[key].dtype}".replace("torch.", "")
         for key in own
-        if key in state and not _plain(state[key])
+        if key in state and not _plain(state[key], own[key])
     ]
     parts = [
         f"{label}: {_some(rows)}"
@@ -189,6 +191,8 @@ def check_values(network: nn.Module, what: str) -> None:
 def _part_of(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> Mapping[str, Tensor]:
     """The tensors of ``state`` that are named as ``own``, perhaps behind one prefix, which is dropped."""
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    while needed and not needed & state.keys() and any(key.startswith(PREFIXES) for key in state):
+        state = {key.split(".", 1)[1] if key.startswith(PREFIXES) else key: v for key, v in state.items()}
     if not needed or needed & state.keys():
         return state
     prefixes = {key[: -len(k)] for key in state for k in needed if key.endswith(f".{k}")}
@@ -205,16 +209,11 @@ def _part_of(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) 
     return {key.removeprefix(chosen[0]): v for key, v in state.items() if key.startswith(chosen[0])}
 
 
-def _plain(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not (
-        tensor.is_quantized or tensor.is_complex() or tensor.is_meta
-    )
-
-
-def _bare(key: str) -> str:
-    while key.startswith(PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
+def _plain(tensor: Tensor, own: Tensor) -> bool:
+    """Whether it holds numbers as the network's ``own`` does: integers in place of fractions would lack their scale."""
+    if tensor.is_quantized or tensor.is_complex() or tensor.is_meta or tensor.layout != torch.strided:
+        return False
+    return tensor.is_floating_point() or not own.is_floating_point()
 
 
 def _shape(tensor: Tensor) -> str:

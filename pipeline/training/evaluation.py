@@ -111,15 +111,24 @@ def reestimate_batch_norm(
 
 
 def few_batches(images: Images, chosen: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[Tensor]:
-    """The images at ``chosen``, normalized, in batches whose activations are of bounded size."""
+    """The images at ``chosen``, normalized, in batches whose activations are of bounded size; none is much smaller than the
+    others: some networks cannot do with one image."""
     height, width = images.image_size
-    size = max(1, min(FEW, PIXELS // (height * width)))
-    return [normalize(images.batch(part), mean, std) for part in chosen.split(size)]
+    count = -(-len(chosen) // max(2, min(FEW, PIXELS // (height * width))))
+    return [normalize(images.batch(part), mean, std) for part in chosen.tensor_split(max(1, count))]
 
 
 def drawn(images: Images, count: int, mean: Sequence[float], std: Sequence[float]) -> list[Tensor]:
     """So many of the images, all where there are fewer, as ``few_batches``: the same ones each time."""
     return few_batches(images, fixed_sample(len(images), count), mean, std)
+
+
+def limited(images: Images, limit: int | None) -> Images:
+    """So many of the images, in their order, drawn from all of them, the same ones each time; all where there are no more. (The
+    first ones are as many of each class, or of the first classes.)"""
+    if limit is None or limit >= len(images):
+        return images
+    return images.subset(fixed_sample(len(images), limit).sort().values)
 
 
 def fixed_sample(total: int, count: int) -> Tensor:

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from foundation.errors import UserError
 from foundation.files import cache_home, json_text, write_atomically
 from pipeline.datasets.base import ImageData
 from pipeline.networks.branches import learned, learning
 from pipeline.networks.weights import fit_weights, read_weights
 from pipeline.training.evaluation import error_of
-from pipeline.training.loop import Loop, OnStep
+from pipeline.training.loop import Diverged, Loop, OnStep
 from pipeline.training.settings import OF_TRIALS, TrainSettings, pretraining_settings
 
 
@@ -57,8 +58,7 @@ def pretrain(
         settings: None chooses ``pretraining_settings`` for the number of training images.
 
     Raises:
-        Diverged: see ``Loop.run_until``.
-        UserError: the cached file is damaged.
+        UserError: the cached file is damaged, or training fails for good.
     """
     wanted = copy.deepcopy(model)
     network = learning(wanted)
@@ -71,16 +71,15 @@ def pretrain(
     else:
         where = torch.device(device)
         network.to(where)
-        Loop(
-            network,
-            data,
-            settings,
-            mean,
-            std,
-            parameter_groups(network, settings),
-            device=where,
-            progress=progress,
-        ).run_until(settings.epochs)
+        groups = parameter_groups(network, settings)
+        loop = Loop(network, data, settings, mean, std, groups, device=where, progress=progress)
+        try:
+            loop.run_until(settings.epochs)
+        except Diverged as error:
+            rate = f"at a rate of {settings.learning_rate:g}"
+            raise UserError(
+                f"{name} cannot be trained here from nothing {rate}: {error}; give trained weights"
+            ) from error
         network.cpu()
         content = io.BytesIO()
         torch.save(network.state_dict(), content)
@@ -128,7 +127,7 @@ def _key(
     record = {
         "model": name,
         "weights": weights.hexdigest(),
-        "data": [data.train.fingerprint(), data.classes, data.image_size, data.augment],
+        "data": [data.train.content(), data.classes, data.image_size, data.augment],
         "normalization": [list(mean), list(std)],
         "settings": {key: value for key, value in settings.as_dict().items() if key not in OF_TRIALS},
     }

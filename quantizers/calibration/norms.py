@@ -29,15 +29,19 @@ Calls = dict[str, list[Channels]]
 def channel_statistics(values: Iterable[Tensor]) -> Channels:
     """Mean and variance of each channel over all batches, [n, C] or [n, C, H, W] each."""
     counts, means, variances = [], [], []
-    for (
-        x
-    ) in values:  # centred batch by batch: a difference of large sums has no digits left for a small variance
+    # Centred batch by batch: a difference of large sums has no digits left for a small variance.
+    for x in values:
         others = [dimension for dimension in range(x.dim()) if dimension != 1]
         variance, mean = torch.var_mean(x, others, correction=0)
-        counts.append(x.numel() / x.shape[1])
+        counts.append(_count(x))
         means.append(mean.double())
         variances.append(variance.double())
     return _pooled(list(zip(means, variances)), counts)
+
+
+def _count(x: Tensor) -> float:
+    """How many values each channel has."""
+    return x.numel() / x.shape[1]
 
 
 def _pooled(parts: Sequence[Channels], counts: Sequence[float]) -> Channels:
@@ -92,7 +96,7 @@ class NormMatcher:
         with evaluating(original), torch.no_grad():
             for batch in images():
                 calls: Calls = defaultdict(list)
-                with _watched(self._norms, lambda name, found, calls=calls: calls[name].append(found)):  # type: ignore[misc]
+                with _watched(self._norms, lambda name, found, _, calls=calls: calls[name].append(found)):  # type: ignore[misc]
                     original(batch)
                 self._wanted.append(calls)
 
@@ -101,27 +105,29 @@ class NormMatcher:
         """Settle the batch-norms of ``network``, whose names are those of the fp32 network's, in place."""
         norms = {name: module for name, module in network.named_modules() if name in self._norms}
         seen: dict[str, list[tuple[Channels, Channels]]] = defaultdict(list)
+        counts: dict[str, list[float]] = defaultdict(list)
         with evaluating(network):
             for batch, calls in zip(self._images() if norms else (), self._wanted):
                 wanted = {name: iter(found) for name, found in calls.items()}
 
-                def settle(name: str, found: Channels, wanted: Any = wanted) -> None:
+                def settle(name: str, found: Channels, count: float, wanted: Any = wanted) -> None:
                     seen[name].append((found, next(wanted[name])))
+                    counts[name].append(count)
                     match_batch_norm(norms[name], self._norms[name], *seen[name][-1])
 
                 with _watched(norms, settle):
                     network(batch)
         for name, pairs in seen.items():  # a channel may be all but silent in a batch, and not in all
-            found, meant = (_pooled(parts, [1.0] * len(parts)) for parts in zip(*pairs))
+            found, meant = (_pooled(parts, counts[name]) for parts in zip(*pairs))
             match_batch_norm(norms[name], self._norms[name], found, meant)
 
 
 @contextlib.contextmanager
-def _watched(norms: dict[str, Any], see: Callable[[str, Channels], None]) -> Iterator[None]:
-    """``see`` is called before each of them runs, with its name and the statistics of what it is given."""
+def _watched(norms: dict[str, Any], see: Callable[[str, Channels, float], None]) -> Iterator[None]:
+    """``see`` is called before each of them runs, with its name, the statistics of what it is given, and of how many values."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, inputs: see(name, channel_statistics(inputs[:1]))
+        return lambda _, inputs: see(name, channel_statistics(inputs[:1]), _count(inputs[0]))
 
     with contextlib.ExitStack() as hooks:
         for name, norm in norms.items():

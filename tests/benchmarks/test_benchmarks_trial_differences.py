@@ -52,6 +52,19 @@ def test_differences_are_paired_over_both_halves() -> None:
     )
 
 
+def test_trainings_of_other_lengths_and_other_blocks_are_cells_of_their_own() -> None:
+    rows = [
+        {**row("ours", seed, draw(number, 0.9)), "seconds": "0", "asked_steps": steps, "kept_blocks": blocks}
+        for number, (steps, blocks) in enumerate([("100", ""), ("1600", ""), ("1600", "0.5"), ("200", "")])
+        for seed in ((0, 1) if steps != "200" else (0,))
+    ]
+    rows[-1]["seed"] = "2"  # one half alone: no row
+    found = summaries(rows)
+    assert [(each.cell[5:], each.seeds) for each in found] == [
+        (("asked_steps 100",), 2), (("asked_steps 1600",), 2), (("asked_steps 1600", "kept_blocks 0.5"), 2),
+    ]  # fmt: skip
+
+
 def test_rates_are_chosen_by_what_guided_not_by_what_is_reported() -> None:
     good, bad = draw(1, 0.95), draw(2, 0.6)
     rows = [row("dkm", seed, good, guide=0.3, rate="0.03") for seed in (0, 1)]

@@ -246,6 +246,24 @@ def test_the_look_says_how_many_of_how_many(tmp_path: Path) -> None:
     assert 0 < hurried.seen < 200 and str(hurried).startswith(f"{hurried.seen} of 200 images")
 
 
+def test_copies_on_both_sides_are_said(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    root = folder(
+        tmp_path,
+        lambda path: Image.fromarray(chance.integers(0, 256, (16, 16, 3), np.uint8)).save(path),
+        "png",
+        4,
+    )
+    assert look(load_data(f"imagefolder:{root}", 16)).copies == 0
+    train, val = root / "train" / "ant", root / "val" / "ant"
+    shutil.copy(train / "0.png", train / "0 again.png")  # no harm
+    shutil.copy(train / "0.png", val / "9.bmp")  # taught and judged by
+    shutil.copy(val / "1.png", val / "1 again.png")  # next to each other: one in each half
+    seen = look(load_data(f"imagefolder:{root}", 16))
+    assert seen.copies == 3
+    assert "3 validation images are copies of training images or lie in both halves" in str(seen)
+
+
 def test_the_dry_run_names_all_images_that_cannot_be_decoded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,8 +56,27 @@ CHECKPOINTS: dict[str, Callable[[State], object]] = {
     "timm": lambda s: {"state_dict": other(s), "state_dict_ema": s, "arch": "resnet8"},
     "ema_state_dict": lambda s: {"model": other(s), "ema_state_dict": under("module.", s)},
     "an average's settings alone": lambda s: {"ema": {"decay": 0.99}, "net": s, "acc": 91.2},
+    "a library's average": lambda s: {"model": other(s), "ema": {"module": s, "updates": 5}, "step": 3},
+    "DeepSpeed": lambda s: {"module": under("module.", s), "global_steps": 7},
     "half precision": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
 }  # fmt: skip
+
+
+class Wrapped(nn.Module):
+    """A network that calls its part as DataParallel does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = load_model("resnet8", classes=10)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_prefix_that_is_the_networks_own_is_kept(state: State, tmp_path: Path, prefix: str) -> None:
+    torch.save({**under(f"{prefix}module.", state)}, tmp_path / "own.pt")
+    network = Wrapped()
+    fit_weights(network, read_weights(tmp_path / "own.pt"), "w")
+    loaded = network.module.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
@@ -120,7 +139,8 @@ def test_values_beyond_float32_and_other_kinds_of_tensors_are_refused(state: Sta
     huge["linear.bias"] = torch.full((10,), 1e300, dtype=torch.float64)
     with pytest.raises(UserError, match=r"linear\.bias holds infinity"):
         fit_weights(load_model("resnet8", classes=10), huge, "w")
-    for wrong in (state["linear.weight"].to_sparse(), state["linear.weight"].to(torch.complex64)):
+    integers = (state["linear.weight"] * 100).to(torch.int8)
+    for wrong in (state["linear.weight"].to_sparse(), state["linear.weight"].to(torch.complex64), integers):
         with pytest.raises(UserError, match=r"of another kind: linear\.weight"):
             fit_weights(load_model("resnet8", classes=10), {**state, "linear.weight": wrong}, "w")
 

@@ -16,17 +16,26 @@ import torch.distributed
 import torch.multiprocessing
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from foundation.errors import UserError
-from pipeline.datasets.base import ImageData
-from pipeline.datasets.images import ArrayImages
+from pipeline.datasets.base import ImageData, halves
+from pipeline.datasets.images import ArrayImages, Indices
 from pipeline.datasets.registry import load_data
 from pipeline.networks.registry import find_network, load_model
-from pipeline.training.evaluation import error_of, fixed_sample, predictions, reestimate_batch_norm
+from pipeline.training.evaluation import (
+    PIXELS,
+    error_of,
+    few_batches,
+    fixed_sample,
+    limited,
+    predictions,
+    reestimate_batch_norm,
+)
 from pipeline.training.loop import Diverged, Loop, Portion, one_cycle
-from pipeline.training.pretraining import pretrain
+from pipeline.training.pretraining import pretrain, pretrained_file
 from pipeline.training.settings import TrainSettings, pretraining_settings
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -309,6 +318,70 @@ def test_pretraining_is_cached_by_what_it_depends_on(tmp_path: Path) -> None:
     first.path.write_bytes(b"cut off")
     with pytest.raises(UserError, match=str(first.path)):
         pretrain(model, data, MEAN, STD, settings=settings, **options)
+
+
+class Numbers(ArrayImages):
+    """Of each image its number, in one pixel."""
+
+    def batch(self, indices: Indices) -> torch.Tensor:
+        return torch.as_tensor(indices)[:, None, None, None].expand(-1, 1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "side"), [(257, 8), (1024, 160), (1024, 32), (256, 125), (3, 8), (1, 8), (64, 1000)]
+)
+def test_few_batches_are_as_large_as_allowed_and_alike(count: int, side: int) -> None:
+    """A last batch of one image is more than a network can do that squeezes its outputs."""
+    images = Numbers(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count), (side, side))
+    parts = few_batches(images, torch.arange(count), (0.0,) * 3, (1 / 255,) * 3)
+    sizes = [len(part) for part in parts]
+    assert torch.cat(parts)[:, 0, 0, 0].round().tolist() == list(range(count))
+    assert max(sizes) - min(sizes) <= 1 and max(sizes) <= max(2, min(256, PIXELS // side**2))
+    assert min(sizes) > 1 or count == 1
+
+
+def test_a_part_of_images_has_rare_classes_as_often_as_all() -> None:
+    labels = torch.tensor([0] * 900 + [1] * 60 + [2] * 40)
+    images = ArrayImages(torch.zeros(1000, 1, 1, 1, dtype=torch.uint8), labels)
+    half = images.subset(halves(labels)[1])
+    part = limited(half, 100)
+    assert len(part) == 100 and set(part.names()) < set(half.names())
+    assert [half.names().index(name) for name in part.names()] == sorted(
+        half.names().index(name) for name in part.names()
+    )
+    shares = torch.bincount(part.labels, minlength=3) / 100
+    assert abs(shares[0] - 0.9) < 0.1 and shares[0] < 1
+    assert limited(half, None) is limited(half, 500) is limited(half, 900) is half
+
+
+def test_pretraining_that_fails_says_what_to_give(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, learning_rate=1e30, gradient_clip=None)
+    with pytest.raises(
+        UserError,
+        match=r"small cannot be trained here .* rate of 1e\+30: the loss .* give trained weights",
+    ):
+        pretrain(Small(norm=False), blobs(), MEAN, STD, settings=settings, name="small", cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_changed_are_learned_anew(tmp_path: Path) -> None:
+    """Files of the same name and size, as every bitmap's."""
+    chance, places = np.random.default_rng(0), []
+    for split in ("train", "val"):
+        for label in ("ant", "bee"):
+            for number in range(8):
+                place = tmp_path / "set" / split / label / f"{number}.bmp"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(chance.integers(0, 256, (8, 8, 3), np.uint8)).save(place)
+                places.append(place)
+
+    def where() -> Path:
+        data = load_data(f"imagefolder:{tmp_path / 'set'}", 8)
+        return pretrained_file(Small(norm=True), data, MEAN, STD, "small", SETTINGS, tmp_path)
+
+    before, again = where(), where()
+    Image.fromarray(chance.integers(0, 256, (8, 8, 3), np.uint8)).save(places[0])
+    assert before == again != where()
 
 
 def test_digits_are_learned_from_nothing(tmp_path: Path) -> None:

@@ -76,6 +76,23 @@ def test_behind_noise_in_weights_outputs_have_the_mean_and_variance_that_they_ha
         assert off[0] > 1e-3
 
 
+@pytest.mark.parametrize("sizes", [(62, 2), (1, 63), (20, 30, 14)])
+def test_every_image_weighs_alike_however_large_its_batch_is(sizes: tuple[int, ...]) -> None:
+    original = nn.Sequential(*list(trained())[:2]).eval()
+    images = batches(64)[0] * torch.linspace(0.1, 3, 64)[:, None, None, None]
+    network = copy.deepcopy(original)
+    with torch.no_grad():
+        network[0].weight += 0.3 * torch.randn(
+            network[0].weight.shape, generator=torch.Generator().manual_seed(3)
+        )
+    found = []
+    for parts in ([images], list(images.split(sizes))):
+        NormMatcher(original, lambda parts=parts: parts).match(network)  # type: ignore[misc]
+        found.append(statistics(network))
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-5)
+
+
 def test_a_norm_that_is_called_twice_and_one_without_statistics() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
