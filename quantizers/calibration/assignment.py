@@ -9,6 +9,9 @@ levels and over which weight takes which, in turns:
 2. The levels that are free follow by least squares, over all output channels together.
 3. Coordinate descent: each weight takes the level that is best while all others stay. The error never rises.
 
+What comes out depends on where the levels start, and those that are nearest to the weights lie too close together: a weight that
+makes up for others wants to be larger than it was. So the turns are taken again from wider levels, as long as that is better.
+
 A share of zeros is reached by a price on every weight that is not zero, the same in the whole layer (as in rate-distortion
 optimisation), so zeros fall where the output feels them least and the other weights make up for them.
 
@@ -17,6 +20,7 @@ Everything has a leading dimension for the groups of a convolution: G groups of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +33,7 @@ from quantizers.calibration.columns import ColumnGrid, by_column, host
 from quantizers.core.grid import WeightGrid
 
 BLOCK = 32  # columns between two updates of all columns to come
+WIDER = (1.25, 1.5)  # times as far from zero as they are given levels start too, where they are free
 STEPS = 6  # at most, of refitting levels; they are refitted again in every turn
 LEAST = 1e-12
 
@@ -108,7 +113,26 @@ def solve(
     """
     if pinned is not None and bool(pinned.any()):
         problem = replace(problem, pinned=pinned)
-    owner = _start(problem, grid, zero_share) if start is None else start
+    if start is not None:
+        return _in_turns(problem, grid, start, zero_share, rounds, passes)
+    found, least = (grid, torch.empty(0)), math.inf
+    for factor in (1.0, *(WIDER if grid.free in ("levels", "scale", "rows") else ())):
+        wider = replace(grid, scale=grid.scale * factor)
+        if grid.free == "levels":
+            wider = replace(grid, levels=grid.levels * factor)
+        begun = _start(problem, wider, zero_share)
+        each = _in_turns(problem, wider, begun, zero_share, rounds, passes)
+        error = float(problem.error(each[0].values(each[1])))
+        if not error < least:
+            break
+        found, least = each, error
+    return found
+
+
+def _in_turns(
+    problem: Problem, grid: WeightGrid, owner: Tensor, zero_share: float | None, rounds: int, passes: int
+) -> tuple[WeightGrid, Tensor]:
+    """Steps 2 and 3 in turns from ``owner`` on, and the share of zeros at last."""
     for _ in range(rounds):
         grid, owner = _refitted(problem, grid, owner)
         before = owner

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.plan import LayerPlan, Plan
-from quantizers.calibration.assignment import Problem, compensated, descend, solve
+from quantizers.calibration.assignment import Problem, _start, compensated, descend, solve
 from quantizers.calibration.reconstruction import Reconstruction, reconstruct
 from quantizers.core.base import WeightQuantizer
 from quantizers.core.grid import WeightGrid
@@ -100,11 +100,36 @@ def test_without_correlation_it_is_rounding_to_nearest_and_means_of_clusters() -
     levels = grid(problem, [-1.0, 0.0, 1.0])
     owner = compensated(problem, levels)
     assert torch.equal(owner, levels.nearest(weight))
-    solved, owner = solve(problem, levels, rounds=1)
+    solved, owner = solve(problem, levels, rounds=1, start=owner)
     for place in (0, 2):
         first = levels.nearest(weight) == place
         assert solved.levels[place] == pytest.approx(float(weight[first].mean()))
     assert solved.levels[1] == 0
+
+
+@pytest.mark.parametrize("free", ["levels", "scale", "rows"])
+def test_levels_that_start_too_close_together_are_found_farther_apart(free: str) -> None:
+    alone = wider = 0.0
+    for seed in range(4):
+        problem = mixed(seed, 1, 16, 36)
+        size = float(problem.target.std())
+        near = grid(problem, [-0.8 * size, -0.25 * size, 0.25 * size, 0.8 * size], free)
+        (first, owner), (found, chosen) = (
+            solve(problem, near, start=_start(problem, near, None)), solve(problem, near)
+        )  # fmt: skip
+        errors = float(problem.error(first.values(owner))), float(problem.error(found.values(chosen)))
+        assert errors[1] <= errors[0]
+        alone, wider = alone + errors[0], wider + errors[1]
+    assert wider < 0.95 * alone
+
+
+@pytest.mark.parametrize("free", ["nothing", "at last"])
+def test_levels_that_are_not_free_start_where_they_are(free: str) -> None:
+    problem = mixed(0, 1, 8, 36)
+    near = grid(problem, [-0.3, -0.1, 0.1, 0.3], free)
+    once = solve(problem, near, start=_start(problem, near, None))
+    found = solve(problem, near)
+    assert torch.equal(found[0].levels, once[0].levels) and torch.equal(found[1], once[1])
 
 
 def test_groups_are_independent() -> None:
