@@ -83,6 +83,7 @@ def quantize(model: nn.Module, plan: Plan, calibration: Tensor | None, **options
     """
     network = traced(model)
     _check_layers(network, plan)
+    _untie(network, plan)
     sorts = {name: quantizer_for(plan, layer) for name, layer in plan.layers.items()}
     chosen = QUANTIZERS[plan.quantizer]
     told = chosen.options_for(plan, options)
@@ -316,6 +317,24 @@ def _check_layers(network: fx.GraphModule, plan: Plan) -> None:
         said = [f"lacks {', '.join(missing[:3])}"] if missing else []
         said += [f"has {', '.join(extra[:3])}, which the model has not"] if extra else []
         raise UserError(f"the plan does not fit the model: it {' and '.join(said)}")
+    kinds = {name: cast(Tensor, network.get_submodule(name).weight).dtype for name in plan.layers}
+    if other := [name for name, dtype in kinds.items() if dtype != torch.float32]:
+        raise UserError(
+            f"layer {other[0]}: its weight is {str(kinds[other[0]]).removeprefix('torch.')}; only float32 is quantized: call the "
+            "model's float() first"
+        )
+
+
+def _untie(network: fx.GraphModule, plan: Plan) -> None:
+    """Give each layer a weight of its own, in place of one that several share: each has a codebook of its own, and would write
+    its values over the others'."""
+    seen: set[int] = set()
+    for name in plan.layers:
+        module = network.get_submodule(name)
+        weight = cast(nn.Parameter, module.weight)
+        if id(weight) in seen:
+            module.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+        seen.add(id(weight))
 
 
 def _insert(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:

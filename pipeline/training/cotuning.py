@@ -339,7 +339,7 @@ class Cotuning(Loop):
     @cached_property
     def _matcher(self) -> NormMatcher:
         return NormMatcher(
-            self._original_there, partial(self._training_images, self.settings.batch_norm_images)
+            traced(self._original_there), partial(self._training_images, self.settings.batch_norm_images)
         )
 
     @cached_property

@@ -20,7 +20,8 @@ def patches(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     """
     if not isinstance(module, nn.Conv2d):
         return x.flatten(0, -2)[places][:, :, None, None]
-    padded = F.pad(x, padding_of(module))
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(x, padding_of(module), mode)
     rows, columns = outputs_of(module, x)
     image, place = places // (rows * columns), places % (rows * columns)
     (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
@@ -40,7 +41,7 @@ def outputs_of(module: nn.Module, x: Tensor) -> tuple[int, int]:
 
 
 def padding_of(module: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Rows and columns of zeros that the layer adds: left, right, top, bottom. ``same`` puts the odd one right and below."""
+    """Rows and columns that the layer adds: left, right, top, bottom. ``same`` puts the odd one right and below."""
     around: list[int] = []
     for axis in (1, 0):
         if module.padding == "valid":

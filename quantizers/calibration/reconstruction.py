@@ -16,13 +16,12 @@ from quantizers.calibration.assignment import Problem, solve
 from quantizers.calibration.lockstep import MEMORY, lockstep
 from quantizers.calibration.norms import channel_statistics, match_batch_norm
 from quantizers.calibration.patches import apply, sampled
-from quantizers.core.activation import LeftReLU, TrainableStep, some_values
+from quantizers.core.activation import LeftReLU, TrainableStep
 from quantizers.core.base import WeightQuantizer
 from quantizers.core.placement import RELU, RELU6, kind
 from quantizers.network import quantizers_of
 from quantizers.tracing.trace import traced
 
-STEP_SAMPLE = 1 << 18  # values that an activation step is fitted to
 ACTIVATIONS = (nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU)
 FUNCTIONS = frozenset({F.leaky_relu, F.hardswish, F.silu, F.gelu})
 
@@ -126,7 +125,8 @@ def reconstruct(
             twin, meant = side.at(name)
             _rebuild(network, node, layers[name], values, plain, twin, meant, how, done)
         elif isinstance(module, TrainableStep):
-            module.calibrate(_thinned(values))
+            if module.step.requires_grad:  # the input's keeps its whole range
+                module.calibrate(values)
         elif isinstance(module, _BatchNorm) and how.match_norms:
             _, meant = side.at(name)
             found, wanted = channel_statistics(values), channel_statistics(meant)
@@ -152,13 +152,6 @@ def work_of(network: fx.GraphModule) -> list[float]:
 def _settled(module: nn.Module) -> bool:
     """Whether rebuilding changes such a module."""
     return isinstance(module, (nn.Conv2d, nn.Linear, _BatchNorm))
-
-
-def _thinned(values: Iterable[Tensor]) -> Tensor:
-    """Some values of every batch."""
-    parts = [x.detach() for x in values]
-    share = min(1.0, STEP_SAMPLE / max(1, sum(part.numel() for part in parts)))
-    return torch.cat([some_values(part, math.ceil(share * part.numel())) for part in parts])
 
 
 def _rebuild(
@@ -295,10 +288,11 @@ def _wanted_zeros(quantizer: WeightQuantizer, latent: Tensor) -> Tensor | None:
     return None if quantizer.effect is None else quantizer.effect(latent.detach()) == 0
 
 
+@torch.no_grad()
 def _keep_effect(quantizer: WeightQuantizer, latent: nn.Parameter) -> None:
     """Let the weights be as the plan's dimensions want them."""
     if quantizer.effect is not None:
-        latent.data.copy_(quantizer.effect(latent.detach()))
+        latent.copy_(quantizer.effect(latent.detach()))
 
 
 def _importance(behind: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
@@ -365,8 +359,19 @@ def _behind(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor
 
 
 def _on_maps(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
-    """What a batch-norm, also one behind a linear layer, makes of outputs [P, out, 1, 1]."""
-    return lambda x: norm(x.flatten(1))[..., None, None] if isinstance(norm, nn.BatchNorm1d) else norm(x)
+    """What a batch-norm, also one behind a linear layer, makes of outputs [P, out, 1, 1]. One without statistics has those of the
+    first outputs that it is given: by their own, a shift of all would have no slope."""
+    if norm.running_mean is not None:
+        return lambda x: norm(x.flatten(1))[..., None, None] if isinstance(norm, nn.BatchNorm1d) else norm(x)
+    first: list[tuple[Tensor, Tensor]] = []
+
+    def run(x: Tensor) -> Tensor:
+        if not first:
+            variance, mean = torch.var_mean(x.detach(), (0, 2, 3), correction=0)
+            first.append((mean, variance))
+        return F.batch_norm(x, *first[0], norm.weight, norm.bias, training=False, eps=norm.eps)
+
+    return run
 
 
 def _activation(network: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
@@ -401,7 +406,9 @@ def learn(
     unit = float(latent.detach().std(correction=0)) or 1.0
     sizes = ((what.like_weights, how.rate * unit), (what.others, how.rate))
     optimizer = torch.optim.Adam([{"params": list(params), "lr": rate} for params, rate in sizes if params])
-    learned = [p for group in optimizer.param_groups for p in group["params"]]
+    learned = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    if not learned:
+        return
     peaks = [group["lr"] for group in optimizer.param_groups]
     variance = wanted.var().clamp(min=1e-12)
     generator = torch.Generator().manual_seed(how.seed)  # on the CPU: the same on every device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -189,32 +190,38 @@ class TrainableStep(nn.Module):
         self._range = None
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor) -> None:
-        """Take the step that fits ``x`` with the least squared error; an input that is never negative becomes unsigned."""
+    def calibrate(self, x: Tensor | Iterable[Tensor]) -> None:
+        """Take the step that fits ``x``, or all of several batches, with the least squared error; an input that is never negative
+        becomes unsigned."""
+        parts = [x] if isinstance(x, Tensor) else x
         low, high = self.range
-        if low < 0 and not self.step.requires_grad and x.min() >= 0:
+        if low < 0 and not self.step.requires_grad and all(part.min() >= 0 for part in parts):
             low, high = 0, high - low
             self.low.fill_(low)
             self.high.fill_(high)
             self._range = None
-        x = x.detach()
-        largest = (x.abs().max() if low < 0 else x.max()).float()
+        largest = torch.stack(
+            [(part.abs().max() if low < 0 else part.max()).detach().float() for part in parts]
+        ).max()
         if not largest > 0:
             step = torch.ones_like(largest) / high
         elif self.step.requires_grad:
-            step = self._fitted(x, largest)
+            step = self._fitted(parts, largest)
         else:  # the network's input keeps its whole range
             step = largest / high
         self.step.fill_(float(step))
         self.floor.fill_(float(step) * FLOOR)
 
-    def _fitted(self, x: Tensor, largest: Tensor) -> Tensor:
+    def _fitted(self, parts: Iterable[Tensor], largest: Tensor) -> Tensor:
         """The step with the least squared error. Some of the values stand for all, and what is larger than each of them for
         itself: to keep a rare peak can be worth more than to round all others finely."""
         low, high = self.range
-        values = some_values(x, SAMPLE).float()
+        total = sum(part.numel() for part in parts)
+        values = torch.cat([some_values(part, -(-SAMPLE * part.numel() // total)).float() for part in parts])
         common = (values.abs().max() if low < 0 else values.max()).clamp_min(1e-12 * high)
-        peaks = x[(x.abs() if low < 0 else x) > common].float()
+        peaks = torch.cat(
+            [part[(part.abs() if low < 0 else part) > common].detach().float() for part in parts]
+        )
         ends = CLIPS.to(values) * common
         if len(peaks):
             ends = torch.cat([ends, CLIPS.to(values) * largest])
@@ -223,7 +230,7 @@ class TrainableStep(nn.Module):
         def error(part: Tensor, step: float) -> Tensor:
             return (fake_quantize(part, step, low, high) - part).square().sum()
 
-        share = x.numel() / values.numel()
+        share = total / values.numel()
         errors = [share * error(values, step) + error(peaks, step) for step in steps.tolist()]
         return steps[torch.stack(errors).argmin()]
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from quantizers.tracing.frozen_norm import FrozenNorm
 from quantizers.tracing.modules import InTraining, torch_class
 
 RELU: frozenset[Any] = frozenset({nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
@@ -95,6 +96,8 @@ def kind(network: fx.GraphModule, node: fx.Node) -> Any:
             return F.relu6
         return node.target
     module = network.get_submodule(str(node.target))
+    if isinstance(module, FrozenNorm):
+        return nn.BatchNorm2d
     for weighted in WEIGHTED:
         if isinstance(module, weighted):  # a parametrized layer is of a class made for it
             return weighted
@@ -144,7 +147,8 @@ def _never_negative(network: fx.GraphModule, tensors: set[fx.Node]) -> set[fx.No
         sort = kind(network, node)
         moves = sort in MOVING or getattr(sort, "__name__", "") in MOVING_NAMES
         keeps = moves or sort in AVERAGE or sort in SUM or sort in PRODUCT or sort in CONCATENATE
-        numbers = [a for a in node.args if isinstance(a, (int, float)) and sort in SUM | PRODUCT]
+        given = (*node.args, *node.kwargs.values())  # ``alpha`` of a sum too
+        numbers = [a for a in given if isinstance(a, (int, float)) and sort in SUM | PRODUCT]
         if (
             sort in RELU
             or sort in RELU6

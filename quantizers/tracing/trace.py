@@ -11,9 +11,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
 from foundation.errors import UserError
 from foundation.modes import evaluating
+from quantizers.tracing.frozen_norm import FrozenNorm, with_frozen_norms
 from quantizers.tracing.memory import IN_PLACE, layer_of
 from quantizers.tracing.modules import InTraining, acts_in_training_alone, is_torch_module
 from quantizers.tracing.writes import without_writes
@@ -70,7 +72,7 @@ class _Tracer(fx.Tracer):
         }
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_torch_module(m)
+        return isinstance(m, FrozenNorm) or is_torch_module(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -100,8 +102,9 @@ def traced(model: nn.Module) -> fx.GraphModule:
         UserError: ``torch.fx`` cannot follow the model, a layer's weights are not its own, or a write in place cannot be
             followed; the message names the layer.
     """
+    _check_parametrizations(model)
     original = copy.deepcopy(model)
-    _check_parametrizations(original)
+    with_frozen_norms(original)
     tracer = _Tracer(original)
     with evaluating(original):
         try:
@@ -119,6 +122,9 @@ def traced(model: nn.Module) -> fx.GraphModule:
                 f"torch.fx cannot trace {type(model).__name__}: {place} fails with {reason!r}; a forward must take no "
                 "decision on values or on the image's size: move the decision into the constructor"
             ) from error
+    for node in graph.nodes:
+        if node.op == "call_module" and not node.args and len(node.kwargs) == 1:  # self.conv(input=x)
+            node.args, node.kwargs = tuple(node.kwargs.values()), {}
     network = fx.GraphModule(tracer.root, graph, type(model).__name__)
     _keep_modes(network, original)
     _gather_layers(network, original)
@@ -208,6 +214,11 @@ def _check_parametrizations(model: nn.Module) -> None:
             type(hook).__name__ in ("WeightNorm", "SpectralNorm")
             for hook in module._forward_pre_hooks.values()
         )
+        if any(isinstance(hook, BasePruningMethod) for hook in module._forward_pre_hooks.values()):
+            raise UserError(
+                f"layer {name}: it is pruned by a mask that is applied each time; make that permanent first, by "
+                "torch.nn.utils.prune.remove"
+            )
         if isinstance(module, nn.Conv2d | nn.Linear) and (parametrize.is_parametrized(module) or hooked):
             raise UserError(
                 f"layer {name}: its weight is computed from other parameters (weight norm, spectral norm or the like); fold "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -134,6 +135,24 @@ class OptionA(nn.Module):
         out = F.relu(out)
         out = F.avg_pool2d(out, out.size()[3])
         return self.linear(out.view(out.size(0), -1))
+
+
+@pytest.mark.parametrize(
+    "combined",
+    [
+        lambda a, b: torch.add(a, b, alpha=-1), lambda a, b: a.add(b, alpha=-0.5), lambda a, b: torch.add(a, other=-1) + b,
+    ],
+)  # fmt: skip
+def test_a_factor_below_zero_may_make_a_sum_negative(combined: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.last = conv(3, 4), conv(3, 4), conv(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(combined(F.relu(self.one(x)), F.relu(self.two(x))))
+
+    assert list(places(Two()).values())[-1] == "signed"
 
 
 def test_option_a_shortcut() -> None:

@@ -13,9 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.prune import l1_unstructured
 
 from foundation.codebook import entropy
 from foundation.dimension import Dimension
+from foundation.errors import UserError
 from foundation.plan import LayerPlan, Plan
 from quantizers.calibration.channel_scale import with_even_channels
 from quantizers.calibration.lockstep import lockstep
@@ -23,6 +25,7 @@ from quantizers.calibration.patches import apply, outputs_of, patches, sampled
 from quantizers.calibration.reconstruction import (
     Reconstruction,
     _behind,
+    _importance,
     learn,
     reconstruct,
     rectified_aim,
@@ -625,6 +628,113 @@ def test_activation_steps_are_fitted_to_what_rebuilt_layers_give(
         with torch.no_grad():
             off.append(float(torch.cat([hardened(x) - network(x) for x in images]).square().mean()))
     assert off[1] < 0.7 * off[0]
+
+
+def test_steps_that_are_fitted_anew_keep_rare_peaks_and_the_inputs_range() -> None:
+    """More values than are looked at, among them a negative pixel and a large one."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 2, 1)).eval()
+    images = torch.rand(96, 3, 32, 32)
+    images[3, 0, 5, 5], images[9, 1, 7, 7] = -40.0, 3000.0
+    made = quantize(network, Plan.uniform(["0", "1"], LayerPlan(8)), images)
+    steps = {name: module for name, module in made.named_modules() if isinstance(module, TrainableStep)}
+    before = {name: (float(step.step.detach()), step.range) for name, step in steps.items()}
+    reconstruct(made, network, list(images.split(32)), Reconstruction(match_steps=True, match_norms=False))
+    for name, step in steps.items():
+        assert step.range == before[name][1] and float(step.step.detach()) == pytest.approx(
+            before[name][0], rel=0.05
+        )
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_borders_are_rebuilt_as_they_are_padded(mode: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Conv2d(3, 5, 5, padding=2, padding_mode=mode)
+    x = torch.randn(4, 3, 4, 4)
+    places = torch.arange(4 * 16)
+    wanted = module(x).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(apply(module.weight, patches(module, x, places), 1) + module.bias, wanted)
+
+
+def test_layers_that_are_called_by_keyword_and_those_that_share_a_weight_are_rebuilt(
+    network: Network, images: list[Tensor]
+) -> None:
+    class Named(Twice):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.deep_norm(input=self.deep(input=F.relu(self.first_norm(self.first(x))))))
+            return self.last(F.relu(self.again_norm(self.again(x))).mean((2, 3)))
+
+    def run(sort: type[Twice], *, tied: bool, quantizer: str) -> list[Tensor]:
+        original = sort(network, shared=False).eval()
+        if tied:
+            original.again.weight = original.deep.weight
+        made = quantize(
+            original,
+            Plan.uniform(layer_names(original), LayerPlan(3, 8), quantizer=quantizer),
+            torch.cat(images),
+        )
+        reconstruct(made, original, images, Reconstruction())
+        assert not tied or original.again.weight is original.deep.weight
+        return [torch.from_numpy(book.dequantize()) for book in harden(made).codebooks.values()]
+
+    for quantizer in ("gaussian_mixture", "adaptive_rounding"):
+        plain = run(Twice, tied=False, quantizer=quantizer)
+        for other in (
+            run(Named, tied=False, quantizer=quantizer),
+            run(Twice, tied=True, quantizer=quantizer),
+        ):
+            assert all(torch.equal(one, two) for one, two in zip(plain, other, strict=True))
+
+
+def test_norms_without_statistics_have_a_slope() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6, track_running_stats=False).eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.1, 2, 6))
+        norm.bias.fill_(3.0)
+    network = traced(nn.Sequential(nn.Conv2d(3, 6, 1), norm, nn.Conv2d(6, 2, 1)).eval())
+    (node,) = (node for node in network.graph.nodes if str(node.target) == "0")
+    out = torch.randn(500, 6) * torch.linspace(0.5, 3, 6)
+    found = _importance(_behind(network, node), out)
+    wanted = norm.weight.detach().double().square() / out.double().var(0, correction=0)
+    torch.testing.assert_close(found / found.sum(), wanted / wanted.sum(), rtol=0.02, atol=1e-3)
+
+
+def test_frozen_weights_are_solved_and_not_learned(network: Network, images: list[Tensor]) -> None:
+    network.requires_grad_(False)
+    made = quantize(network, plan("gaussian_mixture"), torch.cat(images))
+    reconstruct(made, network, images, Reconstruction(steps=3))
+    with torch.no_grad():
+        off = [(made.eval()(x) - network(x)).square().mean() / network(x).var() for x in images]
+    assert max(off) < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_kind_are_refused_by_name(network: Network, dtype: torch.dtype) -> None:
+    network.side.weight.data = network.side.weight.data.to(dtype)
+    with pytest.raises(UserError, match=r"layer side: its weight is \w+; only float32 .* float\(\)"):
+        quantize(network, plan("gaussian_mixture"), None)
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_mask_of_pruning_is_named(network: Network, images: list[Tensor], *, ran: bool) -> None:
+    l1_unstructured(network.side, "weight", amount=0.5)
+    if ran:
+        network(images[0])
+    with pytest.raises(UserError, match=r"layer side: .* torch\.nn\.utils\.prune\.remove"):
+        quantize(network, plan("gaussian_mixture"), None)
+
+
+def test_even_channels_leave_dead_ones_and_shared_weights_alone(
+    network: Network, images: list[Tensor]
+) -> None:
+    twin = Twice(network, shared=False).eval()
+    with torch.no_grad():
+        twin.first.weight[2] *= 1e-24
+    twin.again.weight = twin.deep.weight
+    even = with_even_channels(twin)
+    with torch.no_grad():
+        torch.testing.assert_close(even(images[0]), twin(images[0]), rtol=1e-4, atol=1e-5)
 
 
 def test_steps_that_are_fitted_anew_see_the_middle_of_images() -> None:
