@@ -164,7 +164,7 @@ def pictured() -> tuple[str, ...]:
     97 % rightly."""
     found = {row["name"]: row for row in rows("front_vgg_tiny_digits.csv")}
     able = [row for row in found.values() if float(row["search_score"]) >= 97]
-    chosen, smallest = found["519798302173"], min(able, key=lambda row: int(row["size_bytes"]))
+    chosen, smallest = found["ade719418f3a"], min(able, key=lambda row: int(row["size_bytes"]))
 
     def ahead_of(reference: str, row: dict[str, str], column: str) -> str:
         return f"{float(found[reference][column]) / float(row[column]):.1f}"
