@@ -454,10 +454,10 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
      "X2-class one; with 4 bits, {} and {} times",
      lambda: tuple(times(speedup("resnet18", core, plan, "int8")[0])
                    for plan in ("2 bits, 80 % zeros", "4 bits") for core in ("a76", "x2"))),
-    ("README.md", "as large as at 2 bits loses {} ± {} points after a minute in place of {} ± {}",
+    ("README.md", "hardly larger than at 2 bits loses {} ± {} points after a minute in place of {} ± {}",
      lambda: (*minute("4", "1.8"), *minute("2"))),
     ("docs/accuracy.md", "half of the weights zero, the network takes {} bytes and lies {} nats from fp32", half_zero),
-    ("docs/accuracy.md", "as many bytes as at 2 bits they lose {} ± {} points in place of {} ± {}, at {} times the divergence, "
+    ("docs/accuracy.md", "in hardly more bytes than at 2 bits they lose {} ± {} points in place of {} ± {}, at {} times the divergence, "
      "in fewer than at 3 bits {} ± {} in place of {} ± {} at {} times the divergence",
      lambda: (*minute("4", "1.8"), *minute("2"), f"{nats('4', '1.8') / nats('2'):.2f}", *minute("4", "2.6"), *minute("3"),
               f"{nats('4', '2.6') / nats('3'):.2f}")),
@@ -662,12 +662,11 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
     ahead = {key: -each.behind / each.behind_error for key, each in found.items() if each.behind_error}
     # Of the cells without zeros, by a standard error: nobody else, in no other.
     assert {key for key, by in ahead.items() if by < -1 and not key[0][2]} == {
-        (("resnet32", "4", "", "60", ""), "dkm-rebuilt"), (("resnet56", "2", "", "120", ""), "dkm-rebuilt"),
+        (("resnet32", "2", "", "60", ""), "ewgs-rebuilt"), (("resnet56", "2", "", "120", ""), "dkm-rebuilt"),
     }  # fmt: skip
     means = {cell: by for (cell, method), by in ahead.items() if method == "dkm-rebuilt"}
     told = {
-        ("resnet32", "4", "60"): -2, ("resnet56", "2", "120"): -1, ("resnet56", "3", "120"): 2.7, ("resnet32", "2", "60"): 1.8,
-        ("resnet20", "2", "600"): 3,
+        ("resnet56", "2", "120"): -1, ("resnet56", "3", "120"): 2.7, ("resnet20", "2", "600"): 4.9,
     }  # fmt: skip
     for (network, bits, _, seconds, _), by in means.items():
         said = told.get((network, bits, seconds))
@@ -678,9 +677,9 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
         cell[1:]: each for (cell, method), each in found.items() if (cell[0], method) == ("resnet20", "ours")
     }
     even, three, steps = (ours["4", "", "60", coded] for coded in ("1.8", "2.6", "2.8"))
-    assert even.bytes < 1.001 * ours["2", "", "60", ""].bytes and three.bytes < ours["3", "", "60", ""].bytes
+    assert even.bytes < 1.03 * ours["2", "", "60", ""].bytes and three.bytes < ours["3", "", "60", ""].bytes
     learned = found[("resnet20", "4", "", "60", ""), "lsq-rebuilt"]
-    assert abs(learned.divergence / steps.divergence - 1) < 0.02
+    assert abs(learned.divergence / steps.divergence - 1) < 0.1
     assert abs(learned.points - steps.points) < steps.points_error
     for many in (("resnet20", "2", "0.7", "60", ""), ("resnet32", "2", "0.8", "60", "")):
         at_once = found[many, "ours-directly"]
@@ -701,14 +700,19 @@ def test_who_leads_in_whole_trials_is_as_said() -> None:
         network, bits, _, seconds, _ = cell
         if network == "mobilenet_v2_cifar" and method in ("ewgs-rebuilt", "lsq-rebuilt"):
             assert by > 1.5 and found[cell, method].divergence > 1.25 * found[cell, "ours"].divergence
-        elif method == "ewgs-rebuilt" and (seconds == "600" or (network == "resnet32" and bits != "2")):
-            assert by > 2
+        elif method == "ewgs-rebuilt" and network == "resnet32" and bits != "2":
+            assert by > 1.7
         elif method == "ewgs-rebuilt" and bits == "2":
             assert abs(by) < 1.5
         if method == "ewgs-rebuilt":
             assert 0 < 1 - found[cell, method].bytes / found[cell, "ours"].bytes < 0.13
     two = ("resnet32", "2", "", "60", "")
-    assert found[two, "ewgs-rebuilt"].divergence < found[two, "ours"].divergence
+    assert found[two, "ewgs-rebuilt"].divergence > found[two, "ours"].divergence
+    assert all(
+        means[network, bits, "", "60", ""] > 1
+        for network, bits in (("resnet20", "4"), ("resnet32", "3"), ("resnet32", "4"))
+    )
+    assert means["resnet56", "4", "", "120", ""] > 1
 
 
 def test_level_with_k_means_on_residual_networks_and_a_point_behind_on_mobilenet() -> None:
