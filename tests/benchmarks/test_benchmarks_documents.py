@@ -457,8 +457,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
     ("README.md", "hardly larger than at 2 bits loses {} ± {} points after a minute in place of {} ± {}",
      lambda: (*minute("4", "1.8"), *minute("2"))),
     ("docs/accuracy.md", "half of the weights zero, the network takes {} bytes and lies {} nats from fp32", half_zero),
-    ("docs/accuracy.md", "in hardly more bytes than at 2 bits they lose {} ± {} points in place of {} ± {}, at {} times the divergence, "
-     "in fewer than at 3 bits {} ± {} in place of {} ± {} at {} times the divergence",
+    ("docs/accuracy.md", "in hardly more bytes than at 2 bits they lose {} ± {} points in place of {} ± {}, at {} times the "
+     "divergence, in fewer than at 3 bits {} ± {} in place of {} ± {} at {} times the divergence",
      lambda: (*minute("4", "1.8"), *minute("2"), f"{nats('4', '1.8') / nats('2'):.2f}", *minute("4", "2.6"), *minute("3"),
               f"{nats('4', '2.6') / nats('3'):.2f}")),
     ("README.md", "80 % zeros cost {} ± {} points on ResNet-20", lambda: kept(2, "0.8")),
