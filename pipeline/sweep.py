@@ -310,7 +310,7 @@ def _parser() -> Parser:
         "--strict", action="store_true", help="refuse where the images do not settle the accuracy"
     )
     gates.add_argument(
-        "--limit", type=_at_least_one, metavar="N", help="judge on the first N images of the report half only"
+        "--limit", type=_at_least_one, metavar="N", help="judge on N images only, drawn from the report half"
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print")
     timer = parser.add_argument_group("a schedule")

@@ -115,7 +115,8 @@ def few_batches(images: Images, chosen: Tensor, mean: Sequence[float], std: Sequ
     others: some networks cannot do with one image."""
     height, width = images.image_size
     count = -(-len(chosen) // max(2, min(FEW, PIXELS // (height * width))))
-    return [normalize(images.batch(part), mean, std) for part in chosen.tensor_split(max(1, count))]
+    count = max(1, min(count, len(chosen) // 2))
+    return [normalize(images.batch(part), mean, std) for part in chosen.tensor_split(count)]
 
 
 def drawn(images: Images, count: int, mean: Sequence[float], std: Sequence[float]) -> list[Tensor]:

@@ -115,7 +115,8 @@ def solve(
         problem = replace(problem, pinned=pinned)
     if start is not None:
         return _in_turns(problem, grid, start, zero_share, rounds, passes)
-    found, least = (grid, torch.empty(0)), math.inf
+    found: tuple[WeightGrid, Tensor] | None = None
+    least = math.inf
     for factor in (1.0, *(WIDER if grid.free in ("levels", "scale", "rows") else ())):
         wider = replace(grid, scale=grid.scale * factor)
         if grid.free == "levels":
@@ -123,9 +124,10 @@ def solve(
         begun = _start(problem, wider, zero_share)
         each = _in_turns(problem, wider, begun, zero_share, rounds, passes)
         error = float(problem.error(each[0].values(each[1])))
-        if not error < least:
+        if found is not None and not error < least:
             break
         found, least = each, error
+    assert found is not None
     return found
 
 

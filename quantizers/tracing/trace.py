@@ -104,7 +104,16 @@ def traced(model: nn.Module) -> fx.GraphModule:
     """
     _check_parametrizations(model)
     original = copy.deepcopy(model)
-    with_frozen_norms(original)
+    if not with_frozen_norms(original):
+        return _traced(model, original)
+    try:
+        return _traced(model, original)
+    except UserError:  # the forward asks of them what norms have not
+        return _traced(model, copy.deepcopy(model))
+
+
+def _traced(model: nn.Module, original: nn.Module) -> fx.GraphModule:
+    """The graph of ``original``, which is a copy of the model, with norms put in its place perhaps."""
     tracer = _Tracer(original)
     with evaluating(original):
         try:

@@ -132,6 +132,14 @@ def test_levels_that_are_not_free_start_where_they_are(free: str) -> None:
     assert torch.equal(found[0].levels, once[0].levels) and torch.equal(found[1], once[1])
 
 
+@pytest.mark.parametrize("importance", [float("nan"), float("inf")])
+def test_errors_that_are_no_numbers_still_give_an_index_of_each_weight(importance: float) -> None:
+    problem = mixed(0, 1, 4, 9)
+    problem = replace(problem, importance=torch.full_like(problem.importance, importance))
+    owner = solve(problem, grid(problem, LEVELS))[1]
+    assert owner.dtype == torch.int64 and owner.shape == problem.target.shape
+
+
 def test_groups_are_independent() -> None:
     problem = mixed(4, 3, 4, 9)
     levels = grid(problem, LEVELS)

@@ -41,6 +41,64 @@ class Scaled(Own):
         return 2 * super().forward(x)
 
 
+class Rectified(Own):
+    """The same, where its outputs are not all positive."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(super().forward(x))
+
+
+class Clipped(Own):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(-60, 60)
+
+
+class Pooled(Own):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean((2, 3), keepdim=True)
+
+
+class Precise(Own):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).double().float()
+
+
+class Learning(Own):
+    """By the statistics of its batch in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts: Any = self
+        return nn.functional.batch_norm(
+            x,
+            parts.running_mean,
+            parts.running_var,
+            parts.weight,
+            parts.bias,
+            training=self.training,
+            eps=self.eps,
+        )
+
+
+class Late(Own):
+    """Without an eps until it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.eps = 1e-3
+        return super().forward(x)
+
+
+class Residual(Own):
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        return super().forward(x) if other is None else super().forward(x) + other
+
+
+class Silent(Own):
+    """Its ``train`` gives nothing back, as in hand-written norms."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        nn.Module.train(self, mode=False)
+
+
 def network(sort: type[nn.Module], *, frozen: bool = True) -> nn.Module:
     """The same function of each class, with channels that differ a hundredfold."""
     torch.manual_seed(0)
@@ -63,7 +121,7 @@ def plan(model: nn.Module, bits: int) -> Plan:
     return Plan.uniform(layer_names(model), LayerPlan(bits, 2**bits if bits < 8 else None))
 
 
-@pytest.mark.parametrize("sort", [FrozenBatchNorm2d, Own])
+@pytest.mark.parametrize("sort", [FrozenBatchNorm2d, Own, Silent])
 @pytest.mark.parametrize("bits", [3, 8])
 def test_they_are_quantized_as_batch_norms_are(sort: type[nn.Module], bits: int) -> None:
     images = torch.randn(64, 3, 8, 8)
@@ -101,10 +159,60 @@ def test_training_leaves_them_as_they_are(sort: type[nn.Module]) -> None:
         assert all(torch.equal(value, state[key]) for key, value in norm.state_dict().items())
 
 
-def test_what_computes_something_else_stays() -> None:
-    model = network(Scaled)
+@pytest.mark.parametrize("sort", [Scaled, Rectified, Clipped, Pooled, Precise, Learning, Late, Residual])
+def test_what_computes_something_else_stays(sort: type[nn.Module]) -> None:
+    model = network(sort)
+    if sort is Late:
+        model[1].eps = model[4].eps = None
     graph = traced(model)
     assert not [module for module in graph.modules() if isinstance(module, FrozenNorm)]
     images = torch.randn(4, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(graph(images), model(images))
+
+
+def test_parameters_go_on_learning_and_each_name_is_of_the_same_norm() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.again, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1)
+            self.norm = Own(8)
+            self.norm.running_var.fill_(4.0)
+            for name in ("weight", "bias"):
+                value = getattr(self.norm, name)
+                delattr(self.norm, name)
+                setattr(self.norm, name, nn.Parameter(value))
+            self.other = self.norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.other(self.again(self.norm(self.conv(x)))))
+
+    graph = traced(Shared().eval())
+    norms = [module for module in graph.modules() if isinstance(module, FrozenNorm)]
+    assert len(norms) == 1 and all(p.requires_grad for p in norms[0].parameters())
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    assert called == ["conv", "norm", "again", "norm", "last"]
+
+
+def test_a_forward_that_asks_more_of_them_is_traced_as_it_stands() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.last = nn.Conv2d(3, 8, 3), Own(8), nn.Conv2d(8, 2, 1)
+            self.norm.factor = 3.0  # type: ignore[assignment]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.norm(self.conv(x)) * self.norm.factor)
+
+    model, images = Asking().eval(), torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(model)(images), model(images))
+
+
+def test_hooks_see_no_values_that_were_made_up() -> None:
+    model, seen = network(Own), []
+    model[1].register_forward_hook(lambda module, given, out: seen.append(given[0].shape))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(model)(images), model(images))
+    assert not [shape for shape in seen if isinstance(shape, torch.Size) and shape[2:] != (8, 8)]
