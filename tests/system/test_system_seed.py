@@ -22,7 +22,7 @@ from tests.system.own_folder import command
 from tests.system.small_task import FLAGS, write_small_task
 
 # So coarse that co-tuning is better than what rebuilding alone makes, which does not depend on the seed.
-PLAN = Plan.uniform(("0", "4", "9"), LayerPlan(2, 2))
+PLAN = Plan.uniform(("0", "4", "9"), LayerPlan(2, 2, zero_share=0.8))
 
 
 @pytest.fixture
