@@ -36,9 +36,9 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def untimed(record: TrialRecord) -> TrialRecord:
-    """All but when it ran, and for how long."""
+    """All but when it ran, where, and for how long."""
     curve = tuple(replace(rung, seconds=0.0) for rung in record.curve)
-    return replace(record, curve=curve, started=None, ended=None)
+    return replace(record, curve=curve, started=None, ended=None, work=())
 
 
 def checksums(candidate: Path) -> dict[str, str]:
