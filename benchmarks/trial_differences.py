@@ -28,7 +28,10 @@ from foundation.errors import UserError
 RESULT = Path(__file__).parent / "results" / "trial_accuracy.csv"
 OURS = "ours"
 CELL = ("network", "bits", "zero_share", "seconds", "coded_bits")
-ALSO = ("asked_steps", "kept_blocks")  # few cells have these, and their names in front
+ALSO = (
+    "asked_steps",
+    "kept_blocks",
+)  # where a row has one of these, its name and value are added to the cell
 TUNED = ("rate", "temperature", "shrink")
 
 

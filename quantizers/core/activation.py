@@ -192,7 +192,7 @@ class TrainableStep(nn.Module):
     @torch.no_grad()
     def calibrate(self, x: Tensor | Iterable[Tensor]) -> None:
         """Take the step that fits ``x``, or all of several batches, with the least squared error; an input that is never negative
-        becomes unsigned."""
+        becomes unsigned. Batches are gone through more than once."""
         parts = [x] if isinstance(x, Tensor) else x
         low, high = self.range
         if low < 0 and not self.step.requires_grad and all(part.min() >= 0 for part in parts):
